@@ -1,0 +1,17 @@
+"""Distil transformers with PyTorch Lightning."""
+
+from lightning_kd.callbacks import LayerInitialization
+from lightning_kd.data import CLINC150DataModule, SST2DataModule, TextClassificationDataModule
+from lightning_kd.module import DistillationModule
+from lightning_kd.tasks import SequenceClassification
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CLINC150DataModule",
+    "DistillationModule",
+    "LayerInitialization",
+    "SST2DataModule",
+    "SequenceClassification",
+    "TextClassificationDataModule",
+]

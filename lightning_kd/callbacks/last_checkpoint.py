@@ -1,0 +1,62 @@
+"""Keeps a checkpoint from which an interrupted run continues exactly."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
+
+CHECK_EVERY = 16
+"""With several devices the clocks are compared only every so many batches: each comparison is a broadcast."""
+
+
+def checkpoint_folder(trainer: Trainer) -> Path:
+    """Where a run keeps its checkpoints: ``checkpoints`` in its log folder."""
+    return Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints"
+
+
+class LastCheckpoint(Checkpoint):
+    """Writes ``checkpoints/last.ckpt`` every few minutes, at the end of each epoch, and when the job is told to end.
+
+    Within an epoch it is never written between the batches whose gradients are accumulated, nor on the last batch: a
+    run resumed from either would not end in the same weights.
+
+    Args:
+        every_minutes: Minutes between two checkpoints within an epoch, >= 0; 0 writes after each optimiser step.
+
+    Raises:
+        ValueError: If ``every_minutes`` is negative.
+    """
+
+    def __init__(self, every_minutes: float = 2.0) -> None:
+        if not every_minutes >= 0:
+            raise ValueError(f"last.every_minutes: must be >= 0, got {every_minutes}")
+        self.every_minutes = every_minutes
+        self._saved_at = time.monotonic()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._saved_at = time.monotonic()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save if it is time and the state is whole."""
+        if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch or trainer.fit_loop._should_accumulate():
+            return
+        if trainer.world_size > 1 and batch_idx % CHECK_EVERY:
+            return
+        due = time.monotonic() - self._saved_at >= 60 * self.every_minutes or trainer.received_sigterm
+        if trainer.strategy.reduce_boolean_decision(due, all=False):
+            self._save(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save at the end of the epoch."""
+        self._save(trainer)
+
+    def _save(self, trainer: Trainer) -> None:
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        trainer.save_checkpoint(checkpoint_folder(trainer) / "last.ckpt", weights_only=False)
+        self._saved_at = time.monotonic()

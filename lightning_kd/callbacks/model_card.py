@@ -1,0 +1,80 @@
+"""The model card of an exported student."""
+
+from typing import Any
+
+import yaml
+from lightning.pytorch import Trainer
+
+from lightning_kd.models import parameter_count
+from lightning_kd.module import DistillationModule
+from lightning_kd.plain import to_plain
+
+MARK = "lightning_kd"
+"""Tag by which an earlier export is recognised."""
+
+
+def _loss_rows(pl_module: DistillationModule) -> list[str]:
+    rows = []
+    for name, loss in pl_module.losses.items():
+        arguments = {k: v for k, v in to_plain(loss).get("init_args", {}).items() if k != "weight"}
+        settings = ", ".join(f"{key} {value}" for key, value in arguments.items())
+        rows.append(f"| {name} | {type(loss).__name__} | {loss.weight} | {settings} |")
+    return rows
+
+
+def _score_rows(scores: dict[str, float], teacher_scores: dict[str, float]) -> list[str]:
+    rows = []
+    for key, score in scores.items():
+        name = key.removeprefix("val/")
+        teacher = teacher_scores.get(name)
+        rows.append(f"| {name} | {score:.4f} | {'' if teacher is None else f'{teacher:.4f}'} |")
+    return rows
+
+
+def model_card(trainer: Trainer, pl_module: DistillationModule, scores: dict[str, float]) -> str:
+    """The text of the card: data set, teacher, losses with their temperature, training, scores, labels.
+
+    Args:
+        trainer: The trainer after ``fit``.
+        pl_module: The module that was fitted.
+        scores: ``val/<metric>`` of the exported weights.
+    """
+    datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+    data_name = f"{type(datamodule).__name__}, `{getattr(datamodule, 'path', '')}`" if datamodule else "own loaders"
+    teachers = pl_module.teacher.names if pl_module.teacher is not None and pl_module.reads_teacher else []
+    made = f"Distilled from {' + '.join(f'`{t}`' for t in teachers)}" if teachers else "Fine-tuned without a teacher"
+    optimizer = pl_module.hparams["optimizer"]
+    settings = ", ".join(f"{k} {v}" for k, v in optimizer.get("init_args", {}).items())
+    optimizer_name = str(optimizer.get("class_path", next(iter(optimizer.values())))).rpartition(".")[2]
+    tags = [MARK, "knowledge-distillation"] if teachers else [MARK]
+    header = yaml.safe_dump({"library_name": "transformers", "pipeline_tag": pl_module.task.pipeline, "tags": tags})
+    assert pl_module.student is not None
+    lines = [
+        f"---\n{header}---",
+        "",
+        f"# {made}",
+        "",
+        f"- Data: {data_name}",
+        f"- Parameters: {parameter_count(pl_module.student):,}",
+        f"- Optimiser: {optimizer_name} ({settings}), schedule {pl_module.lr_scheduler}, "
+        f"warm-up {pl_module.warmup_ratio:.0%} of {trainer.global_step} steps, {trainer.current_epoch} epochs, "
+        f"precision {trainer.precision}",
+        "",
+        "| loss | kind | weight | settings |",
+        "|---|---|---|---|",
+        *_loss_rows(pl_module),
+        "",
+        "| validation | student | teacher |",
+        "|---|---|---|",
+        *_score_rows(scores, pl_module.teacher_scores),
+        "",
+        "Made with lightning_kd. The weights are those of the best epoch by the validation "
+        f"{pl_module.task.monitor}, so that score is slightly optimistic.",
+        "",
+        "```python",
+        "from transformers import pipeline",
+        f'predict = pipeline("{pl_module.task.pipeline}", model="<this folder>")',
+        "```",
+        "",
+    ]
+    return "\n".join(lines)

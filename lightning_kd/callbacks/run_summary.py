@@ -1,0 +1,50 @@
+"""The one screen at the end of a run."""
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.console import Console
+from rich.table import Table
+
+from lightning_kd.callbacks.student_export import best_state
+from lightning_kd.models import parameter_count
+from lightning_kd.module import DistillationModule
+
+MEGABYTE = 1e6
+
+
+def summary_table(pl_module: DistillationModule, scores: dict[str, float]) -> Table:
+    """Teacher and student side by side: scores, retention in %, parameters, size of the weights in float32.
+
+    Args:
+        pl_module: The module that was fitted.
+        scores: ``val/<metric>`` of the best student.
+    """
+    assert pl_module.student is not None
+    student_parameters = parameter_count(pl_module.student)
+    teachers = pl_module.teacher.networks if pl_module.teacher is not None and pl_module.reads_teacher else []
+    teacher_parameters = sum(parameter_count(network) for network in teachers)
+    columns = ["teacher", "student", "student / teacher"] if teachers else ["student"]
+    table = Table("validation", *columns, title="Best student")
+    for key, score in scores.items():
+        name = key.removeprefix("val/")
+        teacher = pl_module.teacher_scores.get(name)
+        if teacher is not None and teachers:
+            table.add_row(name, f"{teacher:.4f}", f"{score:.4f}", f"{score / teacher:.1%}" if teacher else "")
+        else:
+            table.add_row(name, *([""] if teachers else []), f"{score:.4f}")
+    table.add_section()
+    for name, count, suffix in (
+        ("parameters", lambda n: f"{n:,}", ""),
+        ("size, float32", lambda n: f"{4 * n / MEGABYTE:,.1f} MB", ""),
+    ):
+        cells = [count(teacher_parameters), count(student_parameters), f"{student_parameters / teacher_parameters:.1%}"] if teachers else [count(student_parameters)]
+        table.add_row(name, *cells)
+    return table
+
+
+class RunSummary(Callback):
+    """Prints teacher and best student side by side at the end of ``fit``."""
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the table."""
+        if isinstance(pl_module, DistillationModule) and trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            Console().print(summary_table(pl_module, best_state(trainer, pl_module)[1]))

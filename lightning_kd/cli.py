@@ -1,0 +1,90 @@
+"""The command line."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, ModelSummary
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+import lightning_kd
+from lightning_kd import data, losses, tasks  # noqa: F401  their classes can be named without a module path
+from lightning_kd.callbacks import LastCheckpoint, LayerInitialization, PredictionWriter, RunSummary, StudentExport
+from lightning_kd.module import DistillationModule
+from lightning_kd.run_folders import new_run_folder, resume_arguments, run_logger
+
+DESCRIPTION = "Distil transformers: a small student learns what a large teacher knows."
+
+
+def _label_names(datamodule: LightningDataModule) -> list[str] | None:
+    return getattr(datamodule, "label_names", None) or None
+
+
+class DistillationCLI(LightningCLI):
+    """LightningCLI for DistillationModule, with the callbacks that every run wants."""
+
+    def __init__(self, args: list[str], run_folder: Path | None = None) -> None:
+        self.run_folder = run_folder
+        super().__init__(
+            DistillationModule,
+            LightningDataModule,
+            subclass_mode_data=True,
+            args=args,
+            auto_configure_optimizers=False,
+            # the module saves its own hyperparameters as plain data
+            load_from_checkpoint_support=False,
+            save_config_kwargs={"overwrite": True},
+            seed_everything_default=42,
+            parser_kwargs={"prog": "lightning-kd", "description": DESCRIPTION},
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The callbacks of every run under keys of their own, and the label names from the data."""
+        parser.add_lightning_class_args(StudentExport, "export")
+        parser.add_lightning_class_args(LastCheckpoint, "last")
+        parser.add_lightning_class_args(PredictionWriter, "predictions")
+        parser.link_arguments("data", "model.label_names", compute_fn=_label_names, apply_on="instantiate")
+
+    def before_instantiate_classes(self) -> None:
+        """Let the data's tokenizer follow the student where none was named."""
+        config = self.config[str(self.subcommand)]
+        arguments = config.data.get("init_args")
+        if arguments is None or "tokenizer" not in arguments or arguments.tokenizer is not None:
+            return
+        student = config.model.student
+        arguments.tokenizer = student if isinstance(student, str) else (student or {}).get("base")
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The trainer, with a run folder of its own and the best checkpoint by the task's metric."""
+        settings = self._get(self.config_init, "trainer")
+        callbacks = list(settings["callbacks"] or [])
+        if settings["enable_checkpointing"] is not False and not any(isinstance(c, ModelCheckpoint) for c in callbacks):
+            task = self.model.task
+            best = ModelCheckpoint(
+                monitor=f"val/{task.monitor}", mode=task.monitor_mode, filename="best", enable_version_counter=False
+            )
+            callbacks.append(best)
+        if settings["enable_model_summary"] is not False:
+            callbacks.append(ModelSummary(max_depth=1))
+        callbacks.append(RunSummary())
+        if settings["logger"] in (None, True) and not settings["fast_dev_run"]:
+            root = Path(settings["default_root_dir"] or ".")
+            kwargs["logger"] = run_logger(self.run_folder or new_run_folder(root))
+        return super().instantiate_trainer(callbacks=callbacks, **kwargs)
+
+
+def run(args: list[str]) -> None:
+    """Run a command line without the program's name."""
+    # the batches are cheap to make, so that no workers are a fine default
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    folder = None
+    if "--resume" in args:
+        at = args.index("--resume")
+        if args[0] != "fit":
+            raise ValueError(f"--resume: only fit can be resumed, not {args[0]}")
+        if at + 1 == len(args):
+            raise ValueError("--resume: name the run folder, for instance lightning_logs/version_0")
+        folder = args[at + 1]
+        args = ["fit", *resume_arguments(folder), *args[1:at], *args[at + 2 :]]
+    DistillationCLI(args, Path(folder) if folder else None)

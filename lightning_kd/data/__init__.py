@@ -1,0 +1,8 @@
+"""DataModules: raw rows in, length-grouped batches out. They never import the module, the tasks or the losses."""
+
+from lightning_kd.data.base import TextDataModule
+from lightning_kd.data.clinc150 import CLINC150DataModule
+from lightning_kd.data.sst2 import SST2DataModule
+from lightning_kd.data.text_classification import TextClassificationDataModule
+
+__all__ = ["CLINC150DataModule", "SST2DataModule", "TextClassificationDataModule", "TextDataModule"]

@@ -1,0 +1,200 @@
+"""The base of all DataModules: loads, tokenises once, and owns the loaders."""
+
+import hashlib
+import json
+from abc import abstractmethod
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader, Dataset
+from transformers import AutoTokenizer, DataCollatorWithPadding, PreTrainedTokenizerBase
+
+from lightning_kd.data.loaders import ResumableDataLoader, Rows
+from lightning_kd.data.samplers import EvaluationSampler, LengthGroupedSampler
+from lightning_kd.outputs import Batch
+
+
+class TextDataModule(LightningDataModule):
+    """Base of the DataModules.
+
+    A subclass says how to load its splits (``load``) and how rows become token ids (``encode``).
+
+    Args:
+        path: Hub id, local file, or folder in the data set's original layout.
+        tokenizer: Tokenizer, or its hub id or folder. From the shell it follows the student unless given.
+        batch_size: Rows of a training batch on one device, >= 1.
+        eval_batch_size: Rows of an evaluation batch on one device; None = twice ``batch_size``.
+        max_length: Longer texts are cut to this number of tokens, >= 1.
+        num_workers: Processes that prepare batches; 0 prepares them in the training process.
+
+    Raises:
+        ValueError: If a number is out of range.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        tokenizer: str | PreTrainedTokenizerBase | None = None,
+        batch_size: int = 32,
+        eval_batch_size: int | None = None,
+        max_length: int = 128,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__()
+        self.path = path
+        self.batch_size = batch_size
+        self.eval_batch_size = 2 * batch_size if eval_batch_size is None else eval_batch_size
+        self.max_length = max_length
+        self.num_workers = num_workers
+        for name, least in (("batch_size", 1), ("eval_batch_size", 1), ("max_length", 1), ("num_workers", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"data.{name}: must be >= {least}, got {getattr(self, name)}")
+        self._tokenizer = tokenizer
+        self._splits: dict[str, datasets.Dataset] = {}
+        self._seed: int | None = None
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer, loaded on first use.
+
+        Raises:
+            ValueError: If none was given.
+        """
+        if self._tokenizer is None:
+            raise ValueError("data.tokenizer: none given; name the student's hub id or folder")
+        if isinstance(self._tokenizer, (str, Path)):
+            try:
+                self._tokenizer = AutoTokenizer.from_pretrained(self._tokenizer)
+            except (OSError, ValueError) as error:
+                raise OSError(
+                    f"data.tokenizer: cannot load {str(self._tokenizer)!r}; check the name and the connection, or "
+                    "give the path of a local folder"
+                ) from error
+        return self._tokenizer
+
+    @property
+    def label_names(self) -> list[str] | None:
+        """The names of the classes in index order, before ``setup`` too; None where there are no labels."""
+        return None
+
+    @abstractmethod
+    def load(self, split: str) -> datasets.Dataset | None:
+        """The raw rows of ``train``, ``validation``, ``test`` or ``predict``; None where there is no such split."""
+
+    @abstractmethod
+    def encode(self, rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        """Token ids, and labels where there are some, of a batch of raw rows by column."""
+
+    def prepare_data(self) -> None:
+        """Tokenise on one process, so that the others find the result in the cache of ``datasets``."""
+        for split in self._splits_of(self.trainer.state.fn if self.trainer else None):
+            self._tokenised(split)
+
+    def setup(self, stage: str) -> None:
+        """Load the tokenised splits of a stage."""
+        for split in self._splits_of(stage):
+            if split not in self._splits:
+                self._splits[split] = self._tokenised(split)
+        if self._seed is None:
+            seed = torch.initial_seed()
+            self._seed = int(self.trainer.strategy.broadcast(seed) if self.trainer else seed)
+
+    def state_dict(self) -> dict[str, int | None]:
+        """The seed of the order of rows."""
+        return {"seed": self._seed}
+
+    def load_state_dict(self, state_dict: dict[str, int | None]) -> None:
+        """Continue with the seed of an interrupted run."""
+        self._seed = state_dict["seed"]
+
+    @staticmethod
+    def _splits_of(stage: str | None) -> tuple[str, ...]:
+        return {
+            "fit": ("train", "validation"),
+            "validate": ("validation",),
+            "test": ("test",),
+            "predict": ("predict",),
+        }.get(stage or "fit", ("train", "validation"))
+
+    def _tokenised(self, split: str) -> datasets.Dataset:
+        raw = self.load(split)
+        if raw is None:
+            raise ValueError(
+                f"data.path: {self.path!r} has no {split} split; add a file named {split}.csv (or .tsv, .jsonl) "
+                "to the folder"
+            )
+        if len(raw) == 0:
+            raise ValueError(f"data.path: the {split} split of {self.path!r} is empty")
+        key = hashlib.sha256(f"{raw._fingerprint} {self._encoding_key()}".encode()).hexdigest()[:32]
+        cache = Path(datasets.config.HF_DATASETS_CACHE) / "lightning_kd"
+        cache.mkdir(parents=True, exist_ok=True)
+        rows = raw.map(
+            self._encode_with_row_id,
+            with_indices=True,
+            batched=True,
+            remove_columns=raw.column_names,
+            cache_file_name=str(cache / f"{key}.arrow"),
+            new_fingerprint=key,
+            desc=f"Tokenising {split}",
+        )
+        return rows
+
+    def _encoding_key(self) -> str:
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        state = json.loads(backend.to_str()) if backend is not None else self.tokenizer.get_vocab()
+        for setting in ("truncation", "padding"):  # settings of the last call, not of the tokenizer
+            state.pop(setting, None)
+        return json.dumps([type(self).__name__, self.max_length, self.label_names, state])
+
+    def _encode_with_row_id(self, rows: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
+        encoded = self.encode(rows)
+        encoded["length"] = [len(ids) for ids in encoded["input_ids"]]
+        encoded["row_id"] = indices
+        return encoded
+
+    def _world(self) -> dict[str, int]:
+        if self.trainer is None:
+            return {"num_replicas": 1, "rank": 0}
+        return {"num_replicas": self.trainer.world_size, "rank": self.trainer.global_rank}
+
+    def _collate(self, columns: dict[str, list[Any]]) -> Batch:
+        # the collator renames `label` and pads only what the tokenizer names; lengths were for the sampler
+        columns.pop("length")
+        return dict(DataCollatorWithPadding(self.tokenizer)(columns))  # type: ignore[arg-type]
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Length-grouped batches in random order, resumable in the middle of an epoch."""
+        rows = self._splits["train"]
+        assert self._seed is not None
+        sampler = LengthGroupedSampler(rows["length"], self.batch_size, seed=self._seed, **self._world())
+        return ResumableDataLoader(self.trainer, sampler, **self._loader_arguments(rows))
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """The validation split, longest rows first."""
+        return self._evaluation_loader("validation")
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """The test split, longest rows first."""
+        return self._evaluation_loader("test")
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """The rows to predict, longest first."""
+        return self._evaluation_loader("predict")
+
+    def _evaluation_loader(self, split: str) -> DataLoader[Any]:
+        rows = self._splits[split]
+        sampler = EvaluationSampler(rows["length"], **self._world())
+        return DataLoader(sampler=sampler, batch_size=self.eval_batch_size, **self._loader_arguments(rows))
+
+    def _loader_arguments(self, rows: datasets.Dataset) -> dict[str, Any]:
+        dataset: Dataset[Any] = Rows(rows)
+        return {
+            "dataset": dataset,
+            "collate_fn": self._collate,
+            "num_workers": self.num_workers,
+            "persistent_workers": self.num_workers > 0,
+            "pin_memory": torch.cuda.is_available(),
+        }

@@ -1,0 +1,59 @@
+"""CLINC150, intents of requests to an assistant, some of them out of scope."""
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from lightning_kd.data.files import Columns, read_json
+from lightning_kd.data.text_classification import TextClassificationDataModule
+
+SPLITS = {"train": "train", "val": "validation", "test": "test"}
+"""Keys of the original release and the split each belongs to; ``oos_<key>`` holds its out-of-scope rows."""
+
+
+class CLINC150DataModule(TextClassificationDataModule):
+    """CLINC150 (Larson et al. 2019): 150 intents and ``oos``; 15,250 / 3,100 / 5,500 rows in the variant ``plus``.
+
+    Labels are in the hub's order whatever the file, because published checkpoints use it. The original layout is
+    one JSON file such as ``data_oos_plus.json``, or the folder it lies in; other intents in that layout are fine
+    (alphabetical order).
+
+    Args:
+        path: Hub id, file or folder of the original release.
+        tokenizer: Tokenizer, or its hub id or folder. From the shell it follows the student unless given.
+        config_name: Variant: ``plus``, ``small`` or ``imbalanced``.
+        predict_path: File to predict: .txt with a text per line, or a table with a column ``text``; None = test.
+        kwargs: ``batch_size``, ``eval_batch_size``, ``max_length``, ``num_workers``: see ``TextDataModule``.
+    """
+
+    canonical_label_names = files("lightning_kd.data").joinpath("clinc150_labels.txt").read_text("utf-8").split()
+
+    def __init__(
+        self,
+        path: str = "clinc/clinc_oos",
+        tokenizer: str | PreTrainedTokenizerBase | None = None,
+        config_name: str = "plus",
+        predict_path: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(path, tokenizer, ["text"], "intent", config_name, predict_path, **kwargs)
+
+    def read_local(self, path: Path) -> dict[str, Columns]:
+        """Read the original JSON: each split's rows and its out-of-scope rows after them."""
+        variant = "oos_plus" if self.config_name == "plus" else self.config_name
+        file = path if path.is_file() else path / f"data_{variant}.json"
+        if not file.is_file():
+            raise ValueError(f"data.path: {str(path)!r} has no {file.name}, the original release of CLINC150")
+        content = read_json(file)
+        if not isinstance(content, dict) or not SPLITS.keys() <= content.keys():
+            raise ValueError(f"data.path: {str(file)!r} is not in CLINC150's layout (keys {', '.join(SPLITS)}, oos_...)")
+        columns: dict[str, Columns] = {}
+        for key, split in SPLITS.items():
+            rows = [*content[key], *content.get(f"oos_{key}", [])]
+            for number, row in enumerate(rows, 1):
+                if not (isinstance(row, list) and len(row) == 2):
+                    raise ValueError(f"{file} ({split}), row {number}: expected [text, intent], got {row!r:.60}")
+            columns[split] = {"text": [text for text, _ in rows], "intent": [intent for _, intent in rows]}
+        return columns

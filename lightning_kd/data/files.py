@@ -1,0 +1,136 @@
+"""Local files to columns, with errors that name file, line and remedy."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+Columns = dict[str, list[Any]]
+"""A table by column; all columns have the same length."""
+
+SPLIT_NAMES = {
+    "train": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+}
+"""File stems and hub split names, and the split each stands for."""
+
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".txt")
+
+
+def read_text(path: Path) -> str:
+    """Read a UTF-8 file, with or without byte order mark.
+
+    Raises:
+        ValueError: If it is not UTF-8; names the line.
+    """
+    raw = path.read_bytes()
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"{path}, line {line}: not UTF-8 (byte 0x{raw[error.start]:02x}); convert the file, "
+            f"for instance with iconv -f latin1 -t utf-8"
+        ) from error
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file.
+
+    Raises:
+        ValueError: If it is no JSON; names line and column.
+    """
+    return parse_json(read_text(path), path)
+
+
+def parse_json(text: str, path: Path, first_line: int = 1) -> Any:
+    """Parse JSON that begins at a line of a file; errors as in ``read_json``."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        line = error.lineno + first_line - 1
+        raise ValueError(f"{path}, line {line}, column {error.colno}: not JSON ({error.msg})") from error
+
+
+def _rows_to_columns(rows: list[dict[str, Any]], path: Path) -> Columns:
+    names = list(rows[0]) if rows else []
+    for number, row in enumerate(rows, 1):
+        if row.keys() != set(names):
+            raise ValueError(f"{path}, row {number}: has the columns {sorted(row)}, the first row {sorted(names)}")
+    return {name: [row[name] for row in rows] for name in names}
+
+
+def _read_json_rows(path: Path) -> Columns:
+    text = read_text(path)
+    if path.suffix == ".json" and text.lstrip().startswith("["):
+        rows = parse_json(text, path)
+    else:
+        rows = [parse_json(line, path, n) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}, row {number}: expected an object such as {{\"text\": ...}}, got {row!r:.60}")
+    return _rows_to_columns(rows, path)
+
+
+def _read_separated(path: Path) -> Columns:
+    # in tab-separated files, GLUE's among them, a quotation mark is a character like any other
+    tabs = path.suffix == ".tsv"
+    lines = read_text(path).splitlines(keepends=True)
+    reader = csv.reader(
+        lines, delimiter="\t" if tabs else ",", quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL
+    )
+    names = next(reader, [])
+    columns: Columns = {name: [] for name in names}
+    for row in reader:
+        if not row:
+            continue
+        if len(row) != len(names):
+            raise ValueError(
+                f"{path}, line {reader.line_num}: {len(row)} fields where the header has {len(names)} ({', '.join(names)})"
+            )
+        for name, value in zip(names, row, strict=True):
+            columns[name].append(value)
+    return columns
+
+
+def read_columns(path: Path) -> Columns:
+    """Read a table: CSV or TSV with a header, JSON lines, a JSON array of objects, or plain text (column ``text``).
+
+    Raises:
+        ValueError: If the suffix is another one, or a line cannot be read; names file and line.
+    """
+    if path.suffix == ".txt":
+        return {"text": [line for line in read_text(path).splitlines() if line.strip()]}
+    if path.suffix in (".csv", ".tsv"):
+        return _read_separated(path)
+    if path.suffix in (".json", ".jsonl"):
+        return _read_json_rows(path)
+    raise ValueError(f"{path}: cannot read the suffix {path.suffix!r}; use one of {', '.join(SUFFIXES)}")
+
+
+def read_splits(path: Path) -> dict[str, Columns]:
+    """Read a file (the split it is named after, else ``train``) or a folder of files named after splits.
+
+    Raises:
+        ValueError: If a folder has no such file, or two for one split.
+    """
+    if path.is_file():
+        return {SPLIT_NAMES.get(path.stem, "train"): read_columns(path)}
+    found: dict[str, Path] = {}
+    for file in sorted(path.iterdir()):
+        split = SPLIT_NAMES.get(file.stem)
+        if split is None or file.suffix not in SUFFIXES:
+            continue
+        if split in found:
+            raise ValueError(f"{path}: both {found[split].name} and {file.name} are the {split} split; remove one")
+        found[split] = file
+    if not found:
+        raise ValueError(
+            f"{path}: no file named after a split; expected for instance train.csv, validation.csv and test.csv "
+            f"(suffixes: {', '.join(SUFFIXES)})"
+        )
+    return {split: read_columns(file) for split, file in found.items()}

@@ -1,0 +1,48 @@
+"""Labels as they stand in files, and the class indices they become."""
+
+from typing import Any
+
+
+def _as_index(label: Any) -> int | None:
+    try:
+        return int(label)
+    except (TypeError, ValueError):
+        return None
+
+
+def _is_unknown(label: Any) -> bool:
+    return label is None or label == "" or _as_index(label) == -1
+
+
+def names_in(columns: list[list[Any]]) -> list[str]:
+    """The label names of a data set: those that occur, numbers by value, names alphabetically.
+
+    Numbers are taken for indices, so the names run from 0 to the largest.
+    """
+    labels = {label for column in columns for label in column if not _is_unknown(label)}
+    indices = [_as_index(label) for label in labels]
+    if labels and all(index is not None and index >= 0 for index in indices):
+        return [str(index) for index in range(max(index for index in indices if index is not None) + 1)]
+    return sorted(str(label) for label in labels)
+
+
+def index_labels(labels: list[Any], names: list[str], where: str) -> list[int]:
+    """Turn labels, names or indices, into indices of ``names``.
+
+    Args:
+        labels: One per row.
+        names: The classes in index order.
+        where: File and split, for the message.
+
+    Raises:
+        ValueError: If a label is missing or not among the names; names the row.
+    """
+    position = {name: index for index, name in enumerate(names)}
+    result = []
+    for row, label in enumerate(labels, 1):
+        index = position.get(str(label), _as_index(label))
+        if index is None or not 0 <= index < len(names):
+            known = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+            raise ValueError(f"{where}, row {row}: unknown label {label!r}; known are {known}")
+        result.append(index)
+    return result

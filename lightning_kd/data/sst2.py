@@ -1,0 +1,32 @@
+"""SST-2, the sentiment of film review phrases."""
+
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from lightning_kd.data.text_classification import TextClassificationDataModule
+
+
+class SST2DataModule(TextClassificationDataModule):
+    """SST-2 (Socher et al. 2013) as in GLUE: 67,349 / 872 / 1,821 rows, 0 negative, 1 positive.
+
+    The labels of the test split are not public: score on the validation split. The original layout is a folder
+    with ``train.tsv``, ``dev.tsv`` and ``test.tsv``.
+
+    Args:
+        path: Hub id, or folder of the original release.
+        tokenizer: Tokenizer, or its hub id or folder. From the shell it follows the student unless given.
+        predict_path: File to predict: .txt with a text per line, or a table with a column ``sentence``; None = test.
+        kwargs: ``batch_size``, ``eval_batch_size``, ``max_length``, ``num_workers``: see ``TextDataModule``.
+    """
+
+    canonical_label_names = ["negative", "positive"]
+
+    def __init__(
+        self,
+        path: str = "nyu-mll/glue",
+        tokenizer: str | PreTrainedTokenizerBase | None = None,
+        predict_path: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(path, tokenizer, ["sentence"], "label", "sst2", predict_path, **kwargs)

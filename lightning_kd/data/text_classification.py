@@ -1,0 +1,164 @@
+"""Classification of texts from any hub data set or local files."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import datasets
+from transformers import PreTrainedTokenizerBase
+
+from lightning_kd.data.base import TextDataModule
+from lightning_kd.data.files import SPLIT_NAMES, Columns, read_columns, read_splits
+from lightning_kd.data.label_index import index_labels, names_in
+
+TEXTS = ("text", "text_pair")
+"""Columns of the loaded splits; ``label``, a class index, is the third."""
+
+
+class TextClassificationDataModule(TextDataModule):
+    """Texts, or pairs of texts, with one label each.
+
+    ``path`` is a hub id, a file, or a folder with ``train``, ``validation`` (or ``dev``, ``val``) and ``test`` as
+    .csv, .tsv, .jsonl or .json. Labels may be names or indices; the names in local files are put in alphabetical
+    order (numbers by value).
+
+    Args:
+        path: Hub id, local file, or folder.
+        tokenizer: Tokenizer, or its hub id or folder. From the shell it follows the student unless given.
+        text_columns: One column, or two for pairs of texts.
+        label_column: Column of the label; a table without it is unlabelled.
+        config_name: Configuration of the hub data set, where it has several.
+        predict_path: File to predict: .txt with a text per line, or a table with the text columns; None = the test
+            split.
+        kwargs: ``batch_size``, ``eval_batch_size``, ``max_length``, ``num_workers``: see ``TextDataModule``.
+
+    Raises:
+        ValueError: If ``text_columns`` has not one or two names.
+    """
+
+    canonical_label_names: ClassVar[list[str] | None] = None
+    """The label order that published checkpoints of this data set use; None = whatever the data say."""
+
+    def __init__(
+        self,
+        path: str,
+        tokenizer: str | PreTrainedTokenizerBase | None = None,
+        text_columns: list[str] | None = None,
+        label_column: str = "label",
+        config_name: str | None = None,
+        predict_path: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(path, tokenizer, **kwargs)
+        self.text_columns = ["text"] if text_columns is None else text_columns
+        if len(self.text_columns) not in (1, 2):
+            raise ValueError(f"data.text_columns: one column, or two for pairs; got {self.text_columns}")
+        self.label_column = label_column
+        self.config_name = config_name
+        self.predict_path = predict_path
+
+    @property
+    def label_names(self) -> list[str]:
+        """The names of the classes in index order."""
+        return self._loaded[1]
+
+    def read_local(self, path: Path) -> dict[str, Columns]:
+        """Read the splits of a local file or folder; a data set with a layout of its own overrides this."""
+        return read_splits(path)
+
+    @cached_property
+    def _loaded(self) -> tuple[dict[str, datasets.Dataset], list[str]]:
+        local = Path(self.path).expanduser()
+        if local.exists():
+            splits = self.read_local(local)
+            names = names_in([s[self.label_column] for s in splits.values() if self.label_column in s])
+            known = self.canonical_label_names
+            if known is not None and (set(names) <= set(known) or names == [str(i) for i in range(len(known))]):
+                names = known
+            return {split: self._from_columns(split, columns, names) for split, columns in splits.items()}, names
+        return self._from_hub()
+
+    def _from_columns(self, split: str, columns: Columns, names: list[str]) -> datasets.Dataset:
+        where = f"{self.path} ({split})"
+        table: Columns = dict(zip(TEXTS, self._texts(columns, where), strict=False))
+        if self.label_column in columns:
+            table["label"] = index_labels(columns[self.label_column], names, where)
+        return datasets.Dataset.from_dict(table)
+
+    def _texts(self, columns: Columns, where: str) -> list[list[str]]:
+        for name in self.text_columns:
+            if name not in columns:
+                raise ValueError(
+                    f"data.text_columns: {where} has no column {name!r}; it has {', '.join(map(repr, columns))}"
+                )
+            for number, text in enumerate(columns[name], 1):
+                if not isinstance(text, str) or not text.strip():
+                    raise ValueError(f"{where}, row {number}: no text in column {name!r}; fill it or remove the row")
+        return [columns[name] for name in self.text_columns]
+
+    def _from_hub(self) -> tuple[dict[str, datasets.Dataset], list[str]]:
+        try:
+            loaded = datasets.load_dataset(self.path, self.config_name)
+        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+            raise OSError(
+                f"data.path: {self.path!r} is neither a file or folder here nor a data set that the hub could give "
+                f"({str(error).splitlines()[0]:.120}); check the name and the connection, or give a local path"
+            ) from error
+        first = next(iter(loaded.values()))
+        feature = first.features.get(self.label_column)
+        if feature is None:
+            raise ValueError(
+                f"data.label_column: {self.path!r} has no column {self.label_column!r}; "
+                f"it has {', '.join(map(repr, first.column_names))}"
+            )
+        columns = {
+            SPLIT_NAMES[split]: {name: list(rows[name]) for name in rows.column_names}
+            for split, rows in loaded.items()
+            if split in SPLIT_NAMES
+        }
+        if isinstance(feature, datasets.ClassLabel):
+            names = list(feature.names)
+        else:
+            names = names_in([table[self.label_column] for table in columns.values()])
+        return {split: self._from_columns(split, table, names) for split, table in columns.items()}, names
+
+    def load(self, split: str) -> datasets.Dataset | None:
+        """The raw rows of a split: ``text``, maybe ``text_pair``, and ``label`` except for prediction.
+
+        Raises:
+            ValueError: If a split that needs labels has none.
+        """
+        splits = self._loaded[0]
+        if split == "predict":
+            if self.predict_path is not None:
+                return self._to_predict(Path(self.predict_path).expanduser())
+            rows = splits.get("test")
+            return rows.select_columns([c for c in TEXTS if c in rows.column_names]) if rows is not None else None
+        rows = splits.get(split)
+        if rows is not None and "label" not in rows.column_names:
+            raise ValueError(
+                f"data.label_column: the {split} split of {self.path!r} has no labels"
+                + ("; score the validation split with `validate`, or label this one with `predict`" * (split == "test"))
+            )
+        return rows
+
+    def _to_predict(self, path: Path) -> datasets.Dataset:
+        if not path.is_file():
+            raise ValueError(f"data.predict_path: there is no file {str(path)!r}")
+        columns = read_columns(path)
+        if path.suffix == ".txt":
+            columns = {self.text_columns[0]: columns["text"]}
+        return datasets.Dataset.from_dict(dict(zip(TEXTS, self._texts(columns, str(path)), strict=False)))
+
+    def texts(self) -> dict[str, list[str]]:
+        """The texts to predict by the names of their columns, in the order of ``row_id``."""
+        rows = self.load("predict")
+        assert rows is not None  # setup("predict") would have refused
+        return {name: list(rows[column]) for name, column in zip(self.text_columns, TEXTS, strict=False)}
+
+    def encode(self, rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        """Token ids, cut to ``max_length``, and ``labels`` where there are some."""
+        encoded = dict(self.tokenizer(*(rows[c] for c in TEXTS if c in rows), truncation=True, max_length=self.max_length))
+        if "label" in rows:
+            encoded["labels"] = rows["label"]
+        return encoded

@@ -1,0 +1,84 @@
+"""What every loss has in common."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from lightning_kd.outputs import Outputs
+
+
+class DistillationLoss(nn.Module):
+    """Base of all losses.
+
+    A subclass keeps each constructor argument under the argument's own name, because checkpoints save a loss
+    as its class and arguments.
+
+    Attributes:
+        needs_teacher: Whether ``forward`` reads the teacher's outputs.
+
+    Args:
+        weight: Factor of this loss in the total, any finite number >= 0.
+
+    Raises:
+        ValueError: If ``weight`` is negative or not finite.
+    """
+
+    needs_teacher: bool = True
+
+    def __init__(self, weight: float = 1.0) -> None:
+        super().__init__()
+        if not (math.isfinite(weight) and weight >= 0):
+            raise ValueError(f"{type(self).__name__}: weight must be a finite number >= 0, got {weight}")
+        self.weight = weight
+
+    def forward(self, student: Outputs, teacher: Outputs | None) -> Tensor:
+        """Compute the loss, **not** multiplied by ``weight``.
+
+        Args:
+            student: What the student returned for the batch.
+            teacher: What the teacher returned for the same rows; None only where ``needs_teacher`` is False.
+
+        Returns:
+            A float32 scalar with gradient to the student.
+        """
+        raise TypeError(f"{type(self).__name__} does not define forward(student, teacher)")
+
+
+def mean_over_rows(values: Tensor) -> Tensor:
+    """Mean of per-row values (N,); 0, still attached to the graph, where no row is left."""
+    return values.sum() / max(values.numel(), 1)
+
+
+def mean_over_heads(values: list[Tensor]) -> Tensor:
+    """Mean of the scalars that a loss gave for each head."""
+    return torch.stack(values).mean()
+
+
+def drop_masked_rows(mask: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+    """Keep the rows in which at least one class counts: the others have no distribution.
+
+    Args:
+        mask: (N, C), True = counts.
+        tensors: Each (N, ...).
+
+    Returns:
+        The mask and the tensors with M <= N rows.
+    """
+    keep = mask.any(dim=-1)
+    return mask[keep], *(tensor[keep] for tensor in tensors)
+
+
+def masked_log_softmax(logits: Tensor, mask: Tensor | None) -> Tensor:
+    """Log-probabilities over the classes that count.
+
+    Args:
+        logits: (N, C), float32.
+        mask: (N, C), True = counts; None = all. Each row needs one class that counts.
+
+    Returns:
+        (N, C). A masked class has -inf, that is a probability of exactly 0. Zero it before multiplying.
+    """
+    if mask is not None:
+        logits = logits.masked_fill(~mask, -torch.inf)
+    return logits.log_softmax(dim=-1)

@@ -1,0 +1,47 @@
+"""Mean squared error between the logits."""
+
+from torch import Tensor
+
+from lightning_kd.losses.base import DistillationLoss, drop_masked_rows, mean_over_heads, mean_over_rows
+from lightning_kd.outputs import Outputs
+
+
+def logit_mse_loss(student_logits: Tensor, teacher_logits: Tensor, mask: Tensor | None = None) -> Tensor:
+    r"""Squared difference of the logits, mean over the classes that count, then over the rows.
+
+    .. math:: \frac{1}{N} \sum_n \frac{1}{K_n} \sum_{c \in kept_n} (z^s_{nc} - z^t_{nc})^2
+
+    Ba and Caruana 2014, Do Deep Nets Really Need to be Deep?, equation 1 (there without the 1/K).
+
+    Args:
+        student_logits: (N, C), any floating dtype; computed in float32.
+        teacher_logits: (N, C).
+        mask: (N, C), True = the class counts; None = all of them.
+
+    Returns:
+        Float32 scalar; 0 with zero gradient if no row is left.
+
+    Example:
+        >>> import torch
+        >>> logit_mse_loss(torch.tensor([[1.0, 3.0]]), torch.tensor([[0.0, 0.0]]))
+        tensor(5.)
+    """
+    if mask is None:
+        return mean_over_rows((student_logits.float() - teacher_logits.float()).square().mean(dim=-1))
+    mask, student_logits, teacher_logits = drop_masked_rows(mask, student_logits, teacher_logits)
+    # masked logits may be infinite, and inf - inf is NaN: make them equal before subtracting
+    student_logits, teacher_logits = (z.float().masked_fill(~mask, 0.0) for z in (student_logits, teacher_logits))
+    return mean_over_rows((student_logits - teacher_logits).square().sum(dim=-1) / mask.sum(dim=-1))
+
+
+class LogitMSELoss(DistillationLoss):
+    """Mean squared error between the student's and the teacher's logits.
+
+    Args:
+        weight: Factor of this loss in the total, >= 0.
+    """
+
+    def forward(self, student: Outputs, teacher: Outputs | None) -> Tensor:
+        """Mean over the heads of ``logit_mse_loss``."""
+        assert teacher is not None  # promised by needs_teacher
+        return mean_over_heads([logit_mse_loss(s.logits, t.logits, s.mask) for s, t in student.paired_with(teacher)])

@@ -1,0 +1,113 @@
+"""Divergence between the student's and the teacher's softened distributions."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from lightning_kd.losses.base import (
+    DistillationLoss,
+    drop_masked_rows,
+    masked_log_softmax,
+    mean_over_heads,
+    mean_over_rows,
+)
+from lightning_kd.outputs import Outputs
+
+
+def _log_mixture_ratio(log_ratio: Tensor, weight: float) -> Tensor:
+    """Compute log(1 + weight * (exp(log_ratio) - 1)), exact for small weights and safe for large ratios."""
+    small = torch.log1p(weight * torch.expm1(log_ratio.clamp(max=10.0)))
+    large = torch.logaddexp(torch.full_like(log_ratio, math.log1p(-weight)), log_ratio + math.log(weight))
+    return torch.where(log_ratio < 10.0, small, large)
+
+
+def soft_target_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    temperature: float = 1.0,
+    beta: float = 0.0,
+    mask: Tensor | None = None,
+) -> Tensor:
+    r"""Divergence of the softened distributions p (teacher) and q (student), times T², mean over rows.
+
+    With ``beta = 0`` the forward KL divergence of Hinton et al. 2015 (section 2), with ``beta = 1`` the reverse,
+    between them the generalised Jensen-Shannon divergence of Agarwal et al. 2024 (On-Policy Distillation,
+    equation 1), divided by its curvature so that it is continuous at both ends:
+
+    .. math::
+        \frac{\beta\,KL(p \| m) + (1 - \beta)\,KL(q \| m)}{\beta (1 - \beta)} \cdot T^2,
+        \quad m = \beta p + (1 - \beta) q
+
+    Args:
+        student_logits: (N, C), any floating dtype; computed in float32 log-space.
+        teacher_logits: (N, C).
+        temperature: T > 0; divides both logits. T² keeps the gradient's size independent of T.
+        beta: In [0, 1]; 0 = forward KL, 1 = reverse KL.
+        mask: (N, C), True = the class counts; a masked class has probability exactly 0 in both. None = all.
+
+    Returns:
+        Float32 scalar; 0 with zero gradient if no row is left.
+
+    Example:
+        >>> student, teacher = torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 0.0]])
+        >>> soft_target_loss(student, teacher, temperature=2.0)
+        tensor(0.)
+    """
+    if mask is not None:
+        mask, student_logits, teacher_logits = drop_masked_rows(mask, student_logits, teacher_logits)
+    log_q = masked_log_softmax(student_logits.float() / temperature, mask)
+    log_p = masked_log_softmax(teacher_logits.float() / temperature, mask)
+    p, q = log_p.exp(), log_q.exp()
+    if mask is not None:
+        log_q, log_p = log_q.masked_fill(~mask, 0.0), log_p.masked_fill(~mask, 0.0)
+    difference = log_p - log_q
+    if beta == 0:
+        divergence = p * difference
+    elif beta == 1:
+        divergence = q * -difference
+    else:
+        # KL(q||m) is of second order in beta and KL(p||m) in 1 - beta. Adding the first-order terms, whose sums
+        # over the classes are 0, cancels their rounding errors, which the division by beta(1 - beta) would magnify.
+        kl_p = (1 - beta) * (q - p) - p * _log_mixture_ratio(-difference, 1 - beta)
+        kl_q = beta * (p - q) - q * _log_mixture_ratio(difference, beta)
+        divergence = kl_p / (1 - beta) + kl_q / beta
+    return mean_over_rows(divergence.sum(dim=-1)) * temperature**2
+
+
+class SoftTargetLoss(DistillationLoss):
+    """Distance of the student's distribution from the teacher's soft targets.
+
+    Args:
+        weight: Factor of this loss in the total, >= 0.
+        temperature: Divides both logits, > 0. 1 keeps the teacher's probabilities, 2 to 20 show more of what it
+            thinks of the wrong classes.
+        beta: In [0, 1]; 0 = forward KL (Hinton), 0.5 = Jensen-Shannon, 1 = reverse KL.
+
+    Raises:
+        ValueError: If ``temperature`` is not > 0 or ``beta`` is outside [0, 1].
+    """
+
+    def __init__(self, weight: float = 1.0, temperature: float = 1.0, beta: float = 0.0) -> None:
+        super().__init__(weight)
+        if not (math.isfinite(temperature) and temperature > 0):
+            raise ValueError(
+                f"SoftTargetLoss: temperature must be > 0, got {temperature}; "
+                "1 keeps the teacher's probabilities, 2 to 20 soften them"
+            )
+        if not 0 <= beta <= 1:
+            raise ValueError(
+                f"SoftTargetLoss: beta must be in [0, 1], got {beta}; 0 is forward KL, 1 is reverse KL"
+            )
+        self.temperature = temperature
+        self.beta = beta
+
+    def forward(self, student: Outputs, teacher: Outputs | None) -> Tensor:
+        """Mean over the heads of ``soft_target_loss``."""
+        assert teacher is not None  # promised by needs_teacher
+        return mean_over_heads(
+            [
+                soft_target_loss(s.logits, t.logits, self.temperature, self.beta, s.mask)
+                for s, t in student.paired_with(teacher)
+            ]
+        )

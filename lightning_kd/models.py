@@ -1,0 +1,170 @@
+"""The only place that builds networks, and the one that calls them."""
+
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import transformers
+from torch import nn
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from lightning_kd.outputs import Batch
+
+
+def _explained(error: OSError, what: str, source: str) -> OSError:
+    if Path(source).exists():
+        detail = str(error).splitlines()[0]
+        return OSError(f"{what} {source!r} is on disk but cannot be loaded: {detail}")
+    return OSError(
+        f"{what} {source!r} is neither a folder here nor a model that the hub could give; "
+        "check the name and the connection, or give the path of a local folder"
+    )
+
+
+def load_config(source: str, what: str) -> PretrainedConfig:
+    """Read a network's configuration from a hub id or folder.
+
+    Raises:
+        OSError: If there is none; the message names ``what`` and the remedy.
+    """
+    try:
+        return AutoConfig.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise _explained(OSError(error), what, source) from error
+
+
+def load_tokenizer(source: str, what: str = "tokenizer") -> PreTrainedTokenizerBase:
+    """Load a tokenizer from a hub id or folder.
+
+    Raises:
+        OSError: If there is none; the message names ``what`` and the remedy.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        raise _explained(OSError(error), what, source) from error
+
+
+def load_network(source: str, auto_class: str, what: str, label_names: list[str] | None = None) -> PreTrainedModel:
+    """Load a pretrained network with the head of a task.
+
+    Args:
+        source: Hub id or folder.
+        auto_class: Name of the transformers class, such as ``AutoModelForSequenceClassification``.
+        what: What the network is to the user (``student``, ``teacher``), for error messages.
+        label_names: Names of the classes; a head of another size is replaced by a fresh one. None = as saved.
+
+    Returns:
+        The network in float32, in eval mode as ``from_pretrained`` leaves it.
+
+    Raises:
+        OSError: If it cannot be loaded.
+    """
+    config = load_config(source, what)
+    if label_names is not None:
+        name_labels(config, label_names)
+    try:
+        return getattr(transformers, auto_class).from_pretrained(
+            source, config=config, dtype="float32", ignore_mismatched_sizes=label_names is not None
+        )
+    except (OSError, ValueError) as error:
+        raise _explained(OSError(error), what, source) from error
+
+
+def student_config(student: Mapping[str, Any]) -> PretrainedConfig:
+    """Turn the mapping form of a student into a configuration.
+
+    Args:
+        student: ``{"base": <hub id or folder>, <field>: <value>, ...}``: that model's configuration with fields
+            replaced; or ``{"config": {...}}``: a whole configuration, as checkpoints save it.
+
+    Raises:
+        ValueError: If the mapping has neither form, or a field that the configuration does not know.
+    """
+    if set(student) == {"config"}:
+        fields = dict(student["config"])
+        return AutoConfig.for_model(fields.pop("model_type"), **fields)
+    if "base" not in student:
+        raise ValueError(f"student: a mapping needs the key 'base' (a hub id or folder), got {sorted(student)}")
+    config = load_config(str(student["base"]), "student base")
+    for field, value in student.items():
+        if field == "base":
+            continue
+        if not hasattr(config, field):
+            raise ValueError(
+                f"student.{field}: {type(config).__name__} has no such field; "
+                f"it has {', '.join(sorted(k for k in config.to_dict() if not k.startswith('_')))}"
+            )
+        setattr(config, field, value)
+    return config
+
+
+def source_config(source: str | Mapping[str, Any] | nn.Module) -> PretrainedConfig | None:
+    """The configuration behind a student or teacher whose weights and labels are its own; None for fresh weights."""
+    if isinstance(source, str):
+        return load_config(source, "student")
+    if isinstance(source, nn.Module):
+        return getattr(source, "config", None)
+    return student_config(source) if set(source) == {"config"} else None
+
+
+def build_student(
+    student: str | Mapping[str, Any], auto_class: str, label_names: list[str] | None
+) -> PreTrainedModel:
+    """Build the student from its hub id or folder (pretrained weights) or its mapping (fresh weights).
+
+    See ``load_network`` and ``student_config`` for the arguments and errors.
+    """
+    if isinstance(student, str):
+        return load_network(student, auto_class, "student", label_names)
+    config = student_config(student)
+    if label_names is not None:
+        name_labels(config, label_names)
+    return getattr(transformers, auto_class).from_config(config)
+
+
+def name_labels(config: PretrainedConfig, label_names: list[str]) -> None:
+    """Write the label names, and with them the number of labels, into a configuration."""
+    config.id2label = dict(enumerate(label_names))
+    config.label2id = {name: index for index, name in enumerate(label_names)}
+
+
+def plain_config(network: nn.Module) -> dict[str, Any] | None:
+    """A network's configuration as plain data, or None for a module without one."""
+    config = getattr(network, "config", None)
+    return config.to_dict() if isinstance(config, PretrainedConfig) else None
+
+
+def id_labels(network_or_config: Any) -> dict[int, str] | None:
+    """The ``id2label`` of a network or configuration, or None where it has none."""
+    config = getattr(network_or_config, "config", network_or_config)
+    return getattr(config, "id2label", None)
+
+
+def forward(network: nn.Module, batch: Batch) -> Any:
+    """Call a network with just those entries of the batch that its ``forward`` names, labels never among them.
+
+    With labels a transformers network would compute a cross-entropy of its own.
+    """
+    names = inspect.signature(network.forward).parameters
+    return network(**{name: value for name, value in batch.items() if name in names and name != "labels"})
+
+
+def encoder_layers(network: nn.Module) -> tuple[str, nn.ModuleList] | None:
+    """Find the stack of encoder layers.
+
+    Returns:
+        The name of the ``nn.ModuleList`` that is as long as the configuration's ``num_hidden_layers``, and the
+        list; None where there is none, as in ALBERT, whose layers share their weights.
+    """
+    length = getattr(getattr(network, "config", None), "num_hidden_layers", None)
+    for name, module in network.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) == length:
+            return name, module
+    return None
+
+
+def parameter_count(network: nn.Module) -> int:
+    """Number of parameters, tied ones counted once."""
+    return sum(parameter.numel() for parameter in network.parameters())

@@ -1,0 +1,67 @@
+"""Parameter groups and learning rate schedules."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from transformers import get_scheduler
+
+OptimizerFactory = Callable[[Iterable[Any]], Optimizer]
+
+SCHEDULES = (
+    "linear",
+    "cosine",
+    "cosine_with_restarts",
+    "polynomial",
+    "constant",
+    "constant_with_warmup",
+    "inverse_sqrt",
+)
+"""Those schedules of ``transformers.get_scheduler`` that follow from the number of steps and the warm-up alone."""
+
+
+def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
+    """Split the trainable parameters in those with weight decay and those without: biases and norms.
+
+    Biases and the weights of norms are the parameters with less than two dimensions.
+    """
+    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [parameter for parameter in trainable if parameter.ndim >= 2]},
+        {"params": [parameter for parameter in trainable if parameter.ndim < 2], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def check_schedule(name: str | None, warmup_ratio: float) -> None:
+    """Refuse a schedule that cannot be built.
+
+    Raises:
+        ValueError: If the name is none of ``SCHEDULES`` or ``warmup_ratio`` is outside [0, 1].
+    """
+    if name is not None and name not in SCHEDULES:
+        raise ValueError(f"lr_scheduler: unknown schedule {name!r}; use null or one of {', '.join(SCHEDULES)}")
+    if not 0 <= warmup_ratio <= 1:
+        raise ValueError(f"warmup_ratio: must be in [0, 1], got {warmup_ratio}")
+
+
+def build_schedule(name: str, optimizer: Optimizer, warmup_ratio: float, total_steps: float) -> LRScheduler:
+    """Build a schedule over the optimiser steps of a run.
+
+    Args:
+        name: One of ``SCHEDULES``.
+        optimizer: Its learning rate is the peak.
+        warmup_ratio: Share of the steps in which the rate rises linearly from 0, in [0, 1].
+        total_steps: Number of optimiser steps, may be infinite.
+
+    Raises:
+        ValueError: If the number of steps is infinite.
+    """
+    if total_steps == float("inf"):
+        raise ValueError(
+            f"lr_scheduler: {name!r} needs the number of steps, and the run has no end; set trainer.max_epochs or "
+            "trainer.max_steps, or lr_scheduler to null"
+        )
+    return get_scheduler(name, optimizer, round(warmup_ratio * total_steps), int(total_steps))

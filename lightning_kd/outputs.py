@@ -1,0 +1,56 @@
+"""The vocabulary the other modules share: what a batch is and what a network returned for it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import Tensor
+
+Batch = dict[str, Tensor]
+"""A collated batch. Always has ``row_id`` (B,): the row's index in its split, or -1 for a row that only pads."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """One distribution per row that a network predicts.
+
+    Attributes:
+        logits: Scores before the softmax, (N, C).
+        labels: Index of the true class, (N,), -100 where unknown; None for unlabelled rows.
+        mask: Which classes count, (N, C), True = counts; None = all of them.
+    """
+
+    logits: Tensor
+    labels: Tensor | None = None
+    mask: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a network returned for a batch, cut into the heads of a task.
+
+    Attributes:
+        heads: The predicted distributions by name.
+    """
+
+    heads: dict[str, Head]
+
+    @property
+    def rows(self) -> int:
+        """Number of rows of the first head."""
+        return len(next(iter(self.heads.values())).logits)
+
+    def paired_with(self, other: "Outputs") -> Iterator[tuple[Head, Head]]:
+        """Walk the heads of two networks side by side.
+
+        Raises:
+            ValueError: If the two do not have the same heads, or a head's logits differ in shape.
+        """
+        if self.heads.keys() != other.heads.keys():
+            raise ValueError(f"student has the heads {sorted(self.heads)}, teacher {sorted(other.heads)}")
+        for name, head in self.heads.items():
+            if head.logits.shape != other.heads[name].logits.shape:
+                raise ValueError(
+                    f"head {name!r}: student logits have shape {tuple(head.logits.shape)}, "
+                    f"teacher logits {tuple(other.heads[name].logits.shape)}; both must be (N, C)"
+                )
+            yield head, other.heads[name]

@@ -1,0 +1,95 @@
+"""Objects as plain data and back, so that checkpoints load with ``weights_only=True``."""
+
+import importlib
+import inspect
+from functools import partial
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+NOT_SAVED = "not_saved"
+"""Key under which stands the class of an object that is no plain data and must be passed again."""
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(k, str) and _is_plain(v) for k, v in value.items())
+    if isinstance(value, (list, tuple)):
+        return all(_is_plain(v) for v in value)
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
+def _is_description(value: Any) -> bool:
+    return isinstance(value, dict) and "class_path" in value
+
+
+def not_saved(value: Any) -> dict[str, Any]:
+    """What a checkpoint holds in place of an object that cannot be described as plain data."""
+    return {NOT_SAVED: type(value).__name__}
+
+
+def to_plain(value: Any) -> dict[str, Any]:
+    """Describe an object, a class or a ``functools.partial`` of a class by class path and arguments.
+
+    An object must keep each constructor argument under the argument's name.
+
+    Returns:
+        ``{"class_path": ..., "init_args": {...}}``, or ``not_saved`` for what cannot be described so (a lambda, an
+        argument that is no plain data).
+    """
+    arguments: dict[str, Any] = {}
+    if isinstance(value, partial):
+        # the command line gives partial(instantiator, cls, **arguments), people write partial(cls, **arguments)
+        cls = next((part for part in (value.func, *value.args) if inspect.isclass(part)), None)
+        arguments = dict(value.keywords)
+    elif inspect.isclass(value):
+        cls = value
+    elif inspect.isroutine(value):
+        cls = None
+    else:
+        cls = type(value)
+        names = inspect.signature(cls).parameters
+        if not all(hasattr(value, name) for name in names):
+            return not_saved(value)
+        arguments = {name: getattr(value, name) for name in names}
+    if cls is None or "<locals>" in cls.__qualname__ or not _is_plain(arguments):
+        return not_saved(value)
+    return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": arguments}
+
+
+def refuse_not_saved(value: Any, argument: str) -> None:
+    """Stop where a checkpoint holds only the name of what was passed.
+
+    Raises:
+        ValueError: Says which argument to pass again.
+    """
+    if isinstance(value, dict) and NOT_SAVED in value:
+        raise ValueError(
+            f"{argument}: was given as an object of {value[NOT_SAVED]}, which a checkpoint does not save; "
+            f"pass it again, as in load_from_checkpoint(path, {argument}=...)"
+        )
+
+
+def factory_from_plain(value: Any, base: type[T], argument: str) -> Any:
+    """The class that ``to_plain`` described, with its arguments; anything else is returned as it is.
+
+    Raises:
+        ValueError: If the object was not saved, or its class is not found or not a subclass of ``base``.
+    """
+    refuse_not_saved(value, argument)
+    if not _is_description(value):
+        return value
+    module, _, name = str(value["class_path"]).rpartition(".")
+    try:
+        cls = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"{argument}: cannot import {value['class_path']!r} ({error}); pass it again") from error
+    if not (inspect.isclass(cls) and issubclass(cls, base)):
+        raise ValueError(f"{argument}: {value['class_path']!r} is not a {base.__name__}")
+    return partial(cls, **value.get("init_args") or {})
+
+
+def from_plain(value: Any, base: type[T], argument: str) -> Any:
+    """The object that ``to_plain`` described; errors as in ``factory_from_plain``."""
+    factory = factory_from_plain(value, base, argument)
+    return factory() if _is_description(value) else value

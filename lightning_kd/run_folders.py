@@ -1,0 +1,53 @@
+"""Run folders: a new one for each run, and the old one to resume."""
+
+from itertools import count
+from pathlib import Path
+
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+ROOT = "lightning_logs"
+
+
+def new_run_folder(parent: Path) -> Path:
+    """Create ``lightning_logs/version_N`` with the first free N.
+
+    ``mkdir`` is atomic, so two runs that start together get two folders. Only the first process of a run creates it.
+    """
+    root = parent / ROOT
+    if rank_zero_only.rank:
+        return root
+    root.mkdir(parents=True, exist_ok=True)
+    for number in count():
+        folder = root / f"version_{number}"
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            continue
+        return folder
+    raise AssertionError("unreachable: count() has no end")
+
+
+def run_logger(folder: Path) -> TensorBoardLogger:
+    """TensorBoard in a run folder."""
+    return TensorBoardLogger(str(folder), name="", version="")
+
+
+def resume_arguments(folder: str) -> list[str]:
+    """The command line that continues a run.
+
+    Raises:
+        ValueError: If the folder is no run folder or has no ``last.ckpt``.
+    """
+    run = Path(folder).expanduser()
+    config, checkpoint = run / "config.yaml", run / "checkpoints" / "last.ckpt"
+    if not run.is_dir():
+        raise ValueError(f"--resume: there is no folder {folder!r}")
+    if not config.is_file():
+        raise ValueError(f"--resume: {folder!r} is no run folder, it has no config.yaml")
+    if not checkpoint.is_file():
+        raise ValueError(
+            f"--resume: {folder!r} has no checkpoints/last.ckpt (it is first written after a few minutes or an "
+            f"epoch); start again with --config {str(config)!r}"
+        )
+    return ["--config", str(config), "--ckpt_path", str(checkpoint)]

@@ -1,0 +1,173 @@
+"""What is checked before the first step, because a run would otherwise finish and mean nothing."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor
+from torchmetrics import MetricCollection
+from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from lightning_kd.losses.base import DistillationLoss
+from lightning_kd.models import load_tokenizer
+from lightning_kd.outputs import Batch
+from lightning_kd.tasks.base import Task
+from lightning_kd.teachers import Teacher
+
+Acceptable = Literal["tokenizer_mismatch", "label_mismatch", "weak_teacher"]
+"""What a user may accept knowingly."""
+
+
+def _tokenizer_parts(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """What decides which ids a text becomes and what an id means."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    state = json.loads(backend.to_str()) if backend is not None else {}
+    return {
+        "vocabulary": sorted(tokenizer.get_vocab().items(), key=lambda item: (item[1], item[0])),
+        "special tokens": sorted(
+            (str(role), str(token), tokenizer.convert_tokens_to_ids(str(token)))
+            for role, token in tokenizer.special_tokens_map.items()
+            if isinstance(token, str)
+        ),
+        "model": state.get("model", {}).get("type"),
+        "normalizer": state.get("normalizer"),
+    }
+
+
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Hash of the whole vocabulary, the special tokens and the normaliser (lower-casing, accents).
+
+    Truncation and padding settings do not count.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    return hashlib.sha256(json.dumps(_tokenizer_parts(tokenizer), sort_keys=True).encode()).hexdigest()
+
+
+def _first_difference(teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase) -> str:
+    theirs, ours = _tokenizer_parts(teacher), _tokenizer_parts(student)
+    part = next(part for part in theirs if theirs[part] != ours[part])
+    if part != "vocabulary":
+        return f"{part} {theirs[part]!r:.80} against {ours[part]!r:.80}"
+    pairs = zip(theirs[part], ours[part], strict=False)
+    first = next((f"{t[0]!r} against {o[0]!r} at id {t[1]}" for t, o in pairs if t != o), "one goes on longer")
+    return f"{len(theirs[part])} against {len(ours[part])} entries, first difference: {first}"
+
+
+def check_tokenizers(teacher: Teacher, tokenizer: PreTrainedTokenizerBase, accepted: bool) -> None:
+    """Refuse a teacher whose tokenizer would have made other ids of the student's texts.
+
+    Raises:
+        ValueError: If the fingerprints differ and ``accepted`` is False.
+    """
+    for source in teacher.sources:
+        if not isinstance(source, str):
+            continue  # a module comes without a tokenizer: nothing to compare
+        try:
+            teachers_own = load_tokenizer(source, "teacher tokenizer")
+        except OSError as error:
+            rank_zero_warn(f"tokenizers not compared: {error}")
+            continue
+        if accepted or tokenizer_fingerprint(teachers_own) == tokenizer_fingerprint(tokenizer):
+            continue
+        raise ValueError(
+            f"teacher {source!r} and student {tokenizer.name_or_path!r} have different tokenizers "
+            f"({_first_difference(teachers_own, tokenizer)}), so the teacher would read other words than were "
+            "written; choose a student with the teacher's vocabulary, or accept it with "
+            "--model.accept+=tokenizer_mismatch"
+        )
+
+
+def check_losses_have_teacher(losses: Mapping[str, DistillationLoss], teacher: Teacher | None) -> None:
+    """Refuse a loss that reads a teacher where there is none.
+
+    Raises:
+        ValueError: Names the loss.
+    """
+    needy = [name for name, loss in losses.items() if loss.needs_teacher]
+    if needy and teacher is None:
+        raise ValueError(
+            f"losses.{needy[0]}: needs a teacher and there is none (a module given as teacher is not saved in "
+            "checkpoints); set model.teacher, or remove this loss to fine-tune plainly"
+        )
+    if teacher is not None and not needy:
+        rank_zero_warn("a teacher is given but no loss reads it, so it is not loaded; remove it or add a loss")
+
+
+@torch.no_grad()
+def evaluate_teacher(
+    teacher: Teacher, task: Task, batches: Iterable[Batch], metrics: MetricCollection
+) -> tuple[dict[str, float], Tensor]:
+    """Score the teacher on labelled batches that are on its device already.
+
+    Returns:
+        Its metrics by name, and how often each class occurred, (C,); both over all processes.
+    """
+    label_counts: Tensor | None = None
+    for batch in batches:
+        outputs = teacher(batch)
+        task.update(metrics, outputs)
+        for head in outputs.heads.values():
+            assert head.labels is not None
+            counts = torch.bincount(head.labels, minlength=head.logits.shape[-1])
+            label_counts = counts if label_counts is None else label_counts + counts
+    if label_counts is None:
+        raise ValueError("the validation split has no batch, so the teacher cannot be checked; give it rows")
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(label_counts)
+    return {name: float(score) for name, score in metrics.compute().items()}, label_counts
+
+
+def check_teacher(name: str, task: Task, score: float, label_counts: Tensor, accepted: bool) -> None:
+    """Refuse a teacher that may be guessing.
+
+    Raises:
+        ValueError: If its score on the validation split is at chance or worse and ``accepted`` is False.
+    """
+    chance = task.chance(label_counts)
+    rank_zero_info(f"Teacher {name}: validation {task.monitor} {score:.4f}")
+    if score > chance or accepted:
+        return
+    raise ValueError(
+        f"teacher {name!r} has validation {task.monitor} {score:.4f}, no better than guessing (up to {chance:.4f}): "
+        "its head is untrained or its labels are in another order; fine-tune it first, or accept it with "
+        "--model.accept+=weak_teacher"
+    )
+
+
+def score_teacher(
+    trainer: Trainer, teacher: Teacher, task: Task, metrics: MetricCollection, to_device: Callable[[Batch], Batch]
+) -> tuple[dict[str, float], Tensor]:
+    """Score the teacher on the trainer's validation split, behind a progress bar, and log ``val/teacher_<metric>``.
+
+    Args:
+        trainer: In ``fit``, its validation loader set up.
+        teacher: On the trainer's device.
+        task: Its heads.
+        metrics: Fresh metrics on that device.
+        to_device: Brings a batch there, its labels in the student's order.
+
+    Returns:
+        As ``evaluate_teacher``.
+    """
+    total = int(sum(trainer.num_val_batches))
+    show = trainer.progress_bar_callback is not None and trainer.is_global_zero
+    batches = tqdm(
+        map(to_device, islice(trainer.val_dataloaders or [], total)),
+        desc="Teacher on validation",
+        total=total,
+        leave=False,
+        disable=not show,
+    )
+    with trainer.precision_plugin.forward_context():
+        scores, label_counts = evaluate_teacher(teacher, task, batches, metrics)
+    for logger in trainer.loggers:
+        logger.log_metrics({f"val/teacher_{name}": score for name, score in scores.items()}, step=0)
+    return scores, label_counts

@@ -1,0 +1,94 @@
+"""One label per text or pair of texts."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric, MetricCollection
+from torchmetrics.classification import BinaryRecall, MulticlassAccuracy, MulticlassF1Score
+
+from lightning_kd.outputs import Batch, Head, Outputs
+from lightning_kd.tasks.base import Task
+
+
+class OutOfScopeRecall(BinaryRecall):
+    """Share of the out-of-scope rows that were recognised as such, in [0, 1].
+
+    Larson et al. 2019, An Evaluation Dataset for Intent Classification and Out-of-Scope Prediction, section 4.1.
+
+    Args:
+        oos_index: Index of the out-of-scope class.
+    """
+
+    def __init__(self, oos_index: int) -> None:
+        super().__init__()
+        self.oos_index = oos_index
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        """Count predicted and true class indices, both (N,)."""
+        super().update((preds == self.oos_index).int(), (target == self.oos_index).int())
+
+
+class SequenceClassification(Task):
+    """Classification of whole texts: one head of logits (N, number of labels).
+
+    Scored by ``accuracy`` and ``f1_macro``; label sets with an out-of-scope class also by ``in_scope_accuracy``
+    (rows of that class left out) and ``oos_recall``. All in [0, 1].
+
+    Args:
+        oos_label: Name of the out-of-scope class, where the label set has one.
+    """
+
+    auto_class = "AutoModelForSequenceClassification"
+    pipeline = "text-classification"
+    monitor = "accuracy"
+
+    def __init__(self, oos_label: str = "oos") -> None:
+        self.oos_label = oos_label
+
+    def outputs(self, network_output: Any, batch: Batch) -> Outputs:
+        """One head, ``label``; rows with ``row_id`` -1 only pad an evaluation batch and are left out."""
+        logits = getattr(network_output, "logits", network_output)
+        labels = batch.get("labels")
+        if "row_id" in batch:
+            keep = batch["row_id"] >= 0
+            logits, labels = logits[keep], None if labels is None else labels[keep]
+        return Outputs({"label": Head(logits, labels)})
+
+    def metrics(self, label_names: list[str]) -> MetricCollection:
+        """Accuracy and macro-F1, and the out-of-scope metrics where ``oos_label`` is a label."""
+        classes = max(len(label_names), 2)
+        metrics: dict[str, Metric | MetricCollection] = {
+            "accuracy": MulticlassAccuracy(classes, average="micro"),
+            "f1_macro": MulticlassF1Score(classes, average="macro"),
+        }
+        if self.oos_label in label_names:
+            oos = label_names.index(self.oos_label)
+            metrics["in_scope_accuracy"] = MulticlassAccuracy(classes, average="micro", ignore_index=oos)
+            metrics["oos_recall"] = OutOfScopeRecall(oos)
+        return MetricCollection(metrics)
+
+    def update(self, metrics: MetricCollection, outputs: Outputs) -> None:
+        """Count the most likely classes."""
+        head = outputs.heads["label"]
+        metrics.update(head.logits.argmax(dim=-1), head.labels)
+
+    def chance(self, label_counts: Tensor) -> float:
+        """What always answering the most frequent class could reach: its share plus two standard errors.
+
+        At most half-way from that share to 1, so that few rows can still show a good teacher.
+        """
+        rows = int(label_counts.sum())
+        majority = float(label_counts.max()) / rows
+        if majority == 1:
+            return 0.0  # one class only: nothing can be told
+        return min(majority + 2 * math.sqrt(majority * (1 - majority) / rows), (1 + majority) / 2)
+
+    def predictions(self, outputs: Outputs, label_names: list[str]) -> list[dict[str, Any]]:
+        """The most likely label and its probability, in [0, 1]."""
+        probability, index = outputs.heads["label"].logits.float().softmax(dim=-1).max(dim=-1)
+        return [
+            {"label": label_names[i], "probability": round(p, 6)}
+            for i, p in zip(index.tolist(), probability.tolist(), strict=True)
+        ]

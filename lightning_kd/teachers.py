@@ -1,0 +1,105 @@
+"""The teacher: frozen networks that stand outside the module tree."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor, nn
+
+from lightning_kd import models
+from lightning_kd.labels import align, label_names_of
+from lightning_kd.outputs import Batch, Head, Outputs
+from lightning_kd.tasks.base import Task
+
+
+class Teacher:
+    """One frozen network, or several whose logits are averaged.
+
+    Averaging logits is the geometric mean of the distributions (Hinton et al. 2015, section 2). The class is no
+    ``nn.Module``: so Lightning neither saves nor trains nor averages nor replicates the teacher. Networks are loaded
+    on first use, are always in eval mode and never require a gradient.
+
+    Args:
+        source: Hub id or folder, module, or a list of these (an ensemble).
+        task: The task whose heads the networks have.
+
+    Raises:
+        ValueError: If the list is empty.
+    """
+
+    def __init__(self, source: str | nn.Module | list[str] | list[nn.Module], task: Task) -> None:
+        self.sources: list[str | nn.Module] = list(source) if isinstance(source, list) else [source]
+        if not self.sources:
+            raise ValueError("teacher: the list is empty; name at least one network, or null for none")
+        self.task = task
+        self._networks: list[nn.Module] | None = None
+        self._columns: list[Tensor | None] = [None] * len(self.sources)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Teacher":
+        # callbacks such as weight averaging copy the whole module; the teacher is shared, not copied
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        # a spawned process loads its own copy
+        return {**self.__dict__, "_networks": None}
+
+    @property
+    def names(self) -> list[str]:
+        """How each network is called in messages and model cards."""
+        return [source if isinstance(source, str) else type(source).__name__ for source in self.sources]
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        """The networks, loaded on first use."""
+        if self._networks is None:
+            self._networks = [
+                models.load_network(source, self.task.auto_class, "teacher") if isinstance(source, str) else source
+                for source in self.sources
+            ]
+            for network in self._networks:
+                network.requires_grad_(False)
+                network.eval()
+        return self._networks
+
+    def label_names(self, index: int = 0) -> list[str] | None:
+        """The label names of one network; None where it has only placeholders. Does not load weights."""
+        source = self.sources[index]
+        config = models.load_config(source, "teacher") if isinstance(source, str) else source
+        return label_names_of(models.id_labels(config))
+
+    def align(self, label_names: list[str], accept_mismatch: bool) -> None:
+        """Reorder the logits of each network from its own label order to ``label_names``.
+
+        A network with placeholders for names is taken to be in that order already.
+
+        Raises:
+            ValueError: If a network's label set is another one and ``accept_mismatch`` is False, or if the numbers
+                of labels differ.
+        """
+        for index, name in enumerate(self.names):
+            own = self.label_names(index)
+            if own is not None:
+                who, remedy = f"student and teacher {name!r}", "train a teacher on these labels"
+                self._columns[index] = align(label_names, own, who, remedy, accept_mismatch)
+            else:
+                rank_zero_warn(f"teacher {name!r} does not name its labels; they are taken to be in the student's order")
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Move the networks to a device, in the student's precision."""
+        for network in self.networks:
+            network.to(device, dtype)
+        self._columns = [None if columns is None else columns.to(device) for columns in self._columns]
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch) -> Outputs:
+        """What the teacher returns for a batch: the mean over its networks, in the student's label order."""
+        outputs = [self.task.outputs(models.forward(network, batch), batch) for network in self.networks]
+        heads = {}
+        for name, head in outputs[0].heads.items():
+            logits = [
+                output.heads[name].logits if columns is None else output.heads[name].logits[:, columns]
+                for output, columns in zip(outputs, self._columns, strict=True)
+            ]
+            mean = logits[0] if len(logits) == 1 else torch.stack(logits).float().mean(dim=0)
+            heads[name] = Head(mean, head.labels, head.mask)
+        return Outputs(heads)
