@@ -1,16 +1,17 @@
 """The command line."""
 
+import logging
 import warnings
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningDataModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, ModelSummary
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from transformers.utils.logging import disable_progress_bar
 
-import lightning_kd
 from lightning_kd import data, losses, tasks  # noqa: F401  their classes can be named without a module path
-from lightning_kd.callbacks import LastCheckpoint, LayerInitialization, PredictionWriter, RunSummary, StudentExport
+from lightning_kd.callbacks import LastCheckpoint, PredictionWriter, RunSummary, StudentExport
 from lightning_kd.module import DistillationModule
 from lightning_kd.run_folders import new_run_folder, resume_arguments, run_logger
 
@@ -65,8 +66,6 @@ class DistillationCLI(LightningCLI):
                 monitor=f"val/{task.monitor}", mode=task.monitor_mode, filename="best", enable_version_counter=False
             )
             callbacks.append(best)
-        if settings["enable_model_summary"] is not False:
-            callbacks.append(ModelSummary(max_depth=1))
         callbacks.append(RunSummary())
         if settings["logger"] in (None, True) and not settings["fast_dev_run"]:
             root = Path(settings["default_root_dir"] or ".")
@@ -74,10 +73,26 @@ class DistillationCLI(LightningCLI):
         return super().instantiate_trainer(callbacks=callbacks, **kwargs)
 
 
+def _quiet() -> None:
+    """Silence what says nothing to the user: advertisements, and notes about what is meant to be so."""
+    for message in (
+        ".*does not have many workers.*",  # batches are cheap to make
+        ".*args parameter is intended to run from within Python.*",  # they are the command line's own, see --resume
+        ".*is not supported by the model summary.*",
+        ".*treespec, LeafSpec.*",  # Lightning's own use of PyTorch
+        ".*is smaller than the logging interval.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)
+    noise = ("💡 Tip", "Loading `train_dataloader` to estimate")
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+        lambda record: not record.getMessage().startswith(noise)
+    )
+    disable_progress_bar()  # transformers' bars for loading and saving a file or two
+
+
 def run(args: list[str]) -> None:
     """Run a command line without the program's name."""
-    # the batches are cheap to make, so that no workers are a fine default
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    _quiet()
     folder = None
     if "--resume" in args:
         at = args.index("--resume")

@@ -29,7 +29,8 @@ def load_config(source: str, what: str) -> PretrainedConfig:
         OSError: If there is none; the message names ``what`` and the remedy.
     """
     try:
-        return AutoConfig.from_pretrained(source)
+        config: PretrainedConfig = AutoConfig.from_pretrained(source)
+        return config
     except (OSError, ValueError) as error:
         raise _explained(OSError(error), what, source) from error
 
@@ -41,7 +42,8 @@ def load_tokenizer(source: str, what: str = "tokenizer") -> PreTrainedTokenizerB
         OSError: If there is none; the message names ``what`` and the remedy.
     """
     try:
-        return AutoTokenizer.from_pretrained(source)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source)
+        return tokenizer
     except (OSError, ValueError) as error:
         raise _explained(OSError(error), what, source) from error
 
@@ -65,9 +67,10 @@ def load_network(source: str, auto_class: str, what: str, label_names: list[str]
     if label_names is not None:
         name_labels(config, label_names)
     try:
-        return getattr(transformers, auto_class).from_pretrained(
+        network: PreTrainedModel = getattr(transformers, auto_class).from_pretrained(
             source, config=config, dtype="float32", ignore_mismatched_sizes=label_names is not None
         )
+        return network
     except (OSError, ValueError) as error:
         raise _explained(OSError(error), what, source) from error
 
@@ -82,7 +85,7 @@ def student_config(student: Mapping[str, Any]) -> PretrainedConfig:
     Raises:
         ValueError: If the mapping has neither form, or a field that the configuration does not know.
     """
-    if set(student) == {"config"}:
+    if is_saved_config(student):
         fields = dict(student["config"])
         return AutoConfig.for_model(fields.pop("model_type"), **fields)
     if "base" not in student:
@@ -106,12 +109,15 @@ def source_config(source: str | Mapping[str, Any] | nn.Module) -> PretrainedConf
         return load_config(source, "student")
     if isinstance(source, nn.Module):
         return getattr(source, "config", None)
-    return student_config(source) if set(source) == {"config"} else None
+    return student_config(source) if is_saved_config(source) else None
 
 
-def build_student(
-    student: str | Mapping[str, Any], auto_class: str, label_names: list[str] | None
-) -> PreTrainedModel:
+def is_saved_config(source: Any) -> bool:
+    """Whether a student is given as a whole configuration, the form in which checkpoints save it."""
+    return isinstance(source, Mapping) and set(source) == {"config"}
+
+
+def build_student(student: str | Mapping[str, Any], auto_class: str, label_names: list[str] | None) -> PreTrainedModel:
     """Build the student from its hub id or folder (pretrained weights) or its mapping (fresh weights).
 
     See ``load_network`` and ``student_config`` for the arguments and errors.
@@ -121,7 +127,8 @@ def build_student(
     config = student_config(student)
     if label_names is not None:
         name_labels(config, label_names)
-    return getattr(transformers, auto_class).from_config(config)
+    network: PreTrainedModel = getattr(transformers, auto_class).from_config(config)
+    return network
 
 
 def name_labels(config: PretrainedConfig, label_names: list[str]) -> None:

@@ -1,14 +1,17 @@
 """Parameter groups and learning rate schedules."""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from torch import nn
-from torch.optim import Optimizer
+from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import get_scheduler
 
 OptimizerFactory = Callable[[Iterable[Any]], Optimizer]
+
+DEFAULT_OPTIMIZER: OptimizerFactory = partial(AdamW, lr=5e-5)
 
 SCHEDULES = (
     "linear",
@@ -28,7 +31,7 @@ def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
     Biases and the weights of norms are the parameters with less than two dimensions.
     """
     trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": [parameter for parameter in trainable if parameter.ndim >= 2]},
         {"params": [parameter for parameter in trainable if parameter.ndim < 2], "weight_decay": 0.0},
     ]
@@ -64,4 +67,5 @@ def build_schedule(name: str, optimizer: Optimizer, warmup_ratio: float, total_s
             f"lr_scheduler: {name!r} needs the number of steps, and the run has no end; set trainer.max_epochs or "
             "trainer.max_steps, or lr_scheduler to null"
         )
-    return get_scheduler(name, optimizer, round(warmup_ratio * total_steps), int(total_steps))
+    schedule: LRScheduler = get_scheduler(name, optimizer, round(warmup_ratio * total_steps), int(total_steps))
+    return schedule

@@ -15,7 +15,7 @@ def new_run_folder(parent: Path) -> Path:
     ``mkdir`` is atomic, so two runs that start together get two folders. Only the first process of a run creates it.
     """
     root = parent / ROOT
-    if rank_zero_only.rank:
+    if getattr(rank_zero_only, "rank", 0):
         return root
     root.mkdir(parents=True, exist_ok=True)
     for number in count():

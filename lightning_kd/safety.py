@@ -9,12 +9,11 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import MetricCollection
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from lightning_kd.losses.base import DistillationLoss
 from lightning_kd.models import load_tokenizer
 from lightning_kd.outputs import Batch
 from lightning_kd.tasks.base import Task
@@ -85,7 +84,7 @@ def check_tokenizers(teacher: Teacher, tokenizer: PreTrainedTokenizerBase, accep
         )
 
 
-def check_losses_have_teacher(losses: Mapping[str, DistillationLoss], teacher: Teacher | None) -> None:
+def check_losses_have_teacher(losses: nn.ModuleDict, teacher: Teacher | None) -> None:
     """Refuse a loss that reads a teacher where there is none.
 
     Raises:
@@ -171,3 +170,12 @@ def score_teacher(
     for logger in trainer.loggers:
         logger.log_metrics({f"val/teacher_{name}": score for name, score in scores.items()}, step=0)
     return scores, label_counts
+
+
+def not_finite(terms: Mapping[str, Tensor], when: str, rows: object) -> FloatingPointError:
+    """The error for a loss that is NaN or infinite; names the first such term and the batch's rows."""
+    name, value = next(((n, t.item()) for n, t in terms.items() if not torch.isfinite(t)), ("loss", float("inf")))
+    return FloatingPointError(
+        f"train/{name} is {value} in {when}, for the rows {rows}; lower the learning rate, clip gradients "
+        "(trainer.gradient_clip_val) or look at these rows"
+    )

@@ -82,7 +82,9 @@ class Teacher:
                 who, remedy = f"student and teacher {name!r}", "train a teacher on these labels"
                 self._columns[index] = align(label_names, own, who, remedy, accept_mismatch)
             else:
-                rank_zero_warn(f"teacher {name!r} does not name its labels; they are taken to be in the student's order")
+                rank_zero_warn(
+                    f"teacher {name!r} does not name its labels; they are taken to be in the student's order"
+                )
 
     def to(self, device: torch.device, dtype: torch.dtype) -> None:
         """Move the networks to a device, in the student's precision."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor, nn
+from torch import nn
 
 from lightning_kd import models
 from lightning_kd.labels import label_names_of
@@ -44,25 +44,26 @@ def copy_layers(source: nn.Module, student: nn.Module, layers: Sequence[int] | N
                 f"LayerInitialization: {field} is {theirs!r} in the source and {ours!r} in the student; make the "
                 "student from the source's configuration: {base: <source>, num_hidden_layers: ...}"
             )
-    stacks = models.encoder_layers(source), models.encoder_layers(student)
-    if stacks[0] is None or stacks[1] is None:
+    source_stack, student_stack = models.encoder_layers(source), models.encoder_layers(student)
+    if source_stack is None or student_stack is None:
         raise ValueError(
             f"LayerInitialization: {type(student).__name__} has no list of layers to copy (ALBERT's, for one, share "
             "their weights); remove the callback"
         )
-    (source_prefix, source_layers), (student_prefix, student_layers) = stacks
+    (source_prefix, source_layers), (student_prefix, student_layers) = source_stack, student_stack
     depth = len(source_layers)
     chosen = evenly_spaced(len(student_layers), depth) if layers is None else list(layers)
     if len(chosen) != len(student_layers):
-        raise ValueError(f"LayerInitialization.layers: {len(chosen)} given, the student has {len(student_layers)} layers")
+        raise ValueError(
+            f"LayerInitialization.layers: {len(chosen)} given, the student has {len(student_layers)} layers"
+        )
     for index in chosen:
         if not -depth <= index < depth:
-            raise ValueError(f"LayerInitialization.layers: {index} is out of range, the source has layers 0 to {depth - 1}")
+            raise ValueError(
+                f"LayerInitialization.layers: {index} is out of range, the source has layers 0 to {depth - 1}"
+            )
 
-    weights: dict[str, Tensor] = {}
-    for name, tensor in source.state_dict().items():
-        if not name.startswith(f"{source_prefix}."):
-            weights[name] = tensor
+    weights = {n: tensor for n, tensor in source.state_dict().items() if not n.startswith(f"{source_prefix}.")}
     for number, index in enumerate(chosen):
         for name, tensor in source_layers[index].state_dict().items():
             weights[f"{student_prefix}.{number}.{name}"] = tensor
@@ -102,7 +103,9 @@ class LayerInitialization(Callback):
             raise ValueError(f"LayerInitialization: works on a DistillationModule, got {type(pl_module).__name__}")
         student = pl_module.build_student()
         if self.source is not None:
-            source: nn.Module = models.load_network(self.source, pl_module.task.auto_class, "LayerInitialization.source")
+            source: nn.Module = models.load_network(
+                self.source, pl_module.task.auto_class, "LayerInitialization.source"
+            )
         elif pl_module.teacher is not None:
             source = pl_module.teacher.networks[0]
         else:

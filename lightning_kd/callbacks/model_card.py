@@ -2,7 +2,7 @@
 
 from typing import Any
 
-import yaml
+from huggingface_hub import ModelCardData
 from lightning.pytorch import Trainer
 
 from lightning_kd.models import parameter_count
@@ -47,10 +47,10 @@ def model_card(trainer: Trainer, pl_module: DistillationModule, scores: dict[str
     settings = ", ".join(f"{k} {v}" for k, v in optimizer.get("init_args", {}).items())
     optimizer_name = str(optimizer.get("class_path", next(iter(optimizer.values())))).rpartition(".")[2]
     tags = [MARK, "knowledge-distillation"] if teachers else [MARK]
-    header = yaml.safe_dump({"library_name": "transformers", "pipeline_tag": pl_module.task.pipeline, "tags": tags})
+    header = ModelCardData(library_name="transformers", pipeline_tag=pl_module.task.pipeline, tags=tags).to_yaml()
     assert pl_module.student is not None
     lines = [
-        f"---\n{header}---",
+        f"---\n{header}\n---",
         "",
         f"# {made}",
         "",

@@ -32,12 +32,10 @@ def summary_table(pl_module: DistillationModule, scores: dict[str, float]) -> Ta
         else:
             table.add_row(name, *([""] if teachers else []), f"{score:.4f}")
     table.add_section()
-    for name, count, suffix in (
-        ("parameters", lambda n: f"{n:,}", ""),
-        ("size, float32", lambda n: f"{4 * n / MEGABYTE:,.1f} MB", ""),
-    ):
-        cells = [count(teacher_parameters), count(student_parameters), f"{student_parameters / teacher_parameters:.1%}"] if teachers else [count(student_parameters)]
-        table.add_row(name, *cells)
+    share = [f"{student_parameters / teacher_parameters:.1%}"] if teachers else []
+    counts = [teacher_parameters, student_parameters] if teachers else [student_parameters]
+    table.add_row("parameters", *(f"{count:,}" for count in counts), *share)
+    table.add_row("size, float32", *(f"{4 * count / MEGABYTE:,.1f} MB" for count in counts), *share)
     return table
 
 

@@ -48,7 +48,9 @@ class CLINC150DataModule(TextClassificationDataModule):
             raise ValueError(f"data.path: {str(path)!r} has no {file.name}, the original release of CLINC150")
         content = read_json(file)
         if not isinstance(content, dict) or not SPLITS.keys() <= content.keys():
-            raise ValueError(f"data.path: {str(file)!r} is not in CLINC150's layout (keys {', '.join(SPLITS)}, oos_...)")
+            raise ValueError(
+                f"data.path: {str(file)!r} is not in CLINC150's layout (keys {', '.join(SPLITS)}, oos_...)"
+            )
         columns: dict[str, Columns] = {}
         for key, split in SPLITS.items():
             rows = [*content[key], *content.get(f"oos_{key}", [])]

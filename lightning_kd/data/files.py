@@ -72,7 +72,7 @@ def _read_json_rows(path: Path) -> Columns:
         rows = [parse_json(line, path, n) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):
-            raise ValueError(f"{path}, row {number}: expected an object such as {{\"text\": ...}}, got {row!r:.60}")
+            raise ValueError(f'{path}, row {number}: expected an object such as {{"text": ...}}, got {row!r:.60}')
     return _rows_to_columns(rows, path)
 
 
@@ -80,9 +80,7 @@ def _read_separated(path: Path) -> Columns:
     # in tab-separated files, GLUE's among them, a quotation mark is a character like any other
     tabs = path.suffix == ".tsv"
     lines = read_text(path).splitlines(keepends=True)
-    reader = csv.reader(
-        lines, delimiter="\t" if tabs else ",", quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL
-    )
+    reader = csv.reader(lines, delimiter="\t" if tabs else ",", quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL)
     names = next(reader, [])
     columns: Columns = {name: [] for name in names}
     for row in reader:
@@ -90,7 +88,8 @@ def _read_separated(path: Path) -> Columns:
             continue
         if len(row) != len(names):
             raise ValueError(
-                f"{path}, line {reader.line_num}: {len(row)} fields where the header has {len(names)} ({', '.join(names)})"
+                f"{path}, line {reader.line_num}: {len(row)} fields where the header has {len(names)} "
+                f"({', '.join(names)})"
             )
         for name, value in zip(names, row, strict=True):
             columns[name].append(value)

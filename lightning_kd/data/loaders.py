@@ -49,7 +49,8 @@ class ResumableDataLoader(DataLoader[Any]):
     def __iter__(self) -> Any:
         """Begin the trainer's epoch: with workers the first batches are fetched before Lightning sets the epoch."""
         if self._trainer is not None:
-            self._order.set_epoch(self._trainer.fit_loop.epoch_progress.current.processed)
+            progress: Any = self._trainer.fit_loop.epoch_progress.current
+            self._order.set_epoch(progress.processed)
         return super().__iter__()
 
     def state_dict(self) -> dict[str, int]:

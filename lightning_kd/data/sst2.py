@@ -1,6 +1,6 @@
 """SST-2, the sentiment of film review phrases."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from transformers import PreTrainedTokenizerBase
 
@@ -20,7 +20,7 @@ class SST2DataModule(TextClassificationDataModule):
         kwargs: ``batch_size``, ``eval_batch_size``, ``max_length``, ``num_workers``: see ``TextDataModule``.
     """
 
-    canonical_label_names = ["negative", "positive"]
+    canonical_label_names: ClassVar[list[str] | None] = ["negative", "positive"]
 
     def __init__(
         self,

@@ -158,7 +158,9 @@ class TextClassificationDataModule(TextDataModule):
 
     def encode(self, rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
         """Token ids, cut to ``max_length``, and ``labels`` where there are some."""
-        encoded = dict(self.tokenizer(*(rows[c] for c in TEXTS if c in rows), truncation=True, max_length=self.max_length))
+        encoded = dict(
+            self.tokenizer(*(rows[c] for c in TEXTS if c in rows), truncation=True, max_length=self.max_length)
+        )
         if "label" in rows:
             encoded["labels"] = rows["label"]
         return encoded

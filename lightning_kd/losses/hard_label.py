@@ -16,9 +16,7 @@ IGNORED = -100
 """Label of a row that does not count, as in PyTorch and transformers."""
 
 
-def hard_label_loss(
-    logits: Tensor, labels: Tensor, label_smoothing: float = 0.0, mask: Tensor | None = None
-) -> Tensor:
+def hard_label_loss(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0, mask: Tensor | None = None) -> Tensor:
     r"""Cross-entropy with label smoothing, mean over the rows that have a label.
 
     .. math:: (1 - \varepsilon)\,(-\log p_y) + \varepsilon \cdot \frac{1}{K} \sum_{c \in kept} -\log p_c

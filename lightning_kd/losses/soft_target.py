@@ -96,9 +96,7 @@ class SoftTargetLoss(DistillationLoss):
                 "1 keeps the teacher's probabilities, 2 to 20 soften them"
             )
         if not 0 <= beta <= 1:
-            raise ValueError(
-                f"SoftTargetLoss: beta must be in [0, 1], got {beta}; 0 is forward KL, 1 is reverse KL"
-            )
+            raise ValueError(f"SoftTargetLoss: beta must be in [0, 1], got {beta}; 0 is forward KL, 1 is reverse KL")
         self.temperature = temperature
         self.beta = beta
 

@@ -1,0 +1,162 @@
+"""The half of a run that needs no teacher: a student that is built, scored, and used for predictions."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torchmetrics import MetricCollection
+
+from lightning_kd import labels, models
+from lightning_kd.outputs import Batch, Outputs
+from lightning_kd.plain import not_saved, refuse_not_saved
+from lightning_kd.tasks.base import Task
+
+
+class StudentModule(LightningModule):
+    """A network with the heads of a task: validates, tests and predicts, and is rebuilt from its checkpoint.
+
+    The base of ``DistillationModule``, which adds what training needs.
+
+    Args:
+        task: What is predicted and how it is scored.
+        student: Hub id or folder; or a mapping (see ``models.student_config``); or a module.
+        label_names: Names of the classes in index order, where the data do not say them.
+        accept_label_mismatch: Take label sets of the same size to be the same, whatever their names.
+
+    Raises:
+        ValueError: If the student was given as a module and is missing after a checkpoint was loaded.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        student: str | dict[str, Any] | nn.Module,
+        label_names: list[str] | None,
+        accept_label_mismatch: bool,
+    ) -> None:
+        super().__init__()
+        refuse_not_saved(student, "student")
+        self.task = task
+        self.student: nn.Module | None = student if isinstance(student, nn.Module) else None
+        self.label_names = label_names
+        self._student_source = student
+        self._accept_label_mismatch = accept_label_mismatch
+        self._label_index: Tensor | None = None
+        self.save_hyperparameters(
+            {
+                "student": not_saved(student) if isinstance(student, nn.Module) else student,
+                "label_names": label_names,
+            }
+        )
+
+    def teacher_label_names(self) -> list[str] | None:
+        """The labels a teacher knows; None without a teacher or names."""
+        return None
+
+    def build_student(self) -> nn.Module:
+        """Build the student if it is not built yet, and settle the order of its labels.
+
+        Called in ``setup`` and when a checkpoint is loaded; a callback that needs the student earlier may call it too.
+
+        Raises:
+            OSError: If the student or the teacher's configuration cannot be loaded.
+            ValueError: If student and teacher, or student and data, know different labels.
+        """
+        if self.student is None or not hasattr(self, "val_metrics"):
+            source = self._student_source
+            names = None  # a configuration from a checkpoint has settled its labels; neither teacher nor hub is asked
+            if not models.is_saved_config(source):
+                own = labels.label_names_of(models.id_labels(models.source_config(source)))
+                names = labels.choose_label_names(
+                    own, self.teacher_label_names(), self._data_label_names(), self._accept_label_mismatch
+                )
+                if isinstance(source, nn.Module) and own and names and len(own) != len(names):
+                    raise ValueError(f"student: the module has a head of {len(own)} labels, {len(names)} are needed")
+            if self.student is None:
+                assert not isinstance(source, nn.Module)
+                self.student = models.build_student(source, self.task.auto_class, names)
+                self.hparams["student"] = {"config": models.plain_config(self.student)}
+            self.label_names = names or list((models.id_labels(self.student) or {}).values())
+            self.hparams["label_names"] = self.label_names
+            self.val_metrics = self.task.metrics(self.label_names)
+            self.test_metrics = self.task.metrics(self.label_names)
+        return self.student
+
+    def configure_model(self) -> None:
+        """Build the student; also called by ``load_from_checkpoint``, where there is no trainer."""
+        self.build_student()
+
+    def _data_label_names(self) -> list[str] | None:
+        datamodule = self._trainer.datamodule if self._trainer else None  # type: ignore[attr-defined]
+        return getattr(datamodule, "label_names", None) or self.label_names
+
+    def setup(self, stage: str) -> None:
+        """Build the student and check that the data name the labels it knows.
+
+        Raises:
+            ValueError: If they do not, and that was not accepted.
+        """
+        self.build_student()
+        if data_names := self._data_label_names():
+            remedy = "use the data this student was made for"
+            self._label_index = labels.align(
+                data_names,
+                self.label_names or [],
+                "data and student",
+                remedy,
+                self._accept_label_mismatch,
+                subset=True,
+            )
+
+    def forward(self, batch: Batch) -> Outputs:
+        """What the student returns for a batch."""
+        assert self.student is not None
+        return self.task.outputs(models.forward(self.student, batch), batch)
+
+    def in_student_order(self, batch: Batch) -> Batch:
+        """The batch with its labels, which are in the data's order, in the student's."""
+        if self._label_index is None or "labels" not in batch:
+            return batch
+        index, own = self._label_index.to(batch["labels"].device), batch["labels"]
+        return {**batch, "labels": torch.where(own >= 0, index[own.clamp(min=0)], own)}
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Count a batch into the validation metrics."""
+        self.score(batch, self.val_metrics)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Count a batch into the test metrics."""
+        self.score(batch, self.test_metrics)
+
+    def score(self, batch: Batch, metrics: MetricCollection) -> Outputs:
+        """Run the student on a batch of labelled rows and count it into the metrics."""
+        outputs: Outputs = self(self.in_student_order(batch))
+        self.task.update(metrics, outputs)
+        return outputs
+
+    def on_validation_epoch_end(self) -> None:
+        """Log ``val/<metric>``."""
+        self._log_metrics("val", self.val_metrics)
+
+    def on_test_epoch_end(self) -> None:
+        """Log ``test/<metric>``."""
+        self._log_metrics("test", self.test_metrics)
+
+    def _log_metrics(self, split: str, metrics: MetricCollection) -> None:
+        for name, score in metrics.compute().items():
+            # torchmetrics has summed over the devices already; sync_dist only silences Lightning's reminder
+            self.log(f"{split}/{name}", score, prog_bar=name == self.task.monitor, sync_dist=True)
+        metrics.reset()
+
+    def validation_scores(self) -> dict[str, float]:
+        """``val/<metric>`` of the latest validation."""
+        names = [f"val/{name}" for name in self.val_metrics]
+        metrics = self.trainer.callback_metrics
+        return {name: float(metrics[name]) for name in names if name in metrics}
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
+        """The rows of a prediction file, each with its ``row_id``."""
+        rows = self.task.predictions(self(batch), self.label_names or [])
+        row_ids = [row_id for row_id in batch["row_id"].tolist() if row_id >= 0]
+        return [{"row_id": row_id, **row} for row_id, row in zip(row_ids, rows, strict=True)]

@@ -1,0 +1,76 @@
+"""Shared fixtures: a tiny tokenizer and data set, made-up networks, no network, a cache of its own."""
+
+import json
+import os
+from pathlib import Path
+
+# before transformers and datasets are imported: they read these once
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import datasets
+import pytest
+import torch
+from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
+
+QUICKSTART = Path(__file__).parent.parent / "lightning_kd" / "data" / "quickstart"
+TINY_BERT = QUICKSTART / "tiny-bert"
+LABELS = ["greet", "leave", "oos"]
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("datasets")
+    datasets.disable_progress_bars()
+
+
+@pytest.fixture
+def tokenizer():
+    return AutoTokenizer.from_pretrained(TINY_BERT)
+
+
+def tiny_bert(labels=LABELS, layers=2, seed=0, **config):
+    """A BERT classifier of 16 dimensions with seeded random weights."""
+    torch.manual_seed(seed)
+    sizes = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 64}
+    settings = {"vocab_size": 1200, "num_hidden_layers": layers, **sizes, **config}
+    names = {} if labels is None else {"id2label": dict(enumerate(labels)), "num_labels": len(labels)}
+    return BertForSequenceClassification(BertConfig(**settings, **names))
+
+
+def save_network(network, folder: Path, tokenizer=None) -> str:
+    network.save_pretrained(folder)
+    (tokenizer or AutoTokenizer.from_pretrained(TINY_BERT)).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def teacher_folder(tmp_path: Path) -> str:
+    return save_network(tiny_bert(layers=4, seed=1), tmp_path / "teacher")
+
+
+@pytest.fixture
+def student_folder(tmp_path: Path) -> str:
+    return save_network(tiny_bert(labels=None, seed=2), tmp_path / "student")
+
+
+def clinc_rows() -> dict:
+    """Rows in CLINC150's layout that a small network learns in a few steps."""
+    words = ["water", "desk", "paper", "plant", "leak", "room"]
+    greetings = [[f"hello {word} good morning to you", "greet"] for word in words]
+    farewells = [[f"goodbye {word} see you later then", "leave"] for word in words]
+    others = [[f"what is the {word} of france", "oos"] for word in words]
+    rows = {}
+    for split, times in (("train", 4), ("val", 2), ("test", 2)):
+        rows[split] = (greetings + farewells) * times
+        rows[f"oos_{split}"] = others * times
+    return rows
+
+
+@pytest.fixture
+def clinc_file(tmp_path: Path) -> Path:
+    file = tmp_path / "data_oos_plus.json"
+    file.write_text(json.dumps(clinc_rows()), encoding="utf-8")
+    return file

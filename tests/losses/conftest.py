@@ -1,0 +1,35 @@
+"""The invariants of every loss on logits run on each of these: (student, teacher, labels, mask) -> scalar."""
+
+from functools import partial
+
+import pytest
+
+from lightning_kd.losses import hard_label_loss, logit_mse_loss, soft_target_loss
+
+
+def hard(student, teacher, labels, mask=None, label_smoothing=0.0):
+    return hard_label_loss(student, labels, label_smoothing, mask)
+
+
+def soft(student, teacher, labels, mask=None, beta=0.0):
+    return soft_target_loss(student, teacher, 2.0, beta, mask)
+
+
+def mse(student, teacher, labels, mask=None):
+    return logit_mse_loss(student, teacher, mask)
+
+
+LOSSES = {
+    "hard": hard,
+    "hard, smoothed": partial(hard, label_smoothing=0.1),
+    "mse": mse,
+    "soft, forward": soft,
+    "soft, between": partial(soft, beta=0.1),
+    "soft, near an end": partial(soft, beta=1e-6),
+    "soft, reverse": partial(soft, beta=1.0),
+}
+
+
+@pytest.fixture(params=LOSSES.values(), ids=LOSSES)
+def loss(request):
+    return request.param

@@ -1,0 +1,61 @@
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lightning_kd.losses import LogitMSELoss, logit_mse_loss
+from lightning_kd.outputs import Head, Outputs
+
+
+def logits():
+    return torch.randn(2, 6, 5, generator=torch.Generator().manual_seed(0)).unbind()
+
+
+def test_agrees_with_numpy():
+    student, teacher = logits()
+    expected = np.square(np.float64(student) - np.float64(teacher)).mean()
+    assert logit_mse_loss(student, teacher).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_agrees_with_torch():
+    student, teacher = logits()
+    torch.testing.assert_close(logit_mse_loss(student, teacher), F.mse_loss(student, teacher))
+
+
+def test_two_classes_closed_form():
+    assert logit_mse_loss(torch.tensor([[1.0, 4.0]]), torch.tensor([[3.0, 1.0]])) == (2**2 + 3**2) / 2
+
+
+def test_gradient_closed_form():
+    student, teacher = logits()
+    student.requires_grad_()
+    logit_mse_loss(student, teacher).backward()
+    torch.testing.assert_close(student.grad, 2 * (student.detach() - teacher) / student.numel())
+
+
+def test_sees_a_constant_added_to_all_classes():
+    student, _ = logits()
+    torch.testing.assert_close(logit_mse_loss(student, student + 3), torch.tensor(9.0))
+
+
+def test_each_row_weighs_the_same_however_many_classes_count():
+    student, teacher = torch.tensor([[1.0, 1.0, 1.0, 1.0], [3.0, 0.0, 0.0, 0.0]]), torch.zeros(2, 4)
+    mask = torch.tensor([[True] * 4, [True, False, False, False]])
+    assert logit_mse_loss(student, teacher, mask) == (1 + 9) / 2
+
+
+def test_module_is_the_mean_over_heads():
+    student, teacher = logits()
+    mask = torch.arange(5) < torch.arange(6)[:, None]
+    actual = LogitMSELoss()(
+        Outputs({"start": Head(student, mask=mask), "end": Head(student.flip(0))}),
+        Outputs({"start": Head(teacher), "end": Head(teacher)}),
+    )
+    start, end = logit_mse_loss(student, teacher, mask), logit_mse_loss(student.flip(0), teacher)
+    torch.testing.assert_close(actual, (start + end) / 2)
+
+
+def test_logits_of_different_shape_are_refused():
+    # (2, 1) against (2, 4) would broadcast
+    with pytest.raises(ValueError, match=r"'label': student .*\(2, 1\).* teacher .*\(2, 4\)"):
+        LogitMSELoss()(Outputs({"label": Head(torch.zeros(2, 1))}), Outputs({"label": Head(torch.zeros(2, 4))}))

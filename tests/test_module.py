@@ -1,0 +1,324 @@
+import copy
+from functools import partial
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from torch import nn
+
+from lightning_kd import DistillationModule
+from lightning_kd.losses import HardLabelLoss, LogitMSELoss, SoftTargetLoss
+from tests.conftest import LABELS, save_network, tiny_bert
+from tests.runs import STUDENT, data, module, trainer
+
+
+class Spy(Callback):
+    """Looks at the module in the middle of training."""
+
+    def __init__(self):
+        self.student_modes, self.teacher_modes, self.logged, self.batches = [], [], [], []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.batches.append(batch)
+        self.student_modes.append(all(m.training for m in pl_module.student.modules()))
+        if pl_module.teacher is not None:
+            self.teacher_modes.append(any(m.training for n in pl_module.teacher.networks for m in n.modules()))
+        self.logged.append({k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("train/")})
+
+
+def weights(network):
+    return {name: tensor.clone() for name, tensor in network.state_dict().items()}
+
+
+def same(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_student_trains_in_train_mode_and_teacher_stays_in_eval_mode(tmp_path, clinc_file, teacher_folder):
+    spy = Spy()
+    pretrained = save_network(tiny_bert(labels=None), tmp_path / "s")
+    fitted = module(teacher_folder, student=pretrained)
+    trainer(tmp_path, callbacks=[spy], max_epochs=2).fit(fitted, data(clinc_file))
+    assert spy.student_modes
+    assert all(spy.student_modes)
+    assert not any(spy.teacher_modes)
+    fitted.train()
+    assert not any(m.training for m in fitted.teacher.networks[0].modules())
+
+
+def test_teacher_is_bit_identical_after_fit_frozen_and_in_no_checkpoint(tmp_path, clinc_file):
+    teacher = tiny_bert(layers=3, seed=5)
+    before = weights(teacher)
+    run = trainer(tmp_path)
+    fitted = module(teacher)
+    run.fit(fitted, data(clinc_file))
+    run.save_checkpoint(tmp_path / "x.ckpt")
+    assert same(before, weights(teacher))
+    assert not any(p.requires_grad for p in teacher.parameters())
+    assert all(p.grad is None for p in teacher.parameters())
+    checkpoint = torch.load(tmp_path / "x.ckpt", weights_only=True)
+    assert all(name.startswith("student.") for name in checkpoint["state_dict"])
+    assert len(list(fitted.parameters())) == len(list(fitted.student.parameters()))
+
+
+def test_parts_sum_to_the_total(tmp_path, clinc_file, teacher_folder):
+    spy = Spy()
+    losses = {"hard": HardLabelLoss(0.3), "soft": SoftTargetLoss(0.9, 4.0), "mse": LogitMSELoss(0.1)}
+    trainer(tmp_path, callbacks=[spy]).fit(module(teacher_folder, losses=losses), data(clinc_file))
+    assert spy.logged
+    for logged in spy.logged:
+        parts = sum(loss.weight * logged[f"train/{name}"] for name, loss in losses.items())
+        assert logged["train/loss"] == pytest.approx(parts, rel=1e-5)
+
+
+def test_a_step_is_the_textbook_step(tmp_path, clinc_file):
+    """One optimiser step by the module against the same step written out with plain PyTorch."""
+    teacher, student = (
+        tiny_bert(layers=3, seed=1),
+        tiny_bert(seed=2, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0),
+    )
+    reference = copy.deepcopy(student)
+    spy = Spy()
+    losses = {"hard": HardLabelLoss(0.25), "soft": SoftTargetLoss(0.75, 3.0)}
+    fitted = module(
+        teacher, student=student, losses=losses, optimizer=partial(torch.optim.SGD, lr=0.1), lr_scheduler=None
+    )
+    trainer(tmp_path, callbacks=[spy], max_steps=1).fit(fitted, data(clinc_file))
+    batch = {k: v for k, v in spy.batches[0].items() if k not in ("labels", "row_id")}
+    labels = torch.tensor([LABELS.index(fitted.label_names[i]) for i in spy.batches[0]["labels"]])
+    z_s, z_t = reference.train()(**batch).logits, teacher(**batch).logits.detach()
+    ce = nn.functional.cross_entropy(z_s, labels)
+    kl = nn.functional.kl_div((z_s / 3).log_softmax(-1), (z_t / 3).softmax(-1), reduction="batchmean")
+    (0.25 * ce + 0.75 * 9 * kl).backward()
+    for name, parameter in reference.named_parameters():
+        expected = parameter.detach() - 0.1 * parameter.grad
+        torch.testing.assert_close(dict(student.named_parameters())[name].detach(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_dropout_is_on(tmp_path, clinc_file):
+    results = []
+    for dropout in (0.0, 0.5):
+        fitted = module(student=tiny_bert(seed=2, hidden_dropout_prob=dropout))
+        trainer(tmp_path, max_steps=2).fit(fitted, data(clinc_file))
+        results.append(weights(fitted.student))
+    assert not same(*results)
+
+
+@pytest.mark.parametrize("losses", [None, {}])
+def test_no_losses(losses):
+    with pytest.raises(ValueError, match="losses: none given"):
+        module(losses=losses)
+
+
+def test_reserved_loss_name():
+    with pytest.raises(ValueError, match=r"losses\.loss"):
+        module(losses={"loss": HardLabelLoss()})
+
+
+def test_loss_that_needs_a_teacher_is_refused_at_fit_only(tmp_path, clinc_file):
+    lonely = module(losses={"soft": SoftTargetLoss()})
+    trainer(tmp_path).validate(lonely, data(clinc_file), verbose=False)
+    with pytest.raises(ValueError, match=r"losses\.soft: needs a teacher"):
+        trainer(tmp_path).fit(lonely, data(clinc_file))
+
+
+def test_teacher_that_no_loss_reads_is_not_loaded(tmp_path, clinc_file, teacher_folder):
+    idle = module(teacher_folder, losses={"hard": HardLabelLoss()})
+    with pytest.warns(UserWarning, match="no loss reads it"):
+        trainer(tmp_path).fit(idle, data(clinc_file))
+    assert idle.teacher._networks is None
+
+
+def test_teacher_and_student_must_be_two_networks():
+    network = tiny_bert()
+    with pytest.raises(ValueError, match="the very module given as student"):
+        module(network, student=network)
+
+
+def test_student_takes_the_labels_of_the_teacher_and_the_batches_follow(tmp_path, clinc_file):
+    """The teacher's order differs from the data's: both are aligned by name."""
+    order = ["oos", "Leave", "greet"]
+    teacher = save_network(tiny_bert(labels=order, seed=1), tmp_path / "t")
+    fitted = module(
+        teacher,
+        student={**STUDENT, "hidden_size": 32},
+        losses={"hard": HardLabelLoss(), "soft": SoftTargetLoss(0.0)},
+        optimizer=partial(torch.optim.AdamW, lr=1e-2),
+    )
+    run = trainer(tmp_path, max_epochs=30)
+    run.fit(fitted, data(clinc_file))
+    assert fitted.label_names == order
+    assert fitted.student.config.id2label == dict(enumerate(order))
+    scores = trainer(tmp_path).validate(fitted, data(clinc_file), verbose=False)[0]
+    assert scores["val/accuracy"] > 0.9
+
+
+def test_teacher_in_another_order_than_the_students_is_reordered(tmp_path, clinc_file):
+    order = ["oos", "leave", "greet"]
+    teacher = tiny_bert(labels=order, seed=1)
+    student = tiny_bert(labels=LABELS, seed=2)
+    fitted = module(teacher, student=student)
+    trainer(tmp_path, max_steps=1).fit(fitted, data(clinc_file))
+    assert fitted.label_names == LABELS
+    batch = next(iter(data_loader(clinc_file)))
+    plain = teacher(**{k: batch[k] for k in ("input_ids", "attention_mask", "token_type_ids")}).logits
+    torch.testing.assert_close(fitted.teacher(batch).heads["label"].logits, plain[:, [2, 1, 0]])
+
+
+def data_loader(path):
+    rows = data(path)
+    rows.setup("validate")
+    return rows.val_dataloader()
+
+
+def test_ensemble_averages_logits(clinc_file, tmp_path):
+    networks = [tiny_bert(seed=1), tiny_bert(seed=2, labels=["oos", "greet", "leave"])]
+    fitted = module([save_network(n, tmp_path / f"t{i}") for i, n in enumerate(networks)], student=tiny_bert(seed=3))
+    trainer(tmp_path, max_steps=1).fit(fitted, data(clinc_file))
+    batch = next(iter(data_loader(clinc_file)))
+    inputs = {k: batch[k] for k in ("input_ids", "attention_mask", "token_type_ids")}
+    logits = [n.eval()(**inputs).logits.detach() for n in networks]
+    expected = (logits[0] + logits[1][:, [1, 2, 0]]) / 2
+    torch.testing.assert_close(fitted.teacher(batch).heads["label"].logits, expected)
+
+
+def test_other_labels_are_refused_and_can_be_accepted(tmp_path, clinc_file):
+    other = tiny_bert(labels=["a", "b", "c"])
+    with pytest.raises(ValueError, match=r"only in the first.*model\.accept\+=label_mismatch"):
+        trainer(tmp_path).fit(module(other), data(clinc_file))
+    trainer(tmp_path, max_steps=1).fit(module(other, accept=["label_mismatch", "weak_teacher"]), data(clinc_file))
+    more = tiny_bert(labels=["greet", "leave", "oos", "more"])
+    with pytest.raises(ValueError, match="a head of 3 labels, 4 are needed"):
+        trainer(tmp_path).fit(module(more, student=tiny_bert(), accept=["label_mismatch"]), data(clinc_file))
+
+
+def test_teacher_without_label_names_is_warned_about(tmp_path, clinc_file):
+    with pytest.warns(UserWarning, match="does not name its labels"):
+        trainer(tmp_path, max_steps=1).fit(
+            module(tiny_bert(labels=None, num_labels=3), student=tiny_bert()), data(clinc_file)
+        )
+
+
+def test_fresh_head_of_the_data_without_a_teacher(tmp_path, clinc_file, student_folder):
+    fitted = module(student=student_folder)
+    trainer(tmp_path, max_steps=1).fit(fitted, data(clinc_file))
+    assert fitted.student.config.id2label == {0: "greet", 1: "leave", 2: "oos"}
+
+
+@pytest.mark.parametrize("how", ["python", "teacher"])
+def test_reload_without_teacher_or_hub(tmp_path, clinc_file, teacher_folder, how):
+    import shutil
+
+    fitted = module(teacher_folder if how == "teacher" else None, student=save_network(tiny_bert(None), tmp_path / "s"))
+    run = trainer(tmp_path, max_epochs=2)
+    run.fit(fitted, data(clinc_file))
+    run.save_checkpoint(tmp_path / "x.ckpt")
+    shutil.rmtree(teacher_folder)
+    shutil.rmtree(tmp_path / "s")
+    loaded = DistillationModule.load_from_checkpoint(tmp_path / "x.ckpt")
+    assert same(weights(fitted.student), weights(loaded.student))
+    assert loaded.label_names == fitted.label_names
+    assert {n: type(x).__name__ for n, x in loaded.losses.items()} == {
+        n: type(x).__name__ for n, x in fitted.losses.items()
+    }
+    first, second = (trainer(tmp_path).test(m, data(clinc_file), verbose=False)[0] for m in (fitted, loaded))
+    assert first == second
+
+
+def test_best_checkpoint_by_name(tmp_path, clinc_file):
+    from lightning.pytorch.callbacks import ModelCheckpoint
+
+    best = ModelCheckpoint(monitor="val/accuracy", mode="max")
+    run = trainer(tmp_path, callbacks=[best], enable_checkpointing=True)
+    run.fit(module(), data(clinc_file))
+    assert "test/accuracy" in run.test(ckpt_path="best", datamodule=data(clinc_file), verbose=False)[0]
+
+
+def test_module_given_as_student_must_be_passed_again(tmp_path, clinc_file):
+    run = trainer(tmp_path, max_steps=1)
+    run.fit(module(student=tiny_bert(seed=4)), data(clinc_file))
+    run.save_checkpoint(tmp_path / "x.ckpt")
+    with pytest.raises(
+        ValueError, match=r"student: was given as an object.*load_from_checkpoint\(path, student=\.\.\.\)"
+    ):
+        DistillationModule.load_from_checkpoint(tmp_path / "x.ckpt")
+    loaded = DistillationModule.load_from_checkpoint(tmp_path / "x.ckpt", student=tiny_bert(seed=9))
+    assert same(weights(loaded.student), weights(run.lightning_module.student))
+
+
+def test_any_network_and_any_loader(tmp_path):
+    """Plain modules of logits, a plain loader: no transformers network, no DataModule."""
+
+    class Linear(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 2)
+
+        def forward(self, x):
+            return self.layer(x)
+
+    rows = [{"x": torch.randn(4), "labels": torch.tensor(i % 2)} for i in range(32)]
+    loader = torch.utils.data.DataLoader(rows, batch_size=8)
+    fitted = module(Linear(), student=Linear(), label_names=["a", "b"])
+    with pytest.warns(UserWarning, match="does not name its labels"):
+        trainer(tmp_path).fit(fitted, loader, loader)
+    assert "val/accuracy" in fitted.trainer.callback_metrics
+
+
+def test_nan_names_the_loss_and_the_rows(tmp_path, clinc_file):
+    class Broken(HardLabelLoss):
+        def forward(self, student, teacher=None):
+            return super().forward(student) * float("nan")
+
+    losses = {"hard": HardLabelLoss(), "broken": Broken()}
+    with pytest.raises(FloatingPointError, match=r"train/broken is nan in epoch 0, step 0, for the rows \[\d+, "):
+        trainer(tmp_path, num_sanity_val_steps=0).fit(module(losses=losses), data(clinc_file))
+
+
+def test_labels_never_reach_the_networks(clinc_file):
+    seen = []
+
+    class Recorder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(1, 3)
+
+        def forward(self, input_ids, labels=None):
+            seen.append(labels)
+            return self.layer(input_ids[:, :1].float())
+
+    recorder = module(student=Recorder(), label_names=LABELS)
+    recorder(next(iter(data_loader(clinc_file))))
+    assert seen == [None]
+
+
+def test_schedule_runs_over_all_optimiser_steps(tmp_path, clinc_file):
+    fitted = module(warmup_ratio=0.25)
+    run = trainer(tmp_path, max_epochs=2, accumulate_grad_batches=2)
+    run.fit(fitted, data(clinc_file, batch_size=9))  # 72 rows: 8 batches, 4 steps an epoch
+    assert run.global_step == 8
+    schedule = run.lr_scheduler_configs[0].scheduler
+    assert [schedule.lr_lambdas[0](step) for step in range(9)] == pytest.approx(
+        [0, 0.5, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6, 0]
+    )
+    assert schedule.get_last_lr() == pytest.approx([0, 0])
+
+
+def test_endless_run_with_a_schedule_is_refused(tmp_path, clinc_file):
+    with pytest.raises(ValueError, match=r"lr_scheduler: 'linear' needs the number of steps"):
+        trainer(tmp_path, max_epochs=-1).fit(module(), data(clinc_file))
+
+
+def test_weights_do_not_depend_on_the_rng_around_the_run(tmp_path, clinc_file):
+    """Dropout is seeded by the batch's number, so that a callback that draws random numbers changes nothing."""
+
+    class Drawer(Callback):
+        def on_train_batch_end(self, *_):
+            torch.rand(7)
+
+    results = []
+    for callbacks in ([], [Drawer()]):
+        fitted = module()
+        trainer(tmp_path, callbacks=callbacks).fit(fitted, data(clinc_file))
+        results.append(weights(fitted.student))
+    assert same(*results)

@@ -1,0 +1,97 @@
+"""A run that is killed and resumed ends in the same weights, bit for bit."""
+
+from typing import ClassVar
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+
+from lightning_kd.callbacks import LastCheckpoint
+from tests.runs import data, module, trainer
+
+EPOCHS, BATCHES = 3, 9  # 72 rows in batches of 8
+
+
+class KilledError(Exception):
+    """Stands for SIGKILL: nothing is saved on the way out."""
+
+
+class Kill(Callback):
+    def __init__(self, at):
+        self.at = at
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.fit_loop.epoch_loop.total_batch_idx == self.at:
+            raise KilledError
+
+
+def run(folder, clinc_file, workers, accumulate, kill=None, resume=None, every_minutes=0.0):
+    callbacks = [LastCheckpoint(every_minutes), *([Kill(kill)] if kill is not None else [])]
+    settings = {"max_epochs": EPOCHS, "accumulate_grad_batches": accumulate, "enable_checkpointing": True}
+    fit = trainer(folder, callbacks=callbacks, **settings)
+    fitted = module(warmup_ratio=0.1)
+    try:
+        fit.fit(fitted, data(clinc_file, num_workers=workers), ckpt_path=resume)
+    except KilledError:
+        assert kill is not None
+    return fit, fitted.student.state_dict()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("accumulate", [1, 3])
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_killed_twice(tmp_path, clinc_file, workers, accumulate):
+    whole, expected = run(tmp_path / "whole", clinc_file, workers, accumulate)
+    assert whole.fit_loop.epoch_loop.total_batch_idx + 1 == EPOCHS * BATCHES
+    # mid-epoch twice; at an epoch's end and again at once; on an epoch's last batch; in the last epoch
+    for kills in ([4, 14], [8, 9], [9, 10], [17, 26]):
+        folder = tmp_path / f"{kills[0]}-{kills[1]}"
+        last = folder / "checkpoints" / "last.ckpt"
+        for kill in (*kills, None):
+            fit, weights = run(folder, clinc_file, workers, accumulate, kill, last if last.exists() else None)
+        assert fit.current_epoch == EPOCHS
+        assert fit.global_step == whole.global_step
+        for name, tensor in expected.items():
+            assert torch.equal(tensor, weights[name]), f"{name} after kills at {kills}"
+
+
+def test_a_second_seedless_run_continues_with_the_seed_of_the_first(tmp_path, clinc_file):
+    """Without seed_everything the seed comes from the checkpoint."""
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    first, _ = run(tmp_path, clinc_file, 0, 1, kill=5)
+    torch.manual_seed(999)
+    second = trainer(tmp_path, callbacks=[LastCheckpoint(0.0)], max_epochs=1, enable_checkpointing=True)
+    rows = data(clinc_file)
+    resumed = module(warmup_ratio=0.1)
+    torch.manual_seed(999)
+    second.fit(resumed, rows, ckpt_path=last)
+    assert rows.state_dict() == first.datamodule.state_dict()
+    assert resumed._seed == first.lightning_module._seed
+
+
+def test_no_checkpoint_in_mid_accumulation_or_on_an_epochs_last_batch(tmp_path, clinc_file):
+    class Recorder(LastCheckpoint):
+        saved: ClassVar[list[int]] = []
+
+        def _save(self, trainer):
+            self.saved.append(trainer.fit_loop.epoch_loop.batch_progress.current.ready)
+
+    settings = {"accumulate_grad_batches": 3, "enable_checkpointing": True}
+    trainer(tmp_path, callbacks=[Recorder(0.0)], **settings).fit(module(), data(clinc_file))
+    assert Recorder.saved == [3, 6, 9]  # the last one at the end of the epoch
+
+
+def test_clock_is_kept(tmp_path, clinc_file):
+    class Recorder(LastCheckpoint):
+        saved = 0
+
+        def _save(self, trainer):
+            Recorder.saved += 1
+
+    trainer(tmp_path, callbacks=[Recorder(5.0)], enable_checkpointing=True).fit(module(), data(clinc_file))
+    assert Recorder.saved == 1  # the end of the epoch; five minutes have not passed
+
+
+def test_negative_interval():
+    with pytest.raises(ValueError, match="every_minutes: must be >= 0, got -1"):
+        LastCheckpoint(-1)
