@@ -13,13 +13,9 @@ from transformers.utils.logging import disable_progress_bar
 from lightning_kd import data, losses, tasks  # noqa: F401  their classes can be named without a module path
 from lightning_kd.callbacks import LastCheckpoint, PredictionWriter, RunSummary, StudentExport
 from lightning_kd.module import DistillationModule
-from lightning_kd.run_folders import new_run_folder, resume_arguments, run_logger
+from lightning_kd.run_folders import discard_unused, new_run_folder, resume_arguments, run_logger
 
 DESCRIPTION = "Distil transformers: a small student learns what a large teacher knows."
-
-
-def _label_names(datamodule: LightningDataModule) -> list[str] | None:
-    return getattr(datamodule, "label_names", None) or None
 
 
 class DistillationCLI(LightningCLI):
@@ -27,6 +23,7 @@ class DistillationCLI(LightningCLI):
 
     def __init__(self, args: list[str], run_folder: Path | None = None) -> None:
         self.run_folder = run_folder
+        self.new_folder: Path | None = None
         super().__init__(
             DistillationModule,
             LightningDataModule,
@@ -41,11 +38,10 @@ class DistillationCLI(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """The callbacks of every run under keys of their own, and the label names from the data."""
+        """The callbacks of every run under keys of their own."""
         parser.add_lightning_class_args(StudentExport, "export")
         parser.add_lightning_class_args(LastCheckpoint, "last")
         parser.add_lightning_class_args(PredictionWriter, "predictions")
-        parser.link_arguments("data", "model.label_names", compute_fn=_label_names, apply_on="instantiate")
 
     def before_instantiate_classes(self) -> None:
         """Let the data's tokenizer follow the student where none was named."""
@@ -54,13 +50,16 @@ class DistillationCLI(LightningCLI):
         if arguments is None or "tokenizer" not in arguments or arguments.tokenizer is not None:
             return
         student = config.model.student
-        arguments.tokenizer = student if isinstance(student, str) else (student or {}).get("base")
+        if isinstance(student, dict):  # a base with changes, or a whole configuration out of a checkpoint
+            student = student.get("base") or student.get("config", {}).get("_name_or_path")
+        arguments.tokenizer = student if isinstance(student, str) else None
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer, with a run folder of its own and the best checkpoint by the task's metric."""
         settings = self._get(self.config_init, "trainer")
         callbacks = list(settings["callbacks"] or [])
-        if settings["enable_checkpointing"] is not False and not any(isinstance(c, ModelCheckpoint) for c in callbacks):
+        own = any(isinstance(callback, ModelCheckpoint) for callback in callbacks)
+        if self.subcommand == "fit" and settings["enable_checkpointing"] is not False and not own:
             task = self.model.task
             best = ModelCheckpoint(
                 monitor=f"val/{task.monitor}", mode=task.monitor_mode, filename="best", enable_version_counter=False
@@ -69,13 +68,25 @@ class DistillationCLI(LightningCLI):
         callbacks.append(RunSummary())
         if settings["logger"] in (None, True) and not settings["fast_dev_run"]:
             root = Path(settings["default_root_dir"] or ".")
-            kwargs["logger"] = run_logger(self.run_folder or new_run_folder(root))
+            if self.run_folder is None:
+                self.new_folder = self.run_folder = new_run_folder(root)
+            kwargs["logger"] = run_logger(self.run_folder)
         return super().instantiate_trainer(callbacks=callbacks, **kwargs)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        try:
+            super()._run_subcommand(subcommand)
+        except BaseException:
+            if self.new_folder is not None:
+                discard_unused(self.new_folder)
+            raise
 
 
 def _quiet() -> None:
     """Silence what says nothing to the user: advertisements, and notes about what is meant to be so."""
     for message in (
+        "Be aware that when using `ckpt_path`, callbacks used to create.*",  # the best checkpoint's, in test or predict
+        "Checkpoint directory .* exists and is not empty.*",  # a resumed run's own
         ".*does not have many workers.*",  # batches are cheap to make
         ".*args parameter is intended to run from within Python.*",  # they are the command line's own, see --resume
         ".*is not supported by the model summary.*",

@@ -23,9 +23,10 @@ def _key(name: str) -> str:
 
 def _positions(names: Sequence[str], within: Sequence[str]) -> list[int] | None:
     index = {_key(name): position for position, name in enumerate(within)}
-    if len(index) != len(within) or any(_key(name) not in index for name in names):
+    keys = [_key(name) for name in names]
+    if len(index) != len(within) or len(set(keys)) != len(keys) or any(key not in index for key in keys):
         return None
-    return [index[_key(name)] for name in names]
+    return [index[key] for key in keys]
 
 
 def same_set(ours: Sequence[str], theirs: Sequence[str]) -> bool:

@@ -56,7 +56,7 @@ class DistillationModule(StudentModule):
         task: Task,
         student: str | dict[str, Any] | nn.Module,
         teacher: str | list[str] | nn.Module | None = None,
-        losses: dict[str, DistillationLoss] | None = None,
+        losses: dict[str, DistillationLoss] = {},  # noqa: B006  only read; None would spoil the shell's messages
         optimizer: OptimizerFactory = DEFAULT_OPTIMIZER,
         lr_scheduler: str | None = "linear",
         warmup_ratio: float = 0.0,
@@ -66,7 +66,7 @@ class DistillationModule(StudentModule):
         self.accept: list[str] = list(accept or [])
         # a checkpoint hands objects over as plain data
         super().__init__(from_plain(task, Task, "task"), student, label_names, "label_mismatch" in self.accept)
-        terms = {name: from_plain(loss, DistillationLoss, f"losses.{name}") for name, loss in (losses or {}).items()}
+        terms = {name: from_plain(loss, DistillationLoss, f"losses.{name}") for name, loss in losses.items()}
         if not terms:
             raise ValueError("losses: none given; name at least one, for instance hard: HardLabelLoss")
         if "loss" in terms:

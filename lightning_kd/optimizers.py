@@ -42,12 +42,16 @@ def check_schedule(name: str | None, warmup_ratio: float) -> None:
     """Refuse a schedule that cannot be built.
 
     Raises:
-        ValueError: If the name is none of ``SCHEDULES`` or ``warmup_ratio`` is outside [0, 1].
+        ValueError: If the name is none of ``SCHEDULES``, or ``warmup_ratio`` is outside [0, 1] or would be ignored.
     """
     if name is not None and name not in SCHEDULES:
         raise ValueError(f"lr_scheduler: unknown schedule {name!r}; use null or one of {', '.join(SCHEDULES)}")
     if not 0 <= warmup_ratio <= 1:
         raise ValueError(f"warmup_ratio: must be in [0, 1], got {warmup_ratio}")
+    if warmup_ratio and name in (None, "constant"):
+        raise ValueError(
+            f"warmup_ratio: lr_scheduler {name or 'null'} has no warm-up, got {warmup_ratio}; use constant_with_warmup"
+        )
 
 
 def build_schedule(name: str, optimizer: Optimizer, warmup_ratio: float, total_steps: float) -> LRScheduler:
@@ -67,5 +71,7 @@ def build_schedule(name: str, optimizer: Optimizer, warmup_ratio: float, total_s
             f"lr_scheduler: {name!r} needs the number of steps, and the run has no end; set trainer.max_epochs or "
             "trainer.max_steps, or lr_scheduler to null"
         )
-    schedule: LRScheduler = get_scheduler(name, optimizer, round(warmup_ratio * total_steps), int(total_steps))
+    # at least one step after the warm-up: transformers' polynomial divides by their number
+    warmup_steps = min(round(warmup_ratio * total_steps), int(total_steps) - 1)
+    schedule: LRScheduler = get_scheduler(name, optimizer, warmup_steps, int(total_steps))
     return schedule

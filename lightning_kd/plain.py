@@ -5,6 +5,8 @@ import inspect
 from functools import partial
 from typing import Any, TypeVar
 
+import numpy as np
+
 T = TypeVar("T")
 
 NOT_SAVED = "not_saved"
@@ -16,7 +18,12 @@ def _is_plain(value: Any) -> bool:
         return all(isinstance(k, str) and _is_plain(v) for k, v in value.items())
     if isinstance(value, (list, tuple)):
         return all(_is_plain(v) for v in value)
-    return value is None or isinstance(value, (bool, int, float, str))
+    return value is None or type(value) in (bool, int, float, str)
+
+
+def _without_numpy(arguments: dict[str, Any]) -> dict[str, Any]:
+    # a NumPy number, as from a sweep over np.logspace, would keep a checkpoint from loading with weights_only=True
+    return {name: value.item() if isinstance(value, np.generic) else value for name, value in arguments.items()}
 
 
 def _is_description(value: Any) -> bool:
@@ -52,6 +59,7 @@ def to_plain(value: Any) -> dict[str, Any]:
         if not all(hasattr(value, name) for name in names):
             return not_saved(value)
         arguments = {name: getattr(value, name) for name in names}
+    arguments = _without_numpy(arguments)
     if cls is None or "<locals>" in cls.__qualname__ or not _is_plain(arguments):
         return not_saved(value)
     return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": arguments}

@@ -1,5 +1,6 @@
 """Run folders: a new one for each run, and the old one to resume."""
 
+import shutil
 from itertools import count
 from pathlib import Path
 
@@ -26,6 +27,12 @@ def new_run_folder(parent: Path) -> Path:
             continue
         return folder
     raise AssertionError("unreachable: count() has no end")
+
+
+def discard_unused(folder: Path) -> None:
+    """Remove the folder of a run that stopped before it had anything to keep: no checkpoint, no student."""
+    if not any((folder / kept).exists() for kept in ("checkpoints", "student", "predictions.csv")):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def run_logger(folder: Path) -> TensorBoardLogger:

@@ -6,7 +6,10 @@ from pathlib import Path
 
 # before transformers and datasets are imported: they read these once
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"  # in the processes that tests start, too: the bits depend on it
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# Lightning still calls jsonargparse by names that are going away
+os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"
 
 import datasets
 import pytest

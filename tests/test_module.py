@@ -104,10 +104,9 @@ def test_dropout_is_on(tmp_path, clinc_file):
     assert not same(*results)
 
 
-@pytest.mark.parametrize("losses", [None, {}])
-def test_no_losses(losses):
+def test_no_losses():
     with pytest.raises(ValueError, match="losses: none given"):
-        module(losses=losses)
+        module(losses={})
 
 
 def test_reserved_loss_name():
@@ -141,7 +140,7 @@ def test_student_takes_the_labels_of_the_teacher_and_the_batches_follow(tmp_path
     teacher = save_network(tiny_bert(labels=order, seed=1), tmp_path / "t")
     fitted = module(
         teacher,
-        student={**STUDENT, "hidden_size": 32},
+        student={**STUDENT, "initializer_range": 0.2},
         losses={"hard": HardLabelLoss(), "soft": SoftTargetLoss(0.0)},
         optimizer=partial(torch.optim.AdamW, lr=1e-2),
     )

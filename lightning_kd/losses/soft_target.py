@@ -15,11 +15,16 @@ from lightning_kd.losses.base import (
 from lightning_kd.outputs import Outputs
 
 
-def _log_mixture_ratio(log_ratio: Tensor, weight: float) -> Tensor:
-    """Compute log(1 + weight * (exp(log_ratio) - 1)), exact for small weights and safe for large ratios."""
-    small = torch.log1p(weight * torch.expm1(log_ratio.clamp(max=10.0)))
-    large = torch.logaddexp(torch.full_like(log_ratio, math.log1p(-weight)), log_ratio + math.log(weight))
-    return torch.where(log_ratio < 10.0, small, large)
+def _log_mixture_ratio(log_ratio: Tensor, weight: float, rest: float) -> Tensor:
+    """Compute log(rest + weight * exp(log_ratio)), where rest = 1 - weight, to full precision in float32.
+
+    Near log_ratio = 0 by log1p, because the result is near 0 there. Away from it by logaddexp, because expm1 overflows
+    for large ratios, and for small ones with a weight near 1 the rest is lost in rounding.
+    """
+    low = -1.0 if weight > 0.5 else -math.inf
+    near = torch.log1p(weight * torch.expm1(log_ratio.clamp(low, 10.0)))
+    far = torch.logaddexp(torch.full_like(log_ratio, math.log(rest)), log_ratio + math.log(weight))
+    return torch.where((low < log_ratio) & (log_ratio < 10.0), near, far)
 
 
 def soft_target_loss(
@@ -62,15 +67,15 @@ def soft_target_loss(
     if mask is not None:
         log_q, log_p = log_q.masked_fill(~mask, 0.0), log_p.masked_fill(~mask, 0.0)
     difference = log_p - log_q
+    # A divergence is of second order in its distributions' difference. Adding the first-order term p - q, whose sum
+    # over the classes is 0, cancels rounding errors, which T² and the division by beta(1 - beta) would magnify.
     if beta == 0:
-        divergence = p * difference
+        divergence = p * difference - (p - q)
     elif beta == 1:
-        divergence = q * -difference
+        divergence = (p - q) - q * difference
     else:
-        # KL(q||m) is of second order in beta and KL(p||m) in 1 - beta. Adding the first-order terms, whose sums
-        # over the classes are 0, cancels their rounding errors, which the division by beta(1 - beta) would magnify.
-        kl_p = (1 - beta) * (q - p) - p * _log_mixture_ratio(-difference, 1 - beta)
-        kl_q = beta * (p - q) - q * _log_mixture_ratio(difference, beta)
+        kl_p = (1 - beta) * (q - p) - p * _log_mixture_ratio(-difference, 1 - beta, beta)
+        kl_q = beta * (p - q) - q * _log_mixture_ratio(difference, beta, 1 - beta)
         divergence = kl_p / (1 - beta) + kl_q / beta
     return mean_over_rows(divergence.sum(dim=-1)) * temperature**2
 

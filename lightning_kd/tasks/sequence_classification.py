@@ -66,12 +66,15 @@ class SequenceClassification(Task):
             oos = label_names.index(self.oos_label)
             metrics["in_scope_accuracy"] = MulticlassAccuracy(classes, average="micro", ignore_index=oos)
             metrics["oos_recall"] = OutOfScopeRecall(oos)
-        return MetricCollection(metrics)
+        # no compute groups: they merge metrics whose states agree after the first batch, and in-scope accuracy is
+        # accuracy until the first out-of-scope row comes
+        return MetricCollection(metrics, compute_groups=False)
 
     def update(self, metrics: MetricCollection, outputs: Outputs) -> None:
         """Count the most likely classes."""
         head = outputs.heads["label"]
-        metrics.update(head.logits.argmax(dim=-1), head.labels)
+        if outputs.rows:  # with several devices a batch may be all padding, which torchmetrics does not take
+            metrics.update(head.logits.argmax(dim=-1), head.labels)
 
     def chance(self, label_counts: Tensor) -> float:
         """What always answering the most frequent class could reach: its share plus two standard errors.

@@ -88,7 +88,7 @@ def test_not_utf8_after_a_byte_order_mark_names_line_and_byte(file):
 
 
 def test_broken_json_names_line_and_column(file):
-    assert "line 2, column 11: not JSON" in refusal(file("a.jsonl", '{"text": "a"}\n{"text": b}\n'))
+    assert "line 2, column 10: not JSON" in refusal(file("a.jsonl", '{"text": "a"}\n{"text": b}\n'))
     assert "line 3, column 1: not JSON" in refusal(file("b.json", '[{"text": "a"},\n{"text": "b"}\n{"text": "c"}]'))
     assert "line 2, column 7: not JSON" in refusal(file("c.json", '{"a": [],\n "b": }'), read_json)
 

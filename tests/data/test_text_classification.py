@@ -5,7 +5,7 @@ import pytest
 from lightning_kd import TextClassificationDataModule
 from tests.conftest import TINY_BERT
 
-TRAIN = "text,label\nhello,greet\ngoodbye,leave\ngood morning,greet\n"
+TRAIN = "text,label\ngoodbye,leave\nhello,greet\ngood morning,greet\n"
 LABELLED = {"train.csv": TRAIN, "validation.csv": "text,label\nbye,leave\n", "test.csv": "text,label\nhi,greet\n"}
 
 
@@ -23,16 +23,10 @@ def rows_of(module, split):
     return module.load(split).to_dict()
 
 
-def test_names_as_labels_are_in_alphabetical_order(module):
-    data = module({**LABELLED, "dev.csv": LABELLED["validation.csv"], "validation.csv": "", "train.csv": TRAIN})
-    with pytest.raises(ValueError, match=r"both dev\.csv and validation\.csv"):
-        data.setup("fit")
-
-
-def test_folder_of_csv_files(module):
+def test_folder_of_csv_files_has_its_labels_in_alphabetical_order(module):
     data = module(LABELLED)
     assert data.label_names == ["greet", "leave"]
-    assert rows_of(data, "train") == {"text": ["hello", "goodbye", "good morning"], "label": [0, 1, 0]}
+    assert rows_of(data, "train") == {"text": ["goodbye", "hello", "good morning"], "label": [1, 0, 0]}
     assert rows_of(data, "validation") == {"text": ["bye"], "label": [1]}
     assert rows_of(data, "test") == {"text": ["hi"], "label": [0]}
     assert rows_of(data, "predict") == {"text": ["hi"]}
@@ -89,8 +83,8 @@ def test_missing_text_column_names_those_there_are(module):
         module(LABELLED, text_columns=["review"]).setup("fit")
 
 
-def test_missing_label_column_names_those_there_are(module):
-    with pytest.raises(ValueError, match=r"data\.label_column: .*'intent'.*'text', 'label'"):
+def test_missing_label_column_is_named(module):
+    with pytest.raises(ValueError, match=r"data\.label_column: .*'intent'"):
         module(LABELLED, label_column="intent").setup("fit")
 
 
@@ -114,12 +108,12 @@ def test_missing_label_names_the_row(module, label):
         data.setup("fit")
 
 
-@pytest.mark.parametrize("name", ["train.csv", "train.jsonl"])
-@pytest.mark.parametrize("header", ["", "text,label\n"])
-def test_empty_split(module, name, header):
-    files = {name: "" if name.endswith("jsonl") else header, "validation.csv": LABELLED["validation.csv"]}
+@pytest.mark.parametrize(
+    ("name", "content"), [("train.csv", "text,label\n"), ("train.csv", ""), ("train.jsonl", ""), ("train.json", "[]")]
+)
+def test_empty_split(module, name, content):
     with pytest.raises(ValueError, match=r"train.* empty"):
-        module(files).setup("fit")
+        module({name: content, "validation.csv": LABELLED["validation.csv"]}).setup("fit")
 
 
 def test_missing_validation_split_says_what_to_add(module):
@@ -129,7 +123,7 @@ def test_missing_validation_split_says_what_to_add(module):
 
 def test_unlabelled_test_split_is_predicted_but_not_scored(module):
     data = module({**LABELLED, "test.csv": "text\nhi\nhello\n"})
-    with pytest.raises(ValueError, match=r"test split .* no labels; .* `validate`, .* `predict`"):
+    with pytest.raises(ValueError, match=r"test split .* no labels.*; .* `validate`, .* `predict`"):
         data.setup("test")
     data.setup("predict")
     (batch,) = data.predict_dataloader()

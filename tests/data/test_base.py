@@ -1,0 +1,164 @@
+"""What all DataModules share: arguments, batches, loaders."""
+
+import pickle
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+
+from lightning_kd import CLINC150DataModule
+from tests.conftest import TINY_BERT, clinc_rows
+
+TEST_ROWS = clinc_rows()["test"] + clinc_rows()["oos_test"]
+
+
+@pytest.fixture
+def module(clinc_file):
+    def make(**arguments):
+        return CLINC150DataModule(str(clinc_file), **{"tokenizer": TINY_BERT, "batch_size": 8, **arguments})
+
+    return make
+
+
+def as_lists(loader):
+    return [{name: tensor.tolist() for name, tensor in batch.items()} for batch in loader]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "least"),
+    [
+        ("batch_size", 0, 1),
+        ("batch_size", -4, 1),
+        ("eval_batch_size", 0, 1),
+        ("max_length", 0, 1),
+        ("num_workers", -1, 0),
+    ],
+)
+def test_number_out_of_range(name, value, least):
+    with pytest.raises(ValueError, match=rf"^data\.{name}: must be >= {least}, got {value}$"):
+        CLINC150DataModule(**{name: value})
+
+
+def test_evaluation_batches_are_twice_as_large_unless_told():
+    assert CLINC150DataModule(batch_size=5).eval_batch_size == 10
+    assert CLINC150DataModule(batch_size=5, eval_batch_size=3).eval_batch_size == 3
+
+
+@pytest.mark.parametrize("max_length", [1, 2])
+def test_max_length_without_room_for_text(module, max_length):
+    # [CLS] and [SEP] alone fill it; tokenizers then cut nothing, or everything
+    with pytest.raises(ValueError, match=rf"data\.max_length: .*{max_length}"):
+        module(max_length=max_length).setup("fit")
+
+
+def test_no_tokenizer(module):
+    with pytest.raises(ValueError, match=r"data\.tokenizer: none given; name the student's hub id or folder"):
+        module(tokenizer=None).setup("fit")
+
+
+def test_tokenizer_that_cannot_be_loaded(module):
+    with pytest.raises(OSError, match=r"data\.tokenizer: cannot load 'nobody/nothing'; .* local folder"):
+        module(tokenizer="nobody/nothing").setup("fit")
+
+
+def test_tokenizer_as_folder_or_object(module, tokenizer):
+    by_folder, by_object = module(tokenizer=str(TINY_BERT)), module(tokenizer=tokenizer)
+    by_folder.setup("test")
+    by_object.setup("test")
+    assert by_object.tokenizer is tokenizer
+    assert as_lists(by_folder.test_dataloader()) == as_lists(by_object.test_dataloader())
+
+
+def test_batch(module, tokenizer):
+    data = module()
+    data.setup("test")
+    for batch in data.test_dataloader():
+        assert set(batch) == {"input_ids", "attention_mask", "token_type_ids", "labels", "row_id"}
+        assert {tensor.dtype for tensor in batch.values()} == {torch.int64}
+        texts = [TEST_ROWS[row][0] for row in batch["row_id"]]
+        expected = tokenizer(texts, padding=True, return_tensors="pt")  # to the longest of the batch
+        for name, tensor in expected.items():
+            assert torch.equal(batch[name], tensor)
+        assert [data.label_names[i] for i in batch["labels"]] == [TEST_ROWS[row][1] for row in batch["row_id"]]
+        assert data.texts()["text"] == [text for text, _ in TEST_ROWS]
+
+
+def test_longer_texts_are_cut(module, tokenizer):
+    data = module(max_length=5)
+    data.setup("fit")
+    for batch in [*data.train_dataloader(), *data.val_dataloader()]:
+        assert batch["input_ids"].shape[1] == 5
+        assert batch["input_ids"][:, -1].tolist() == [tokenizer.sep_token_id] * len(batch["input_ids"])
+
+
+@pytest.mark.parametrize("eval_batch_size", [1, 7, 36, 100])
+def test_evaluation_covers_each_row_once(module, eval_batch_size):
+    data = module(eval_batch_size=eval_batch_size)
+    for stage in ("fit", "test", "predict"):
+        data.setup(stage)
+    for loader in (data.val_dataloader(), data.test_dataloader(), data.predict_dataloader()):
+        rows = torch.cat([batch["row_id"] for batch in loader]).tolist()
+        assert sorted(rows) == list(range(36))
+        assert len(loader) == -(-36 // eval_batch_size)
+
+
+def test_training_covers_each_row_once(module):
+    data = module()
+    data.setup("fit")
+    rows = torch.cat([batch["row_id"] for batch in data.train_dataloader()]).tolist()
+    assert sorted(rows) == list(range(72))
+    assert rows != list(range(72))
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_workers_give_the_same_batches(module):
+    torch.manual_seed(1)
+    alone, two = module(num_workers=0), module(num_workers=2)
+    for data in (alone, two):
+        data.setup("fit")
+    assert as_lists(alone.train_dataloader()) == as_lists(two.train_dataloader())
+    assert as_lists(alone.val_dataloader()) == as_lists(two.val_dataloader())
+
+
+def test_order_depends_on_the_seed_which_is_saved(module):
+    torch.manual_seed(1)
+    first = module()
+    first.setup("fit")
+    torch.manual_seed(2)
+    other, resumed = module(), module()
+    other.setup("fit")
+    resumed.setup("fit")
+    resumed.load_state_dict(first.state_dict())
+    first.setup("fit")  # again: the seed stays
+    assert first.state_dict() == resumed.state_dict() == {"seed": 1}
+    order, other_order, resumed_order = (as_lists(data.train_dataloader()) for data in (first, other, resumed))
+    assert order == resumed_order != other_order
+
+
+def test_train_loader_without_a_trainer(module):
+    data = module()
+    data.setup("fit")
+    loader = data.train_dataloader()
+    batches = as_lists(loader)
+    assert len(batches) == len(loader) == 9
+    assert loader.state_dict() == {"batches": 0}
+    loader.load_state_dict({"batches": 7})
+    assert as_lists(loader) == batches[7:]
+    assert as_lists(loader) == batches
+    loader.sampler.set_epoch(1)
+    assert as_lists(loader) != batches
+
+
+class Pickler(LightningModule):
+    """Pickles while it runs what goes to worker processes that are not forked (macOS, Windows, Python 3.14)."""
+
+    def validation_step(self, batch, _):
+        loader = self.trainer.datamodule.val_dataloader()
+        self.pickled = pickle.dumps((loader.dataset, loader.collate_fn))
+
+
+def test_nothing_of_the_trainer_goes_to_a_worker(module):
+    network = Pickler()
+    off = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    Trainer(accelerator="cpu", limit_val_batches=1, **off).validate(network, module(), verbose=False)
+    assert b"Trainer" not in network.pickled

@@ -1,0 +1,134 @@
+"""CLINC150 in its original layout."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from lightning_kd import CLINC150DataModule
+from tests.conftest import LABELS, TINY_BERT, clinc_rows
+
+CANONICAL = CLINC150DataModule.canonical_label_names
+REAL = os.environ.get("KD_CLINC150")
+
+
+@pytest.fixture
+def module(write):
+    """Makes a DataModule of what a JSON file holds."""
+
+    def make(content, name="data_oos_plus.json", **arguments):
+        return CLINC150DataModule(str(write({name: json.dumps(content)}) / name), TINY_BERT, **arguments)
+
+    return make
+
+
+def of(rows):
+    return {"train": rows, "val": [], "test": []}
+
+
+def test_canonical_labels():
+    assert len(set(CANONICAL)) == len(CANONICAL) == 151
+    assert CANONICAL[0] == "restaurant_reviews"
+    assert CANONICAL.index("oos") == 42
+    assert sorted(CANONICAL) != CANONICAL
+
+
+@pytest.mark.parametrize("as_folder", [False, True])
+def test_file_or_its_folder(clinc_file, as_folder):
+    data = CLINC150DataModule(str(clinc_file.parent if as_folder else clinc_file), TINY_BERT)
+    data.setup("fit")
+    data.setup("test")
+    sizes = [len(data.load(split)) for split in ("train", "validation", "test", "predict")]
+    assert sizes == [12 * 4 + 6 * 4, 12 * 2 + 6 * 2, 12 * 2 + 6 * 2, 12 * 2 + 6 * 2]
+
+
+def test_rows_out_of_scope_come_after_the_others(clinc_file):
+    rows = clinc_rows()
+    split = CLINC150DataModule(str(clinc_file), TINY_BERT).load("test")
+    assert split["text"][:] == [text for text, _ in rows["test"] + rows["oos_test"]]
+    assert [LABELS[i] for i in split["label"]] == [intent for _, intent in rows["test"] + rows["oos_test"]]
+
+
+def test_rows_out_of_scope_may_be_missing(module):
+    data = module({"train": [["hello", "greet"]], "val": [["hi", "greet"]], "test": [["hi", "greet"]]})
+    assert [len(data.load(split)) for split in ("train", "validation", "test")] == [1, 1, 1]
+
+
+def test_other_intents_are_in_alphabetical_order(module):
+    assert module(of([["bye", "leave"], ["what", "oos"], ["hello", "greet"]])).label_names == ["greet", "leave", "oos"]
+
+
+def test_some_of_the_real_intents_keep_the_order_of_all(module):
+    data = module(of([["move my money", "transfer"], ["what", "oos"], ["a table for two", "restaurant_reservation"]]))
+    assert data.label_names == CANONICAL
+    assert [CANONICAL[i] for i in data.load("train")["label"]] == ["transfer", "oos", "restaurant_reservation"]
+
+
+@pytest.mark.parametrize("variant", ["small", "imbalanced"])
+def test_variants_have_files_of_their_own(write, variant):
+    folder = write(
+        {
+            "data_oos_plus.json": json.dumps(of([["a", "plus"]])),
+            f"data_{variant}.json": json.dumps(of([["a", variant]])),
+        }
+    )
+    assert CLINC150DataModule(str(folder), TINY_BERT).label_names == ["plus"]
+    assert CLINC150DataModule(str(folder), TINY_BERT, config_name=variant).label_names == [variant]
+
+
+@pytest.mark.parametrize(("variant", "name"), [("plus", "data_oos_plus.json"), ("small", "data_small.json")])
+def test_missing_file_is_named(write, variant, name):
+    folder = write({"data_full.json": "{}"})
+    with pytest.raises(ValueError, match=re.escape(f"data.path: '{folder}' has no {name}")):
+        CLINC150DataModule(str(folder), TINY_BERT, config_name=variant).setup("fit")
+
+
+@pytest.mark.parametrize("missing", ["train", "val", "test"])
+def test_missing_key(module, missing):
+    rows = clinc_rows()
+    del rows[missing]
+    with pytest.raises(ValueError, match=r"data_oos_plus\.json' is not in CLINC150's layout \(keys train, val, test"):
+        module(rows).setup("fit")
+
+
+@pytest.mark.parametrize("content", [[["hello", "greet"]], "hello", None])
+def test_json_of_another_layout(module, content):
+    with pytest.raises(ValueError, match="is not in CLINC150's layout"):
+        module(content).setup("fit")
+
+
+@pytest.mark.parametrize("row", ["hello", ["hello"], ["hello", "greet", 1], {"text": "hello"}, None, ["hello", ["a"]]])
+@pytest.mark.parametrize("key", ["train", "oos_train"])
+def test_malformed_row_is_named(module, row, key):
+    rows = {**of([]), key: [["hello", "greet"], row]}
+    with pytest.raises(ValueError, match=r"data_oos_plus\.json .*, row 2: expected \[text, intent\], got "):
+        module(rows).setup("fit")
+
+
+@pytest.mark.parametrize("key", ["train", "oos_test"])
+@pytest.mark.parametrize("content", [None, 3])
+def test_key_that_holds_no_rows_is_named(module, key, content):
+    with pytest.raises(ValueError, match=rf"data_oos_plus\.json.*{key}"):
+        module({**of([["hello", "greet"]]), key: content}).setup("fit")
+
+
+@pytest.mark.parametrize("text", ["", " ", None, 3])
+def test_row_without_text_is_named(module, text):
+    with pytest.raises(ValueError, match=r"\(train\), row 2: no text"):
+        module(of([["hello", "greet"], [text, "greet"]])).setup("fit")
+
+
+def test_broken_json_names_line_and_column(write):
+    folder = write({"data_oos_plus.json": '{"train": [],\n "val": [}'})
+    with pytest.raises(ValueError, match=r"data_oos_plus\.json, line 2, column 10: not JSON"):
+        CLINC150DataModule(str(folder), TINY_BERT).setup("fit")
+
+
+@pytest.mark.skipif(REAL is None, reason="KD_CLINC150 names no folder with data_oos_plus.json")
+def test_sizes_of_the_release():
+    data = CLINC150DataModule(str(Path(REAL)), TINY_BERT)
+    assert data.label_names == CANONICAL
+    assert [len(data.load(split)) for split in ("train", "validation", "test")] == [15_250, 3_100, 5_500]
+    assert data.load("test")["label"][:].count(42) == 1_000

@@ -1,0 +1,134 @@
+import numpy as np
+import pytest
+
+from lightning_kd.data.samplers import EvaluationSampler, LengthGroupedSampler
+
+BATCH = 32
+
+
+def skewed_lengths(rows=2000):
+    return np.random.default_rng(0).lognormal(3.0, 0.7, rows).astype(int) + 3
+
+
+def sampler(rows=2000, batch_size=BATCH, replicas=1, rank=0, seed=0, epoch=0):
+    made = LengthGroupedSampler(skewed_lengths(rows), batch_size, replicas, rank, seed)
+    made.set_epoch(epoch)
+    return made
+
+
+def batches(order, size=BATCH):
+    return [order[start : start + size] for start in range(0, len(order), size)]
+
+
+def padding(order):
+    lengths = skewed_lengths()
+    return sum((lengths[batch].max() - lengths[batch]).sum() for batch in batches(order)) / len(order)
+
+
+@pytest.mark.parametrize("rows", [1, 31, 32, 33, 1600, 1601, 2000])
+def test_every_row_once_an_epoch(rows):
+    assert sorted(sampler(rows)) == list(range(rows))
+
+
+def test_epochs_differ():
+    assert list(sampler(epoch=0)) != list(sampler(epoch=1))
+
+
+def test_seeds_differ():
+    assert list(sampler(seed=0)) != list(sampler(seed=1))
+
+
+def test_batches_hold_other_rows_in_another_epoch():
+    first, second = ({frozenset(batch) for batch in batches(list(sampler(epoch=epoch)))} for epoch in (0, 1))
+    assert not first & second
+
+
+def test_same_seed_and_epoch_give_the_same_order():
+    made = sampler(epoch=3)
+    assert list(made) == list(made) == list(sampler(epoch=3))
+
+
+def test_saves_four_fifths_of_the_padding_of_a_random_order():
+    random = np.random.default_rng(1).permutation(2000)
+    assert padding(np.array(list(sampler()))) <= 0.2 * padding(random)
+
+
+def test_batches_do_not_come_in_order_of_length():
+    means = [skewed_lengths()[batch].mean() for batch in batches(list(sampler()))]
+    assert abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.5
+
+
+@pytest.mark.parametrize("rows", [1601, 2000])
+def test_a_smaller_batch_comes_last(rows):
+    # were it earlier, batches after it would straddle two groups of lengths
+    order = list(sampler(rows))
+    last = rows % BATCH
+    groups = [skewed_lengths(rows)[batch] for batch in batches(order[: rows - last])]
+    assert np.mean([group.max() - group.min() for group in groups]) <= 0.2 * np.ptp(skewed_lengths(rows))
+
+
+@pytest.mark.parametrize("replicas", [2, 3])
+@pytest.mark.parametrize("rows", [1999, 2000])
+def test_devices_cover_all_rows_with_the_same_number_each(rows, replicas):
+    orders = [list(sampler(rows, replicas=replicas, rank=rank)) for rank in range(replicas)]
+    assert {len(order) for order in orders} == {len(sampler(rows, replicas=replicas))}
+    together = [row for order in orders for row in order]
+    assert set(together) == set(range(rows))
+    assert len(together) - rows == -rows % replicas
+
+
+@pytest.mark.parametrize("replicas", [2, 3])
+def test_devices_have_similar_lengths_at_each_step(replicas):
+    orders = [batches(list(sampler(replicas=replicas, rank=rank))) for rank in range(replicas)]
+    lengths = skewed_lengths()
+    spreads = [np.ptp([lengths[batch].mean() for batch in step]) for step in zip(*orders, strict=True)]
+    longest = [np.ptp([lengths[batch].max() for batch in step]) for step in zip(*orders, strict=True)]
+    assert np.mean(spreads) < 1
+    assert np.mean(longest) < 0.2 * lengths.mean()
+
+
+@pytest.mark.parametrize("replicas", [2, 3, 5])
+@pytest.mark.parametrize("rows", [1, 2, 4])
+def test_fewer_rows_than_devices(rows, replicas):
+    orders = [list(sampler(rows, replicas=replicas, rank=rank)) for rank in range(replicas)]
+    assert {len(order) for order in orders} == {-(-rows // replicas)}
+    assert {row for order in orders for row in order} == set(range(rows))
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_skipped_batches_are_left_out_once(replicas):
+    whole = list(sampler(replicas=replicas))
+    made = sampler(replicas=replicas)
+    made.skip_batches = 3
+    assert list(made) == whole[3 * BATCH :]
+    assert list(made) == whole
+
+
+def test_an_iterator_keeps_its_epoch():
+    made = sampler(epoch=0)
+    iterator = iter(made)
+    made.set_epoch(1)
+    made.skip_batches = 5
+    assert list(iterator) == list(sampler(epoch=0))
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 3])
+@pytest.mark.parametrize("rows", [1, 2, 100, 101])
+def test_evaluation_takes_every_row_once(rows, replicas):
+    orders = [list(EvaluationSampler(skewed_lengths(rows), replicas, rank)) for rank in range(replicas)]
+    together = [row for order in orders for row in order]
+    assert sorted(row for row in together if row >= 0) == list(range(rows))
+    assert {len(order) for order in orders} == {-(-rows // replicas)}
+
+
+@pytest.mark.parametrize("replicas", [1, 3])
+def test_evaluation_begins_with_the_longest(replicas):
+    lengths = skewed_lengths(100)
+    for rank in range(replicas):
+        order = [row for row in EvaluationSampler(lengths, replicas, rank) if row >= 0]
+        assert (np.diff(lengths[order]) <= 0).all()
+
+
+def test_evaluation_pads_at_the_end_with_a_row_inverted():
+    orders = [list(EvaluationSampler([5, 9, 7, 6], 3, rank)) for rank in range(3)]
+    assert orders == [[1, 0], [2, ~0], [3, ~0]]

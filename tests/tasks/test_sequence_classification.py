@@ -1,0 +1,122 @@
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, f1_score, recall_score
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from lightning_kd import SequenceClassification
+from tests.conftest import tiny_bert
+
+NAMES = ["greet", "leave", "pay", "never", "oos"]
+OOS = 4
+
+
+def scored(true, predicted, sizes, names=NAMES, task=None):
+    """The metrics over batches of the given sizes."""
+    task = task or SequenceClassification()
+    metrics = task.metrics(names)
+    logits = torch.eye(len(names))[torch.as_tensor(predicted)]
+    labels = torch.as_tensor(true)
+    for rows in torch.arange(len(labels)).split(sizes):
+        batch = {"labels": labels[rows], "row_id": rows}
+        task.update(metrics, task.outputs(SequenceClassifierOutput(logits=logits[rows]), batch))
+    return {name: value.item() for name, value in metrics.compute().items()}
+
+
+def rows_and_guesses(rows=100):
+    generator = np.random.default_rng(0)
+    true = generator.choice([0, 1, 2, OOS], rows)  # NAMES[3] occurs nowhere
+    predicted = np.where(generator.random(rows) < 0.6, true, generator.choice([0, 1, 2, OOS], rows))
+    return true, predicted
+
+
+@pytest.mark.parametrize("sizes", [100, 32, 7])
+def test_metrics_agree_with_scikit_learn(sizes):
+    true, predicted = rows_and_guesses()
+    inside = true != OOS
+    assert scored(true, predicted, sizes) == pytest.approx(
+        {
+            "accuracy": accuracy_score(true, predicted),
+            "f1_macro": f1_score(true, predicted, average="macro"),
+            "in_scope_accuracy": accuracy_score(true[inside], predicted[inside]),
+            "oos_recall": recall_score(true == OOS, predicted == OOS),
+        }
+    )
+
+
+@pytest.mark.parametrize("first", ["in scope", "oos"])
+def test_metrics_agree_when_the_first_batches_are_alike(first):
+    # torchmetrics merges metrics that agree after the first batch
+    true, predicted = rows_and_guesses()
+    order = np.argsort((true == OOS) == (first == "in scope"), kind="stable")
+    true, predicted = true[order], predicted[order]
+    inside = true != OOS
+    scores = scored(true, predicted, 10)
+    assert scores["accuracy"] == pytest.approx(accuracy_score(true, predicted))
+    assert scores["in_scope_accuracy"] == pytest.approx(accuracy_score(true[inside], predicted[inside]))
+    assert scores["oos_recall"] == pytest.approx(recall_score(true == OOS, predicted == OOS))
+
+
+def test_metrics_start_afresh_after_reset():
+    task = SequenceClassification()
+    metrics = task.metrics(NAMES)
+    for labels in ([1, OOS], [0, OOS]):
+        metrics.reset()
+        task.update(metrics, task.outputs(torch.eye(5)[[0, 0]], {"labels": torch.tensor(labels)}))
+    scores = metrics.compute()
+    assert (scores["accuracy"], scores["in_scope_accuracy"], scores["oos_recall"]) == (0.5, 1, 0)
+
+
+def test_no_out_of_scope_metrics_without_that_label():
+    assert set(scored([0, 1], [0, 0], 2, ["negative", "positive"])) == {"accuracy", "f1_macro"}
+
+
+def test_out_of_scope_label_by_another_name():
+    scores = scored([0, 1, 1], [0, 1, 0], 3, ["a", "None of these"], SequenceClassification("None of these"))
+    assert scores["oos_recall"] == pytest.approx(0.5)
+    assert scores["in_scope_accuracy"] == 1
+
+
+def test_a_single_label_can_be_scored():
+    assert scored([0, 0], [0, 0], 2, ["only"])["accuracy"] == 1
+
+
+def test_monitor_is_a_metric():
+    assert SequenceClassification.monitor in SequenceClassification().metrics(NAMES)
+
+
+def test_padding_rows_are_dropped():
+    logits = torch.eye(5)[:3]
+    batch = {"labels": torch.tensor([0, 1, 2]), "row_id": torch.tensor([7, -1, 0])}
+    outputs = SequenceClassification().outputs(logits, batch)
+    assert outputs.rows == 2
+    assert torch.equal(outputs.heads["label"].logits, logits[[0, 2]])
+    assert outputs.heads["label"].labels.tolist() == [0, 2]
+
+
+def test_a_batch_of_padding_rows_alone_counts_nothing():
+    # a device's last batch, where the rows are no multiple of the devices
+    task = SequenceClassification()
+    metrics = task.metrics(NAMES)
+    task.update(metrics, task.outputs(torch.eye(5)[:2], {"labels": torch.tensor([0, 1])}))
+    task.update(metrics, task.outputs(torch.eye(5)[:1], {"labels": torch.tensor([2]), "row_id": torch.tensor([-1])}))
+    assert metrics.compute()["accuracy"] == 1
+
+
+def test_network_output_and_batch_without_row_ids():
+    tokens = torch.randint(5, 1000, (4, 6))
+    output = tiny_bert().eval()(tokens)
+    outputs = SequenceClassification().outputs(output, {"input_ids": tokens})
+    assert torch.equal(outputs.heads["label"].logits, output.logits)
+    assert outputs.heads["label"].mask is None
+
+
+def test_predictions_need_no_labels():
+    task = SequenceClassification()
+    logits = torch.tensor([[0.0, 3.0, 0.0], [9.0, 9.0, 9.0], [1.0, 0.0, 0.0]], dtype=torch.bfloat16)
+    outputs = task.outputs(logits, {"row_id": torch.tensor([4, -1, 2])})
+    assert outputs.heads["label"].labels is None
+    rows = task.predictions(outputs, ["a", "b", "c"])
+    assert [row["label"] for row in rows] == ["b", "a"]
+    expected = logits[[0, 2]].float().softmax(-1).amax(-1).tolist()
+    assert [row["probability"] for row in rows] == pytest.approx(expected, abs=1e-6)

@@ -1,0 +1,84 @@
+"""Every YAML in configs/ runs ``fit`` and ``test``, with tiny stand-ins given on the command line."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lightning_kd.__main__ import main
+from tests.conftest import LABELS, save_network, tiny_bert
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+
+
+def write_sst2(folder: Path) -> Path:
+    folder.mkdir()
+    for split in ("train", "dev", "test"):  # with labels in test too, so that `test` has something to score
+        rows = [
+            f"a film about the {word} of things\t{i % 2}"
+            for i, word in enumerate(["water", "desk", "paper", "plant"] * 4)
+        ]
+        (folder / f"{split}.tsv").write_text("\n".join(["sentence\tlabel", *rows]) + "\n", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def stand_ins(tmp_path, clinc_file, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    sst2 = write_sst2(tmp_path / "sst2")
+
+    def arguments(config: dict) -> list[str]:
+        is_clinc = config["data"]["class_path"] == "CLINC150DataModule"
+        labels = LABELS if is_clinc else ["negative", "positive"]
+        teacher = save_network(tiny_bert(labels, layers=4, seed=1), tmp_path / "teacher")
+        student = save_network(tiny_bert(None, layers=2, seed=2), tmp_path / "student")
+        given = [
+            "--trainer.accelerator=cpu",
+            f"--trainer.default_root_dir={tmp_path}",
+            "--trainer.enable_progress_bar=false",
+            f"--data.init_args.path={clinc_file if is_clinc else sst2}",
+        ]
+        model = config["model"]
+        given.append(
+            f"--model.student={student}" if isinstance(model["student"], str) else f"--model.student.base={teacher}"
+        )
+        if "teacher" in model:
+            given += [f"--model.teacher={teacher}", "--model.accept+=weak_teacher"]
+        return given
+
+    def for_fit(config: dict) -> list[str]:
+        given = ["--trainer.max_epochs=1", f"--export.folder={tmp_path / 'export'}"]
+        if any("source" in c.get("init_args", {}) for c in config["trainer"].get("callbacks", [])):
+            given.append(f"--trainer.callbacks.init_args.source={tmp_path / 'teacher'}")
+        return given
+
+    arguments.for_fit = for_fit
+    return arguments
+
+
+def run(monkeypatch, *args: object) -> None:
+    monkeypatch.setattr(sys, "argv", ["lightning-kd", *map(str, args)])
+    main()
+
+
+def test_there_are_configs():
+    assert len(CONFIGS) >= 12
+    assert {path.parent.name for path in CONFIGS} >= {"quickstart", "clinc150", "sst2"}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_config(path, stand_ins, monkeypatch, tmp_path):
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    arguments = stand_ins(config)
+    run(monkeypatch, "fit", "--config", path, *arguments, *stand_ins.for_fit(config))
+    assert (tmp_path / "export" / "model.safetensors").is_file()
+    best = tmp_path / "lightning_logs" / "version_0" / "checkpoints" / "best.ckpt"
+    run(monkeypatch, "test", "--config", path, *arguments, f"--ckpt_path={best}")
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_header_says_how_to_launch_it(path):
+    header = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+    assert any(f"lightning-kd fit --config {path.relative_to(ROOT)}" in line for line in header)
