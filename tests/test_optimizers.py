@@ -105,7 +105,7 @@ def test_schedule_that_cannot_be_built_is_refused(name):
 
 @pytest.mark.parametrize("name", ["constant", None])
 def test_warmup_that_would_be_ignored_is_refused(name):
-    with pytest.raises(ValueError, match="has no warm-up, got 0.1; use constant_with_warmup"):
+    with pytest.raises(ValueError, match="has no warm-up"):
         check_schedule(name, 0.1)
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from abc import abstractmethod
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,12 @@ from transformers import AutoTokenizer, DataCollatorWithPadding, PreTrainedToken
 from lightning_kd.data.loaders import ResumableDataLoader, Rows
 from lightning_kd.data.samplers import EvaluationSampler, LengthGroupedSampler
 from lightning_kd.outputs import Batch
+
+
+def _collate(tokenizer: PreTrainedTokenizerBase, columns: dict[str, list[Any]]) -> Batch:
+    # no method of the DataModule: workers that are not forked would get the trainer with it
+    columns.pop("length")  # was for the sampler
+    return dict(DataCollatorWithPadding(tokenizer)(columns))  # type: ignore[arg-type]
 
 
 class TextDataModule(LightningDataModule):
@@ -147,7 +154,9 @@ class TextDataModule(LightningDataModule):
         state = json.loads(backend.to_str()) if backend is not None else self.tokenizer.get_vocab()
         for setting in ("truncation", "padding"):  # settings of the last call, not of the tokenizer
             state.pop(setting, None)
-        return json.dumps([type(self).__name__, self.max_length, self.label_names, state])
+        # the side that is cut, and the inputs that a family takes: not in the state of the backend
+        settings = [self.tokenizer.truncation_side, self.tokenizer.model_input_names]
+        return json.dumps([type(self).__name__, self.max_length, self.label_names, settings, state])
 
     def _encode_with_row_id(self, rows: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
         encoded = self.encode(rows)
@@ -160,16 +169,11 @@ class TextDataModule(LightningDataModule):
             return {"num_replicas": 1, "rank": 0}
         return {"num_replicas": self.trainer.world_size, "rank": self.trainer.global_rank}
 
-    def _collate(self, columns: dict[str, list[Any]]) -> Batch:
-        # the collator renames `label` and pads only what the tokenizer names; lengths were for the sampler
-        columns.pop("length")
-        return dict(DataCollatorWithPadding(self.tokenizer)(columns))  # type: ignore[arg-type]
-
     def train_dataloader(self) -> DataLoader[Any]:
         """Length-grouped batches in random order, resumable in the middle of an epoch."""
         rows = self._splits["train"]
         assert self._seed is not None
-        sampler = LengthGroupedSampler(rows["length"], self.batch_size, seed=self._seed, **self._world())
+        sampler = LengthGroupedSampler(rows["length"][:], self.batch_size, seed=self._seed, **self._world())
         return ResumableDataLoader(self.trainer, sampler, **self._loader_arguments(rows))
 
     def val_dataloader(self) -> DataLoader[Any]:
@@ -186,14 +190,14 @@ class TextDataModule(LightningDataModule):
 
     def _evaluation_loader(self, split: str) -> DataLoader[Any]:
         rows = self._splits[split]
-        sampler = EvaluationSampler(rows["length"], **self._world())
+        sampler = EvaluationSampler(rows["length"][:], **self._world())
         return DataLoader(sampler=sampler, batch_size=self.eval_batch_size, **self._loader_arguments(rows))
 
     def _loader_arguments(self, rows: datasets.Dataset) -> dict[str, Any]:
         dataset: Dataset[Any] = Rows(rows)
         return {
             "dataset": dataset,
-            "collate_fn": self._collate,
+            "collate_fn": partial(_collate, self.tokenizer),
             "num_workers": self.num_workers,
             "persistent_workers": self.num_workers > 0,
             "pin_memory": torch.cuda.is_available(),

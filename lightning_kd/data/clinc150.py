@@ -53,9 +53,14 @@ class CLINC150DataModule(TextClassificationDataModule):
             )
         columns: dict[str, Columns] = {}
         for key, split in SPLITS.items():
-            rows = [*content[key], *content.get(f"oos_{key}", [])]
-            for number, row in enumerate(rows, 1):
-                if not (isinstance(row, list) and len(row) == 2):
-                    raise ValueError(f"{file} ({split}), row {number}: expected [text, intent], got {row!r:.60}")
+            rows = []
+            for part in (key, f"oos_{key}"):
+                content_of_part = content.get(part, [])
+                if not isinstance(content_of_part, list):
+                    raise ValueError(f"{file}: {part!r} must be a list of [text, intent]")
+                for number, row in enumerate(content_of_part, 1):
+                    if not (isinstance(row, list) and len(row) == 2 and isinstance(row[1], (str, int))):
+                        raise ValueError(f"{file} ({part}), row {number}: expected [text, intent], got {row!r:.60}")
+                rows += content_of_part
             columns[split] = {"text": [text for text, _ in rows], "intent": [intent for _, intent in rows]}
         return columns

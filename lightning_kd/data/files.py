@@ -1,7 +1,9 @@
 """Local files to columns, with errors that name file, line and remedy."""
 
 import csv
+import io
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +33,17 @@ def read_text(path: Path) -> str:
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
+        # error.object is what was decoded: without the byte order mark, if there was one
+        line = error.object.count(b"\n", 0, error.start) + 1
         raise ValueError(
-            f"{path}, line {line}: not UTF-8 (byte 0x{raw[error.start]:02x}); convert the file, "
+            f"{path}, line {line}: not UTF-8 (byte 0x{error.object[error.start]:02x}); convert the file, "
             f"for instance with iconv -f latin1 -t utf-8"
         ) from error
+
+
+def _lines(path: Path) -> list[str]:
+    # str.splitlines would also end lines at form feeds, U+0085 and U+2028, which are characters of texts
+    return [line.rstrip("\n") for line in io.StringIO(read_text(path), newline=None)]
 
 
 def read_json(path: Path) -> Any:
@@ -65,33 +73,52 @@ def _rows_to_columns(rows: list[dict[str, Any]], path: Path) -> Columns:
 
 
 def _read_json_rows(path: Path) -> Columns:
-    text = read_text(path)
-    if path.suffix == ".json" and text.lstrip().startswith("["):
-        rows = parse_json(text, path)
+    lines = _lines(path)
+    if path.suffix == ".json" and next(filter(str.strip, lines), "").lstrip().startswith("["):
+        rows = parse_json("\n".join(lines), path)
     else:
-        rows = [parse_json(line, path, n) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
+        rows = [parse_json(line, path, n) for n, line in enumerate(lines, 1) if line.strip()]
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict):
             raise ValueError(f'{path}, row {number}: expected an object such as {{"text": ...}}, got {row!r:.60}')
     return _rows_to_columns(rows, path)
 
 
-def _read_separated(path: Path) -> Columns:
+def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The records of a CSV or TSV file that are not blank, and the line on which each begins."""
     # in tab-separated files, GLUE's among them, a quotation mark is a character like any other
     tabs = path.suffix == ".tsv"
-    lines = read_text(path).splitlines(keepends=True)
-    reader = csv.reader(lines, delimiter="\t" if tabs else ",", quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL)
-    names = next(reader, [])
+    reader = csv.reader(
+        io.StringIO(read_text(path), newline=""),
+        delimiter="\t" if tabs else ",",
+        quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL,
+        strict=True,
+    )
+    csv.field_size_limit(2**31 - 1)
+    while True:
+        line = reader.line_num + 1
+        try:
+            record = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise ValueError(f"{path}, line {line}: not CSV ({error}); is a quotation mark missing?") from error
+        if record:
+            yield line, record
+
+
+def _read_separated(path: Path) -> Columns:
+    records = _records(path)
+    _, names = next(records, (1, []))
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{path}, line 1: two columns have the name {twice[0]!r}; rename one")
     columns: Columns = {name: [] for name in names}
-    for row in reader:
-        if not row:
-            continue
-        if len(row) != len(names):
+    for line, record in records:
+        if len(record) != len(names):
             raise ValueError(
-                f"{path}, line {reader.line_num}: {len(row)} fields where the header has {len(names)} "
-                f"({', '.join(names)})"
+                f"{path}, line {line}: {len(record)} fields where the header has {len(names)} ({', '.join(names)})"
             )
-        for name, value in zip(names, row, strict=True):
+        for name, value in zip(names, record, strict=True):
             columns[name].append(value)
     return columns
 
@@ -103,7 +130,7 @@ def read_columns(path: Path) -> Columns:
         ValueError: If the suffix is another one, or a line cannot be read; names file and line.
     """
     if path.suffix == ".txt":
-        return {"text": [line for line in read_text(path).splitlines() if line.strip()]}
+        return {"text": [line for line in _lines(path) if line.strip()]}
     if path.suffix in (".csv", ".tsv"):
         return _read_separated(path)
     if path.suffix in (".json", ".jsonl"):

@@ -5,12 +5,14 @@ from typing import Any
 
 def _as_index(label: Any) -> int | None:
     try:
-        return int(label)
-    except (TypeError, ValueError):
+        index = int(label)
+    except (TypeError, ValueError, OverflowError):
         return None
+    return index if isinstance(label, str) or index == label else None  # 1.5 is no index
 
 
-def _is_unknown(label: Any) -> bool:
+def is_unknown(label: Any) -> bool:
+    """Whether a label says that there is none: an empty one, or -1 as on the hub."""
     return label is None or label == "" or _as_index(label) == -1
 
 
@@ -19,7 +21,13 @@ def names_in(columns: list[list[Any]]) -> list[str]:
 
     Numbers are taken for indices, so the names run from 0 to the largest.
     """
-    labels = {label for column in columns for label in column if not _is_unknown(label)}
+    # lists and the like are no labels: index_labels names their rows
+    labels = {
+        label
+        for column in columns
+        for label in column
+        if isinstance(label, (str, int, float)) and not is_unknown(label)
+    }
     indices = [_as_index(label) for label in labels]
     if labels and all(index is not None and index >= 0 for index in indices):
         return [str(index) for index in range(max(index for index in indices if index is not None) + 1)]

@@ -1,9 +1,11 @@
 """SST-2, the sentiment of film review phrases."""
 
+from pathlib import Path
 from typing import Any, ClassVar
 
 from transformers import PreTrainedTokenizerBase
 
+from lightning_kd.data.files import Columns
 from lightning_kd.data.text_classification import TextClassificationDataModule
 
 
@@ -30,3 +32,12 @@ class SST2DataModule(TextClassificationDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(path, tokenizer, ["sentence"], "label", "sst2", predict_path, **kwargs)
+
+    def read_local(self, path: Path) -> dict[str, Columns]:
+        """Read GLUE's files, where labels are 0 and 1, even if only one of them occurs."""
+        splits = super().read_local(path)
+        names = {"0": "negative", "1": "positive"}
+        for columns in splits.values():
+            if self.label_column in columns:
+                columns[self.label_column] = [names.get(str(label), label) for label in columns[self.label_column]]
+        return splits

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lightning_kd.data.base import TextDataModule
 from lightning_kd.data.files import SPLIT_NAMES, Columns, read_columns, read_splits
-from lightning_kd.data.label_index import index_labels, names_in
+from lightning_kd.data.label_index import index_labels, is_unknown, names_in
 
 TEXTS = ("text", "text_pair")
 """Columns of the loaded splits; ``label``, a class index, is the third."""
@@ -58,9 +58,9 @@ class TextClassificationDataModule(TextDataModule):
         self.predict_path = predict_path
 
     @property
-    def label_names(self) -> list[str]:
-        """The names of the classes in index order."""
-        return self._loaded[1]
+    def label_names(self) -> list[str] | None:
+        """The names of the classes in index order; None where there are no labels."""
+        return self._loaded[1] or None
 
     def read_local(self, path: Path) -> dict[str, Columns]:
         """Read the splits of a local file or folder; a data set with a layout of its own overrides this."""
@@ -81,11 +81,16 @@ class TextClassificationDataModule(TextDataModule):
     def _from_columns(self, split: str, columns: Columns, names: list[str]) -> datasets.Dataset:
         where = f"{self.path} ({split})"
         table: Columns = dict(zip(TEXTS, self._texts(columns, where), strict=False))
-        if self.label_column in columns:
-            table["label"] = index_labels(columns[self.label_column], names, where)
+        labels = columns.get(self.label_column)
+        if not columns:  # a file of no bytes; the loader says that the split is empty
+            table["label"] = []
+        elif labels is not None and not (labels and all(map(is_unknown, labels))):
+            table["label"] = index_labels(labels, names, where)
         return datasets.Dataset.from_dict(table)
 
     def _texts(self, columns: Columns, where: str) -> list[list[str]]:
+        if not columns:
+            return [[] for _ in self.text_columns]
         for name in self.text_columns:
             if name not in columns:
                 raise ValueError(
@@ -100,9 +105,10 @@ class TextClassificationDataModule(TextDataModule):
         try:
             loaded = datasets.load_dataset(self.path, self.config_name)
         except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+            cause = (str(error) or type(error).__name__).splitlines()[0]
             raise OSError(
                 f"data.path: {self.path!r} is neither a file or folder here nor a data set that the hub could give "
-                f"({str(error).splitlines()[0]:.120}); check the name and the connection, or give a local path"
+                f"({cause:.120}); check the name and the connection, or give a local path"
             ) from error
         first = next(iter(loaded.values()))
         feature = first.features.get(self.label_column)
@@ -118,6 +124,9 @@ class TextClassificationDataModule(TextDataModule):
         }
         if isinstance(feature, datasets.ClassLabel):
             names = list(feature.names)
+            for table in columns.values():  # to names: a class named "1" need not have the index 1
+                indices = table[self.label_column]
+                table[self.label_column] = [i if i is None or i < 0 else names[i] for i in indices]
         else:
             names = names_in([table[self.label_column] for table in columns.values()])
         return {split: self._from_columns(split, table, names) for split, table in columns.items()}, names
@@ -133,11 +142,16 @@ class TextClassificationDataModule(TextDataModule):
             if self.predict_path is not None:
                 return self._to_predict(Path(self.predict_path).expanduser())
             rows = splits.get("test")
-            return rows.select_columns([c for c in TEXTS if c in rows.column_names]) if rows is not None else None
+            if rows is None:
+                raise ValueError(
+                    f"data.predict_path: none given, and {self.path!r} has no test split; name a file of texts"
+                )
+            return rows.select_columns([c for c in TEXTS if c in rows.column_names])
         rows = splits.get(split)
         if rows is not None and "label" not in rows.column_names:
             raise ValueError(
-                f"data.label_column: the {split} split of {self.path!r} has no labels"
+                f"data.label_column: the {split} split of {self.path!r} has no labels "
+                f"in a column {self.label_column!r}"
                 + ("; score the validation split with `validate`, or label this one with `predict`" * (split == "test"))
             )
         return rows
@@ -148,6 +162,8 @@ class TextClassificationDataModule(TextDataModule):
         columns = read_columns(path)
         if path.suffix == ".txt":
             columns = {self.text_columns[0]: columns["text"]}
+        if not any(columns.values()):
+            raise ValueError(f"data.predict_path: {str(path)!r} is empty")
         return datasets.Dataset.from_dict(dict(zip(TEXTS, self._texts(columns, str(path)), strict=False)))
 
     def texts(self) -> dict[str, list[str]]:
@@ -157,7 +173,17 @@ class TextClassificationDataModule(TextDataModule):
         return {name: list(rows[column]) for name, column in zip(self.text_columns, TEXTS, strict=False)}
 
     def encode(self, rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        """Token ids, cut to ``max_length``, and ``labels`` where there are some."""
+        """Token ids, cut to ``max_length``, and ``labels`` where there are some.
+
+        Raises:
+            ValueError: If ``max_length`` leaves no room for text.
+        """
+        special = self.tokenizer.num_special_tokens_to_add(pair=len(self.text_columns) == 2)
+        if self.max_length < special + len(self.text_columns):
+            raise ValueError(
+                f"data.max_length: {self.max_length} leaves no room for text beside {special} special tokens; "
+                f"give {special + len(self.text_columns)} or more"
+            )
         encoded = dict(
             self.tokenizer(*(rows[c] for c in TEXTS if c in rows), truncation=True, max_length=self.max_length)
         )
