@@ -81,6 +81,7 @@ class DistillationModule(StudentModule):
         self.lr_scheduler = lr_scheduler
         self.warmup_ratio = warmup_ratio
         self._seed: int | None = None
+        self._steps = 0
         self.save_hyperparameters(
             {
                 "task": to_plain(self.task),
@@ -144,7 +145,17 @@ class DistillationModule(StudentModule):
         """Seed dropout by the batch's number, so that nothing about it needs to be saved to resume."""
         number = self.trainer.fit_loop.epoch_loop.total_batch_idx
         state = np.random.SeedSequence([self._seed or 0, self.global_rank, number]).generate_state(1, np.uint64)
-        torch.manual_seed(int(state[0]))
+        seed = int(state[0])
+        # not torch.manual_seed, which formats a stack trace (2 ms) where CUDA has not been initialised
+        torch.default_generator.manual_seed(seed)
+        if self.device.type != "cpu":
+            torch.get_device_module(self.device).manual_seed(seed)
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Free the gradients after the optimiser's step; Lightning frees them after the next forward pass."""
+        if self.trainer.global_step != self._steps:
+            self._steps = self.trainer.global_step
+            self.zero_grad()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The weighted sum of the losses.

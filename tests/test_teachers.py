@@ -1,0 +1,149 @@
+"""The teacher stands outside the module tree: shared by copies, loaded when it is first needed, never trained."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_kd import SequenceClassification
+from lightning_kd.teachers import Teacher
+from tests.conftest import LABELS, save_network, tiny_bert
+from tests.runs import module
+
+BATCH = {
+    "input_ids": torch.tensor([[2, 40, 41, 3], [2, 42, 3, 0]]),
+    "attention_mask": torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]]),
+    "row_id": torch.tensor([0, 1]),
+}
+
+
+def teacher(source):
+    return Teacher(source, SequenceClassification())
+
+
+def logits(teacher):
+    return teacher(BATCH).heads["label"].logits
+
+
+def own_logits(network):
+    with torch.no_grad():
+        return network.eval()(BATCH["input_ids"], attention_mask=BATCH["attention_mask"]).logits
+
+
+def test_copies_of_the_module_share_it(teacher_folder):
+    student_side = module(teacher_folder)
+    assert copy.deepcopy(student_side).teacher is student_side.teacher
+    assert not any("teacher" in name for name, _ in student_side.named_modules())
+
+
+def test_pickle_carries_neither_weights_nor_networks(teacher_folder):
+    first = teacher(teacher_folder)
+    first.align(LABELS[::-1], accept_mismatch=False)
+    expected = logits(first)
+    pickled = pickle.dumps(first)
+    assert len(pickled) < 2000
+    second = pickle.loads(pickled)
+    assert second._networks is None
+    assert torch.equal(logits(second), expected)
+
+
+def test_networks_are_loaded_once_and_only_when_needed(tmp_path, teacher_folder):
+    lazy = teacher([teacher_folder, "no/where"])
+    assert lazy.names == [teacher_folder, "no/where"]
+    assert lazy.label_names() == LABELS  # needs the configuration only
+    assert lazy._networks is None
+    with pytest.raises(OSError, match="teacher 'no/where' is neither a folder"):
+        _ = lazy.networks
+    once = teacher(teacher_folder)
+    assert once.networks[0] is once.networks[0]
+
+
+def test_networks_are_frozen_and_in_eval_mode(teacher_folder):
+    given = tiny_bert().train()
+    for network in (given, teacher(teacher_folder).networks[0]):
+        assert all(not m.training for m in teacher(network).networks[0].modules())
+        assert not any(p.requires_grad for p in network.parameters())
+    assert not logits(teacher(given)).requires_grad
+
+
+def test_one_network_answers_as_it_does_alone():
+    network = tiny_bert(layers=3, seed=4)
+    torch.testing.assert_close(logits(teacher(network)), own_logits(network))
+
+
+def test_ensemble_of_three_is_the_mean_in_the_students_order():
+    orders = [LABELS, ["oos", "greet", "leave"], ["Leave", "OOS", "Greet"]]
+    networks = [tiny_bert(labels=order, seed=seed) for seed, order in enumerate(orders)]
+    ensemble = teacher(networks)
+    ensemble.align(LABELS, accept_mismatch=False)
+    first, second, third = map(own_logits, networks)
+    expected = (first + second[:, [1, 2, 0]] + third[:, [2, 0, 1]]) / 3
+    torch.testing.assert_close(logits(ensemble), expected)
+    assert ensemble.names == ["BertForSequenceClassification"] * 3
+
+
+def test_ensemble_mean_is_taken_in_float32():
+    networks = [tiny_bert(seed=seed) for seed in range(3)]
+    ensemble = teacher(networks)
+    ensemble.to(torch.device("cpu"), torch.bfloat16)
+    half = [own_logits(network) for network in networks]
+    assert {x.dtype for x in half} == {torch.bfloat16}
+    torch.testing.assert_close(logits(ensemble), sum(x.float() for x in half) / 3)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_moved_with_its_label_order(device):
+    moved = teacher([tiny_bert(labels=LABELS[::-1]), tiny_bert()])
+    moved.align(LABELS, accept_mismatch=False)
+    moved.to(torch.device(device), torch.float16)
+    tensors = [*(p for n in moved.networks for p in n.parameters()), moved._columns[0]]
+    assert {t.device.type for t in tensors} == {device}
+    assert {t.dtype for t in tensors} == {torch.float16, torch.int64}
+    assert moved._columns[1] is None  # in the student's order already
+
+
+def test_rows_that_only_pad_are_left_out():
+    padded = {**BATCH, "row_id": torch.tensor([0, -1])}
+    assert teacher(tiny_bert())(padded).rows == 1
+
+
+def test_other_labels_in_any_network_are_refused_and_can_be_accepted():
+    pair = [tiny_bert(), tiny_bert(labels=["greet", "leave", "other"])]
+    with pytest.raises(ValueError, match=r"teacher 'BertForSequence.*only in the second: other.*label_mismatch"):
+        teacher(pair).align(LABELS, accept_mismatch=False)
+    accepted = teacher(pair)
+    accepted.align(LABELS, accept_mismatch=True)
+    torch.testing.assert_close(logits(accepted), sum(map(own_logits, pair)) / 2)
+
+
+def test_another_number_of_labels_cannot_be_accepted(tmp_path):
+    folder = save_network(tiny_bert(labels=["greet", "leave"]), tmp_path)
+    with pytest.raises(ValueError, match=rf"teacher '{folder}' have different label sets \(3 against 2 labels"):
+        teacher(folder).align(LABELS, accept_mismatch=True)
+
+
+def test_placeholders_for_label_names_are_warned_about_for_each_network():
+    nameless = teacher([tiny_bert(), tiny_bert(labels=None, num_labels=3)])
+    assert [nameless.label_names(i) for i in (0, 1)] == [LABELS, None]
+    with pytest.warns(UserWarning, match="does not name its labels; they are taken to be in the student's order"):
+        nameless.align(LABELS, accept_mismatch=False)
+
+
+def test_placeholders_in_another_number_are_refused():
+    with pytest.raises(ValueError, match=r"teacher 'BertForSequenceClassification' has 2 labels, the student has 3"):
+        teacher(tiny_bert(labels=None, num_labels=2)).align(LABELS, accept_mismatch=True)
+
+
+def test_empty_list():
+    with pytest.raises(ValueError, match="teacher: the list is empty"):
+        teacher([])
+
+
+def test_any_module_may_teach():
+    class Constant(nn.Module):
+        def forward(self, input_ids):
+            return torch.ones(len(input_ids), 3)
+
+    assert torch.equal(logits(teacher(Constant())), torch.ones(2, 3))
