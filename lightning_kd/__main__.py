@@ -1,5 +1,6 @@
 """``lightning-kd`` and ``python -m lightning_kd``."""
 
+import errno
 import os
 import sys
 
@@ -16,6 +17,8 @@ def main() -> None:
         if os.environ.get(DEBUG):
             raise
         message = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            message += "; the disk is full: free some space, then continue with fit --resume <run folder>"
         kind = "" if isinstance(error, (ValueError, OSError, FloatingPointError)) else f"{type(error).__name__}: "
         sys.exit(f"lightning-kd: error: {kind}{message} ({DEBUG}=1 shows the traceback)")
 

@@ -58,5 +58,10 @@ class LastCheckpoint(Checkpoint):
     def _save(self, trainer: Trainer) -> None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        trainer.save_checkpoint(checkpoint_folder(trainer) / "last.ckpt", weights_only=False)
+        folder = checkpoint_folder(trainer)
+        # Lightning writes to the system's temporary folder and moves the file, which is a copy where that is another
+        # disk: rename within the folder, so that last.ckpt is whole whenever the run is killed
+        trainer.save_checkpoint(folder / ".last.ckpt.tmp", weights_only=False)
+        if trainer.is_global_zero:
+            (folder / ".last.ckpt.tmp").replace(folder / "last.ckpt")
         self._saved_at = time.monotonic()

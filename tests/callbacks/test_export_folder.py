@@ -1,0 +1,143 @@
+"""Where the student is written: complete or not at all, and never over somebody else's files."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, BertForSequenceClassification
+
+from lightning_kd.callbacks import StudentExport
+from tests.conftest import tiny_bert
+from tests.runs import data, module, trainer
+
+FILES = {"README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+
+
+def export(root, clinc_file, folder=None, **settings):
+    run = trainer(root, callbacks=[StudentExport(folder)], max_steps=1)
+    fitted = module(**{"student": tiny_bert(seed=1), **settings})
+    run.fit(fitted, data(clinc_file))
+    return fitted
+
+
+def names(folder):
+    return {file.name for file in folder.iterdir()}
+
+
+def contents(folder):
+    return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def head(folder):
+    return AutoModelForSequenceClassification.from_pretrained(folder).classifier.weight
+
+
+@pytest.mark.parametrize("made", [False, True])
+def test_new_or_empty_folder_with_a_space_in_its_name(tmp_path, clinc_file, made):
+    target = tmp_path / "models of mine" / "the student"
+    if made:
+        target.mkdir(parents=True)
+    export(tmp_path, clinc_file, str(target))
+    assert names(target) == FILES
+    assert names(target.parent) == {"the student"}
+
+
+def test_home(tmp_path, clinc_file, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    export(tmp_path, clinc_file, "~/student")
+    assert names(tmp_path / "home" / "student") == FILES
+
+
+@pytest.mark.parametrize("relative", ["student", "./student/", "../x/student"])
+def test_relative_path(tmp_path, clinc_file, monkeypatch, relative):
+    here = tmp_path / "x"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    export(tmp_path, clinc_file, relative)
+    monkeypatch.chdir(tmp_path)
+    assert names(here / Path(relative).name) == FILES
+
+
+@pytest.mark.parametrize("relative", [".", ".."])
+def test_folder_that_one_is_in_is_refused_before_training(tmp_path, clinc_file, monkeypatch, relative):
+    """It would be renamed, and whoever is in it would be nowhere."""
+    here = tmp_path / "x" / "y"
+    here.mkdir(parents=True)
+    monkeypatch.chdir(here)
+    with pytest.raises(ValueError, match=r"export\.folder: '.*x.*' .*choose another"):
+        export(tmp_path, clinc_file, relative)
+    assert Path.cwd() == here
+
+
+def test_second_export_takes_the_place_of_the_first(tmp_path, clinc_file):
+    target = tmp_path / "out" / "student"
+    export(tmp_path, clinc_file, str(target))
+    (target / "pytorch_model.bin").touch()  # of another time: must not be mixed in
+    second = export(tmp_path, clinc_file, str(target), student=tiny_bert(seed=5))
+    assert torch.equal(head(target), second.student.classifier.weight)
+    assert names(target) == FILES
+    assert names(target.parent) == {"student"}
+
+
+def test_link_to_an_earlier_export_stays_a_link(tmp_path, clinc_file):
+    export(tmp_path, clinc_file, str(tmp_path / "disk" / "student"))
+    link = tmp_path / "out" / "link"
+    link.parent.mkdir()
+    link.symlink_to(tmp_path / "disk" / "student")
+    second = export(tmp_path, clinc_file, str(link), student=tiny_bert(seed=5))
+    assert link.is_symlink()
+    assert torch.equal(head(tmp_path / "disk" / "student"), second.student.classifier.weight)
+    assert names(link.parent) == {"link"}
+
+
+FOREIGN = {
+    "a file": {"notes.txt": "mine"},
+    "another model": {"README.md": "---\nlibrary_name: transformers\n---\n# A model", "config.json": "{}"},
+    "a project that uses this one": {"README.md": "# Mine\nTrained with lightning_kd.", "thesis.tex": "mine"},
+    "a card without header": {"README.md": "lightning_kd"},
+    "a card with a broken header": {"README.md": "---\ntags: [lightning_kd\n---\n"},
+    "no text": {"README.md": b"\xff\xfe lightning_kd"},
+}
+
+
+@pytest.mark.parametrize("what", FOREIGN)
+def test_folder_of_somebody_else_is_refused_before_training(tmp_path, clinc_file, what):
+    target = tmp_path / "theirs"
+    target.mkdir()
+    for name, content in FOREIGN[what].items():
+        (target / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    before = contents(target)
+    run = trainer(tmp_path, callbacks=[StudentExport(str(target))])
+    with pytest.raises(ValueError, match=r"export\.folder: '.*theirs' exists and is no earlier export; choose another"):
+        run.fit(module(), data(clinc_file))
+    assert run.global_step == 0
+    assert contents(target) == before
+
+
+def test_file_in_the_way_is_refused(tmp_path, clinc_file):
+    with pytest.raises(ValueError, match=r"export\.folder"):
+        export(tmp_path, clinc_file, str(clinc_file))
+
+
+def test_other_stages_do_not_ask(tmp_path, clinc_file):
+    callback = StudentExport(str(clinc_file))
+    trainer(tmp_path, callbacks=[callback]).validate(module(student=tiny_bert()), data(clinc_file), verbose=False)
+
+
+class FullDisk(BertForSequenceClassification):
+    def save_pretrained(self, folder, **settings):
+        super().save_pretrained(folder, **settings)
+        raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_export_that_fails_in_the_middle_leaves_no_trace(tmp_path, clinc_file, earlier):
+    target = tmp_path / "out" / "student"
+    target.parent.mkdir()
+    if earlier:
+        export(tmp_path, clinc_file, str(target))
+    before = contents(target.parent)
+    with pytest.raises(OSError, match="No space left"):
+        export(tmp_path, clinc_file, str(target), student=FullDisk(tiny_bert().config))
+    assert contents(target.parent) == before
+    assert names(target.parent) == ({"student"} if earlier else set())

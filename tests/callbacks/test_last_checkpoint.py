@@ -1,0 +1,60 @@
+"""What tests/test_resume.py does not cover: a job that is told to end, and runs that must leave nothing."""
+
+import os
+import signal
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from lightning_kd.callbacks import LastCheckpoint
+from tests.runs import data, module, trainer
+
+
+class Terminate(Callback):
+    """Sends this process SIGTERM, as a cluster does when the time is up."""
+
+    def __init__(self, at):
+        self.at = at
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.fit_loop.epoch_loop.total_batch_idx == self.at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def run(folder, clinc_file, terminate=None, resume=None, **settings):
+    callbacks = [LastCheckpoint(every_minutes=60), *([] if terminate is None else [Terminate(terminate)])]
+    fit = trainer(folder, callbacks=callbacks, max_epochs=2, enable_checkpointing=True, **settings)
+    fitted = module()
+    if terminate is None:
+        fit.fit(fitted, data(clinc_file), ckpt_path=resume)
+    else:
+        with pytest.raises(SIGTERMException):
+            fit.fit(fitted, data(clinc_file), ckpt_path=resume)
+    return fitted.student.state_dict()
+
+
+# 9 batches an epoch; with accumulation a whole step is the first chance to save
+@pytest.mark.parametrize(("terminate", "accumulate", "steps"), [(3, 1, 4), (12, 1, 13), (8, 1, 9), (5, 3, 2)])
+def test_sigterm_saves_at_once_and_the_run_continues_exactly(tmp_path, clinc_file, terminate, accumulate, steps):
+    expected = run(tmp_path / "whole", clinc_file, accumulate_grad_batches=accumulate)
+    run(tmp_path, clinc_file, terminate=terminate, accumulate_grad_batches=accumulate)
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    assert torch.load(last, weights_only=True)["global_step"] == steps
+    resumed = run(tmp_path, clinc_file, resume=last, accumulate_grad_batches=accumulate)
+    assert all(torch.equal(tensor, resumed[name]) for name, tensor in expected.items())
+
+
+def test_fast_dev_run_saves_nothing(tmp_path, clinc_file):
+    before = sorted(tmp_path.rglob("*"))
+    trainer(tmp_path, callbacks=[LastCheckpoint(0)], fast_dev_run=3, enable_checkpointing=True).fit(
+        module(), data(clinc_file)
+    )
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_save_leaves_one_file_and_replaces_the_one_before(tmp_path, clinc_file):
+    trainer(tmp_path, callbacks=[LastCheckpoint(0)], enable_checkpointing=True).fit(module(), data(clinc_file))
+    assert [file.name for file in (tmp_path / "checkpoints").iterdir()] == ["last.ckpt"]
+    assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 9

@@ -1,0 +1,132 @@
+"""Predictions end up beside their own texts."""
+
+import csv
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from lightning_kd import TextClassificationDataModule
+from lightning_kd.callbacks import PredictionWriter
+from lightning_kd.run_folders import run_logger
+from tests.conftest import TINY_BERT, tiny_bert
+from tests.runs import module, trainer
+
+NETWORK = {"labels": ["bad", "good"], "layers": 1, "initializer_range": 0.5}
+WORDS = ["hello", "goodbye", "water", "desk", "paper", "plant", "leak", "room", "france", "you"]
+TEXTS = [" ".join(WORDS[i % 10 :][: 1 + (7 * i) % 6]) for i in range(11)]  # short and long ones take turns
+AWKWARD = ['say "hello", please', "one\nline\nafter another", " =1+1;\ttab ", "Grüße, 你好 🎉", "'", "a\r\nb"]
+
+
+def write_table(path, columns):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
+    return str(path)
+
+
+def read_table(path):
+    with path.open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+@pytest.fixture
+def predict(tmp_path):
+    """Predict a table of texts in batches of two; returns what the trainer returns."""
+
+    def run(columns, path="predictions.csv", **settings):
+        names = list(columns)
+        write_table(tmp_path / "data" / "train.csv", {**{n: ["hello", "bye"] for n in names}, "label": ["good", "bad"]})
+        table = write_table(tmp_path / "new" / "rows.csv", columns)
+        arguments = {"text_columns": names, "predict_path": table, "eval_batch_size": 2}
+        rows = TextClassificationDataModule(str(tmp_path / "data"), str(TINY_BERT), **arguments)
+        run = trainer(tmp_path, callbacks=[PredictionWriter(path)], **settings)
+        return run.predict(module(student=tiny_bert(**NETWORK)), rows)
+
+    return run
+
+
+def answers(*columns):
+    """Label and probability of each row on its own."""
+    network, tokenizer = tiny_bert(**NETWORK).eval(), AutoTokenizer.from_pretrained(TINY_BERT)
+    for texts in zip(*columns, strict=True):
+        with torch.no_grad():
+            probabilities = network(**tokenizer(*texts, return_tensors="pt")).logits.softmax(-1)[0]
+        yield NETWORK["labels"][probabilities.argmax()], float(probabilities.max())
+
+
+def check(rows, *columns):
+    assert len(rows) == len(columns[0])
+    for row, (label, probability) in zip(rows, answers(*columns), strict=True):
+        assert row["label"] == label
+        assert float(row["probability"]) == pytest.approx(probability, abs=2e-6)
+
+
+def test_rows_are_in_the_order_of_the_file_although_the_longest_go_first(tmp_path, predict):
+    batches = predict({"text": TEXTS})
+    assert [row["row_id"] for batch in batches for row in batch] != list(range(len(TEXTS)))
+    rows = read_table(tmp_path / "predictions.csv")
+    assert [list(row) for row in rows] == [["text", "label", "probability"]] * len(TEXTS)
+    assert [row["text"] for row in rows] == TEXTS
+    assert len({row["probability"] for row in rows}) > 5
+    check(rows, TEXTS)
+
+
+def test_pairs_of_texts(tmp_path, predict):
+    predict({"question": TEXTS, "answer": TEXTS[::-1]})
+    rows = read_table(tmp_path / "predictions.csv")
+    assert list(rows[0]) == ["question", "answer", "label", "probability"]
+    assert [(row["question"], row["answer"]) for row in rows] == list(zip(TEXTS, TEXTS[::-1], strict=True))
+    check(rows, TEXTS, TEXTS[::-1])
+
+
+def test_quotes_line_breaks_and_letters_of_any_kind_survive(tmp_path, predict):
+    predict({"text": AWKWARD})
+    rows = read_table(tmp_path / "predictions.csv")
+    assert [row["text"] for row in rows] == AWKWARD
+    check(rows, AWKWARD)
+
+
+@pytest.mark.parametrize("path", ["predictions.csv", "some where/my answers.csv"])
+def test_relative_path_lies_in_the_run_folder(tmp_path, predict, path):
+    run = tmp_path / "version_0"
+    predict({"text": TEXTS}, path, logger=run_logger(run))
+    assert len(read_table(run / path)) == len(TEXTS)
+    assert [file.name for file in (run / path).parent.iterdir() if ".tmp" in file.name] == []
+
+
+def test_absolute_path_and_home(tmp_path, predict, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    predict({"text": TEXTS}, "~/a b/answers.csv")
+    predict({"text": TEXTS}, str(tmp_path / "elsewhere" / "answers.csv"))
+    first, second = tmp_path / "home" / "a b", tmp_path / "elsewhere"
+    assert (first / "answers.csv").read_bytes() == (second / "answers.csv").read_bytes()
+    assert [[file.name for file in folder.iterdir()] for folder in (first, second)] == [["answers.csv"]] * 2
+
+
+def test_earlier_file_is_replaced(tmp_path, predict):
+    (tmp_path / "predictions.csv").write_text("old\n" * 1000)
+    predict({"text": TEXTS})
+    check(read_table(tmp_path / "predictions.csv"), TEXTS)
+
+
+def test_nothing_half_written_where_the_file_cannot_be_put(tmp_path, predict):
+    (tmp_path / "out" / "answers.csv").mkdir(parents=True)
+    with pytest.raises(OSError, match=r"answers\.csv"):
+        predict({"text": TEXTS}, "out/answers.csv")
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["answers.csv"]
+
+
+def test_predictions_are_returned_as_they_are(predict):
+    rows = [row for batch in predict({"text": TEXTS}) for row in batch]
+    assert sorted(row["row_id"] for row in rows) == list(range(len(TEXTS)))
+    assert set(rows[0]) == {"row_id", "label", "probability"}
+
+
+def test_loader_without_texts_is_refused_before_predicting(tmp_path):
+    run = trainer(tmp_path, callbacks=[PredictionWriter()])
+    loader = torch.utils.data.DataLoader([{"input_ids": torch.tensor([2, 40, 3]), "row_id": 0}])
+    with pytest.raises(ValueError, match="PredictionWriter: .* texts"):
+        run.predict(module(student=tiny_bert(**NETWORK)), loader)

@@ -1,0 +1,117 @@
+"""The exported folder is the student at its best, and transformers load it without this package."""
+
+import json
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import nn
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+
+from lightning_kd import DistillationModule
+from lightning_kd.callbacks import LastCheckpoint, StudentExport
+from tests.callbacks.conftest import best_checkpoint, spoiled_run
+from tests.conftest import LABELS, TINY_BERT, clinc_rows, tiny_bert
+from tests.runs import data, module, trainer
+
+TEXTS = [text for text, _ in clinc_rows()["val"]]
+
+
+@pytest.fixture(scope="module")
+def best_is_not_last(folder):
+    callbacks = [StudentExport(), best_checkpoint()]
+    return spoiled_run(folder, folder / "data_oos_plus.json", *callbacks, teacher=str(folder / "teacher"))
+
+
+def logits(network, folder=TINY_BERT):
+    inputs = AutoTokenizer.from_pretrained(folder)(TEXTS, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        return network.eval()(**inputs).logits
+
+
+def exported(folder):
+    return AutoModelForSequenceClassification.from_pretrained(folder / "student")
+
+
+def test_weights_are_those_of_the_best_checkpoint(folder, best_is_not_last):
+    run, fitted = best_is_not_last
+    best = DistillationModule.load_from_checkpoint(run.checkpoint_callback.best_model_path)
+    actual = logits(exported(folder), folder / "student")
+    assert torch.equal(actual, logits(best.student))
+    assert not torch.allclose(actual, logits(fitted.student), atol=0.1)
+    assert run.checkpoint_callback.best_model_score > 0.9
+    assert fitted.validation_scores()["val/accuracy"] < 0.5
+
+
+def test_exporting_leaves_the_students_own_weights_alone(folder, best_is_not_last):
+    run, fitted = best_is_not_last
+    run.save_checkpoint(folder / "after.ckpt")
+    after = torch.load(folder / "after.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(after[f"student.{n}"], w) for n, w in fitted.student.state_dict().items())
+
+
+def test_pipeline_answers_with_label_names(folder, best_is_not_last):
+    answers = pipeline("text-classification", model=str(folder / "student"))(TEXTS)
+    right = sum(answer["label"] == intent for answer, (_, intent) in zip(answers, clinc_rows()["val"], strict=True))
+    assert right / len(TEXTS) > 0.9
+    assert json.loads((folder / "student" / "config.json").read_text())["id2label"] == {
+        str(index): name for index, name in enumerate(LABELS)
+    }
+
+
+def test_tokenizer_is_the_one_trained_with(folder, best_is_not_last, tokenizer):
+    own = AutoTokenizer.from_pretrained(folder / "student")
+    assert own.get_vocab() == tokenizer.get_vocab()
+    assert own("Hello Desk").input_ids == tokenizer("Hello Desk").input_ids
+
+
+@pytest.mark.parametrize("order", [["last", "export", "best"], ["rest", "export", "best"]])
+def test_other_checkpoint_callbacks_do_not_hide_the_best(tmp_path, clinc_file, order):
+    callbacks = {
+        "last": LastCheckpoint(),
+        "rest": ModelCheckpoint(every_n_epochs=3, save_top_k=-1),
+        "export": StudentExport(),
+        "best": best_checkpoint(),
+    }
+    spoiled_run(tmp_path, clinc_file, *(callbacks[name] for name in order))
+    best = DistillationModule.load_from_checkpoint(callbacks["best"].best_model_path)
+    assert torch.equal(logits(exported(tmp_path)), logits(best.student))
+
+
+def test_without_a_monitored_checkpoint_the_last_weights_are_written(tmp_path, clinc_file):
+    _, fitted = spoiled_run(tmp_path, clinc_file, StudentExport(), ModelCheckpoint(every_n_epochs=3))
+    assert torch.equal(logits(exported(tmp_path)), logits(fitted.student))
+    assert "best epoch" not in (tmp_path / "student" / "README.md").read_text()
+
+
+def test_student_given_as_a_module_gets_the_label_names(tmp_path, clinc_file):
+    student = tiny_bert(labels=None, num_labels=3)
+    trainer(tmp_path, callbacks=[StudentExport()]).fit(module(student=student), data(clinc_file))
+    assert exported(tmp_path).config.id2label == dict(enumerate(LABELS))
+
+
+def test_weights_in_bfloat16(tmp_path, clinc_file):
+    fitted = module()
+    trainer(tmp_path, callbacks=[StudentExport()], precision="bf16-true").fit(fitted, data(clinc_file))
+    assert exported(tmp_path).dtype == torch.bfloat16
+    assert torch.equal(logits(exported(tmp_path)), logits(fitted.student))
+
+
+def test_plain_module_is_not_exported_but_warned_about(tmp_path, clinc_file):
+    class Bag(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.EmbeddingBag(1200, 3)
+
+        def forward(self, input_ids):
+            return self.layer(input_ids)
+
+    with pytest.warns(UserWarning, match="the student is no transformers model, so it is not exported"):
+        trainer(tmp_path, callbacks=[StudentExport()]).fit(module(student=Bag()), data(clinc_file))
+    assert not (tmp_path / "student").exists()
+
+
+def test_fast_dev_run_writes_nothing(tmp_path, clinc_file):
+    before = sorted(tmp_path.rglob("*"))
+    trainer(tmp_path, callbacks=[StudentExport()], fast_dev_run=2).fit(module(), data(clinc_file))
+    assert sorted(tmp_path.rglob("*")) == before
