@@ -7,15 +7,17 @@ from typing import Any
 
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities import rank_zero_only
 from transformers.utils.logging import disable_progress_bar
 
 from lightning_kd import data, losses, tasks  # noqa: F401  their classes can be named without a module path
 from lightning_kd.callbacks import LastCheckpoint, PredictionWriter, RunSummary, StudentExport
 from lightning_kd.module import DistillationModule
-from lightning_kd.run_folders import discard_unused, new_run_folder, resume_arguments, run_logger
+from lightning_kd.run_folders import ROOT, discard_unused, new_run_folder, resume_arguments, run_logger
 
 DESCRIPTION = "Distil transformers: a small student learns what a large teacher knows."
+FIT = "Train a student, with or without a teacher. `fit --resume <run folder>` continues a run that was interrupted."
 
 
 class DistillationCLI(LightningCLI):
@@ -32,9 +34,11 @@ class DistillationCLI(LightningCLI):
             auto_configure_optimizers=False,
             # the module saves its own hyperparameters as plain data
             load_from_checkpoint_support=False,
+            # a resumed run keeps the config it was started with
+            save_config_callback=SaveConfigCallback if run_folder is None else None,
             save_config_kwargs={"overwrite": True},
             seed_everything_default=42,
-            parser_kwargs={"prog": "lightning-kd", "description": DESCRIPTION},
+            parser_kwargs={"prog": "lightning-kd", "description": DESCRIPTION, "fit": {"description": FIT}},
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -57,21 +61,39 @@ class DistillationCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer, with a run folder of its own and the best checkpoint by the task's metric."""
         settings = self._get(self.config_init, "trainer")
-        callbacks = list(settings["callbacks"] or [])
-        own = any(isinstance(callback, ModelCheckpoint) for callback in callbacks)
-        if self.subcommand == "fit" and settings["enable_checkpointing"] is not False and not own:
-            task = self.model.task
-            best = ModelCheckpoint(
-                monitor=f"val/{task.monitor}", mode=task.monitor_mode, filename="best", enable_version_counter=False
+        if settings["enable_checkpointing"] is False:
+            raise ValueError(
+                "trainer.enable_checkpointing: false would leave nothing to resume or export; leave it out, or set "
+                "last.every_minutes to a large number"
             )
-            callbacks.append(best)
-        callbacks.append(RunSummary())
+        given = settings["callbacks"] or []
+        callbacks = [*given] if isinstance(given, list) else [given]
         if settings["logger"] in (None, True) and not settings["fast_dev_run"]:
-            root = Path(settings["default_root_dir"] or ".")
-            if self.run_folder is None:
-                self.new_folder = self.run_folder = new_run_folder(root)
-            kwargs["logger"] = run_logger(self.run_folder)
+            kwargs["logger"] = run_logger(self._claim_folder(Path(settings["default_root_dir"] or ".").resolve()))
+        own = any(isinstance(callback, ModelCheckpoint) and callback.monitor for callback in callbacks)
+        if self.subcommand == "fit" and not own:
+            callbacks.append(self._best_checkpoint())
+        callbacks.append(RunSummary())
         return super().instantiate_trainer(callbacks=callbacks, **kwargs)
+
+    def _claim_folder(self, root: Path) -> Path:
+        if self.run_folder is not None:
+            return self.run_folder
+        if getattr(rank_zero_only, "rank", 0):
+            return root / ROOT  # Lightning takes the first process's folder everywhere
+        self.new_folder = self.run_folder = new_run_folder(root)
+        return self.run_folder
+
+    def _best_checkpoint(self) -> ModelCheckpoint:
+        task = self.model.task
+        folder = self.run_folder / "checkpoints" if self.run_folder is not None else None
+        return ModelCheckpoint(
+            folder,
+            filename="best",
+            monitor=f"val/{task.monitor}",
+            mode=task.monitor_mode,
+            enable_version_counter=False,
+        )
 
     def _run_subcommand(self, subcommand: str) -> None:
         try:
@@ -104,6 +126,7 @@ def _quiet() -> None:
 def run(args: list[str]) -> None:
     """Run a command line without the program's name."""
     _quiet()
+    args = [part for arg in args for part in (arg.split("=", 1) if arg.startswith("--resume=") else [arg])]
     folder = None
     if "--resume" in args:
         at = args.index("--resume")
@@ -111,6 +134,6 @@ def run(args: list[str]) -> None:
             raise ValueError(f"--resume: only fit can be resumed, not {args[0]}")
         if at + 1 == len(args):
             raise ValueError("--resume: name the run folder, for instance lightning_logs/version_0")
-        folder = args[at + 1]
+        folder = Path(args[at + 1]).expanduser().resolve()
         args = ["fit", *resume_arguments(folder), *args[1:at], *args[at + 2 :]]
-    DistillationCLI(args, Path(folder) if folder else None)
+    DistillationCLI(args, folder)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-ACCEPT = "--model.accept+=label_mismatch"
+ACCEPT = "--model.accept+=label_mismatch (accept=['label_mismatch'])"
 
 
 def label_names_of(id2label: Mapping[int, str] | None) -> list[str] | None:
@@ -22,6 +22,9 @@ def _key(name: str) -> str:
 
 
 def _positions(names: Sequence[str], within: Sequence[str]) -> list[int] | None:
+    exact = {name: position for position, name in enumerate(within)}
+    if len(exact) == len(within) and len(set(names)) == len(names) and all(name in exact for name in names):
+        return [exact[name] for name in names]
     index = {_key(name): position for position, name in enumerate(within)}
     keys = [_key(name) for name in names]
     if len(index) != len(within) or len(set(keys)) != len(keys) or any(key not in index for key in keys):

@@ -1,15 +1,22 @@
 """The only place that builds networks, and the one that calls them."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import torch
 import transformers
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from lightning_kd.outputs import Batch
+
+if TYPE_CHECKING:
+    Network = nn.Module
+else:
+    # the type of arguments: with nn.Module the command line's help would list the hundreds of PyTorch's own modules
+    Network = Callable[..., Any]
 
 
 def _explained(error: OSError, what: str, source: str) -> OSError:
@@ -103,13 +110,11 @@ def student_config(student: Mapping[str, Any]) -> PretrainedConfig:
     return config
 
 
-def source_config(source: str | Mapping[str, Any] | nn.Module) -> PretrainedConfig | None:
-    """The configuration behind a student or teacher whose weights and labels are its own; None for fresh weights."""
-    if isinstance(source, str):
-        return load_config(source, "student")
-    if isinstance(source, nn.Module):
-        return getattr(source, "config", None)
-    return student_config(source) if is_saved_config(source) else None
+def pretrained_config(student: str | Mapping[str, Any] | nn.Module) -> PretrainedConfig | None:
+    """The configuration of a student that comes with weights and maybe labels of its own; None for fresh weights."""
+    if isinstance(student, str):
+        return load_config(student, "student")
+    return getattr(student, "config", None) if isinstance(student, nn.Module) else None
 
 
 def is_saved_config(source: Any) -> bool:
@@ -127,7 +132,7 @@ def build_student(student: str | Mapping[str, Any], auto_class: str, label_names
     config = student_config(student)
     if label_names is not None:
         name_labels(config, label_names)
-    network: PreTrainedModel = getattr(transformers, auto_class).from_config(config)
+    network: PreTrainedModel = getattr(transformers, auto_class).from_config(config, dtype=torch.float32)
     return network
 
 
@@ -135,6 +140,29 @@ def name_labels(config: PretrainedConfig, label_names: list[str]) -> None:
     """Write the label names, and with them the number of labels, into a configuration."""
     config.id2label = dict(enumerate(label_names))
     config.label2id = {name: index for index, name in enumerate(label_names)}
+
+
+def adopt_labels(network: nn.Module, label_names: list[str]) -> None:
+    """Write the label names into the configuration of a network that was given as a module, if it has one.
+
+    Raises:
+        ValueError: If its head has another number of labels.
+    """
+    config = getattr(network, "config", None)
+    if isinstance(config, PretrainedConfig):
+        check_label_count(config, len(label_names), "student")
+        name_labels(config, label_names)
+
+
+def check_label_count(config: Any, needed: int, what: str) -> None:
+    """Refuse a head of another size; a network without configuration is not asked.
+
+    Raises:
+        ValueError: Names the two sizes.
+    """
+    labels = getattr(config, "num_labels", needed)
+    if labels != needed:
+        raise ValueError(f"{what}: has a head of {labels} labels, {needed} are needed; train or build it with {needed}")
 
 
 def plain_config(network: nn.Module) -> dict[str, Any] | None:
@@ -154,7 +182,8 @@ def forward(network: nn.Module, batch: Batch) -> Any:
 
     With labels a transformers network would compute a cross-entropy of its own.
     """
-    names = inspect.signature(network.forward).parameters
+    # a compiled network hides its arguments behind *args, **kwargs
+    names = inspect.signature(getattr(network, "_orig_mod", network).forward).parameters
     return network(**{name: value for name, value in batch.items() if name in names and name != "labels"})
 
 

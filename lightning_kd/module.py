@@ -4,12 +4,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from transformers import PreTrainedTokenizerBase
 
-from lightning_kd import safety
+from lightning_kd import labels, models, safety
 from lightning_kd.losses.base import DistillationLoss
+from lightning_kd.models import Network
 from lightning_kd.optimizers import (
     DEFAULT_OPTIMIZER,
     OptimizerFactory,
@@ -54,8 +57,8 @@ class DistillationModule(StudentModule):
     def __init__(
         self,
         task: Task,
-        student: str | dict[str, Any] | nn.Module,
-        teacher: str | list[str] | nn.Module | None = None,
+        student: str | dict[str, Any] | Network,
+        teacher: str | list[str] | Network | None = None,
         losses: dict[str, DistillationLoss] = {},  # noqa: B006  only read; None would spoil the shell's messages
         optimizer: OptimizerFactory = DEFAULT_OPTIMIZER,
         lr_scheduler: str | None = "linear",
@@ -69,8 +72,9 @@ class DistillationModule(StudentModule):
         terms = {name: from_plain(loss, DistillationLoss, f"losses.{name}") for name, loss in losses.items()}
         if not terms:
             raise ValueError("losses: none given; name at least one, for instance hard: HardLabelLoss")
-        if "loss" in terms:
-            raise ValueError("losses.loss: the name is taken by the total; use another")
+        for name in terms:
+            if name == "loss" or not name.isidentifier() or hasattr(nn.ModuleDict(), name):
+                raise ValueError(f"losses.{name}: the name is taken, or no plain word; use another")
         if isinstance(teacher, nn.Module) and teacher is student:
             raise ValueError("teacher: is the very module given as student; pass a copy, because it will be frozen")
         check_schedule(lr_scheduler, warmup_ratio)
@@ -81,11 +85,10 @@ class DistillationModule(StudentModule):
         self.lr_scheduler = lr_scheduler
         self.warmup_ratio = warmup_ratio
         self._seed: int | None = None
-        self._steps = 0
         self.save_hyperparameters(
             {
                 "task": to_plain(self.task),
-                "teacher": None if isinstance(teacher, nn.Module) else teacher,
+                "teacher": self.teacher.plain_sources if self.teacher is not None else None,
                 "losses": {name: to_plain(loss) for name, loss in terms.items()},
                 "optimizer": optimizer if isinstance(optimizer, dict) else to_plain(optimizer),
                 "lr_scheduler": lr_scheduler,
@@ -110,13 +113,19 @@ class DistillationModule(StudentModule):
         super().setup(stage)
         if stage != "fit":
             return
+        if self.device_mesh is not None:
+            raise ValueError(
+                "trainer.strategy: one that shards the model (ModelParallelStrategy) is not supported yet; use ddp"
+            )
+        self._seed, self.teacher_scores = None, {}  # of an earlier fit; a checkpoint's are restored after this
         # from_pretrained returns eval mode, and Lightning >= 2.2 leaves modes alone: dropout would be silently off
         self.build_student().train()
         safety.check_losses_have_teacher(self.losses, self.teacher)
         if self.teacher is not None and self.reads_teacher:
             self.teacher.align(self.label_names or [], "label_mismatch" in self.accept)
             datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
-            if (tokenizer := getattr(datamodule, "tokenizer", None)) is not None:
+            tokenizer = getattr(datamodule, "tokenizer", None)
+            if isinstance(tokenizer, PreTrainedTokenizerBase):
                 safety.check_tokenizers(self.teacher, tokenizer, "tokenizer_mismatch" in self.accept)
 
     def on_fit_start(self) -> None:
@@ -128,7 +137,10 @@ class DistillationModule(StudentModule):
 
     def on_train_start(self) -> None:
         """Score the teacher on the validation split and refuse one that is guessing; a resumed run did this."""
-        if self.teacher is None or not self.reads_teacher or self.teacher_scores or not self.trainer.val_dataloaders:
+        if self.teacher is None or not self.reads_teacher or self.teacher_scores:
+            return
+        if self.trainer.val_dataloaders is None:
+            rank_zero_warn("the teacher is not scored: there is no validation split, or it is not validated on now")
             return
         metrics = self.task.metrics(self.label_names or []).to(self.device)
         scores, label_counts = safety.score_teacher(self.trainer, self.teacher, self.task, metrics, self._to_device)
@@ -153,8 +165,7 @@ class DistillationModule(StudentModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Free the gradients after the optimiser's step; Lightning frees them after the next forward pass."""
-        if self.trainer.global_step != self._steps:
-            self._steps = self.trainer.global_step
+        if not self.trainer.fit_loop._should_accumulate():
             self.zero_grad()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -175,7 +186,7 @@ class DistillationModule(StudentModule):
         self.log_dict({n: value.detach() for n, value in logged.items()}, prog_bar=True, batch_size=student.rows)
         return total
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Count a batch into the validation metrics, and log the losses that need no teacher."""
         outputs = self.score(batch, self.val_metrics)
         for name, loss in self.losses.items():
@@ -199,11 +210,27 @@ class DistillationModule(StudentModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the seed of the batches, and the scores so that a resumed run need not score the teacher again."""
-        scores = {"teacher_scores": self.teacher_scores, "scores": self.validation_scores()}
-        checkpoint[STATE_KEY] = {"seed": self._seed, **scores}
+        checkpoint[STATE_KEY] = {
+            "seed": self._seed,
+            "teacher": self.teacher.names if self.teacher is not None else [],
+            "teacher_scores": self.teacher_scores,
+            "scores": self.validation_scores(),
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Load what ``on_save_checkpoint`` saved."""
+        """Load what ``on_save_checkpoint`` saved.
+
+        Raises:
+            ValueError: If the checkpoint's student has the labels in another order.
+        """
+        saved = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {}).get("student")
+        names = labels.label_names_of(saved["config"].get("id2label")) if models.is_saved_config(saved) else None
+        if names is not None and self.label_names and names != self.label_names:
+            raise ValueError(
+                f"ckpt_path: its student has the labels in the order {', '.join(names[:3])}, ..., this one "
+                f"{', '.join(self.label_names[:3])}, ...; use DistillationModule.load_from_checkpoint"
+            )
         state = checkpoint.get(STATE_KEY, {})
         self._seed = state.get("seed")
-        self.teacher_scores = state.get("teacher_scores", {})
+        if self.teacher is not None and self.teacher.names == state.get("teacher"):
+            self.teacher_scores = state["teacher_scores"]

@@ -61,15 +61,15 @@ def build_schedule(name: str, optimizer: Optimizer, warmup_ratio: float, total_s
         name: One of ``SCHEDULES``.
         optimizer: Its learning rate is the peak.
         warmup_ratio: Share of the steps in which the rate rises linearly from 0, in [0, 1].
-        total_steps: Number of optimiser steps, may be infinite.
+        total_steps: Number of optimiser steps.
 
     Raises:
-        ValueError: If the number of steps is infinite.
+        ValueError: If the number of steps is infinite or unknown.
     """
-    if total_steps == float("inf"):
+    if not 0 < total_steps < float("inf"):  # -1: the loader has no length
         raise ValueError(
-            f"lr_scheduler: {name!r} needs the number of steps, and the run has no end; set trainer.max_epochs or "
-            "trainer.max_steps, or lr_scheduler to null"
+            f"lr_scheduler: {name!r} needs the number of steps, and the run has no known end; set trainer.max_steps, "
+            "or trainer.max_epochs where the data have a length, or lr_scheduler to null"
         )
     # at least one step after the warm-up: transformers' polynomial divides by their number
     warmup_steps = min(round(warmup_ratio * total_steps), int(total_steps) - 1)

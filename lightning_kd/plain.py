@@ -74,7 +74,7 @@ def refuse_not_saved(value: Any, argument: str) -> None:
     if isinstance(value, dict) and NOT_SAVED in value:
         raise ValueError(
             f"{argument}: was given as an object of {value[NOT_SAVED]}, which a checkpoint does not save; "
-            f"pass it again, as in load_from_checkpoint(path, {argument}=...)"
+            f"pass it again, as in load_from_checkpoint(path, {argument.partition('.')[0]}=...)"
         )
 
 

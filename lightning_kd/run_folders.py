@@ -1,11 +1,11 @@
 """Run folders: a new one for each run, and the old one to resume."""
 
+import re
 import shutil
 from itertools import count
 from pathlib import Path
 
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_only
 
 ROOT = "lightning_logs"
 
@@ -13,11 +13,9 @@ ROOT = "lightning_logs"
 def new_run_folder(parent: Path) -> Path:
     """Create ``lightning_logs/version_N`` with the first free N.
 
-    ``mkdir`` is atomic, so two runs that start together get two folders. Only the first process of a run creates it.
+    ``mkdir`` is atomic, so two runs that start together get two folders. Only for the first process of a run.
     """
     root = parent / ROOT
-    if getattr(rank_zero_only, "rank", 0):
-        return root
     root.mkdir(parents=True, exist_ok=True)
     for number in count():
         folder = root / f"version_{number}"
@@ -31,6 +29,8 @@ def new_run_folder(parent: Path) -> Path:
 
 def discard_unused(folder: Path) -> None:
     """Remove the folder of a run that stopped before it had anything to keep: no checkpoint, no student."""
+    if not re.fullmatch(r"version_\d+", folder.name):
+        return
     if not any((folder / kept).exists() for kept in ("checkpoints", "student", "predictions.csv")):
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -40,21 +40,20 @@ def run_logger(folder: Path) -> TensorBoardLogger:
     return TensorBoardLogger(str(folder), name="", version="")
 
 
-def resume_arguments(folder: str) -> list[str]:
+def resume_arguments(run: Path) -> list[str]:
     """The command line that continues a run.
 
     Raises:
         ValueError: If the folder is no run folder or has no ``last.ckpt``.
     """
-    run = Path(folder).expanduser()
     config, checkpoint = run / "config.yaml", run / "checkpoints" / "last.ckpt"
     if not run.is_dir():
-        raise ValueError(f"--resume: there is no folder {folder!r}")
+        raise ValueError(f"--resume: there is no folder {str(run)!r}")
     if not config.is_file():
-        raise ValueError(f"--resume: {folder!r} is no run folder, it has no config.yaml")
+        raise ValueError(f"--resume: {str(run)!r} is no run folder, it has no config.yaml")
     if not checkpoint.is_file():
         raise ValueError(
-            f"--resume: {folder!r} has no checkpoints/last.ckpt (it is first written after a few minutes or an "
+            f"--resume: {str(run)!r} has no checkpoints/last.ckpt (it is first written after a few minutes or an "
             f"epoch); start again with --config {str(config)!r}"
         )
     return ["--config", str(config), "--ckpt_path", str(checkpoint)]

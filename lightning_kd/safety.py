@@ -2,8 +2,9 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Literal
 
 import torch
@@ -80,7 +81,7 @@ def check_tokenizers(teacher: Teacher, tokenizer: PreTrainedTokenizerBase, accep
             f"teacher {source!r} and student {tokenizer.name_or_path!r} have different tokenizers "
             f"({_first_difference(teachers_own, tokenizer)}), so the teacher would read other words than were "
             "written; choose a student with the teacher's vocabulary, or accept it with "
-            "--model.accept+=tokenizer_mismatch"
+            "--model.accept+=tokenizer_mismatch (accept=['tokenizer_mismatch'])"
         )
 
 
@@ -114,8 +115,9 @@ def evaluate_teacher(
         outputs = teacher(batch)
         task.update(metrics, outputs)
         for head in outputs.heads.values():
-            assert head.labels is not None
-            counts = torch.bincount(head.labels, minlength=head.logits.shape[-1])
+            if head.labels is None:
+                raise ValueError("the validation split has no labels, so the teacher cannot be checked; label it")
+            counts = torch.bincount(head.labels[head.labels >= 0], minlength=head.logits.shape[-1])
             label_counts = counts if label_counts is None else label_counts + counts
     if label_counts is None:
         raise ValueError("the validation split has no batch, so the teacher cannot be checked; give it rows")
@@ -137,7 +139,7 @@ def check_teacher(name: str, task: Task, score: float, label_counts: Tensor, acc
     raise ValueError(
         f"teacher {name!r} has validation {task.monitor} {score:.4f}, no better than guessing (up to {chance:.4f}): "
         "its head is untrained or its labels are in another order; fine-tune it first, or accept it with "
-        "--model.accept+=weak_teacher"
+        "--model.accept+=weak_teacher (accept=['weak_teacher'])"
     )
 
 
@@ -156,12 +158,15 @@ def score_teacher(
     Returns:
         As ``evaluate_teacher``.
     """
-    total = int(sum(trainer.num_val_batches))
+    loaders = trainer.val_dataloaders
+    loaders = loaders if isinstance(loaders, (list, tuple)) else [loaders]
+    sizes = [None if math.isinf(limit) else int(limit) for limit in trainer.num_val_batches]
+    rows = chain.from_iterable(islice(loader, size) for loader, size in zip(loaders, sizes, strict=True))
     show = trainer.progress_bar_callback is not None and trainer.is_global_zero
     batches = tqdm(
-        map(to_device, islice(trainer.val_dataloaders or [], total)),
+        map(to_device, rows),
         desc="Teacher on validation",
-        total=total,
+        total=None if None in sizes else sum(size or 0 for size in sizes),
         leave=False,
         disable=not show,
     )

@@ -1,5 +1,6 @@
 """The half of a run that needs no teacher: a student that is built, scored, and used for predictions."""
 
+import os
 from typing import Any
 
 import torch
@@ -40,7 +41,8 @@ class StudentModule(LightningModule):
         self.task = task
         self.student: nn.Module | None = student if isinstance(student, nn.Module) else None
         self.label_names = label_names
-        self._student_source = student
+        self._given_label_names = label_names
+        self._student_source = os.fspath(student) if isinstance(student, os.PathLike) else student
         self._accept_label_mismatch = accept_label_mismatch
         self._label_index: Tensor | None = None
         self.save_hyperparameters(
@@ -63,24 +65,28 @@ class StudentModule(LightningModule):
             OSError: If the student or the teacher's configuration cannot be loaded.
             ValueError: If student and teacher, or student and data, know different labels.
         """
-        if self.student is None or not hasattr(self, "val_metrics"):
+        if not hasattr(self, "val_metrics"):
             source = self._student_source
             names = None  # a configuration from a checkpoint has settled its labels; neither teacher nor hub is asked
             if not models.is_saved_config(source):
-                own = labels.label_names_of(models.id_labels(models.source_config(source)))
+                own = labels.label_names_of(models.id_labels(models.pretrained_config(source)))
                 names = labels.choose_label_names(
                     own, self.teacher_label_names(), self._data_label_names(), self._accept_label_mismatch
                 )
-                if isinstance(source, nn.Module) and own and names and len(own) != len(names):
-                    raise ValueError(f"student: the module has a head of {len(own)} labels, {len(names)} are needed")
+                if isinstance(source, nn.Module) and names:
+                    models.adopt_labels(source, names)
             if self.student is None:
                 assert not isinstance(source, nn.Module)
                 self.student = models.build_student(source, self.task.auto_class, names)
                 self.hparams["student"] = {"config": models.plain_config(self.student)}
             self.label_names = names or list((models.id_labels(self.student) or {}).values())
-            self.hparams["label_names"] = self.label_names
+            if not self.label_names:
+                raise ValueError(
+                    "label_names: neither data, student nor teacher name the classes; pass label_names=[...]"
+                )
             self.val_metrics = self.task.metrics(self.label_names)
             self.test_metrics = self.task.metrics(self.label_names)
+        assert self.student is not None
         return self.student
 
     def configure_model(self) -> None:
@@ -89,7 +95,7 @@ class StudentModule(LightningModule):
 
     def _data_label_names(self) -> list[str] | None:
         datamodule = self._trainer.datamodule if self._trainer else None  # type: ignore[attr-defined]
-        return getattr(datamodule, "label_names", None) or self.label_names
+        return getattr(datamodule, "label_names", None) or self._given_label_names
 
     def setup(self, stage: str) -> None:
         """Build the student and check that the data name the labels it knows.
@@ -98,7 +104,7 @@ class StudentModule(LightningModule):
             ValueError: If they do not, and that was not accepted.
         """
         self.build_student()
-        if data_names := self._data_label_names():
+        if stage != "predict" and (data_names := self._data_label_names()):
             remedy = "use the data this student was made for"
             self._label_index = labels.align(
                 data_names,
@@ -121,11 +127,7 @@ class StudentModule(LightningModule):
         index, own = self._label_index.to(batch["labels"].device), batch["labels"]
         return {**batch, "labels": torch.where(own >= 0, index[own.clamp(min=0)], own)}
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Count a batch into the validation metrics."""
-        self.score(batch, self.val_metrics)
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Count a batch into the test metrics."""
         self.score(batch, self.test_metrics)
 
@@ -145,7 +147,7 @@ class StudentModule(LightningModule):
 
     def _log_metrics(self, split: str, metrics: MetricCollection) -> None:
         for name, score in metrics.compute().items():
-            # torchmetrics has summed over the devices already; sync_dist only silences Lightning's reminder
+            # torchmetrics has summed over the devices already; without sync_dist Lightning would warn
             self.log(f"{split}/{name}", score, prog_bar=name == self.task.monitor, sync_dist=True)
         metrics.reset()
 
@@ -156,7 +158,9 @@ class StudentModule(LightningModule):
         return {name: float(metrics[name]) for name in names if name in metrics}
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
-        """The rows of a prediction file, each with its ``row_id``."""
+        """The rows of a prediction file, each with its ``row_id`` where the batch has them."""
         rows = self.task.predictions(self(batch), self.label_names or [])
+        if "row_id" not in batch:
+            return rows
         row_ids = [row_id for row_id in batch["row_id"].tolist() if row_id >= 0]
         return [{"row_id": row_id, **row} for row_id, row in zip(row_ids, rows, strict=True)]

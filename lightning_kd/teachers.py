@@ -1,5 +1,6 @@
 """The teacher: frozen networks that stand outside the module tree."""
 
+import os
 from typing import Any
 
 import torch
@@ -28,7 +29,8 @@ class Teacher:
     """
 
     def __init__(self, source: str | nn.Module | list[str] | list[nn.Module], task: Task) -> None:
-        self.sources: list[str | nn.Module] = list(source) if isinstance(source, list) else [source]
+        sources = source if isinstance(source, list) else [source]
+        self.sources: list[str | nn.Module] = [os.fspath(s) if isinstance(s, os.PathLike) else s for s in sources]
         if not self.sources:
             raise ValueError("teacher: the list is empty; name at least one network, or null for none")
         self.task = task
@@ -49,6 +51,12 @@ class Teacher:
         return [source if isinstance(source, str) else type(source).__name__ for source in self.sources]
 
     @property
+    def plain_sources(self) -> list[str] | None:
+        """The hub ids and folders, as checkpoints save them; None if a network was given as a module."""
+        sources = [source for source in self.sources if isinstance(source, str)]
+        return sources if len(sources) == len(self.sources) else None
+
+    @property
     def networks(self) -> list[nn.Module]:
         """The networks, loaded on first use."""
         if self._networks is None:
@@ -63,9 +71,11 @@ class Teacher:
 
     def label_names(self, index: int = 0) -> list[str] | None:
         """The label names of one network; None where it has only placeholders. Does not load weights."""
+        return label_names_of(models.id_labels(self._config(index)))
+
+    def _config(self, index: int) -> Any:
         source = self.sources[index]
-        config = models.load_config(source, "teacher") if isinstance(source, str) else source
-        return label_names_of(models.id_labels(config))
+        return models.load_config(source, "teacher") if isinstance(source, str) else getattr(source, "config", None)
 
     def align(self, label_names: list[str], accept_mismatch: bool) -> None:
         """Reorder the logits of each network from its own label order to ``label_names``.
@@ -82,14 +92,15 @@ class Teacher:
                 who, remedy = f"student and teacher {name!r}", "train a teacher on these labels"
                 self._columns[index] = align(label_names, own, who, remedy, accept_mismatch)
             else:
+                models.check_label_count(self._config(index), len(label_names), f"teacher {name!r}")
                 rank_zero_warn(
                     f"teacher {name!r} does not name its labels; they are taken to be in the student's order"
                 )
 
     def to(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Move the networks to a device, in the student's precision."""
-        for network in self.networks:
-            network.to(device, dtype)
+        """Move the networks to a device; those loaded from an id or folder take the student's precision, too."""
+        for source, network in zip(self.sources, self.networks, strict=True):
+            network.to(device, dtype if isinstance(source, str) else None)
         self._columns = [None if columns is None else columns.to(device) for columns in self._columns]
 
     @torch.no_grad()

@@ -63,12 +63,12 @@ def test_folder_without_a_tokenizer(tmp_path):
         models.load_tokenizer(str(tmp_path))
 
 
-def test_folder_with_a_broken_tokenizer(tmp_path):
-    for content in ("{", "{}"):
-        folder = save_network(tiny_bert(), tmp_path)
-        (tmp_path / "tokenizer.json").write_text(content)
-        with pytest.raises(OSError, match=r"teacher tokenizer '.*' is on disk but cannot be loaded"):
-            models.load_tokenizer(folder, "teacher tokenizer")
+@pytest.mark.parametrize("content", ["{", "{}"])
+def test_folder_with_a_broken_tokenizer(tmp_path, content):
+    folder = save_network(tiny_bert(), tmp_path)
+    (tmp_path / "tokenizer.json").write_text(content)
+    with pytest.raises(OSError, match="teacher tokenizer '.*' is on disk but cannot be loaded"):
+        models.load_tokenizer(folder, "teacher tokenizer")
 
 
 def test_network_is_float32_and_in_eval_mode(tmp_path):
@@ -103,23 +103,17 @@ def test_student_of_a_base_with_other_fields():
     assert config.hidden_size == 96  # the base's
 
 
-@pytest.mark.parametrize(
-    ("student", "message"),
-    [
-        ({"base": str(TINY_BERT), "layers": 2}, r"student\.layers: BertConfig has no such field; it has .*num_hidden_l"),
-        ({"num_hidden_layers": 2}, r"needs the key 'base' .*, got \['num_hidden_layers'\]"),
-    ],
-)
-def test_student_that_is_no_configuration(student, message):
-    with pytest.raises(ValueError, match=message):
-        models.student_config(student)
+def test_student_that_is_no_configuration():
+    with pytest.raises(ValueError, match=r"student\.layers: BertConfig has no such field.*num_hidden_layers"):
+        models.student_config({"base": str(TINY_BERT), "layers": 2})
+    with pytest.raises(ValueError, match=r"needs the key 'base' .*, got \['num_hidden_layers'\]"):
+        models.student_config({"num_hidden_layers": 2})
 
 
 def test_saved_configuration_comes_back_through_json():
     network = tiny_bert(hidden_dropout_prob=0.3)
     saved = json.loads(json.dumps({"config": models.plain_config(network)}))
     config = models.student_config(saved)
-    assert type(config) is transformers.BertConfig
     assert config.to_dict() == network.config.to_dict()
     rebuilt = models.build_student(saved, CLASSIFIER, None)
     rebuilt.load_state_dict(network.state_dict())
@@ -145,10 +139,6 @@ def test_encoder_layers(model_type):
     assert sum(p.numel() for p in layers.parameters()) > sum(p.numel() for p in layers[0].parameters()) * 2
 
 
-def test_encoder_layers_of_any_other_module():
-    assert models.encoder_layers(nn.Linear(2, 2)) is None
-
-
 def test_tied_parameters_count_once():
     config = transformers.BertConfig(**SMALL, num_hidden_layers=1)
     tied, own = (
@@ -156,4 +146,3 @@ def test_tied_parameters_count_once():
         for tie in (True, False)
     )
     assert models.parameter_count(own) - models.parameter_count(tied) >= 50 * 16
-    assert models.parameter_count(nn.Linear(3, 4)) == 3 * 4 + 4

@@ -42,7 +42,10 @@ def other_separator(tokenizer):
 CHANGES = {
     "entry": (lambda folder: saved(folder, rename={"hello": "dolphin"}), "'hello' against 'dolphin' at id 610"),
     "swap": (lambda folder: saved(folder, rename={"a": "b", "b": "a"}), "'a' against 'b' at id 16"),
-    "added": (lambda folder: added(saved(folder)), "1200 against 1201 entries, first difference: .*'dolphin' at id 1200"),
+    "added": (
+        lambda folder: added(saved(folder)),
+        "1200 against 1201 entries, first.*'dolphin' at id 1200",
+    ),
     "special": (lambda folder: other_separator(saved(folder)), r"special tokens.*\[SEP\].*against.*\[CLS\]"),
     "case": (lambda folder: saved(folder, do_lower_case=False), "normalizer.*lowercase.*True.* against .*False"),
     "accents": (lambda folder: saved(folder, strip_accents=False), "normalizer.*strip_accents.*None.* against .*False"),
@@ -77,7 +80,9 @@ def test_other_tokenizer_is_refused_with_the_difference_and_the_remedy(tmp_path,
     teacher = Teacher(save_network(tiny_bert(), tmp_path / "teacher", tokenizer), TASK)
     students = make(tmp_path / "student")
     remedy = r"choose a student with the teacher's vocabulary, or .* --model\.accept\+=tokenizer_mismatch"
-    with pytest.raises(ValueError, match=rf"teacher '.*teacher' and student '.*student'.*\(.*{difference}.*\).*{remedy}"):
+    with pytest.raises(
+        ValueError, match=rf"teacher '.*teacher' and student '.*student'.*\(.*{difference}.*\).*{remedy}"
+    ):
         check_tokenizers(teacher, students, accepted=False)
     check_tokenizers(teacher, students, accepted=True)
 
@@ -115,8 +120,7 @@ def evaluate(network, labels, batch_size=8):
     labels = torch.tensor(labels)
     rows = torch.arange(len(labels))
     batches = [
-        {"answers": labels[part], "labels": labels[part], "row_id": part % 100}
-        for part in rows.split(batch_size)
+        {"answers": labels[part], "labels": labels[part], "row_id": part % 100} for part in rows.split(batch_size)
     ]
     batches[-1]["row_id"][-1] = -1  # padding: does not count
     return evaluate_teacher(Teacher(network, TASK), TASK, batches, TASK.metrics(LABELS))
@@ -132,7 +136,7 @@ def test_perfect_teacher():
 @pytest.mark.parametrize("network", [Oracle(shift=1), Oracle(shift=2)])
 def test_teacher_with_its_labels_in_another_order(network):
     scores, counts = evaluate(network, [0] * 10 + [1] * 6 + [2] * 5)
-    with pytest.raises(ValueError, match=r"teacher 't' has validation accuracy 0\.0000, no better than guessing \(up to"):
+    with pytest.raises(ValueError, match=r"teacher 't' has validation accuracy 0\.0000, no better than guessing"):
         check_teacher("t", TASK, scores["accuracy"], counts, accepted=False)
     check_teacher("t", TASK, scores["accuracy"], counts, accepted=True)
 

@@ -30,7 +30,7 @@ def renamed(network, names):
 def test_teacher_whose_labels_bear_each_others_names_is_refused(tmp_path, clinc_file, good_teacher):
     folder = save_network(renamed(good_teacher, [*LABELS[1:], LABELS[0]]), tmp_path / "shifted")
     run = trainer(tmp_path)
-    with pytest.raises(ValueError, match=rf"teacher '{folder}' has validation accuracy 0\.\d+, no better than guessing"):
+    with pytest.raises(ValueError, match=rf"teacher '{folder}' has validation accuracy 0\.\d+, no better than"):
         run.fit(module(folder, accept=[]), data(clinc_file))
     assert run.global_step == 0
 
@@ -66,7 +66,7 @@ def test_other_tokenizer_stops_the_run_before_the_teacher_is_loaded(tmp_path, cl
 
 def test_student_with_another_number_of_nameless_labels_is_refused(tmp_path, clinc_file):
     run = trainer(tmp_path)
-    with pytest.raises(ValueError, match="student: the module has a head of 2 labels, 3 are needed"):
+    with pytest.raises(ValueError, match="student: has a head of 2 labels, 3 are needed"):
         run.fit(module(student=tiny_bert(labels=None, num_labels=2)), data(clinc_file))
 
 

@@ -5,19 +5,24 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 
 CHECK_EVERY = 16
 """With several devices the clocks are compared only every so many batches: each comparison is a broadcast."""
 
 
 def checkpoint_folder(trainer: Trainer) -> Path:
-    """Where a run keeps its checkpoints: ``checkpoints`` in its log folder."""
+    """Where a run keeps its checkpoints: beside the best one, else in ``checkpoints`` in its log folder."""
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, ModelCheckpoint) and callback.dirpath:
+            return Path(callback.dirpath)
     return Path(trainer.log_dir or trainer.default_root_dir) / "checkpoints"
 
 
 class LastCheckpoint(Checkpoint):
-    """Writes ``checkpoints/last.ckpt`` every few minutes, at the end of each epoch, and when the job is told to end.
+    """Writes ``checkpoints/last.ckpt`` every few minutes, at the end of each epoch, and when training stops early.
+
+    Also on SIGTERM, as schedulers send it before they end a job; with several devices that may come too late.
 
     Within an epoch it is never written between the batches whose gradients are accumulated, nor on the last batch: a
     run resumed from either would not end in the same weights.
@@ -28,6 +33,8 @@ class LastCheckpoint(Checkpoint):
     Raises:
         ValueError: If ``every_minutes`` is negative.
     """
+
+    best_model_path = ""  # Lightning looks for it on every checkpoint callback when asked for ``ckpt_path="best"``
 
     def __init__(self, every_minutes: float = 2.0) -> None:
         if not every_minutes >= 0:
@@ -45,15 +52,17 @@ class LastCheckpoint(Checkpoint):
         """Save if it is time and the state is whole."""
         if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch or trainer.fit_loop._should_accumulate():
             return
-        if trainer.world_size > 1 and batch_idx % CHECK_EVERY:
+        stopping = trainer.should_stop or trainer.global_step == trainer.max_steps
+        if trainer.world_size > 1 and batch_idx % CHECK_EVERY and not stopping:
             return
-        due = time.monotonic() - self._saved_at >= 60 * self.every_minutes or trainer.received_sigterm
+        due = stopping or time.monotonic() - self._saved_at >= 60 * self.every_minutes or trainer.received_sigterm
         if trainer.strategy.reduce_boolean_decision(due, all=False):
             self._save(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save at the end of the epoch."""
-        self._save(trainer)
+        """Save at the end of the epoch; an epoch that was cut short was saved after its last batch."""
+        if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            self._save(trainer)
 
     def _save(self, trainer: Trainer) -> None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]

@@ -52,6 +52,10 @@ def copy_layers(source: nn.Module, student: nn.Module, layers: Sequence[int] | N
         )
     (source_prefix, source_layers), (student_prefix, student_layers) = source_stack, student_stack
     depth = len(source_layers)
+    if len(student_layers) > depth:
+        raise ValueError(
+            f"LayerInitialization: the student has {len(student_layers)} layers, the source {depth}; make it shallower"
+        )
     chosen = evenly_spaced(len(student_layers), depth) if layers is None else list(layers)
     if len(chosen) != len(student_layers):
         raise ValueError(

@@ -32,7 +32,7 @@ def _score_rows(scores: dict[str, float], teacher_scores: dict[str, float]) -> l
 
 
 def model_card(trainer: Trainer, pl_module: DistillationModule, scores: dict[str, float]) -> str:
-    """The text of the card: data set, teacher, losses with their temperature, training, scores, labels.
+    """The text of the card: data set, teacher, losses with their temperature, training, scores.
 
     Args:
         trainer: The trainer after ``fit``.
@@ -68,8 +68,8 @@ def model_card(trainer: Trainer, pl_module: DistillationModule, scores: dict[str
         "|---|---|---|",
         *_score_rows(scores, pl_module.teacher_scores),
         "",
-        "Made with lightning_kd. The weights are those of the best epoch by the validation "
-        f"{pl_module.task.monitor}, so that score is slightly optimistic.",
+        "Made with lightning_kd. Where the best epoch was kept, it was chosen by these validation scores, which are "
+        "therefore slightly optimistic.",
         "",
         "```python",
         "from transformers import pipeline",

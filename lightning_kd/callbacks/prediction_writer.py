@@ -39,17 +39,18 @@ class PredictionWriter(BasePredictionWriter):
         folder = Path(trainer.log_dir or trainer.default_root_dir)
         if not trainer.is_global_zero:
             return
-        texts = trainer.datamodule.texts()  # type: ignore[attr-defined]
+        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+        texts: dict[str, list[str]] = datamodule.texts() if hasattr(datamodule, "texts") else {}
         file = folder / Path(self.path).expanduser()
         file.parent.mkdir(parents=True, exist_ok=True)
         partial = file.with_name(f".{file.name}.{os.getpid()}.tmp")
         try:
             with partial.open("w", newline="", encoding="utf-8") as stream:
-                fields = [*texts, *(name for name in rows[0] if name != "row_id")]
+                fields = [*texts, *(name for name in (rows or [{}])[0] if name != "row_id")]
                 writer = csv.DictWriter(stream, fields)
                 writer.writeheader()
-                for row in sorted(rows, key=lambda row: row["row_id"]):
-                    row_id = row.pop("row_id")
+                for number, row in enumerate(sorted(rows, key=lambda row: row.get("row_id", 0))):
+                    row_id = row.pop("row_id", number)
                     writer.writerow({**{name: column[row_id] for name, column in texts.items()}, **row})
             partial.replace(file)
         finally:

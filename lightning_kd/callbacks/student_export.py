@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import ModelCard
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lightning_kd.callbacks.model_card import MARK, model_card
 from lightning_kd.module import STATE_KEY, DistillationModule
@@ -16,9 +18,13 @@ from lightning_kd.module import STATE_KEY, DistillationModule
 
 def best_checkpoint(trainer: Trainer) -> Path | None:
     """The best checkpoint by the validation metric, or None where none was monitored."""
-    callback = trainer.checkpoint_callback
-    path = getattr(callback, "best_model_path", "")
-    return Path(path) if path and getattr(callback, "monitor", None) else None
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, ModelCheckpoint) and callback.monitor and callback.best_model_path:
+            path = Path(callback.best_model_path)
+            if path.is_file():
+                return path
+            rank_zero_warn(f"the best checkpoint {path} is gone, so the latest weights are taken")
+    return None
 
 
 def best_state(trainer: Trainer, pl_module: DistillationModule) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
@@ -27,7 +33,7 @@ def best_state(trainer: Trainer, pl_module: DistillationModule) -> tuple[dict[st
     if path is None:
         weights, scores = pl_module.state_dict(), pl_module.validation_scores()
     else:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         weights, scores = checkpoint["state_dict"], checkpoint[STATE_KEY]["scores"]
     prefix = "student."
     return {n.removeprefix(prefix): w for n, w in weights.items() if n.startswith(prefix)}, scores
@@ -49,7 +55,7 @@ class StudentExport(Callback):
     def target(self, trainer: Trainer) -> Path:
         """The folder that will be written."""
         if self.folder is not None:
-            return Path(self.folder).expanduser()
+            return Path(self.folder).expanduser().resolve()
         return Path(trainer.log_dir or trainer.default_root_dir) / "student"
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -84,7 +90,7 @@ def write_student(target: Path, trainer: Trainer, pl_module: DistillationModule,
     try:
         student.save_pretrained(fresh, state_dict=weights)
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
-        if getattr(datamodule, "tokenizer", None) is not None:
+        if isinstance(getattr(datamodule, "tokenizer", None), PreTrainedTokenizerBase):
             datamodule.tokenizer.save_pretrained(fresh)
         (fresh / "README.md").write_text(model_card(trainer, pl_module, scores), encoding="utf-8")
         if target.exists():
@@ -99,5 +105,8 @@ def write_student(target: Path, trainer: Trainer, pl_module: DistillationModule,
 
 
 def _replaceable(folder: Path) -> bool:
+    if not folder.is_dir():
+        return False
     card = folder / "README.md"
-    return folder.is_dir() and (not any(folder.iterdir()) or (card.is_file() and MARK in card.read_text("utf-8")))
+    ours = (folder / "config.json").is_file() and card.is_file() and MARK in ModelCard.load(card).data.get("tags", [])
+    return ours or not any(folder.iterdir())

@@ -11,10 +11,11 @@ import datasets
 import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
-from transformers import AutoTokenizer, DataCollatorWithPadding, PreTrainedTokenizerBase
+from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
 from lightning_kd.data.loaders import ResumableDataLoader, Rows
 from lightning_kd.data.samplers import EvaluationSampler, LengthGroupedSampler
+from lightning_kd.models import load_tokenizer
 from lightning_kd.outputs import Batch
 
 
@@ -34,7 +35,7 @@ class TextDataModule(LightningDataModule):
         tokenizer: Tokenizer, or its hub id or folder. From the shell it follows the student unless given.
         batch_size: Rows of a training batch on one device, >= 1.
         eval_batch_size: Rows of an evaluation batch on one device; None = twice ``batch_size``.
-        max_length: Longer texts are cut to this number of tokens, >= 1.
+        max_length: Longer texts are cut to this number of tokens, >= 1 (to the tokenizer's limit if that is less).
         num_workers: Processes that prepare batches; 0 prepares them in the training process.
 
     Raises:
@@ -73,13 +74,7 @@ class TextDataModule(LightningDataModule):
         if self._tokenizer is None:
             raise ValueError("data.tokenizer: none given; name the student's hub id or folder")
         if isinstance(self._tokenizer, (str, Path)):
-            try:
-                self._tokenizer = AutoTokenizer.from_pretrained(self._tokenizer)
-            except (OSError, ValueError) as error:
-                raise OSError(
-                    f"data.tokenizer: cannot load {str(self._tokenizer)!r}; check the name and the connection, or "
-                    "give the path of a local folder"
-                ) from error
+            self._tokenizer = load_tokenizer(str(self._tokenizer), "data.tokenizer")
         return self._tokenizer
 
     @property
@@ -105,7 +100,7 @@ class TextDataModule(LightningDataModule):
         for split in self._splits_of(stage):
             if split not in self._splits:
                 self._splits[split] = self._tokenised(split)
-        if self._seed is None:
+        if stage == "fit":  # of this run, unless a checkpoint brings another
             seed = torch.initial_seed()
             self._seed = int(self.trainer.strategy.broadcast(seed) if self.trainer else seed)
 
@@ -131,11 +126,13 @@ class TextDataModule(LightningDataModule):
         if raw is None:
             raise ValueError(
                 f"data.path: {self.path!r} has no {split} split; add a file named {split}.csv (or .tsv, .jsonl) "
-                "to the folder"
+                "to a local folder" + "; or hold out rows with data.validation_fraction=0.1" * (split == "validation")
             )
         if len(raw) == 0:
             raise ValueError(f"data.path: the {split} split of {self.path!r} is empty")
-        key = hashlib.sha256(f"{raw._fingerprint} {self._encoding_key()}".encode()).hexdigest()[:32]
+        # rows to predict have no labels; their names may even be unknown, where the training data are not at hand
+        label_names = None if split == "predict" else self.label_names
+        key = hashlib.sha256(f"{raw._fingerprint} {label_names} {self._encoding_key()}".encode()).hexdigest()[:32]
         cache = Path(datasets.config.HF_DATASETS_CACHE) / "lightning_kd"
         cache.mkdir(parents=True, exist_ok=True)
         rows = raw.map(
@@ -156,7 +153,10 @@ class TextDataModule(LightningDataModule):
             state.pop(setting, None)
         # the side that is cut, and the inputs that a family takes: not in the state of the backend
         settings = [self.tokenizer.truncation_side, self.tokenizer.model_input_names]
-        return json.dumps([type(self).__name__, self.max_length, self.label_names, settings, state])
+        code = type(self).encode.__code__  # a subclass's may change
+        constants = [constant for constant in code.co_consts if isinstance(constant, (str, int))]
+        encode = [type(self).__name__, code.co_code.hex(), code.co_names, constants]
+        return json.dumps([encode, self.max_length, settings, state])
 
     def _encode_with_row_id(self, rows: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
         encoded = self.encode(rows)
@@ -173,6 +173,8 @@ class TextDataModule(LightningDataModule):
         """Length-grouped batches in random order, resumable in the middle of an epoch."""
         rows = self._splits["train"]
         assert self._seed is not None
+        if self.trainer is not None and self.trainer.overfit_batches:  # type: ignore[attr-defined]
+            return DataLoader(batch_size=self.batch_size, **self._loader_arguments(rows))
         sampler = LengthGroupedSampler(rows["length"][:], self.batch_size, seed=self._seed, **self._world())
         return ResumableDataLoader(self.trainer, sampler, **self._loader_arguments(rows))
 
@@ -190,7 +192,7 @@ class TextDataModule(LightningDataModule):
 
     def _evaluation_loader(self, split: str) -> DataLoader[Any]:
         rows = self._splits[split]
-        sampler = EvaluationSampler(rows["length"][:], **self._world())
+        sampler = EvaluationSampler(rows["length"][:], self.eval_batch_size, **self._world())
         return DataLoader(sampler=sampler, batch_size=self.eval_batch_size, **self._loader_arguments(rows))
 
     def _loader_arguments(self, rows: datasets.Dataset) -> dict[str, Any]:

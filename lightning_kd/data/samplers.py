@@ -50,22 +50,29 @@ class LengthGroupedSampler(DistributedSampler[int]):
 
 
 class EvaluationSampler(DistributedSampler[int]):
-    """All rows once, longest first, as many on each device.
+    """All rows once, in batches of similar length, as many on each device.
 
-    The longest come first so that a batch that does not fit in memory fails at once. Where the number of rows is no
-    multiple of the number of devices, some devices get a padding row more: its index is ``~row``, a negative number.
+    The longest rows come first, so that a batch that does not fit in memory fails at once; the other batches come in a
+    fixed random order, so that the first few stand for all. Where the number of rows is no multiple of the number of
+    devices, some devices get a padding row more: its index is ``~row``, a negative number.
 
     Args:
         lengths: Length of each row, in tokens.
+        batch_size: Rows of a batch on one device.
         num_replicas: Number of devices.
         rank: This device, in [0, num_replicas).
     """
 
-    def __init__(self, lengths: Sequence[int], num_replicas: int, rank: int) -> None:
+    def __init__(self, lengths: Sequence[int], batch_size: int, num_replicas: int, rank: int) -> None:
         super().__init__(lengths, num_replicas, rank, shuffle=False)  # type: ignore[arg-type]
         self.lengths = torch.as_tensor(lengths)
+        self.batch_size = batch_size
 
     def __iter__(self) -> Iterator[int]:
         rows = self.lengths.argsort(descending=True, stable=True)
         padding = ~rows[-1:].repeat(self.total_size - len(rows))
-        return iter(torch.cat([rows, padding])[self.rank :: self.num_replicas].tolist())
+        first, *others = torch.cat([rows, padding]).split(self.batch_size * self.num_replicas)
+        last = [others.pop()] if others else []  # it may be smaller
+        order = torch.randperm(len(others), generator=torch.Generator().manual_seed(0)).tolist()
+        batches = [first, *(others[batch] for batch in order), *last]
+        return iter(torch.cat([batch[self.rank :: self.num_replicas] for batch in batches]).tolist())

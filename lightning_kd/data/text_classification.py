@@ -30,10 +30,11 @@ class TextClassificationDataModule(TextDataModule):
         config_name: Configuration of the hub data set, where it has several.
         predict_path: File to predict: .txt with a text per line, or a table with the text columns; None = the test
             split.
+        validation_fraction: Share of the training rows to hold out where there is no validation split, in [0, 1).
         kwargs: ``batch_size``, ``eval_batch_size``, ``max_length``, ``num_workers``: see ``TextDataModule``.
 
     Raises:
-        ValueError: If ``text_columns`` has not one or two names.
+        ValueError: If ``text_columns`` has not one or two names, or ``validation_fraction`` is out of range.
     """
 
     canonical_label_names: ClassVar[list[str] | None] = None
@@ -47,9 +48,13 @@ class TextClassificationDataModule(TextDataModule):
         label_column: str = "label",
         config_name: str | None = None,
         predict_path: str | None = None,
+        validation_fraction: float = 0.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(path, tokenizer, **kwargs)
+        if not 0 <= validation_fraction < 1:
+            raise ValueError(f"data.validation_fraction: must be in [0, 1), got {validation_fraction}")
+        self.validation_fraction = validation_fraction
         self.text_columns = ["text"] if text_columns is None else text_columns
         if len(self.text_columns) not in (1, 2):
             raise ValueError(f"data.text_columns: one column, or two for pairs; got {self.text_columns}")
@@ -68,6 +73,14 @@ class TextClassificationDataModule(TextDataModule):
 
     @cached_property
     def _loaded(self) -> tuple[dict[str, datasets.Dataset], list[str]]:
+        splits, names = self._read()
+        if self.validation_fraction and "train" in splits and "validation" not in splits:
+            parts = splits["train"].train_test_split(self.validation_fraction, seed=0)
+            held_out = {"train": parts["train"], "validation": parts["test"]}
+            splits = {**splits, **{split: rows.flatten_indices() for split, rows in held_out.items()}}
+        return splits, names
+
+    def _read(self) -> tuple[dict[str, datasets.Dataset], list[str]]:
         local = Path(self.path).expanduser()
         if local.exists():
             splits = self.read_local(local)
@@ -117,8 +130,11 @@ class TextClassificationDataModule(TextDataModule):
                 f"data.label_column: {self.path!r} has no column {self.label_column!r}; "
                 f"it has {', '.join(map(repr, first.column_names))}"
             )
+        wanted = [name for name in (*self.text_columns, self.label_column) if name in first.column_names]
+        if len(wanted) <= len(self.text_columns):
+            wanted = first.column_names  # a text column is missing: the error names those there are
         columns = {
-            SPLIT_NAMES[split]: {name: list(rows[name]) for name in rows.column_names}
+            SPLIT_NAMES[split]: {name: list(rows[name]) for name in wanted}
             for split, rows in loaded.items()
             if split in SPLIT_NAMES
         }
@@ -185,7 +201,11 @@ class TextClassificationDataModule(TextDataModule):
                 f"give {special + len(self.text_columns)} or more"
             )
         encoded = dict(
-            self.tokenizer(*(rows[c] for c in TEXTS if c in rows), truncation=True, max_length=self.max_length)
+            self.tokenizer(
+                *(rows[c] for c in TEXTS if c in rows),
+                truncation=True,
+                max_length=min(self.max_length, self.tokenizer.model_max_length),
+            )
         )
         if "label" in rows:
             encoded["labels"] = rows["label"]

@@ -57,7 +57,7 @@ class SequenceClassification(Task):
 
     def metrics(self, label_names: list[str]) -> MetricCollection:
         """Accuracy and macro-F1, and the out-of-scope metrics where ``oos_label`` is a label."""
-        classes = max(len(label_names), 2)
+        classes = max(len(label_names), 2)  # torchmetrics takes no fewer
         metrics: dict[str, Metric | MetricCollection] = {
             "accuracy": MulticlassAccuracy(classes, average="micro"),
             "f1_macro": MulticlassF1Score(classes, average="macro"),
@@ -73,6 +73,8 @@ class SequenceClassification(Task):
     def update(self, metrics: MetricCollection, outputs: Outputs) -> None:
         """Count the most likely classes."""
         head = outputs.heads["label"]
+        if head.labels is None:
+            raise ValueError("the rows have no labels, so they cannot be scored; label them, or use predict")
         if outputs.rows:  # with several devices a batch may be all padding, which torchmetrics does not take
             metrics.update(head.logits.argmax(dim=-1), head.labels)
 

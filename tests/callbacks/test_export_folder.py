@@ -92,9 +92,10 @@ def test_link_to_an_earlier_export_stays_a_link(tmp_path, clinc_file):
 
 FOREIGN = {
     "a file": {"notes.txt": "mine"},
-    "another model": {"README.md": "---\nlibrary_name: transformers\n---\n# A model", "config.json": "{}"},
+    "another model": {"README.md": "---\nlibrary_name: transformers\n---\n# A model"},
     "a project that uses this one": {"README.md": "# Mine\nTrained with lightning_kd.", "thesis.tex": "mine"},
     "a card without header": {"README.md": "lightning_kd"},
+    "a card whose header is a list": {"README.md": "---\n- lightning_kd\n---\n"},
     "a card with a broken header": {"README.md": "---\ntags: [lightning_kd\n---\n"},
     "no text": {"README.md": b"\xff\xfe lightning_kd"},
 }
@@ -104,7 +105,7 @@ FOREIGN = {
 def test_folder_of_somebody_else_is_refused_before_training(tmp_path, clinc_file, what):
     target = tmp_path / "theirs"
     target.mkdir()
-    for name, content in FOREIGN[what].items():
+    for name, content in {"config.json": "{}", **FOREIGN[what]}.items():
         (target / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     before = contents(target)
     run = trainer(tmp_path, callbacks=[StudentExport(str(target))])

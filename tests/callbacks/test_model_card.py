@@ -53,12 +53,6 @@ def test_student_without_a_teacher(tmp_path, clinc_file):
     assert "| hard | HardLabelLoss | 1.0 | label_smoothing 0.0 |" in card.text
 
 
-def test_best_by_another_metric(tmp_path, clinc_file):
-    spoiled_run(tmp_path, clinc_file, StudentExport(), best_checkpoint(monitor="val/hard", mode="min"))
-    card = ModelCard.load(tmp_path / "student" / "README.md")
-    assert "those of the best epoch by val/hard" in card.text
-
-
 def plain_adam(groups):
     return torch.optim.Adam(groups, lr=1e-3)
 

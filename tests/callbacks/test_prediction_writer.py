@@ -125,8 +125,15 @@ def test_predictions_are_returned_as_they_are(predict):
     assert set(rows[0]) == {"row_id", "label", "probability"}
 
 
-def test_loader_without_texts_is_refused_before_predicting(tmp_path):
+@pytest.mark.parametrize("numbers", [False, True])
+def test_loader_without_texts_gives_a_file_without_texts(tmp_path, numbers):
+    ids = [[2, 40, 3], [2, 41, 3], [2, 42, 3]]
+    rows = [{"input_ids": torch.tensor(row), **({"row_id": n} if numbers else {})} for n, row in enumerate(ids)]
     run = trainer(tmp_path, callbacks=[PredictionWriter()])
-    loader = torch.utils.data.DataLoader([{"input_ids": torch.tensor([2, 40, 3]), "row_id": 0}])
-    with pytest.raises(ValueError, match="PredictionWriter: .* texts"):
-        run.predict(module(student=tiny_bert(**NETWORK)), loader)
+    fitted = module(student=tiny_bert(**NETWORK))
+    run.predict(fitted, torch.utils.data.DataLoader(rows[::-1], batch_size=2))
+    table = read_table(tmp_path / "predictions.csv")
+    assert [list(row) for row in table] == [["label", "probability"]] * 3
+    with torch.no_grad():
+        expected = fitted.student.eval()(torch.tensor(ids if numbers else ids[::-1])).logits.softmax(-1).amax(-1)
+    assert [float(row["probability"]) for row in table] == pytest.approx(expected.tolist(), abs=2e-6)

@@ -1,10 +1,13 @@
 """The table at the end of a run, against numbers worked out by hand."""
 
+import io
+
 import pytest
 from rich.console import Console
 
 from lightning_kd.callbacks import RunSummary
 from lightning_kd.callbacks.run_summary import summary_table
+from lightning_kd.losses import HardLabelLoss
 from tests.callbacks.conftest import best_checkpoint, spoiled_run
 from tests.conftest import tiny_bert
 from tests.runs import data, module, trainer
@@ -19,7 +22,7 @@ def rows(table_or_text):
     """The cells of each row of a rendered table, by the row's name."""
     text = table_or_text
     if not isinstance(text, str):
-        console = Console(record=True, width=100, quiet=True)
+        console = Console(record=True, width=100, file=io.StringIO())
         console.print(table_or_text)
         text = console.export_text()
     lines = [line.replace("┃", "│").split("│") for line in text.splitlines()]
@@ -63,8 +66,6 @@ def test_ensemble_counts_all_its_networks(tmp_path, clinc_file):
 @pytest.mark.filterwarnings("ignore:a teacher is given but no loss reads it")
 @pytest.mark.parametrize("idle", [False, True])
 def test_without_a_teacher_or_with_one_that_no_loss_reads(tmp_path, clinc_file, teacher_folder, idle):
-    from lightning_kd.losses import HardLabelLoss
-
     result = fitted(tmp_path, clinc_file, teacher_folder if idle else None, losses={"hard": HardLabelLoss()})
     assert rows(summary_table(result, {"val/accuracy": 0.9})) == {
         "validation": ["student"],

@@ -81,7 +81,14 @@ def test_other_checkpoint_callbacks_do_not_hide_the_best(tmp_path, clinc_file, o
 def test_without_a_monitored_checkpoint_the_last_weights_are_written(tmp_path, clinc_file):
     _, fitted = spoiled_run(tmp_path, clinc_file, StudentExport(), ModelCheckpoint(every_n_epochs=3))
     assert torch.equal(logits(exported(tmp_path)), logits(fitted.student))
-    assert "best epoch" not in (tmp_path / "student" / "README.md").read_text()
+
+
+def test_best_by_another_metric(tmp_path, clinc_file):
+    best = best_checkpoint(monitor="val/hard", mode="min")
+    _, fitted = spoiled_run(tmp_path, clinc_file, StudentExport(), best)
+    kept = DistillationModule.load_from_checkpoint(best.best_model_path)
+    assert torch.equal(logits(exported(tmp_path)), logits(kept.student))
+    assert best.best_model_score < fitted.trainer.callback_metrics["val/hard"]
 
 
 def test_student_given_as_a_module_gets_the_label_names(tmp_path, clinc_file):

@@ -115,20 +115,31 @@ def test_an_iterator_keeps_its_epoch():
 @pytest.mark.parametrize("replicas", [1, 2, 3])
 @pytest.mark.parametrize("rows", [1, 2, 100, 101])
 def test_evaluation_takes_every_row_once(rows, replicas):
-    orders = [list(EvaluationSampler(skewed_lengths(rows), replicas, rank)) for rank in range(replicas)]
+    orders = [list(EvaluationSampler(skewed_lengths(rows), 8, replicas, rank)) for rank in range(replicas)]
     together = [row for order in orders for row in order]
     assert sorted(row for row in together if row >= 0) == list(range(rows))
     assert {len(order) for order in orders} == {-(-rows // replicas)}
 
 
 @pytest.mark.parametrize("replicas", [1, 3])
-def test_evaluation_begins_with_the_longest(replicas):
-    lengths = skewed_lengths(100)
-    for rank in range(replicas):
-        order = [row for row in EvaluationSampler(lengths, replicas, rank) if row >= 0]
-        assert (np.diff(lengths[order]) <= 0).all()
+def test_evaluation_begins_with_the_longest_and_batches_are_of_similar_length(replicas):
+    lengths = skewed_lengths(1000)
+    ranks = [list(EvaluationSampler(lengths, 10, replicas, rank)) for rank in range(replicas)]
+    assert max(lengths) in lengths[[row for order in ranks for row in order[:10]]]
+    wasted = 0
+    for order in ranks:
+        batches = [lengths[[row for row in order[i : i + 10] if row >= 0]] for i in range(0, len(order), 10)]
+        wasted += sum((batch.max() - batch).sum() for batch in batches)
+    assert wasted < 0.1 * lengths.sum()
+
+
+def test_the_first_batches_of_an_evaluation_stand_for_all():
+    """Else limit_val_batches and the sanity check would see the longest rows only."""
+    lengths = skewed_lengths(2000)
+    order = list(EvaluationSampler(lengths, 10, 1, 0))[10:510]
+    assert lengths[order].mean() == pytest.approx(lengths.mean(), rel=0.15)
 
 
 def test_evaluation_pads_at_the_end_with_a_row_inverted():
-    orders = [list(EvaluationSampler([5, 9, 7, 6], 3, rank)) for rank in range(3)]
+    orders = [list(EvaluationSampler([5, 9, 7, 6], 4, 3, rank)) for rank in range(3)]
     assert orders == [[1, 0], [2, ~0], [3, ~0]]
