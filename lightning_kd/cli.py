@@ -123,8 +123,8 @@ def _quiet() -> None:
     disable_progress_bar()  # transformers' bars for loading and saving a file or two
 
 
-def run(args: list[str]) -> None:
-    """Run a command line without the program's name."""
+def run(args: list[str]) -> DistillationCLI:
+    """Run a command line without the program's name; the result holds the trainer and the run's folder."""
     _quiet()
     args = [part for arg in args for part in (arg.split("=", 1) if arg.startswith("--resume=") else [arg])]
     folder = None
@@ -136,4 +136,4 @@ def run(args: list[str]) -> None:
             raise ValueError("--resume: name the run folder, for instance lightning_logs/version_0")
         folder = Path(args[at + 1]).expanduser().resolve()
         args = ["fit", *resume_arguments(folder), *args[1:at], *args[at + 2 :]]
-    DistillationCLI(args, folder)
+    return DistillationCLI(args, folder)

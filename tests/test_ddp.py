@@ -82,12 +82,9 @@ def test_teacher_scores_are_those_of_one_process(results, folder):
     )
 
 
-def test_teacher_is_frozen_in_both_processes(results):
+def test_both_processes_hold_the_same_student_and_the_untouched_teacher(results):
     assert results["teacher changed"] == [[], []]
     assert results["teacher trains"] == results["teacher in train mode"] == [False, False]
-
-
-def test_both_processes_hold_the_same_student(results):
     first, second = results["student in the processes"]
     assert first == second
 

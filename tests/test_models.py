@@ -67,7 +67,7 @@ def test_folder_without_a_tokenizer(tmp_path):
 def test_folder_with_a_broken_tokenizer(tmp_path, content):
     folder = save_network(tiny_bert(), tmp_path)
     (tmp_path / "tokenizer.json").write_text(content)
-    with pytest.raises(OSError, match="teacher tokenizer '.*' is on disk but cannot be loaded"):
+    with pytest.raises(OSError, match=r"teacher tokenizer '.*' is on disk but cannot be loaded"):
         models.load_tokenizer(folder, "teacher tokenizer")
 
 

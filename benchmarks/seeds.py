@@ -1,0 +1,61 @@
+"""Run a config with several seeds and print mean and standard deviation of its scores.
+
+Each seed is a ``lightning-kd fit`` and, where the test split has labels, a ``lightning-kd test`` of the best
+checkpoint. Finished seeds are kept in a file of JSON lines, so that an interrupted series goes on where it was.
+
+    python benchmarks/seeds.py results/distil.jsonl --seeds 1 2 3 --config configs/clinc150/distil.yaml [override ...]
+"""
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from lightning_kd.cli import run
+from lightning_kd.module import STATE_KEY
+
+
+def run_seed(seed: int, arguments: list[str]) -> dict[str, float]:
+    """Fit and test; returns ``val/<metric>`` of the best epoch, ``val/teacher_<metric>`` and ``test/<metric>``."""
+    fit = run(["fit", *arguments, f"--seed_everything={seed}"])
+    assert fit.run_folder is not None
+    best = fit.run_folder / "checkpoints" / "best.ckpt"
+    state = torch.load(best, map_location="cpu", weights_only=True, mmap=True)[STATE_KEY]
+    scores = {**state["scores"], **{f"val/teacher_{name}": score for name, score in state["teacher_scores"].items()}}
+    try:
+        test = run(["test", "--config", str(fit.run_folder / "config.yaml"), f"--ckpt_path={best}"])
+        scores |= {name: float(score) for name, score in test.trainer.callback_metrics.items()}
+    except ValueError as error:
+        if "has no labels" not in str(error):
+            raise
+    return {"seed": seed, "epochs": fit.trainer.current_epoch, **scores}
+
+
+def main() -> None:
+    """Run the missing seeds and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", type=Path, help="file of JSON lines to keep")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    args, overrides = parser.parse_known_args()
+    args.results.parent.mkdir(parents=True, exist_ok=True)
+    done = [json.loads(line) for line in args.results.read_text().splitlines()] if args.results.exists() else []
+    for seed in args.seeds:
+        if seed not in {row["seed"] for row in done}:
+            done.append(run_seed(seed, overrides))
+            with args.results.open("a") as stream:
+                stream.write(json.dumps(done[-1]) + "\n")
+    rows = [row for row in done if row["seed"] in args.seeds]
+    table = Table("", "mean", "sd", *(f"seed {row['seed']}" for row in rows), title=str(args.results))
+    for name in [name for name in rows[0] if name not in ("seed", "epochs")]:
+        values = [100 * row[name] for row in rows]
+        spread = f"{statistics.stdev(values):.2f}" if len(values) > 1 else ""
+        table.add_row(name, f"{statistics.mean(values):.2f}", spread, *(f"{value:.2f}" for value in values))
+    Console(width=120).print(table)
+
+
+if __name__ == "__main__":
+    main()
