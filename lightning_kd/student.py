@@ -124,7 +124,8 @@ class StudentModule(LightningModule):
         """The batch with its labels, which are in the data's order, in the student's."""
         if self._label_index is None or "labels" not in batch:
             return batch
-        index, own = self._label_index.to(batch["labels"].device), batch["labels"]
+        own = batch["labels"]
+        self._label_index = index = self._label_index.to(own.device)
         return {**batch, "labels": torch.where(own >= 0, index[own.clamp(min=0)], own)}
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from lightning_kd.losses.base import (
     DistillationLoss,
@@ -38,18 +39,14 @@ def hard_label_loss(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0
         tensor(0.6931)
     """
     labelled = labels != IGNORED
-    logits, labels = logits[labelled].float(), labels[labelled]
-    if mask is not None:
-        mask, logits, labels = drop_masked_rows(mask[labelled], logits, labels)
+    if mask is None:  # sum and count instead of a selection of rows, which would wait for a GPU
+        total = cross_entropy(logits.float(), labels, reduction="sum", label_smoothing=label_smoothing)
+        return total / labelled.sum().clamp(min=1)
+    mask, logits, labels = drop_masked_rows(mask[labelled], logits[labelled].float(), labels[labelled])
     log_probs = masked_log_softmax(logits, mask)
     loss = -log_probs.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
-    if label_smoothing:
-        if mask is None:
-            uniform = -log_probs.mean(dim=-1)
-        else:
-            uniform = -log_probs.masked_fill(~mask, 0.0).sum(dim=-1) / mask.sum(dim=-1)
-        loss = torch.lerp(loss, uniform, label_smoothing)
-    return mean_over_rows(loss)
+    uniform = -log_probs.masked_fill(~mask, 0.0).sum(dim=-1) / mask.sum(dim=-1)
+    return mean_over_rows(torch.lerp(loss, uniform, label_smoothing))
 
 
 class HardLabelLoss(DistillationLoss):
