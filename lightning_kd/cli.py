@@ -46,6 +46,8 @@ class DistillationCLI(LightningCLI):
         parser.add_lightning_class_args(StudentExport, "export")
         parser.add_lightning_class_args(LastCheckpoint, "last")
         parser.add_lightning_class_args(PredictionWriter, "predictions")
+        # as text: a config.yaml cannot hold the module's own default, an object
+        parser.set_defaults({"model.optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 5e-5}}})
 
     def before_instantiate_classes(self) -> None:
         """Let the data's tokenizer follow the student where none was named."""

@@ -1,7 +1,8 @@
 """The only place that builds networks, and the one that calls them."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,14 +20,20 @@ else:
     Network = Callable[..., Any]
 
 
-def _explained(error: OSError, what: str, source: str) -> OSError:
-    if Path(source).exists():
-        detail = str(error).splitlines()[0]
-        return OSError(f"{what} {source!r} is on disk but cannot be loaded: {detail}")
-    return OSError(
-        f"{what} {source!r} is neither a folder here nor a model that the hub could give; "
-        "check the name and the connection, or give the path of a local folder"
-    )
+@contextmanager
+def _explained(what: str, source: str) -> Iterator[None]:
+    """Turn whatever loading raises into an OSError that says what was loaded, from where, and what to do."""
+    try:
+        yield
+    except Exception as error:  # a broken file raises whatever its parser raises
+        if not Path(source).exists():
+            raise OSError(
+                f"{what} {source!r} is neither a folder here nor a model that the hub could give; "
+                "check the name and the connection, or give the path of a local folder"
+            ) from error
+        kind = "" if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: "
+        detail = " ".join(str(error).split())
+        raise OSError(f"{what} {source!r} is on disk but cannot be loaded: {kind}{detail:.300}") from error
 
 
 def load_config(source: str, what: str) -> PretrainedConfig:
@@ -35,11 +42,9 @@ def load_config(source: str, what: str) -> PretrainedConfig:
     Raises:
         OSError: If there is none; the message names ``what`` and the remedy.
     """
-    try:
+    with _explained(what, source):
         config: PretrainedConfig = AutoConfig.from_pretrained(source)
-        return config
-    except (OSError, ValueError) as error:
-        raise _explained(OSError(error), what, source) from error
+    return config
 
 
 def load_tokenizer(source: str, what: str = "tokenizer") -> PreTrainedTokenizerBase:
@@ -48,11 +53,12 @@ def load_tokenizer(source: str, what: str = "tokenizer") -> PreTrainedTokenizerB
     Raises:
         OSError: If there is none; the message names ``what`` and the remedy.
     """
-    try:
+    with _explained(what, source):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source)
-        return tokenizer
-    except (OSError, ValueError) as error:
-        raise _explained(OSError(error), what, source) from error
+        if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):
+            # what transformers 5 makes of a folder without tokenizer files
+            raise ValueError("it has no vocabulary, such as tokenizer.json")
+    return tokenizer
 
 
 def load_network(source: str, auto_class: str, what: str, label_names: list[str] | None = None) -> PreTrainedModel:
@@ -73,13 +79,11 @@ def load_network(source: str, auto_class: str, what: str, label_names: list[str]
     config = load_config(source, what)
     if label_names is not None:
         name_labels(config, label_names)
-    try:
+    with _explained(what, source):
         network: PreTrainedModel = getattr(transformers, auto_class).from_pretrained(
             source, config=config, dtype="float32", ignore_mismatched_sizes=label_names is not None
         )
-        return network
-    except (OSError, ValueError) as error:
-        raise _explained(OSError(error), what, source) from error
+    return network
 
 
 def student_config(student: Mapping[str, Any]) -> PretrainedConfig:

@@ -8,6 +8,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torchmetrics import MeanMetric
 from transformers import PreTrainedTokenizerBase
 
 from lightning_kd import labels, models, safety
@@ -79,6 +80,8 @@ class DistillationModule(StudentModule):
             raise ValueError("teacher: is the very module given as student; pass a copy, because it will be frozen")
         check_schedule(lr_scheduler, warmup_ratio)
         self.losses = nn.ModuleDict(terms)
+        # not Lightning's own mean: on several devices it rounds the mean number of rows of a device down
+        self.val_losses = nn.ModuleDict({name: MeanMetric() for name, loss in terms.items() if not loss.needs_teacher})
         self.teacher = None if teacher is None else Teacher(teacher, self.task)
         self.teacher_scores: dict[str, float] = {}
         self.optimizer = optimizer
@@ -187,11 +190,19 @@ class DistillationModule(StudentModule):
         return total
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Count a batch into the validation metrics, and log the losses that need no teacher."""
+        """Count a batch into the validation metrics and into the losses that need no teacher."""
         outputs = self.score(batch, self.val_metrics)
-        for name, loss in self.losses.items():
-            if not loss.needs_teacher:
-                self.log(f"val/{name}", loss(outputs, None), batch_size=outputs.rows, sync_dist=True)
+        for name, mean in self.val_losses.items():
+            assert isinstance(mean, MeanMetric)
+            mean.update(self.losses[name](outputs, None), outputs.rows)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log ``val/<metric>`` and ``val/<loss name>``."""
+        super().on_validation_epoch_end()
+        for name, mean in self.val_losses.items():
+            assert isinstance(mean, MeanMetric)
+            self.log(f"val/{name}", mean.compute(), sync_dist=True)
+            mean.reset()
 
     # ---- optimiser and checkpoints
 

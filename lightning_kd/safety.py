@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
-from itertools import chain, islice
+from itertools import chain, islice, zip_longest
 from typing import Any, Literal
 
 import torch
@@ -54,11 +54,18 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
 def _first_difference(teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase) -> str:
     theirs, ours = _tokenizer_parts(teacher), _tokenizer_parts(student)
     part = next(part for part in theirs if theirs[part] != ours[part])
+    first, second = theirs[part], ours[part]
+    if isinstance(first, dict) and isinstance(second, dict):
+        key = next(key for key in {**first, **second} if first.get(key) != second.get(key))
+        return f"{part}: {key} {first.get(key)!r:.80} against {second.get(key)!r:.80}"
+    if not isinstance(first, list):
+        return f"{part} {first!r:.80} against {second!r:.80}"
+    one, other = next((t, o) for t, o in zip_longest(first, second) if t != o)
     if part != "vocabulary":
-        return f"{part} {theirs[part]!r:.80} against {ours[part]!r:.80}"
-    pairs = zip(theirs[part], ours[part], strict=False)
-    first = next((f"{t[0]!r} against {o[0]!r} at id {t[1]}" for t, o in pairs if t != o), "one goes on longer")
-    return f"{len(theirs[part])} against {len(ours[part])} entries, first difference: {first}"
+        return f"{part}: {one} against {other}"
+    names = [repr(entry[0]) if entry else "nothing" for entry in (one, other)]
+    entries = f"{len(first)} against {len(second)} entries"
+    return f"{entries}, first difference: {names[0]} against {names[1]} at id {(one or other)[1]}"
 
 
 def check_tokenizers(teacher: Teacher, tokenizer: PreTrainedTokenizerBase, accepted: bool) -> None:

@@ -1,14 +1,21 @@
 """Keeps a checkpoint from which an interrupted run continues exactly."""
 
+import signal
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 CHECK_EVERY = 16
-"""With several devices the clocks are compared only every so many batches: each comparison is a broadcast."""
+"""With several devices the clocks are compared only every so many steps: each comparison is a broadcast."""
+
+TERMINATED = 128 + signal.SIGTERM
+"""Exit status of a run that was told to end."""
 
 
 def checkpoint_folder(trainer: Trainer) -> Path:
@@ -22,7 +29,8 @@ def checkpoint_folder(trainer: Trainer) -> Path:
 class LastCheckpoint(Checkpoint):
     """Writes ``checkpoints/last.ckpt`` every few minutes, at the end of each epoch, and when training stops early.
 
-    Also on SIGTERM, as schedulers send it before they end a job; with several devices that may come too late.
+    Also on SIGTERM, as schedulers send it before they end a job: the run goes on to the next point where it may be
+    saved (with several devices, up to 16 steps) and ends there, with exit status 143.
 
     Within an epoch it is never written between the batches whose gradients are accumulated, nor on the last batch: a
     run resumed from either would not end in the same weights.
@@ -41,10 +49,19 @@ class LastCheckpoint(Checkpoint):
             raise ValueError(f"last.every_minutes: must be >= 0, got {every_minutes}")
         self.every_minutes = every_minutes
         self._saved_at = time.monotonic()
+        self._told_to_end = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
+        """Start the clock, and listen for SIGTERM until Lightning puts the former handler back."""
         self._saved_at = time.monotonic()
+        self._told_to_end = False
+        if threading.current_thread() is threading.main_thread():
+            # in place of Lightning's, which with several devices broadcasts from within the handler and hangs, and
+            # with one ends the run after the batch at hand, whether or not it may be saved there
+            signal.signal(signal.SIGTERM, self._note)
+
+    def _note(self, *_: Any) -> None:
+        self._told_to_end = True
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -53,16 +70,23 @@ class LastCheckpoint(Checkpoint):
         if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch or trainer.fit_loop._should_accumulate():
             return
         stopping = trainer.should_stop or trainer.global_step == trainer.max_steps
-        if trainer.world_size > 1 and batch_idx % CHECK_EVERY and not stopping:
+        if trainer.world_size > 1 and trainer.global_step % CHECK_EVERY and not stopping:
             return
-        due = stopping or time.monotonic() - self._saved_at >= 60 * self.every_minutes or trainer.received_sigterm
+        due = stopping or self._told_to_end or time.monotonic() - self._saved_at >= 60 * self.every_minutes
         if trainer.strategy.reduce_boolean_decision(due, all=False):
             self._save(trainer)
+            self._end_if_told(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save at the end of the epoch; an epoch that was cut short was saved after its last batch."""
         if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             self._save(trainer)
+            self._end_if_told(trainer)
+
+    def _end_if_told(self, trainer: Trainer) -> None:
+        if trainer.strategy.reduce_boolean_decision(self._told_to_end, all=False):
+            rank_zero_info(f"Told to end (SIGTERM): the run can be continued from {checkpoint_folder(trainer)}")
+            raise SIGTERMException(TERMINATED)
 
     def _save(self, trainer: Trainer) -> None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]

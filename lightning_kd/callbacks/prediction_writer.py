@@ -50,8 +50,9 @@ class PredictionWriter(BasePredictionWriter):
                 writer = csv.DictWriter(stream, fields)
                 writer.writeheader()
                 for number, row in enumerate(sorted(rows, key=lambda row: row.get("row_id", 0))):
-                    row_id = row.pop("row_id", number)
-                    writer.writerow({**{name: column[row_id] for name, column in texts.items()}, **row})
+                    own = {name: column[row.get("row_id", number)] for name, column in texts.items()}
+                    # not row.pop: the trainer returns these rows
+                    writer.writerow({**own, **{name: value for name, value in row.items() if name != "row_id"}})
             partial.replace(file)
         finally:
             partial.unlink(missing_ok=True)

@@ -62,9 +62,12 @@ class StudentExport(Callback):
         """Refuse a target that is not ours to replace.
 
         Raises:
-            ValueError: If the folder exists and is neither empty nor an earlier export.
+            ValueError: If the folder exists and is neither empty nor an earlier export, or if it is the current
+                folder or holds it.
         """
         target = self.target(trainer)
+        if stage == "fit" and Path.cwd().is_relative_to(target):  # it is going to be renamed
+            raise ValueError(f"export.folder: {str(target)!r} is or holds the current folder; choose another folder")
         if stage == "fit" and target.exists() and not _replaceable(target):
             raise ValueError(f"export.folder: {str(target)!r} exists and is no earlier export; choose another folder")
 
@@ -96,7 +99,11 @@ def write_student(target: Path, trainer: Trainer, pl_module: DistillationModule,
         if target.exists():
             old = target.with_name(f".{target.name}.{os.getpid()}.old")
             target.rename(old)
-            fresh.rename(target)
+            try:
+                fresh.rename(target)
+            except BaseException:
+                old.rename(target)
+                raise
             shutil.rmtree(old)
         else:
             fresh.rename(target)
@@ -107,6 +114,10 @@ def write_student(target: Path, trainer: Trainer, pl_module: DistillationModule,
 def _replaceable(folder: Path) -> bool:
     if not folder.is_dir():
         return False
-    card = folder / "README.md"
-    ours = (folder / "config.json").is_file() and card.is_file() and MARK in ModelCard.load(card).data.get("tags", [])
-    return ours or not any(folder.iterdir())
+    if not any(folder.iterdir()):
+        return True
+    try:
+        tags = ModelCard.load(folder / "README.md").data.tags
+    except Exception:  # no file, no text, no YAML: somebody else's
+        return False
+    return (folder / "config.json").is_file() and isinstance(tags, list) and MARK in tags
