@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,8 +13,11 @@ import pytest
 import torch
 import yaml
 
+from lightning_kd import DistillationModule
 from lightning_kd.__main__ import main
+from lightning_kd.cli import run
 from tests.conftest import LABELS, TINY_BERT, clinc_rows, save_network, tiny_bert
+from tests.runs import data, trainer
 
 SOFT = "--model.losses.soft=SoftTargetLoss"
 SMALL = "num_hidden_layers: 1, hidden_size: 16, num_attention_heads: 2, intermediate_size: 32"
@@ -43,7 +47,7 @@ data: {{class_path: CLINC150DataModule, init_args: {{path: {clinc_file}, batch_s
 def shell(monkeypatch, capsys):
     """Run a command line; returns its exit code and what it wrote last."""
 
-    def run(*args: object) -> tuple[object, str]:
+    def invoke(*args: object) -> tuple[object, str]:
         monkeypatch.setattr(sys, "argv", ["lightning-kd", *map(str, args)])
         code: object = 0
         last = ""
@@ -54,7 +58,7 @@ def shell(monkeypatch, capsys):
             last = code if isinstance(code, str) else capsys.readouterr().err.strip()
         return code, last
 
-    return run
+    return invoke
 
 
 def folder(tmp_path, number=0):
@@ -72,11 +76,11 @@ def test_fit_leaves_a_run_folder_and_a_student_that_transformers_load(tmp_path, 
     from transformers import pipeline
 
     assert shell("fit", "--config", config) == (0, "")
-    run = folder(tmp_path)
-    assert {p.name for p in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
-    assert (run / "config.yaml").is_file()
-    assert list(run.glob("events.out.tfevents.*"))
-    predict = pipeline("text-classification", model=str(run / "student"))
+    run_folder = folder(tmp_path)
+    assert {p.name for p in (run_folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert (run_folder / "config.yaml").is_file()
+    assert list(run_folder.glob("events.out.tfevents.*"))
+    predict = pipeline("text-classification", model=str(run_folder / "student"))
     assert predict("hello desk good morning to you")[0]["label"] in LABELS
 
 
@@ -85,20 +89,39 @@ def test_teacher_student_distil_test_predict(tmp_path, config, shell, clinc_file
     soft = "{class_path: SoftTargetLoss, init_args: {weight: 0.5, temperature: 2}}"
     distil = ["--config", config, f"--model.teacher={tmp_path / 'teacher'}", f"--model.losses.soft={soft}"]
     assert shell("fit", *distil, "--model.accept+=weak_teacher")[0] == 0
-    run = folder(tmp_path, 1)
-    card = (run / "student" / "README.md").read_text(encoding="utf-8")
+    run_folder = folder(tmp_path, 1)
+    card = (run_folder / "student" / "README.md").read_text(encoding="utf-8")
     assert "SoftTargetLoss | 0.5 | temperature 2" in card
     assert str(clinc_file) in card
-    best = run / "checkpoints" / "best.ckpt"
+    best = run_folder / "checkpoints" / "best.ckpt"
     assert shell("test", "--config", config, f"--ckpt_path={best}")[0] == 0
     texts = tmp_path / "new texts.txt"
     texts.write_text("hello you\n\nwhat is the leak of france\n", encoding="utf-8")
     args = [f"--ckpt_path={best}", f"--data.init_args.predict_path={texts}", f"--predictions.path={tmp_path / 'p.csv'}"]
-    assert shell("predict", "--config", run / "config.yaml", *args)[0] == 0
+    assert shell("predict", "--config", run_folder / "config.yaml", *args)[0] == 0
     with (tmp_path / "p.csv").open(encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     assert [row["text"] for row in rows] == ["hello you", "what is the leak of france"]
     assert all(row["label"] in LABELS and 1 / 3 <= float(row["probability"]) <= 1 for row in rows)
+
+
+def test_checkpoint_alone_is_enough_to_test_and_predict(tmp_path, config, shell, clinc_file):
+    """Its labels are in the teacher's order, and neither teacher nor, to predict, the data set is there any more."""
+    teacher = save_network(tiny_bert(LABELS[::-1], seed=1), tmp_path / "teacher")
+    arguments = ["--config", config, f"--model.teacher={teacher}", SOFT, "--model.accept+=weak_teacher"]
+    assert shell("fit", *arguments, "--trainer.max_epochs=5")[0] == 0
+    shutil.rmtree(teacher)
+    best = folder(tmp_path) / "checkpoints" / "best.ckpt"
+    fitted = DistillationModule.load_from_checkpoint(best)
+    assert fitted.label_names == LABELS[::-1]
+    expected = trainer(tmp_path).test(fitted, data(clinc_file, max_length=64), verbose=False)[0]
+    metrics = run(["test", "--config", str(config), f"--ckpt_path={best}"]).trainer.callback_metrics
+    assert {name: float(score) for name, score in metrics.items()} == pytest.approx(expected)
+    texts = tmp_path / "texts.txt"
+    texts.write_text("hello you\n", encoding="utf-8")
+    elsewhere = [f"--ckpt_path={best}", "--data.init_args.path=gone", f"--data.init_args.predict_path={texts}"]
+    assert shell("predict", "--config", config, *elsewhere)[0] == 0
+    assert (folder(tmp_path, 2) / "predictions.csv").read_text(encoding="utf-8").startswith("text,label,probability\n")
 
 
 def test_second_fit_takes_a_new_folder_and_leaves_the_first_alone(tmp_path, config, shell):
@@ -114,11 +137,11 @@ def test_killed_for_real_and_resumed(tmp_path, config, shell, monkeypatch):
     long = ["--config", config, "--trainer.max_epochs=40", "--last.every_minutes=0"]
     assert shell("fit", *long)[0] == 0
     expected = torch.load(folder(tmp_path) / "checkpoints" / "last.ckpt", weights_only=True)
-    run = folder(tmp_path, 1)
-    last = run / "checkpoints" / "last.ckpt"
+    run_folder = folder(tmp_path, 1)
+    last = run_folder / "checkpoints" / "last.ckpt"
     command = [sys.executable, "-m", "lightning_kd", "fit"]
     seen = 0
-    for arguments in (long, ["--resume", run]):
+    for arguments in (long, ["--resume", run_folder]):
         process = subprocess.Popen(
             [*command, *map(str, arguments)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
@@ -130,12 +153,12 @@ def test_killed_for_real_and_resumed(tmp_path, config, shell, monkeypatch):
         process.wait()
         seen = torch.load(last, weights_only=True)["global_step"]
     assert 0 < seen < expected["global_step"]
-    assert not (run / "student").exists()
-    assert shell("fit", "--resume", run)[0] == 0
+    assert not (run_folder / "student").exists()
+    assert shell("fit", "--resume", run_folder)[0] == 0
     resumed = torch.load(last, weights_only=True)
     assert resumed["global_step"] == expected["global_step"]
     assert all(torch.equal(resumed["state_dict"][name], tensor) for name, tensor in expected["state_dict"].items())
-    assert (run / "student" / "model.safetensors").is_file()
+    assert (run_folder / "student" / "model.safetensors").is_file()
     assert not folder(tmp_path, 2).exists()
 
 

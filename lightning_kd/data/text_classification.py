@@ -153,10 +153,10 @@ class TextClassificationDataModule(TextDataModule):
         Raises:
             ValueError: If a split that needs labels has none.
         """
+        if split == "predict" and self.predict_path is not None:  # the data set itself need not be at hand
+            return self._to_predict(Path(self.predict_path).expanduser())
         splits = self._loaded[0]
         if split == "predict":
-            if self.predict_path is not None:
-                return self._to_predict(Path(self.predict_path).expanduser())
             rows = splits.get("test")
             if rows is None:
                 raise ValueError(
