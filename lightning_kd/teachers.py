@@ -101,6 +101,7 @@ class Teacher:
         """Move the networks to a device; those loaded from an id or folder take the student's precision, too."""
         for source, network in zip(self.sources, self.networks, strict=True):
             network.to(device, dtype if isinstance(source, str) else None)
+            network.eval()  # a network given as a module may have been put in train mode meanwhile
         self._columns = [None if columns is None else columns.to(device) for columns in self._columns]
 
     @torch.no_grad()
