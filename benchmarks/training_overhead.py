@@ -3,8 +3,8 @@
 Both train the same student on the same batches, step by step in turn: a callback runs one step of the bare loop before
 each odd step of the Trainer and after each even one, so that whatever else the machine does hits both alike, and so
 does being the first to meet a shape, for which oneDNN has to compile its kernels. Both include fetching the batch; the
-Trainer has its progress bar, TensorBoard and three logged losses on. At the end the weights are compared: they must be
-the same bit for bit, or the two did not do the same work.
+Trainer has its progress bar, TensorBoard and its logged losses on. At the end the weights are compared: without a
+teacher they must be the same bit for bit, or the two did not do the same work; with one they differ by rounding.
 
     python benchmarks/training_overhead.py --student <folder> --data <CLINC150 file or folder> [--teacher <folder>]
 """
@@ -32,7 +32,7 @@ INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
 class BareLoop(Callback):
-    """Runs the same step in plain PyTorch after each of the Trainer's, and times both."""
+    """Runs the same step in plain PyTorch in turn with the Trainer's, and times both."""
 
     def __init__(self, student: nn.Module, teacher: nn.Module | None, args: argparse.Namespace) -> None:
         self.student, self.teacher, self.args = student.train(), teacher, args

@@ -47,7 +47,7 @@ def load_config(source: str, what: str) -> PretrainedConfig:
     return config
 
 
-def load_tokenizer(source: str, what: str = "tokenizer") -> PreTrainedTokenizerBase:
+def load_tokenizer(source: str, what: str) -> PreTrainedTokenizerBase:
     """Load a tokenizer from a hub id or folder.
 
     Raises:

@@ -46,9 +46,10 @@ class DistillationModule(StudentModule):
             the student plainly.
         losses: The terms of the total by name, at least one.
         optimizer: Class and arguments of the optimiser. Biases and norms get no weight decay.
-        lr_scheduler: A schedule of ``transformers.get_scheduler`` over all steps, stepped after each; null = constant.
+        lr_scheduler: One of ``optimizers.SCHEDULES`` (names of ``transformers.get_scheduler``) over all steps; null =
+            constant.
         warmup_ratio: Share of the steps in which the learning rate rises from 0, in [0, 1].
-        label_names: Names of the classes in index order. From the shell they come from the data.
+        label_names: Names of the classes in index order, where the data do not say them.
         accept: What to let pass knowingly: ``tokenizer_mismatch``, ``label_mismatch``, ``weak_teacher``.
 
     Raises:

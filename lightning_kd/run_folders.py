@@ -28,7 +28,7 @@ def new_run_folder(parent: Path) -> Path:
 
 
 def discard_unused(folder: Path) -> None:
-    """Remove the folder of a run that stopped before it had anything to keep: no checkpoint, no student."""
+    """Remove the folder of a run that stopped before it had anything to keep: no checkpoint, student or predictions."""
     if not re.fullmatch(r"version_\d+", folder.name):
         return
     if not any((folder / kept).exists() for kept in ("checkpoints", "student", "predictions.csv")):

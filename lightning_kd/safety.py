@@ -41,7 +41,7 @@ def _tokenizer_parts(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Hash of the whole vocabulary, the special tokens and the normaliser (lower-casing, accents).
+    """Hash of the whole vocabulary, the special tokens, the normaliser (lower-casing, accents) and the kind of model.
 
     Truncation and padding settings do not count.
 

@@ -16,7 +16,7 @@ from lightning_kd.tasks.base import Task
 class Teacher:
     """One frozen network, or several whose logits are averaged.
 
-    Averaging logits is the geometric mean of the distributions (Hinton et al. 2015, section 2). The class is no
+    Averaging logits is the geometric mean of the distributions (Hinton et al. 2015). The class is no
     ``nn.Module``: so Lightning neither saves nor trains nor averages nor replicates the teacher. Networks are loaded
     on first use, are always in eval mode and never require a gradient.
 

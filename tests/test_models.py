@@ -50,7 +50,7 @@ def test_nothing_there_names_the_remedy(source):
     for load, what in (
         (lambda: models.load_network(source, CLASSIFIER, "student"), "student"),
         (lambda: models.load_config(source, "student base"), "student base"),
-        (lambda: models.load_tokenizer(source), "tokenizer"),
+        (lambda: models.load_tokenizer(source, "tokenizer"), "tokenizer"),
     ):
         with pytest.raises(OSError, match=rf"^{what} '{source}' is {remedy}"):
             load()
@@ -60,7 +60,7 @@ def test_folder_without_a_tokenizer(tmp_path):
     """transformers 5 makes one of five special tokens up: every word would be unknown."""
     tiny_bert().save_pretrained(tmp_path)
     with pytest.raises(OSError, match=r"tokenizer '.*' is on disk but cannot be loaded: .*vocabulary"):
-        models.load_tokenizer(str(tmp_path))
+        models.load_tokenizer(str(tmp_path), "tokenizer")
 
 
 @pytest.mark.parametrize("content", ["{", "{}"])

@@ -7,7 +7,7 @@ if [ -z "${VIRTUAL_ENV:-}" ]; then
     [ -d .venv ] || python3 -m venv .venv
     . .venv/bin/activate
 fi
-# the PyTorch that the tests run on, unless there is one
+# the same PyTorch as tests/run.sh, unless there is one
 python -c "import torch" 2>/dev/null || python -m pip install -q "torch==2.13.0"
 python -m pip install -q -e .
 export HF_HUB_OFFLINE=1

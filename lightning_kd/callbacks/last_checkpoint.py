@@ -36,7 +36,8 @@ class LastCheckpoint(Checkpoint):
     run resumed from either would not end in the same weights.
 
     Args:
-        every_minutes: Minutes between two checkpoints within an epoch, >= 0; 0 writes after each optimiser step.
+        every_minutes: Minutes between two checkpoints within an epoch, >= 0; 0 writes after each optimiser step
+            (with several devices, every 16).
 
     Raises:
         ValueError: If ``every_minutes`` is negative.

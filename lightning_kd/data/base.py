@@ -119,7 +119,7 @@ class TextDataModule(LightningDataModule):
             "validate": ("validation",),
             "test": ("test",),
             "predict": ("predict",),
-        }.get(stage or "fit", ("train", "validation"))
+        }[stage or "fit"]
 
     def _tokenised(self, split: str) -> datasets.Dataset:
         raw = self.load(split)
@@ -179,15 +179,15 @@ class TextDataModule(LightningDataModule):
         return ResumableDataLoader(self.trainer, sampler, **self._loader_arguments(rows))
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """The validation split, longest rows first."""
+        """The validation split, the batch of the longest rows first."""
         return self._evaluation_loader("validation")
 
     def test_dataloader(self) -> DataLoader[Any]:
-        """The test split, longest rows first."""
+        """The test split, the batch of the longest rows first."""
         return self._evaluation_loader("test")
 
     def predict_dataloader(self) -> DataLoader[Any]:
-        """The rows to predict, longest first."""
+        """The rows to predict, the batch of the longest first."""
         return self._evaluation_loader("predict")
 
     def _evaluation_loader(self, split: str) -> DataLoader[Any]:

@@ -11,7 +11,7 @@ def logit_mse_loss(student_logits: Tensor, teacher_logits: Tensor, mask: Tensor 
 
     .. math:: \frac{1}{N} \sum_n \frac{1}{K_n} \sum_{c \in kept_n} (z^s_{nc} - z^t_{nc})^2
 
-    Ba and Caruana 2014, Do Deep Nets Really Need to be Deep?, equation 1 (there without the 1/K).
+    Ba and Caruana 2014, Do Deep Nets Really Need to be Deep?, equation 1 (there with 1/2 in place of 1/K).
 
     Args:
         student_logits: (N, C), any floating dtype; computed in float32.

@@ -87,7 +87,7 @@ class SoftTargetLoss(DistillationLoss):
         weight: Factor of this loss in the total, >= 0.
         temperature: Divides both logits, > 0. 1 keeps the teacher's probabilities, 2 to 20 show more of what it
             thinks of the wrong classes.
-        beta: In [0, 1]; 0 = forward KL (Hinton), 0.5 = Jensen-Shannon, 1 = reverse KL.
+        beta: In [0, 1]; 0 = forward KL (Hinton), 0.5 = 4 x Jensen-Shannon, 1 = reverse KL.
 
     Raises:
         ValueError: If ``temperature`` is not > 0 or ``beta`` is outside [0, 1].

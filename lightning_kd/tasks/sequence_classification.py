@@ -14,7 +14,7 @@ from lightning_kd.tasks.base import Task
 class OutOfScopeRecall(BinaryRecall):
     """Share of the out-of-scope rows that were recognised as such, in [0, 1].
 
-    Larson et al. 2019, An Evaluation Dataset for Intent Classification and Out-of-Scope Prediction, section 4.1.
+    Larson et al. 2019, An Evaluation Dataset for Intent Classification and Out-of-Scope Prediction.
 
     Args:
         oos_index: Index of the out-of-scope class.
