@@ -102,9 +102,9 @@ class DistillationModule(StudentModule):
         )
 
     @property
-    def reads_teacher(self) -> bool:
-        """Whether there is a teacher and some loss reads its outputs."""
-        return self.teacher is not None and any(loss.needs_teacher for loss in self.losses.values())
+    def active_teacher(self) -> Teacher | None:
+        """The teacher if some loss reads its outputs, else None."""
+        return self.teacher if any(loss.needs_teacher for loss in self.losses.values()) else None
 
     def teacher_label_names(self) -> list[str] | None:
         """The labels the teacher (of an ensemble, the first) knows; None without a teacher or names."""
@@ -125,30 +125,31 @@ class DistillationModule(StudentModule):
         # from_pretrained returns eval mode, and Lightning >= 2.2 leaves modes alone: dropout would be silently off
         self.build_student().train()
         safety.check_losses_have_teacher(self.losses, self.teacher)
-        if self.teacher is not None and self.reads_teacher:
-            self.teacher.align(self.label_names or [], "label_mismatch" in self.accept)
+        if (teacher := self.active_teacher) is not None:
+            teacher.align(self.label_names or [], self._accept_label_mismatch)
             datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
             tokenizer = getattr(datamodule, "tokenizer", None)
             if isinstance(tokenizer, PreTrainedTokenizerBase):
-                safety.check_tokenizers(self.teacher, tokenizer, "tokenizer_mismatch" in self.accept)
+                safety.check_tokenizers(teacher, tokenizer, "tokenizer_mismatch" in self.accept)
 
     def on_fit_start(self) -> None:
         """Settle the seed of the batches and bring the teacher to the student's device."""
         if self._seed is None:
             self._seed = int(self.trainer.strategy.broadcast(torch.initial_seed()))
-        if self.teacher is not None and self.reads_teacher:
-            self.teacher.to(self.device, next(self.build_student().parameters()).dtype)
+        if (teacher := self.active_teacher) is not None:
+            teacher.to(self.device, next(self.build_student().parameters()).dtype)
 
     def on_train_start(self) -> None:
         """Score the teacher on the validation split and refuse one that is guessing; a resumed run did this."""
-        if self.teacher is None or not self.reads_teacher or self.teacher_scores:
+        teacher = self.active_teacher
+        if teacher is None or self.teacher_scores:
             return
         if self.trainer.val_dataloaders is None:
             rank_zero_warn("the teacher is not scored: there is no validation split, or it is not validated on now")
             return
         metrics = self.task.metrics(self.label_names or []).to(self.device)
-        scores, label_counts = safety.score_teacher(self.trainer, self.teacher, self.task, metrics, self._to_device)
-        name, accepted = " + ".join(self.teacher.names), "weak_teacher" in self.accept
+        scores, label_counts = safety.score_teacher(self.trainer, teacher, self.task, metrics, self._to_device)
+        name, accepted = " + ".join(teacher.names), "weak_teacher" in self.accept
         safety.check_teacher(name, self.task, scores[self.task.monitor], label_counts, accepted)
         self.teacher_scores = scores
 
@@ -180,7 +181,8 @@ class DistillationModule(StudentModule):
         """
         batch = self.in_student_order(batch)
         student = self(batch)
-        teacher = self.teacher(batch) if self.teacher is not None and self.reads_teacher else None
+        active = self.active_teacher
+        teacher = active(batch) if active is not None else None
         terms = {name: loss(student, teacher) for name, loss in self.losses.items()}
         total = torch.stack([self.losses[name].weight * term for name, term in terms.items()]).sum()
         if not torch.isfinite(total):

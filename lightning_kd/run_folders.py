@@ -2,7 +2,6 @@
 
 import re
 import shutil
-from itertools import count
 from pathlib import Path
 
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -17,14 +16,14 @@ def new_run_folder(parent: Path) -> Path:
     """
     root = parent / ROOT
     root.mkdir(parents=True, exist_ok=True)
-    for number in count():
+    number = 0
+    while True:
         folder = root / f"version_{number}"
         try:
             folder.mkdir()
+            return folder
         except FileExistsError:
-            continue
-        return folder
-    raise AssertionError("unreachable: count() has no end")
+            number += 1
 
 
 def discard_unused(folder: Path) -> None:

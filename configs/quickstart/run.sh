@@ -3,12 +3,7 @@
 # installed; under 90 s on 2 cores. Uses the active virtual environment, or makes .venv.
 set -eu
 cd "$(dirname "$0")/../.."
-if [ -z "${VIRTUAL_ENV:-}" ]; then
-    [ -d .venv ] || python3 -m venv .venv
-    . .venv/bin/activate
-fi
-# the same PyTorch as tests/run.sh, unless there is one
-python -c "import torch" 2>/dev/null || python -m pip install -q "torch==2.13.0"
+. .ci/environment.sh
 python -m pip install -q -e .
 export HF_HUB_OFFLINE=1
 for step in teacher student distil; do

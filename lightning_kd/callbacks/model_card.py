@@ -41,7 +41,7 @@ def model_card(trainer: Trainer, pl_module: DistillationModule, scores: dict[str
     """
     datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
     data_name = f"{type(datamodule).__name__}, `{getattr(datamodule, 'path', '')}`" if datamodule else "own loaders"
-    teachers = pl_module.teacher.names if pl_module.teacher is not None and pl_module.reads_teacher else []
+    teachers = pl_module.active_teacher.names if pl_module.active_teacher is not None else []
     made = f"Distilled from {' + '.join(f'`{t}`' for t in teachers)}" if teachers else "Fine-tuned without a teacher"
     optimizer = pl_module.hparams["optimizer"]
     settings = ", ".join(f"{k} {v}" for k, v in optimizer.get("init_args", {}).items())

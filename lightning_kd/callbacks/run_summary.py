@@ -20,7 +20,7 @@ def summary_table(pl_module: DistillationModule, scores: dict[str, float]) -> Ta
     """
     assert pl_module.student is not None
     student_parameters = parameter_count(pl_module.student)
-    teachers = pl_module.teacher.networks if pl_module.teacher is not None and pl_module.reads_teacher else []
+    teachers = pl_module.active_teacher.networks if pl_module.active_teacher is not None else []
     teacher_parameters = sum(parameter_count(network) for network in teachers)
     columns = ["teacher", "student", "student / teacher"] if teachers else ["student"]
     table = Table("validation", *columns, title="Best student")

@@ -92,14 +92,11 @@ class TextDataModule(LightningDataModule):
 
     def prepare_data(self) -> None:
         """Tokenise on one process, so that the others find the result in the cache of ``datasets``."""
-        for split in self._splits_of(self.trainer.state.fn if self.trainer else None):
-            self._tokenised(split)
+        self._load_splits(self.trainer.state.fn if self.trainer else None)
 
     def setup(self, stage: str) -> None:
         """Load the tokenised splits of a stage."""
-        for split in self._splits_of(stage):
-            if split not in self._splits:
-                self._splits[split] = self._tokenised(split)
+        self._load_splits(stage)
         if stage == "fit":  # of this run, unless a checkpoint brings another
             seed = torch.initial_seed()
             self._seed = int(self.trainer.strategy.broadcast(seed) if self.trainer else seed)
@@ -112,14 +109,16 @@ class TextDataModule(LightningDataModule):
         """Continue with the seed of an interrupted run."""
         self._seed = state_dict["seed"]
 
-    @staticmethod
-    def _splits_of(stage: str | None) -> tuple[str, ...]:
-        return {
+    def _load_splits(self, stage: str | None) -> None:
+        splits = {
             "fit": ("train", "validation"),
             "validate": ("validation",),
             "test": ("test",),
             "predict": ("predict",),
         }[stage or "fit"]
+        for split in splits:
+            if split not in self._splits:  # prepare_data has done it on the first process
+                self._splits[split] = self._tokenised(split)
 
     def _tokenised(self, split: str) -> datasets.Dataset:
         raw = self.load(split)
