@@ -44,8 +44,10 @@ class BareLoop(Callback):
         rest = {"params": [p for p in self.student.parameters() if p.ndim < 2], "weight_decay": 0.0}
         self.optimizer = torch.optim.AdamW([{"params": decay}, rest], lr=1e-4, fused=True)
         self.schedule = get_linear_schedule_with_warmup(self.optimizer, 0, self.args.steps)
-        self.batches = iter(trainer.datamodule.train_dataloader())
         self.started = time.perf_counter()
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        self.batches = iter(trainer.datamodule.train_dataloader())
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         self.row_ids, self.before = batch["row_id"], 0.0

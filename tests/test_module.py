@@ -1,4 +1,5 @@
 import copy
+import json
 from functools import partial
 
 import pytest
@@ -44,6 +45,27 @@ def test_student_trains_in_train_mode_and_teacher_stays_in_eval_mode(tmp_path, c
     assert not any(spy.teacher_modes)
     fitted.train()
     assert not any(m.training for m in fitted.teacher.networks[0].modules())
+
+
+def test_unlabelled_rows_train_on_soft_targets_alone(tmp_path, clinc_file, teacher_folder):
+    content = json.loads(clinc_file.read_text())
+    content["train"] = [[text, None] for text, _ in content["train"]]
+    folder = tmp_path / "unlabelled"
+    folder.mkdir()
+    (folder / "data_oos_plus.json").write_text(json.dumps(content))
+
+    def train(path, losses, **settings):
+        fitted, spy = module(teacher_folder, losses=losses), Spy()
+        trainer(tmp_path, callbacks=[spy]).fit(fitted, data(path, **settings))
+        return fitted.student, spy
+
+    soft, _ = train(clinc_file, {"soft": SoftTargetLoss()})
+    unlabelled, _ = train(folder, {"soft": SoftTargetLoss()}, allow_unlabelled=True)
+    assert same(weights(soft), weights(unlabelled))
+    _, spy = train(folder, {"soft": SoftTargetLoss(), "hard": HardLabelLoss()}, allow_unlabelled=True)
+    labelled = [bool((batch["labels"] >= 0).any()) for batch in spy.batches]  # those out of scope have kept theirs
+    assert set(labelled) == {True, False}
+    assert [logged["train/hard"] > 0 for logged in spy.logged] == labelled
 
 
 def test_teacher_is_bit_identical_after_fit_frozen_and_in_no_checkpoint(tmp_path, clinc_file):

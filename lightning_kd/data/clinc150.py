@@ -2,6 +2,7 @@
 
 from importlib.resources import files
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -18,15 +19,15 @@ class CLINC150DataModule(TextClassificationDataModule):
 
     Labels are in the hub's order whatever the file, because published checkpoints use it. The original layout is
     one JSON file such as ``data_oos_plus.json``, or the folder it lies in; other intents in that layout are fine
-    (alphabetical order).
+    (alphabetical order), and ``null`` is that of an unlabelled row.
 
     Args:
         path: Hub id, file or folder of the original release.
         tokenizer: Tokenizer, or its hub id or folder. From the shell it follows the student unless given.
         config_name: Variant: ``plus``, ``small`` or ``imbalanced``.
         predict_path: File to predict: .txt with a text per line, or a table with a column ``text``; None = test.
-        kwargs: ``validation_fraction``, ``batch_size``, ``eval_batch_size``, ``max_length``, ``num_workers``: see
-            ``TextClassificationDataModule`` and ``TextDataModule``.
+        kwargs: ``validation_fraction``, ``allow_unlabelled``, ``batch_size``, ``eval_batch_size``, ``max_length``,
+            ``num_workers``: see ``TextClassificationDataModule`` and ``TextDataModule``.
     """
 
     canonical_label_names = files("lightning_kd.data").joinpath("clinc150_labels.txt").read_text("utf-8").split()
@@ -60,7 +61,7 @@ class CLINC150DataModule(TextClassificationDataModule):
                 if not isinstance(content_of_part, list):
                     raise ValueError(f"{file}: {part!r} must be a list of [text, intent]")
                 for number, row in enumerate(content_of_part, 1):
-                    if not (isinstance(row, list) and len(row) == 2 and isinstance(row[1], (str, int))):
+                    if not (isinstance(row, list) and len(row) == 2 and isinstance(row[1], (str, int, NoneType))):
                         raise ValueError(f"{file} ({part}), row {number}: expected [text, intent], got {row!r:.60}")
                 rows += content_of_part
             columns[split] = {"text": [text for text, _ in rows], "intent": [intent for _, intent in rows]}

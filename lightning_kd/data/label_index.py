@@ -2,6 +2,9 @@
 
 from typing import Any
 
+UNLABELLED = -100
+"""Label of a row that has none, as in PyTorch and transformers."""
+
 
 def _as_index(label: Any) -> int | None:
     try:
@@ -34,13 +37,14 @@ def names_in(columns: list[list[Any]]) -> list[str]:
     return sorted(str(label) for label in labels)
 
 
-def index_labels(labels: list[Any], names: list[str], where: str) -> list[int]:
+def index_labels(labels: list[Any], names: list[str], where: str, allow_unlabelled: bool = False) -> list[int]:
     """Turn labels, names or indices, into indices of ``names``.
 
     Args:
         labels: One per row.
         names: The classes in index order.
         where: File and split, for the message.
+        allow_unlabelled: Give rows without a label -100, which losses and metrics leave out, instead of refusing.
 
     Raises:
         ValueError: If a label is missing or not among the names; names the row.
@@ -48,6 +52,14 @@ def index_labels(labels: list[Any], names: list[str], where: str) -> list[int]:
     position = {name: index for index, name in enumerate(names)}
     result = []
     for row, label in enumerate(labels, 1):
+        if is_unknown(label):
+            if not allow_unlabelled:
+                raise ValueError(
+                    f"{where}, row {row}: no label ({label!r}); fill it or remove the row (data.allow_unlabelled=true "
+                    "takes such training rows, for the teacher to label)"
+                )
+            result.append(UNLABELLED)
+            continue
         index = position.get(str(label), _as_index(label))
         if index is None or not 0 <= index < len(names):
             known = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

@@ -31,10 +31,13 @@ class TextClassificationDataModule(TextDataModule):
         predict_path: File to predict: .txt with a text per line, or a table with the text columns; None = the test
             split.
         validation_fraction: Share of the training rows to hold out where there is no validation split, in [0, 1).
+        allow_unlabelled: Take training rows without a label, or a training split without labels. Losses that compare
+            with the teacher learn from them, ``HardLabelLoss`` leaves them out. False refuses them.
         kwargs: ``batch_size``, ``eval_batch_size``, ``max_length``, ``num_workers``: see ``TextDataModule``.
 
     Raises:
-        ValueError: If ``text_columns`` has not one or two names, or ``validation_fraction`` is out of range.
+        ValueError: If ``text_columns`` has not one or two names, or ``validation_fraction`` is out of range or goes
+            with ``allow_unlabelled``.
     """
 
     canonical_label_names: ClassVar[list[str] | None] = None
@@ -49,11 +52,14 @@ class TextClassificationDataModule(TextDataModule):
         config_name: str | None = None,
         predict_path: str | None = None,
         validation_fraction: float = 0.0,
+        allow_unlabelled: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(path, tokenizer, **kwargs)
         if not 0 <= validation_fraction < 1:
             raise ValueError(f"data.validation_fraction: must be in [0, 1), got {validation_fraction}")
+        if validation_fraction and allow_unlabelled:
+            raise ValueError("data.validation_fraction: rows without a label could be held out; add a validation file")
         self.validation_fraction = validation_fraction
         self.text_columns = ["text"] if text_columns is None else text_columns
         if len(self.text_columns) not in (1, 2):
@@ -61,6 +67,7 @@ class TextClassificationDataModule(TextDataModule):
         self.label_column = label_column
         self.config_name = config_name
         self.predict_path = predict_path
+        self.allow_unlabelled = allow_unlabelled
 
     @property
     def label_names(self) -> list[str] | None:
@@ -97,6 +104,8 @@ class TextClassificationDataModule(TextDataModule):
         labels = columns.get(self.label_column)
         if not columns:  # a file of no bytes; the loader says that the split is empty
             table["label"] = []
+        elif self.allow_unlabelled and split == "train":
+            table["label"] = index_labels(labels or [None] * len(table["text"]), names, where, allow_unlabelled=True)
         elif labels is not None and not (labels and all(map(is_unknown, labels))):
             table["label"] = index_labels(labels, names, where)
         return datasets.Dataset.from_dict(table)

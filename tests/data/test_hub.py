@@ -80,7 +80,7 @@ def test_test_split_of_minus_one_is_unlabelled(hub):
 
 def test_label_of_minus_one_among_others_names_the_row(hub):
     hub(["a", "b"], train=[("hello", 0), ("bye", -1)])
-    with pytest.raises(ValueError, match=r"\(train\), row 2: unknown label -1"):
+    with pytest.raises(ValueError, match=r"\(train\), row 2: no label \(-1\)"):
         TextClassificationDataModule("somebody/reviews", TINY_BERT).setup("fit")
 
 

@@ -27,7 +27,14 @@ def test_names_and_indices_are_indexed():
     assert index_labels(["b", "a", 1, "0"], ["a", "b"], "here") == [1, 0, 1, 0]
 
 
-@pytest.mark.parametrize("label", ["c", 2, -1, "-1", "", None])
+@pytest.mark.parametrize("label", [-1, "-1", "", None])
+def test_missing_label_names_row(label):
+    with pytest.raises(ValueError, match=r"^here, row 2: no label \("):
+        index_labels(["a", label], ["a", "b"], "here")
+    assert index_labels(["a", label], ["a", "b"], "here", allow_unlabelled=True) == [0, -100]
+
+
+@pytest.mark.parametrize("label", ["c", 2, -2])
 def test_unknown_label_names_row_and_some_known_ones(label):
     with pytest.raises(ValueError, match=rf"^here, row 2: unknown label {label!r}; known are a, b$"):
         index_labels(["a", label], ["a", "b"], "here")

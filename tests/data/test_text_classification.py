@@ -104,8 +104,35 @@ def test_text_that_is_no_string_names_the_row(module, text):
 @pytest.mark.parametrize("label", ["", "-1"])
 def test_missing_label_names_the_row(module, label):
     data = module({**LABELLED, "train.csv": TRAIN + f"what is this,{label}\n"})
-    with pytest.raises(ValueError, match=rf"\(train\), row 4: unknown label '{label}'; known are greet, leave"):
+    with pytest.raises(ValueError, match=rf"\(train\), row 4: no label \('{label}'\); .*data\.allow_unlabelled=true"):
         data.setup("fit")
+
+
+@pytest.mark.parametrize("label", ["", "-1"])
+def test_unlabelled_training_rows_on_request(module, label):
+    data = module({**LABELLED, "train.csv": TRAIN + f"what is this,{label}\n"}, allow_unlabelled=True)
+    assert data.label_names == ["greet", "leave"]
+    assert rows_of(data, "train")["label"] == [1, 0, 0, -100]
+    data.setup("fit")
+    (batch,) = data.train_dataloader()
+    assert sorted(batch["labels"].tolist()) == [-100, 0, 0, 1]
+
+
+@pytest.mark.parametrize("train", ["text\nhello\nbye\n", "text,label\nhello,\nbye,\n"])
+def test_training_split_without_labels_on_request(module, train):
+    data = module({**LABELLED, "train.csv": train}, allow_unlabelled=True)
+    assert rows_of(data, "train")["label"] == [-100, -100]
+    assert data.label_names == ["greet", "leave"]
+    with pytest.raises(ValueError, match="no labels"):
+        module({**LABELLED, "train.csv": train}).setup("fit")
+
+
+def test_rows_to_score_need_labels_in_any_case(module):
+    data = module({**LABELLED, "validation.csv": "text,label\nbye,leave\nhm,\n"}, allow_unlabelled=True)
+    with pytest.raises(ValueError, match=r"\(validation\), row 2: no label"):
+        data.setup("fit")
+    with pytest.raises(ValueError, match=r"data\.validation_fraction: .*add a validation file"):
+        module(LABELLED, allow_unlabelled=True, validation_fraction=0.5)
 
 
 @pytest.mark.parametrize(
