@@ -1,9 +1,9 @@
 """Distil transformers with PyTorch Lightning."""
 
 from lightning_kd.callbacks import LayerInitialization
-from lightning_kd.data import CLINC150DataModule, SST2DataModule, TextClassificationDataModule
+from lightning_kd.data import CLINC150DataModule, SQuADDataModule, SST2DataModule, TextClassificationDataModule
 from lightning_kd.module import DistillationModule
-from lightning_kd.tasks import SequenceClassification
+from lightning_kd.tasks import QuestionAnswering, SequenceClassification
 
 __version__ = "0.1.0"
 
@@ -11,6 +11,8 @@ __all__ = [
     "CLINC150DataModule",
     "DistillationModule",
     "LayerInitialization",
+    "QuestionAnswering",
+    "SQuADDataModule",
     "SST2DataModule",
     "SequenceClassification",
     "TextClassificationDataModule",

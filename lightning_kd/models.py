@@ -20,6 +20,10 @@ else:
     Network = Callable[..., Any]
 
 
+LABELS = {"labels", "start_positions", "end_positions"}
+"""Entries of a batch that are targets."""
+
+
 @contextmanager
 def _explained(what: str, source: str) -> Iterator[None]:
     """Turn whatever loading raises into an OSError that says what was loaded, from where, and what to do."""
@@ -61,14 +65,15 @@ def load_tokenizer(source: str, what: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_network(source: str, auto_class: str, what: str, label_names: list[str] | None = None) -> PreTrainedModel:
+def load_network(source: str, auto_class: str, what: str, labels: list[str] | int | None = None) -> PreTrainedModel:
     """Load a pretrained network with the head of a task.
 
     Args:
         source: Hub id or folder.
         auto_class: Name of the transformers class, such as ``AutoModelForSequenceClassification``.
         what: What the network is to the user (``student``, ``teacher``), for error messages.
-        label_names: Names of the classes; a head of another size is replaced by a fresh one. None = as saved.
+        labels: Names of the classes, or their number; a head of another size is replaced by a fresh one. None = as
+            saved.
 
     Returns:
         The network in float32, in eval mode as ``from_pretrained`` leaves it.
@@ -77,11 +82,11 @@ def load_network(source: str, auto_class: str, what: str, label_names: list[str]
         OSError: If it cannot be loaded.
     """
     config = load_config(source, what)
-    if label_names is not None:
-        name_labels(config, label_names)
+    if labels is not None:
+        set_labels(config, labels)
     with _explained(what, source):
         network: PreTrainedModel = getattr(transformers, auto_class).from_pretrained(
-            source, config=config, dtype="float32", ignore_mismatched_sizes=label_names is not None
+            source, config=config, dtype="float32", ignore_mismatched_sizes=labels is not None
         )
     return network
 
@@ -126,24 +131,27 @@ def is_saved_config(source: Any) -> bool:
     return isinstance(source, Mapping) and set(source) == {"config"}
 
 
-def build_student(student: str | Mapping[str, Any], auto_class: str, label_names: list[str] | None) -> PreTrainedModel:
+def build_student(student: str | Mapping[str, Any], auto_class: str, labels: list[str] | int | None) -> PreTrainedModel:
     """Build the student from its hub id or folder (pretrained weights) or its mapping (fresh weights).
 
     See ``load_network`` and ``student_config`` for the arguments and errors.
     """
     if isinstance(student, str):
-        return load_network(student, auto_class, "student", label_names)
+        return load_network(student, auto_class, "student", labels)
     config = student_config(student)
-    if label_names is not None:
-        name_labels(config, label_names)
+    if labels is not None:
+        set_labels(config, labels)
     network: PreTrainedModel = getattr(transformers, auto_class).from_config(config, dtype=torch.float32)
     return network
 
 
-def name_labels(config: PretrainedConfig, label_names: list[str]) -> None:
-    """Write the label names, and with them the number of labels, into a configuration."""
-    config.id2label = dict(enumerate(label_names))
-    config.label2id = {name: index for index, name in enumerate(label_names)}
+def set_labels(config: PretrainedConfig, labels: list[str] | int) -> None:
+    """Write the label names, and with them the number of labels, or the number alone into a configuration."""
+    if isinstance(labels, int):
+        config.num_labels = labels
+    else:
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {name: index for index, name in enumerate(labels)}
 
 
 def adopt_labels(network: nn.Module, label_names: list[str]) -> None:
@@ -155,7 +163,7 @@ def adopt_labels(network: nn.Module, label_names: list[str]) -> None:
     config = getattr(network, "config", None)
     if isinstance(config, PretrainedConfig):
         check_label_count(config, len(label_names), "student")
-        name_labels(config, label_names)
+        set_labels(config, label_names)
 
 
 def check_label_count(config: Any, needed: int, what: str) -> None:
@@ -187,8 +195,10 @@ def forward(network: nn.Module, batch: Batch) -> Any:
     With labels a transformers network would compute a cross-entropy of its own.
     """
     # a compiled network hides its arguments behind *args, **kwargs
-    names = inspect.signature(getattr(network, "_orig_mod", network).forward).parameters
-    return network(**{name: value for name, value in batch.items() if name in names and name != "labels"})
+    names = set(inspect.signature(getattr(network, "_orig_mod", network).forward).parameters) - LABELS
+    if getattr(getattr(network, "config", None), "type_vocab_size", 2) < 2:
+        names.discard("token_type_ids")  # RoBERTa's forward takes them, and has an embedding for type 0 only
+    return network(**{name: value for name, value in batch.items() if name in names})
 
 
 def encoder_layers(network: nn.Module) -> tuple[str, nn.ModuleList] | None:

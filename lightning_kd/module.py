@@ -126,7 +126,8 @@ class DistillationModule(StudentModule):
         self.build_student().train()
         safety.check_losses_have_teacher(self.losses, self.teacher)
         if (teacher := self.active_teacher) is not None:
-            teacher.align(self.label_names or [], self._accept_label_mismatch)
+            if self.task.num_labels is None:
+                teacher.align(self.label_names or [], self._accept_label_mismatch)
             datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
             tokenizer = getattr(datamodule, "tokenizer", None)
             if isinstance(tokenizer, PreTrainedTokenizerBase):

@@ -2,11 +2,15 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
-Batch = dict[str, Tensor]
-"""A collated batch. Always has ``row_id`` (B,): the row's index in its split, or -1 for a row that only pads."""
+Batch = dict[str, Any]
+"""A collated batch: tensors of B rows, and lists of B texts where scoring needs them.
+
+Always has ``row_id`` (B,): the row's index in its split, or -1 for a row that only pads.
+"""
 
 
 @dataclass(frozen=True)

@@ -115,17 +115,14 @@ def evaluate_teacher(
     """Score the teacher on labelled batches that are on its device already.
 
     Returns:
-        Its metrics by name, and how often each class occurred, (C,); both over all processes.
+        Its metrics by name, and how often each class occurred; both over all processes.
     """
     label_counts: Tensor | None = None
     for batch in batches:
         outputs = teacher(batch)
-        task.update(metrics, outputs)
-        for head in outputs.heads.values():
-            if head.labels is None:
-                raise ValueError("the validation split has no labels, so the teacher cannot be checked; label it")
-            counts = torch.bincount(head.labels[head.labels >= 0], minlength=head.logits.shape[-1])
-            label_counts = counts if label_counts is None else label_counts + counts
+        task.update(metrics, outputs, batch)
+        counts = task.label_counts(outputs)
+        label_counts = counts if label_counts is None else label_counts + counts
     if label_counts is None:
         raise ValueError("the validation split has no batch, so the teacher cannot be checked; give it rows")
     if torch.distributed.is_available() and torch.distributed.is_initialized():

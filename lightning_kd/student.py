@@ -45,6 +45,7 @@ class StudentModule(LightningModule):
         self._student_source = os.fspath(student) if isinstance(student, os.PathLike) else student
         self._accept_label_mismatch = accept_label_mismatch
         self._label_index: Tensor | None = None
+        self._score_names: list[str] = []
         self.save_hyperparameters(
             {
                 "student": not_saved(student) if isinstance(student, nn.Module) else student,
@@ -67,27 +68,33 @@ class StudentModule(LightningModule):
         """
         if not hasattr(self, "val_metrics"):
             source = self._student_source
-            names = None  # a configuration from a checkpoint has settled its labels; neither teacher nor hub is asked
-            if not models.is_saved_config(source):
-                own = labels.label_names_of(models.id_labels(models.pretrained_config(source)))
-                names = labels.choose_label_names(
-                    own, self.teacher_label_names(), self._data_label_names(), self._accept_label_mismatch
-                )
-                if isinstance(source, nn.Module) and names:
-                    models.adopt_labels(source, names)
+            names = self._choose_label_names(source) if self.task.num_labels is None else None
+            if isinstance(source, nn.Module) and names:
+                models.adopt_labels(source, names)
             if self.student is None:
                 assert not isinstance(source, nn.Module)
-                self.student = models.build_student(source, self.task.auto_class, names)
+                self.student = models.build_student(source, self.task.auto_class, names or self.task.num_labels)
                 self.hparams["student"] = {"config": models.plain_config(self.student)}
-            self.label_names = names or list((models.id_labels(self.student) or {}).values())
-            if not self.label_names:
-                raise ValueError(
-                    "label_names: neither data, student nor teacher name the classes; pass label_names=[...]"
-                )
+            if self.task.num_labels is not None:
+                self.label_names = []
+            else:
+                self.label_names = names or list((models.id_labels(self.student) or {}).values())
+                if not self.label_names:
+                    raise ValueError(
+                        "label_names: neither data, student nor teacher name the classes; pass label_names=[...]"
+                    )
             self.val_metrics = self.task.metrics(self.label_names)
             self.test_metrics = self.task.metrics(self.label_names)
         assert self.student is not None
         return self.student
+
+    def _choose_label_names(self, source: str | dict[str, Any] | nn.Module) -> list[str] | None:
+        if models.is_saved_config(source):
+            return None  # a configuration from a checkpoint has settled its labels; neither teacher nor hub is asked
+        own = labels.label_names_of(models.id_labels(models.pretrained_config(source)))
+        return labels.choose_label_names(
+            own, self.teacher_label_names(), self._data_label_names(), self._accept_label_mismatch
+        )
 
     def configure_model(self) -> None:
         """Build the student; also called by ``load_from_checkpoint``, where there is no trainer."""
@@ -135,7 +142,7 @@ class StudentModule(LightningModule):
     def score(self, batch: Batch, metrics: MetricCollection) -> Outputs:
         """Run the student on a batch of labelled rows and count it into the metrics."""
         outputs: Outputs = self(self.in_student_order(batch))
-        self.task.update(metrics, outputs)
+        self.task.update(metrics, outputs, batch)
         return outputs
 
     def on_validation_epoch_end(self) -> None:
@@ -147,20 +154,22 @@ class StudentModule(LightningModule):
         self._log_metrics("test", self.test_metrics)
 
     def _log_metrics(self, split: str, metrics: MetricCollection) -> None:
-        for name, score in metrics.compute().items():
+        scores = metrics.compute()
+        self._score_names = list(scores)
+        for name, score in scores.items():
             # torchmetrics has summed over the devices already; without sync_dist Lightning would warn
             self.log(f"{split}/{name}", score, prog_bar=name == self.task.monitor, sync_dist=True)
         metrics.reset()
 
     def validation_scores(self) -> dict[str, float]:
         """``val/<metric>`` of the latest validation."""
-        names = [f"val/{name}" for name in self.val_metrics]
+        names = [f"val/{name}" for name in self._score_names]
         metrics = self.trainer.callback_metrics
         return {name: float(metrics[name]) for name in names if name in metrics}
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
         """The rows of a prediction file, each with its ``row_id`` where the batch has them."""
-        rows = self.task.predictions(self(batch), self.label_names or [])
+        rows = self.task.predictions(self(batch), batch, self.label_names or [])
         if "row_id" not in batch:
             return rows
         row_ids = [row_id for row_id in batch["row_id"].tolist() if row_id >= 0]

@@ -34,13 +34,13 @@ def tokenizer():
     return AutoTokenizer.from_pretrained(TINY_BERT)
 
 
-def tiny_bert(labels=LABELS, layers=2, seed=0, **config):
-    """A BERT classifier of 16 dimensions with seeded random weights."""
+def tiny_bert(labels=LABELS, layers=2, seed=0, network=BertForSequenceClassification, **config):
+    """A BERT of 16 dimensions, a classifier unless told otherwise, with seeded random weights."""
     torch.manual_seed(seed)
     sizes = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 64}
     settings = {"vocab_size": 1200, "num_hidden_layers": layers, **sizes, **config}
     names = {} if labels is None else {"id2label": dict(enumerate(labels)), "num_labels": len(labels)}
-    return BertForSequenceClassification(BertConfig(**settings, **names))
+    return network(BertConfig(**settings, **names))
 
 
 def save_network(network, folder: Path, tokenizer=None) -> str:
@@ -77,3 +77,49 @@ def clinc_file(tmp_path: Path) -> Path:
     file = tmp_path / "data_oos_plus.json"
     file.write_text(json.dumps(clinc_rows()), encoding="utf-8")
     return file
+
+
+def squad(questions: list[dict]) -> dict:
+    """SQuAD's layout; each question has ``id``, ``question``, ``context`` and ``answers``, texts in the context."""
+    paragraphs = [
+        {
+            "context": question["context"],
+            "qas": [
+                {
+                    "id": question["id"],
+                    "question": question["question"],
+                    "answers": [
+                        {"text": text, "answer_start": question["context"].index(text)} for text in question["answers"]
+                    ],
+                }
+            ],
+        }
+        for question in questions
+    ]
+    return {"version": "1.1", "data": [{"title": "things", "paragraphs": paragraphs}]}
+
+
+def squad_questions(prefix: str, times: int = 1) -> list[dict]:
+    """Questions whose answer is the word after "the"."""
+    return [
+        {
+            "id": f"{prefix}{time}{word}",
+            "question": "what is it?",
+            "context": f"hello good morning to you {'then ' * time}see the {word} later in the room",
+            "answers": [word, f"the {word}"],
+        }
+        for time in range(times)
+        for word in ("water", "desk", "paper", "plant", "leak")
+    ]
+
+
+def write_squad(folder: Path) -> Path:
+    folder.mkdir()
+    for name, content in (("train", squad_questions("t", 4)), ("dev", squad_questions("d", 3)[:-2])):
+        (folder / f"{name}-v1.1.json").write_text(json.dumps(squad(content)), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def squad_folder(tmp_path: Path) -> Path:
+    return write_squad(tmp_path / "squad")

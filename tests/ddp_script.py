@@ -8,10 +8,11 @@ import torch
 from lightning.pytorch import Callback
 from torch.distributed import all_gather_object
 
+from lightning_kd import QuestionAnswering
 from lightning_kd.callbacks import LastCheckpoint, PredictionWriter, RunSummary, StudentExport
 from lightning_kd.teachers import Teacher
 from tests.callbacks.conftest import best_checkpoint
-from tests.runs import STUDENT, data, module, trainer
+from tests.runs import STUDENT, data, module, squad_data, trainer
 
 EPOCHS = 2
 TWO = {"devices": 2, "strategy": "ddp", "enable_checkpointing": True}
@@ -85,7 +86,14 @@ def main(folder: Path) -> None:
     }
     writer = PredictionWriter(str(folder / "predictions.csv"))
     trainer(folder, callbacks=[writer], **TWO).predict(whole, data(**rows))
+    reader = module(task=QuestionAnswering(), student=LEARNS_FAST)
+    questions = squad_data(folder / "squad")
+    trainer(folder / "reader", max_epochs=2, **TWO).fit(reader, questions)
+    results["questions validated"] = trainer(folder, **TWO).validate(reader, questions, verbose=False)[0]
+    writer = PredictionWriter(str(folder / "predictions.json"))
+    trainer(folder, callbacks=[writer], **TWO).predict(reader, questions)
     if whole.global_rank == 0:
+        torch.save(reader.student.state_dict(), folder / "reader.pt")
         (folder / "results.json").write_text(json.dumps(results))
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer, seed_everything
 
-from lightning_kd import CLINC150DataModule, DistillationModule, SequenceClassification
+from lightning_kd import CLINC150DataModule, DistillationModule, SequenceClassification, SQuADDataModule
 from lightning_kd.losses import HardLabelLoss, SoftTargetLoss
 from tests.conftest import TINY_BERT
 
@@ -24,16 +24,23 @@ def data(path: Any, **settings: Any) -> CLINC150DataModule:
     return CLINC150DataModule(str(path), **{"tokenizer": str(TINY_BERT), "batch_size": 8, "max_length": 32, **settings})
 
 
+def squad_data(path: Any, **settings: Any) -> SQuADDataModule:
+    """Contexts are cut into two or three parts."""
+    defaults = {"tokenizer": str(TINY_BERT), "batch_size": 4, "eval_batch_size": 3, "max_length": 20, "stride": 3}
+    return SQuADDataModule(str(path), **{**defaults, **settings})
+
+
 def module(teacher: Any = None, **settings: Any) -> DistillationModule:
     losses = {"hard": HardLabelLoss(0.5), "soft": SoftTargetLoss(0.5, 2.0)} if teacher else {"hard": HardLabelLoss()}
     seed_everything(3, verbose=False)
     defaults = {
+        "task": SequenceClassification(),
         "student": dict(STUDENT),
         "losses": losses,
         "optimizer": partial(torch.optim.AdamW, lr=1e-2),
         "accept": ANY_TEACHER,
     }
-    return DistillationModule(SequenceClassification(), teacher=teacher, **{**defaults, **settings})
+    return DistillationModule(teacher=teacher, **{**defaults, **settings})
 
 
 def trainer(folder: Any, **settings: Any) -> Trainer:

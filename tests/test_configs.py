@@ -1,10 +1,12 @@
 """Every YAML in configs/ runs ``fit`` and ``test``, with tiny stand-ins given on the command line."""
 
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from transformers import BertForQuestionAnswering, BertForSequenceClassification
 
 from lightning_kd.__main__ import main
 from tests.conftest import LABELS, save_network, tiny_bert
@@ -25,21 +27,30 @@ def write_sst2(folder: Path) -> Path:
 
 
 @pytest.fixture
-def stand_ins(tmp_path, clinc_file, monkeypatch):
+def stand_ins(tmp_path, clinc_file, squad_folder, monkeypatch):
     monkeypatch.chdir(ROOT)
-    sst2 = write_sst2(tmp_path / "sst2")
+    shutil.copy(squad_folder / "dev-v1.1.json", squad_folder / "test-v1.1.json")
+    paths = {
+        "CLINC150DataModule": clinc_file,
+        "SST2DataModule": write_sst2(tmp_path / "sst2"),
+        "SQuADDataModule": squad_folder,
+    }
+    networks = {"SequenceClassification": BertForSequenceClassification, "QuestionAnswering": BertForQuestionAnswering}
 
     def arguments(config: dict) -> list[str]:
-        is_clinc = config["data"]["class_path"] == "CLINC150DataModule"
-        labels = LABELS if is_clinc else ["negative", "positive"]
-        teacher = save_network(tiny_bert(labels, layers=4, seed=1), tmp_path / "teacher")
+        kind = config["data"]["class_path"]
+        labels = {"CLINC150DataModule": LABELS, "SST2DataModule": ["negative", "positive"]}.get(kind)
+        network = networks[config["model"]["task"]]
+        teacher = save_network(tiny_bert(labels, layers=4, seed=1, network=network), tmp_path / "teacher")
         student = save_network(tiny_bert(None, layers=2, seed=2), tmp_path / "student")
         given = [
             "--trainer.accelerator=cpu",
             f"--trainer.default_root_dir={tmp_path}",
             "--trainer.enable_progress_bar=false",
-            f"--data.init_args.path={clinc_file if is_clinc else sst2}",
+            f"--data.init_args.path={paths[kind]}",
         ]
+        if kind == "SQuADDataModule":
+            given.append("--data.init_args.stride=8")  # 64 tokens are all that the stand-ins read
         model = config["model"]
         given.append(
             f"--model.student={student}" if isinstance(model["student"], str) else f"--model.student.base={teacher}"
@@ -65,7 +76,7 @@ def run(monkeypatch, *args: object) -> None:
 
 def test_there_are_configs():
     assert len(CONFIGS) >= 12
-    assert {path.parent.name for path in CONFIGS} >= {"quickstart", "clinc150", "sst2"}
+    assert {path.parent.name for path in CONFIGS} >= {"quickstart", "clinc150", "sst2", "squad"}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.stem}")

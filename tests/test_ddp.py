@@ -11,13 +11,14 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import AutoModelForSequenceClassification
 
-from lightning_kd import DistillationModule
+from lightning_kd import DistillationModule, QuestionAnswering
 from lightning_kd.callbacks import PredictionWriter
-from tests.conftest import TINY_BERT, clinc_rows, save_network, tiny_bert
+from tests.conftest import TINY_BERT, clinc_rows, save_network, tiny_bert, write_squad
 from tests.ddp_script import EPOCHS, LEARNS_FAST
-from tests.runs import data, module, trainer
+from tests.runs import data, module, squad_data, trainer
 
 ROOT = Path(__file__).parent.parent
 
@@ -40,6 +41,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two devices")
     write_rows(folder)
     save_network(tiny_bert(layers=4, seed=1), folder / "teacher")
+    write_squad(folder / "squad")
     done = python_module("tests.ddp_script", folder)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
@@ -147,3 +149,17 @@ def test_sigterm_saves_and_ends_both_processes(tmp_path, fit):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(run.pid, signal.SIGKILL)  # both, where they hang
     assert last.stat().st_mtime_ns > before
+
+
+def test_questions_whose_parts_are_on_two_devices(results, folder):
+    reader = module(task=QuestionAnswering(), student=LEARNS_FAST)
+    reader.build_student().load_state_dict(torch.load(folder / "reader.pt", weights_only=True))
+    questions = squad_data(folder / "squad")
+    alone = trainer(folder / "alone", callbacks=[PredictionWriter()])
+    expected = alone.validate(reader, questions, verbose=False)[0]
+    assert results["questions validated"] == pytest.approx(expected, abs=1e-5)
+    assert 0 < expected["val/f1"] < 100
+    alone.predict(reader, questions)
+    files = [json.loads((path / "predictions.json").read_text()) for path in (folder, folder / "alone")]
+    assert files[0] == files[1]
+    assert len(files[0]) == 13

@@ -1,25 +1,32 @@
 """Writes predictions to a file."""
 
 import csv
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.utilities import rank_zero_info
 
+from lightning_kd.tasks.base import Task
+
 
 class PredictionWriter(BasePredictionWriter):
-    """Writes a CSV file with the texts, the predicted label and its probability, in the order of the input.
+    """Writes what was predicted, in the order of the input.
+
+    As .json, answers to questions become ``{id: text}``, the file that SQuAD's official scripts score, and labels a
+    list of objects. Under any other name the file is CSV: the texts, the prediction, and its probability or score.
 
     Args:
-        path: File to write; a relative path lies in the run's log folder.
+        path: File to write; a relative path lies in the run's log folder. Null = the task's own: ``predictions.json``
+            for question answering, ``predictions.csv`` otherwise.
     """
 
-    def __init__(self, path: str = "predictions.csv") -> None:
+    def __init__(self, path: str | None = None) -> None:
         super().__init__(write_interval="epoch")
         self.path = path
 
@@ -39,21 +46,40 @@ class PredictionWriter(BasePredictionWriter):
         folder = Path(trainer.log_dir or trainer.default_root_dir)
         if not trainer.is_global_zero:
             return
+        rows = sorted(rows, key=lambda row: row.get("row_id", 0))
+        task = getattr(pl_module, "task", None)
+        if isinstance(task, Task):
+            rows = task.merge_predictions(rows)
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
         texts: dict[str, list[str]] = datamodule.texts() if hasattr(datamodule, "texts") else {}
-        file = folder / Path(self.path).expanduser()
+        own = [{name: column[row.get("row_id", n)] for name, column in texts.items()} for n, row in enumerate(rows)]
+        # not row.pop: the trainer returns these rows
+        rows = [
+            {**text, **{name: value for name, value in row.items() if name != "row_id"}}
+            for text, row in zip(own, rows, strict=True)
+        ]
+        name = self.path or (task if isinstance(task, Task) else Task).prediction_file
+        file = folder / Path(name).expanduser()
         file.parent.mkdir(parents=True, exist_ok=True)
         partial = file.with_name(f".{file.name}.{os.getpid()}.tmp")
         try:
             with partial.open("w", newline="", encoding="utf-8") as stream:
-                fields = [*texts, *(name for name in (rows or [{}])[0] if name != "row_id")]
-                writer = csv.DictWriter(stream, fields)
-                writer.writeheader()
-                for number, row in enumerate(sorted(rows, key=lambda row: row.get("row_id", 0))):
-                    own = {name: column[row.get("row_id", number)] for name, column in texts.items()}
-                    # not row.pop: the trainer returns these rows
-                    writer.writerow({**own, **{name: value for name, value in row.items() if name != "row_id"}})
+                write_json(rows, stream) if file.suffix == ".json" else write_csv(rows, stream)
             partial.replace(file)
         finally:
             partial.unlink(missing_ok=True)
         rank_zero_info(f"{len(rows)} predictions written to {file}")
+
+
+def write_csv(rows: list[dict[str, Any]], stream: TextIO) -> None:
+    """A line per prediction below the names of the columns."""
+    writer = csv.DictWriter(stream, list((rows or [{}])[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+
+
+def write_json(rows: list[dict[str, Any]], stream: TextIO) -> None:
+    """``{id: text}`` for answers to questions, a list of objects for anything else."""
+    answers = all(row.keys() >= {"id", "text"} for row in rows)
+    content = {row["id"]: row["text"] for row in rows} if rows and answers else rows
+    json.dump(content, stream, ensure_ascii=False, indent=1)

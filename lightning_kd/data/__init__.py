@@ -2,7 +2,14 @@
 
 from lightning_kd.data.base import TextDataModule
 from lightning_kd.data.clinc150 import CLINC150DataModule
+from lightning_kd.data.squad import SQuADDataModule
 from lightning_kd.data.sst2 import SST2DataModule
 from lightning_kd.data.text_classification import TextClassificationDataModule
 
-__all__ = ["CLINC150DataModule", "SST2DataModule", "TextClassificationDataModule", "TextDataModule"]
+__all__ = [
+    "CLINC150DataModule",
+    "SQuADDataModule",
+    "SST2DataModule",
+    "TextClassificationDataModule",
+    "TextDataModule",
+]

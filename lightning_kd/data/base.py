@@ -10,6 +10,7 @@ from typing import Any
 import datasets
 import torch
 from lightning.pytorch import LightningDataModule
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
@@ -19,10 +20,26 @@ from lightning_kd.models import load_tokenizer
 from lightning_kd.outputs import Batch
 
 
-def _collate(tokenizer: PreTrainedTokenizerBase, columns: dict[str, list[Any]]) -> Batch:
+def _holds_text(feature: Any) -> bool:
+    while hasattr(feature, "feature"):  # a list
+        feature = feature.feature
+    return str(feature.dtype) == "string"
+
+
+def _collate(tokenizer: PreTrainedTokenizerBase, texts: set[str], columns: dict[str, list[Any]]) -> Batch:
+    """Pad token ids to the longest row, whatever else varies in length with zeros; leave texts as they are."""
     # no method of the DataModule: workers that are not forked would get the trainer with it
     columns.pop("length")  # was for the sampler
-    return dict(DataCollatorWithPadding(tokenizer)(columns))  # type: ignore[arg-type]
+    read = {name: columns.pop(name) for name in (*tokenizer.model_input_names, "token_type_ids") if name in columns}
+    batch: Batch = dict(DataCollatorWithPadding(tokenizer)(read))  # type: ignore[arg-type]
+    for name, values in columns.items():
+        if name in texts:
+            batch[name] = values
+        elif isinstance(values[0], list):
+            batch[name] = pad_sequence([torch.tensor(value) for value in values], batch_first=True)
+        else:
+            batch[name] = torch.tensor(values)
+    return batch
 
 
 class TextDataModule(LightningDataModule):
@@ -88,7 +105,10 @@ class TextDataModule(LightningDataModule):
 
     @abstractmethod
     def encode(self, rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        """Token ids, and labels where there are some, of a batch of raw rows by column."""
+        """Token ids, and labels where there are some, of a batch of raw rows by column.
+
+        A raw row may become several rows. Texts reach the batch as they are, as lists.
+        """
 
     def prepare_data(self) -> None:
         """Tokenise on one process, so that the others find the result in the cache of ``datasets``."""
@@ -123,10 +143,7 @@ class TextDataModule(LightningDataModule):
     def _tokenised(self, split: str) -> datasets.Dataset:
         raw = self.load(split)
         if raw is None:
-            raise ValueError(
-                f"data.path: {self.path!r} has no {split} split; add a file named {split}.csv (or .tsv, .jsonl) "
-                "to a local folder" + "; or hold out rows with data.validation_fraction=0.1" * (split == "validation")
-            )
+            raise ValueError(f"data.path: {self.path!r} has no {split} split; {self._remedy(split)}")
         if len(raw) == 0:
             raise ValueError(f"data.path: the {split} split of {self.path!r} is empty")
         # rows to predict have no labels; their names may even be unknown, where the training data are not at hand
@@ -135,8 +152,7 @@ class TextDataModule(LightningDataModule):
         cache = Path(datasets.config.HF_DATASETS_CACHE) / "lightning_kd"
         cache.mkdir(parents=True, exist_ok=True)
         rows = raw.map(
-            self._encode_with_row_id,
-            with_indices=True,
+            self._encode_with_length,
             batched=True,
             remove_columns=raw.column_names,
             cache_file_name=str(cache / f"{key}.arrow"),
@@ -145,22 +161,24 @@ class TextDataModule(LightningDataModule):
         )
         return rows
 
+    def _remedy(self, split: str) -> str:
+        return f"add a file named {split}.csv (or .tsv, .jsonl) to a local folder"
+
     def _encoding_key(self) -> str:
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         state = json.loads(backend.to_str()) if backend is not None else self.tokenizer.get_vocab()
         for setting in ("truncation", "padding"):  # settings of the last call, not of the tokenizer
             state.pop(setting, None)
-        # the side that is cut, and the inputs that a family takes: not in the state of the backend
-        settings = [self.tokenizer.truncation_side, self.tokenizer.model_input_names]
+        # the sides that are cut and padded, and the inputs that a family takes: not in the state of the backend
+        settings = [self.tokenizer.truncation_side, self.tokenizer.padding_side, self.tokenizer.model_input_names]
         code = type(self).encode.__code__  # a subclass's may change
         constants = [constant for constant in code.co_consts if isinstance(constant, (str, int))]
         encode = [type(self).__name__, code.co_code.hex(), code.co_names, constants]
         return json.dumps([encode, self.max_length, settings, state])
 
-    def _encode_with_row_id(self, rows: dict[str, list[Any]], indices: list[int]) -> dict[str, list[Any]]:
+    def _encode_with_length(self, rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
         encoded = self.encode(rows)
         encoded["length"] = [len(ids) for ids in encoded["input_ids"]]
-        encoded["row_id"] = indices
         return encoded
 
     def _world(self) -> dict[str, int]:
@@ -196,9 +214,10 @@ class TextDataModule(LightningDataModule):
 
     def _loader_arguments(self, rows: datasets.Dataset) -> dict[str, Any]:
         dataset: Dataset[Any] = Rows(rows)
+        texts = {name for name, feature in rows.features.items() if _holds_text(feature)}
         return {
             "dataset": dataset,
-            "collate_fn": partial(_collate, self.tokenizer),
+            "collate_fn": partial(_collate, self.tokenizer, texts),
             "num_workers": self.num_workers,
             "persistent_workers": self.num_workers > 0,
             "pin_memory": torch.cuda.is_available(),

@@ -14,7 +14,7 @@ class Rows(Dataset[dict[str, Any]]):
     """The rows of a tokenised split, fetched a batch at a time.
 
     Args:
-        rows: Tokenised split with ``row_id`` among its columns.
+        rows: Tokenised split.
     """
 
     def __init__(self, rows: datasets.Dataset) -> None:
@@ -24,9 +24,9 @@ class Rows(Dataset[dict[str, Any]]):
         return len(self.rows)
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, list[Any]]:
-        """Columns of the rows at the indices; ``~row`` fetches a row as padding, with ``row_id`` -1."""
+        """Columns of the rows at the indices and ``row_id``; ``~row`` fetches a row as padding, with ``row_id`` -1."""
         columns: dict[str, list[Any]] = self.rows[[index if index >= 0 else ~index for index in indices]]
-        columns["row_id"] = [i if index >= 0 else -1 for i, index in zip(columns["row_id"], indices, strict=True)]
+        columns["row_id"] = [max(index, -1) for index in indices]
         return columns
 
 

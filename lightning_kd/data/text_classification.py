@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lightning_kd.data.base import TextDataModule
 from lightning_kd.data.files import SPLIT_NAMES, Columns, read_columns, read_splits
+from lightning_kd.data.hub import load_hub
 from lightning_kd.data.label_index import index_labels, is_unknown, names_in
 
 TEXTS = ("text", "text_pair")
@@ -124,14 +125,7 @@ class TextClassificationDataModule(TextDataModule):
         return [columns[name] for name in self.text_columns]
 
     def _from_hub(self) -> tuple[dict[str, datasets.Dataset], list[str]]:
-        try:
-            loaded = datasets.load_dataset(self.path, self.config_name)
-        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-            cause = (str(error) or type(error).__name__).splitlines()[0]
-            raise OSError(
-                f"data.path: {self.path!r} is neither a file or folder here nor a data set that the hub could give "
-                f"({cause:.120}); check the name and the connection, or give a local path"
-            ) from error
+        loaded = load_hub(self.path, self.config_name)
         first = next(iter(loaded.values()))
         feature = first.features.get(self.label_column)
         if feature is None:
@@ -155,6 +149,10 @@ class TextClassificationDataModule(TextDataModule):
         else:
             names = names_in([table[self.label_column] for table in columns.values()])
         return {split: self._from_columns(split, table, names) for split, table in columns.items()}, names
+
+    def _remedy(self, split: str) -> str:
+        hold_out = "; or hold out rows with data.validation_fraction=0.1" if split == "validation" else ""
+        return super()._remedy(split) + hold_out
 
     def load(self, split: str) -> datasets.Dataset | None:
         """The raw rows of a split: ``text``, maybe ``text_pair``, and ``label`` except for prediction.
@@ -212,6 +210,8 @@ class TextClassificationDataModule(TextDataModule):
         encoded = dict(
             self.tokenizer(
                 *(rows[c] for c in TEXTS if c in rows),
+                # a student may do without them (DistilBERT), its teacher not
+                return_token_type_ids=len(self.text_columns) == 2 or None,
                 truncation=True,
                 max_length=min(self.max_length, self.tokenizer.model_max_length),
             )

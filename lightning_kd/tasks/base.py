@@ -15,12 +15,16 @@ class Task(ABC):
     Attributes:
         auto_class: Name of the transformers class that builds a network with these heads.
         pipeline: Name of the transformers pipeline that runs such a network.
+        num_labels: Size of the head where its classes have no names; None = as many as there are label names.
+        prediction_file: Name of the file that predictions are written to.
         monitor: The metric that picks the best checkpoint, one of ``metrics``.
         monitor_mode: Whether a larger or a smaller value of it is better.
     """
 
     auto_class: ClassVar[str]
     pipeline: ClassVar[str]
+    num_labels: ClassVar[int | None] = None
+    prediction_file: ClassVar[str] = "predictions.csv"
     monitor: ClassVar[str]
     monitor_mode: ClassVar[Literal["min", "max"]] = "max"
 
@@ -38,17 +42,29 @@ class Task(ABC):
         """Fresh metrics for a split, named without prefix."""
 
     @abstractmethod
-    def update(self, metrics: MetricCollection, outputs: Outputs) -> None:
+    def update(self, metrics: MetricCollection, outputs: Outputs, batch: Batch) -> None:
         """Count a batch of labelled rows into the metrics."""
+
+    @abstractmethod
+    def label_counts(self, outputs: Outputs) -> Tensor:
+        """How often each class occurs in a batch of labelled rows; the same number of classes for each batch.
+
+        Raises:
+            ValueError: If the rows have no labels.
+        """
 
     @abstractmethod
     def chance(self, label_counts: Tensor) -> float:
         """The value of ``monitor`` up to which a network may be guessing.
 
         Args:
-            label_counts: How often each class occurs in the split, (C,).
+            label_counts: ``label_counts`` summed over a split.
         """
 
     @abstractmethod
-    def predictions(self, outputs: Outputs, label_names: list[str]) -> list[dict[str, Any]]:
-        """The rows of a prediction file, one per row of the batch that counts."""
+    def predictions(self, outputs: Outputs, batch: Batch, label_names: list[str]) -> list[dict[str, Any]]:
+        """What is predicted for each row of the batch that counts."""
+
+    def merge_predictions(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The rows of the prediction file, from the ``predictions`` of all batches in the order of ``row_id``."""
+        return rows

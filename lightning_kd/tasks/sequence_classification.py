@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import torch
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import BinaryRecall, MulticlassAccuracy, MulticlassF1Score
@@ -70,13 +71,23 @@ class SequenceClassification(Task):
         # accuracy until the first out-of-scope row comes
         return MetricCollection(metrics, compute_groups=False)
 
-    def update(self, metrics: MetricCollection, outputs: Outputs) -> None:
+    def update(self, metrics: MetricCollection, outputs: Outputs, batch: Batch) -> None:
         """Count the most likely classes."""
-        head = outputs.heads["label"]
-        if head.labels is None:
-            raise ValueError("the rows have no labels, so they cannot be scored; label them, or use predict")
+        labels = self._labels(outputs)
         if outputs.rows:  # with several devices a batch may be all padding, which torchmetrics does not take
-            metrics.update(head.logits.argmax(dim=-1), head.labels)
+            metrics.update(outputs.heads["label"].logits.argmax(dim=-1), labels)
+
+    def label_counts(self, outputs: Outputs) -> Tensor:
+        """Count the labels, (number of labels,)."""
+        labels = self._labels(outputs)
+        return torch.bincount(labels[labels >= 0], minlength=outputs.heads["label"].logits.shape[-1])
+
+    @staticmethod
+    def _labels(outputs: Outputs) -> Tensor:
+        labels = outputs.heads["label"].labels
+        if labels is None:
+            raise ValueError("the rows have no labels, so they cannot be scored; label them, or use predict")
+        return labels
 
     def chance(self, label_counts: Tensor) -> float:
         """What always answering the most frequent class could reach: its share plus two standard errors.
@@ -89,7 +100,7 @@ class SequenceClassification(Task):
             return 0.0  # one class only: nothing can be told
         return min(majority + 2 * math.sqrt(majority * (1 - majority) / rows), (1 + majority) / 2)
 
-    def predictions(self, outputs: Outputs, label_names: list[str]) -> list[dict[str, Any]]:
+    def predictions(self, outputs: Outputs, batch: Batch, label_names: list[str]) -> list[dict[str, Any]]:
         """The most likely label and its probability, in [0, 1]."""
         probability, index = outputs.heads["label"].logits.float().softmax(dim=-1).max(dim=-1)
         return [

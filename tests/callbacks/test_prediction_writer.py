@@ -1,6 +1,7 @@
 """Predictions end up beside their own texts."""
 
 import csv
+import json
 
 import pytest
 import torch
@@ -55,6 +56,13 @@ def answers(*columns):
         with torch.no_grad():
             probabilities = network(**tokenizer(*texts, return_tensors="pt")).logits.softmax(-1)[0]
         yield NETWORK["labels"][probabilities.argmax()], float(probabilities.max())
+
+
+def test_labels_as_json(predict, tmp_path):
+    predict({"text": TEXTS}, path="labels.json")
+    rows = json.loads((tmp_path / "labels.json").read_text(encoding="utf-8"))
+    assert [row["text"] for row in rows] == TEXTS
+    assert [row["label"] for row in rows] == [label for label, _ in answers(TEXTS)]
 
 
 def check(rows, *columns):

@@ -19,7 +19,7 @@ def scored(true, predicted, sizes, names=NAMES, task=None):
     labels = torch.as_tensor(true)
     for rows in torch.arange(len(labels)).split(sizes):
         batch = {"labels": labels[rows], "row_id": rows}
-        task.update(metrics, task.outputs(SequenceClassifierOutput(logits=logits[rows]), batch))
+        task.update(metrics, task.outputs(SequenceClassifierOutput(logits=logits[rows]), batch), batch)
     return {name: value.item() for name, value in metrics.compute().items()}
 
 
@@ -62,7 +62,8 @@ def test_metrics_start_afresh_after_reset():
     metrics = task.metrics(NAMES)
     for labels in ([1, OOS], [0, OOS]):
         metrics.reset()
-        task.update(metrics, task.outputs(torch.eye(5)[[0, 0]], {"labels": torch.tensor(labels)}))
+        batch = {"labels": torch.tensor(labels)}
+        task.update(metrics, task.outputs(torch.eye(5)[[0, 0]], batch), batch)
     scores = metrics.compute()
     assert (scores["accuracy"], scores["in_scope_accuracy"], scores["oos_recall"]) == (0.5, 1, 0)
 
@@ -98,8 +99,10 @@ def test_a_batch_of_padding_rows_alone_counts_nothing():
     # a device's last batch, where the rows are no multiple of the devices
     task = SequenceClassification()
     metrics = task.metrics(NAMES)
-    task.update(metrics, task.outputs(torch.eye(5)[:2], {"labels": torch.tensor([0, 1])}))
-    task.update(metrics, task.outputs(torch.eye(5)[:1], {"labels": torch.tensor([2]), "row_id": torch.tensor([-1])}))
+    batch = {"labels": torch.tensor([0, 1])}
+    task.update(metrics, task.outputs(torch.eye(5)[:2], batch), batch)
+    batch = {"labels": torch.tensor([2]), "row_id": torch.tensor([-1])}
+    task.update(metrics, task.outputs(torch.eye(5)[:1], batch), batch)
     assert metrics.compute()["accuracy"] == 1
 
 
@@ -116,7 +119,7 @@ def test_predictions_need_no_labels():
     logits = torch.tensor([[0.0, 3.0, 0.0], [9.0, 9.0, 9.0], [1.0, 0.0, 0.0]], dtype=torch.bfloat16)
     outputs = task.outputs(logits, {"row_id": torch.tensor([4, -1, 2])})
     assert outputs.heads["label"].labels is None
-    rows = task.predictions(outputs, ["a", "b", "c"])
+    rows = task.predictions(outputs, {}, ["a", "b", "c"])
     assert [row["label"] for row in rows] == ["b", "a"]
     expected = logits[[0, 2]].float().softmax(-1).amax(-1).tolist()
     assert [row["probability"] for row in rows] == pytest.approx(expected, abs=1e-6)

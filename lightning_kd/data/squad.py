@@ -1,0 +1,295 @@
+"""SQuAD, questions about paragraphs that are answered by a span of the paragraph."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import datasets
+from lightning.pytorch.utilities import rank_zero_warn
+from tokenizers import Encoding
+from transformers import PreTrainedTokenizerBase
+
+from lightning_kd.data.base import TextDataModule
+from lightning_kd.data.files import SPLIT_NAMES, read_json
+from lightning_kd.data.hub import load_hub
+from lightning_kd.data.label_index import UNLABELLED
+
+HUB = {"1.1": "rajpurkar/squad", "2.0": "rajpurkar/squad_v2"}
+"""Where the hub has each version."""
+
+CLS = 0
+"""Position at which a row points that does not hold the answer."""
+
+
+class SQuADDataModule(TextDataModule):
+    """SQuAD v1.1 (Rajpurkar et al. 2016) or v2.0 (2018), or other data in its layout.
+
+    A context that is too long for the network is cut into overlapping parts, each a row of its own with the whole
+    question. The original layout is a folder with ``train-v1.1.json`` and ``dev-v1.1.json`` (or ``-v2.0``), or one such
+    file. There is no test split: score on the validation split.
+
+    Besides token ids a batch has what ``QuestionAnswering`` reads.
+
+    Args:
+        path: Hub id, or file or folder in the original layout; null = the hub's data set of this version.
+        tokenizer: Fast tokenizer, or its hub id or folder. From the shell it follows the student unless given.
+        version: ``1.1``, where each question has an answer, or ``2.0``, where some have none.
+        stride: Tokens by which consecutive parts of a context overlap, >= 0. It must be smaller than the room that
+            ``max_length`` and the question leave.
+        predict_path: File in the original layout to answer, with or without answers; null = the validation split.
+        max_length: Tokens of a row: question, part of the context and special tokens.
+        kwargs: ``batch_size``, ``eval_batch_size``, ``num_workers``: see ``TextDataModule``.
+
+    Raises:
+        ValueError: If ``version`` or ``stride`` is out of range.
+    """
+
+    def __init__(
+        self,
+        path: str | None = None,
+        tokenizer: str | PreTrainedTokenizerBase | None = None,
+        version: Literal["1.1", "2.0"] = "1.1",
+        stride: int = 128,
+        predict_path: str | None = None,
+        max_length: int = 384,
+        **kwargs: Any,
+    ) -> None:
+        if version not in HUB:
+            raise ValueError(f"data.version: must be one of {', '.join(HUB)}, got {version!r}")
+        if not 0 <= stride < max_length:
+            raise ValueError(f"data.stride: must be >= 0 and less than data.max_length ({max_length}), got {stride}")
+        super().__init__(path or HUB[version], tokenizer, max_length=max_length, **kwargs)
+        self.version = version
+        self.stride = stride
+        self.predict_path = predict_path
+
+    def load(self, split: str) -> datasets.Dataset | None:
+        """The questions of a split.
+
+        ``id``, ``question``, ``context``, ``question_index``; to train ``answer`` and ``answer_start``, to score also
+        ``answers``, the texts that are right. A question whose answer is not where it is said to be in the context has
+        ``answer_start`` -1; in training it is left out, with a warning.
+        """
+        if split == "predict":
+            if self.predict_path is not None:
+                file = Path(self.predict_path).expanduser()
+                if not file.is_file():
+                    raise ValueError(f"data.predict_path: there is no file {str(file)!r}")
+                return _table(_read_file(file), str(file)).remove_columns(["answer", "answer_start", "answers"])
+            rows = self._load_labelled("validation")
+            return None if rows is None else rows.remove_columns(["answer", "answer_start", "answers"])
+        rows = self._load_labelled(split)
+        if rows is None or split != "train":
+            return rows
+        unknown = [number for number, start in enumerate(rows["answer_start"]) if start < 0]
+        if unknown:
+            rank_zero_warn(
+                f"{len(unknown)} of {len(rows)} training questions have an answer that is not at its place in the "
+                f"context, the first is {rows['id'][unknown[0]]!r}; they are left out"
+            )
+            rows = rows.select(sorted({*range(len(rows))} - {*unknown})).flatten_indices()
+        return rows.remove_columns(["answers"])
+
+    def _remedy(self, split: str) -> str:
+        files = f"name a folder with {split}-v{self.version}.json"
+        return f"{files}; or score the validation split with `validate`" if split == "test" else files
+
+    def _encoding_key(self) -> str:
+        return f"{super()._encoding_key()} {self.stride}"
+
+    def _load_labelled(self, split: str) -> datasets.Dataset | None:
+        local = Path(self.path).expanduser()
+        if local.exists():
+            file = self._file(local, split)
+            if file is None:
+                return None
+            where, questions = str(file), _read_file(file)
+        else:
+            rows = self._hub.get(split)
+            if rows is None:
+                return None
+            where, questions = f"{self.path} ({split})", _from_hub(rows, self.path)
+        for question in questions:
+            if self.version == "1.1" and not question["answers"]:
+                raise ValueError(
+                    f"data.version: question {question['id']!r} of {where} has no answer, so this is no SQuAD v1.1; "
+                    'set data.version="2.0" and model.task.init_args.no_answer_threshold, or remove such questions'
+                )
+        return _table(questions, where)
+
+    def _file(self, path: Path, split: str) -> Path | None:
+        if path.is_file():
+            return path if SPLIT_NAMES.get(path.stem.partition("-")[0], "train") == split else None
+        names = [name for name, meaning in SPLIT_NAMES.items() if meaning == split]
+        files = [path / f"{name}-v{self.version}.json" for name in names]
+        return next((file for file in files if file.is_file()), None)
+
+    @cached_property
+    def _hub(self) -> dict[str, datasets.Dataset]:
+        loaded = load_hub(self.path, None)
+        return {SPLIT_NAMES[split]: rows for split, rows in loaded.items() if split in SPLIT_NAMES}
+
+    def encode(self, rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        """Token ids of question and parts of the context, and what the task reads beside them.
+
+        Raises:
+            ValueError: If the tokenizer cannot say which characters a token stands for, or a question leaves no room
+                for its context or less than the parts overlap.
+        """
+        tokenizer, questions = self.tokenizer, [question.strip() for question in rows["question"]]
+        if not tokenizer.is_fast or tokenizer.padding_side != "right" or tokenizer.cls_token is None:
+            raise ValueError(
+                f"data.tokenizer: {tokenizer.name_or_path!r} must be a fast tokenizer that pads on the right and has a "
+                "token such as [CLS]; use an encoder such as BERT, DistilBERT or RoBERTa"
+            )
+        max_length = min(self.max_length, tokenizer.model_max_length)
+        self._check_room(rows["id"], questions, max_length)
+        encoded = tokenizer(
+            questions,
+            rows["context"],
+            truncation="only_second",
+            max_length=max_length,
+            stride=self.stride,
+            return_overflowing_tokens=True,
+            return_token_type_ids=True,  # a student may do without them (DistilBERT), its teacher not
+        )
+        parts: list[Encoding] = encoded.encodings
+        origins = encoded.pop("overflow_to_sample_mapping")
+        columns: dict[str, list[Any]] = dict(encoded)
+        columns["context_tokens"] = [_context_tokens(part) for part in parts]
+        if "answer" in rows:
+            answers = [(rows["answer_start"][origin], rows["answer"][origin]) for origin in origins]
+            positions = [
+                _answer_tokens(part, tokens, start, text)
+                for part, tokens, (start, text) in zip(parts, columns["context_tokens"], answers, strict=True)
+            ]
+            columns["start_positions"], columns["end_positions"] = map(list, zip(*positions, strict=True))
+        if "answers" in rows or "answer" not in rows:  # to score or to answer
+            columns["offsets"] = [
+                [
+                    pair if sequence == 1 else (0, 0)
+                    for pair, sequence in zip(part.offsets, part.sequence_ids, strict=True)
+                ]
+                for part in parts
+            ]
+            for name in ("question_index", "id", "question", "context", "answers"):
+                if name in rows:
+                    columns[name] = [rows[name][origin] for origin in origins]
+        return columns
+
+    def _check_room(self, ids: list[str], questions: list[str], max_length: int) -> None:
+        special = self.tokenizer.num_special_tokens_to_add(pair=True)
+        tokens = self.tokenizer(questions, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+        for name, question in zip(ids, tokens, strict=True):
+            room = max_length - special - len(question)
+            if room < 1:
+                raise ValueError(
+                    f"data.max_length: question {name!r} has {len(question)} tokens, which leaves no room for its "
+                    f"context in {max_length}; raise it, or shorten or remove the question"
+                )
+            if self.stride >= room:
+                raise ValueError(
+                    f"data.stride: {self.stride} is not smaller than the room that question {name!r} leaves for its "
+                    f"context, {room} of {max_length} tokens; lower it, or raise data.max_length"
+                )
+
+
+def _context_tokens(part: Encoding) -> tuple[int, int]:
+    """The first token of the context and the one after its last."""
+    sequence = part.sequence_ids
+    if 1 not in sequence:
+        return 0, 0
+    return sequence.index(1), len(sequence) - sequence[::-1].index(1)
+
+
+def _answer_tokens(part: Encoding, context: tuple[int, int], start: int, text: str) -> tuple[int, int]:
+    """The first and last token of the answer; ``CLS`` where there is none or this part does not hold it whole.
+
+    Args:
+        part: Question and a part of the context.
+        context: Its ``_context_tokens``.
+        start: Where the answer starts in the context, in characters; negative = unknown.
+        text: The answer; empty = there is none.
+    """
+    if start < 0:
+        return UNLABELLED, UNLABELLED
+    first, after_last = context
+    # characters such as spaces belong to no token
+    tokens = [token for c in range(start, start + len(text)) if (token := part.char_to_token(c, 1)) is not None]
+    if not tokens or part.offsets[first][0] > start or part.offsets[after_last - 1][1] < start + len(text.rstrip()):
+        return CLS, CLS
+    return tokens[0], tokens[-1]
+
+
+def _read_file(file: Path) -> list[dict[str, Any]]:
+    """The questions of a file in SQuAD's layout."""
+    content = read_json(file)
+    questions = []
+    try:
+        for article in content["data"]:
+            for paragraph in article["paragraphs"]:
+                for qa in paragraph["qas"]:
+                    answers = [] if qa.get("is_impossible") else qa.get("answers", [])
+                    questions.append(
+                        {
+                            "id": qa["id"],
+                            "question": qa["question"],
+                            "context": paragraph["context"],
+                            "answers": [answer["text"] for answer in answers],
+                            "starts": [answer["answer_start"] for answer in answers],
+                        }
+                    )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{file}, question {len(questions) + 1}: not in SQuAD's layout (data, paragraphs, context, qas: id, "
+            f"question, answers: text, answer_start): {type(error).__name__} {error}"
+        ) from error
+    return questions
+
+
+def _from_hub(rows: datasets.Dataset, path: str) -> list[dict[str, Any]]:
+    needed = ("id", "question", "context", "answers")
+    for name in needed:
+        if name not in rows.column_names:
+            raise ValueError(
+                f"data.path: {path!r} has no column {name!r}; it has {', '.join(map(repr, rows.column_names))}"
+            )
+    columns = zip(*(rows[name] for name in needed), strict=True)
+    return [
+        {"id": i, "question": q, "context": c, "answers": a["text"], "starts": a["answer_start"]}
+        for i, q, c, a in columns
+    ]
+
+
+def _first_start(question: dict[str, Any]) -> int:
+    """Where the first answer starts, 0 if there is none, and -1 if it is not there."""
+    if not question["answers"]:
+        return 0
+    start, text = question["starts"][0], question["answers"][0]
+    return start if isinstance(start, int) and start >= 0 and question["context"].startswith(text, start) else -1
+
+
+def _table(questions: list[dict[str, Any]], where: str) -> datasets.Dataset:
+    """Questions as a data set: ``load`` says which columns.
+
+    Raises:
+        ValueError: If an id comes twice, or a question or context has no text.
+    """
+    seen: set[str] = set()
+    for question in questions:
+        if question["id"] in seen:
+            raise ValueError(f"{where}: the id {question['id']!r} comes twice; ids must differ")
+        seen.add(question["id"])
+        for field in ("question", "context"):
+            if not isinstance(question[field], str) or not question[field].strip():
+                raise ValueError(f"{where}: question {question['id']!r} has no {field}; fill it or remove the question")
+    columns: dict[str, list[Any]] = {
+        name: [question[name] for question in questions] for name in ("id", "question", "context", "answers")
+    }
+    columns["question_index"] = list(range(len(questions)))
+    columns["answer"] = [question["answers"][0] if question["answers"] else "" for question in questions]
+    columns["answer_start"] = [_first_start(question) for question in questions]
+    text = datasets.Value("string")
+    features = {"id": text, "question": text, "context": text, "answers": datasets.List(text), "answer": text}
+    numbers = {"question_index": datasets.Value("int64"), "answer_start": datasets.Value("int64")}
+    return datasets.Dataset.from_dict(columns, features=datasets.Features({**features, **numbers}))

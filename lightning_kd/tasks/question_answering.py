@@ -1,0 +1,235 @@
+"""Extractive question answering: a span of the context."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric, MetricCollection
+from torchmetrics.functional.text import squad
+from torchmetrics.utilities import dim_zero_cat
+
+from lightning_kd.outputs import Batch, Head, Outputs
+from lightning_kd.tasks.base import Task
+from lightning_kd.tasks.spans import best_spans
+
+GUESSING = 10.0
+"""F1, in %, up to which a network may be guessing: random spans reach about 5 on SQuAD v1.1."""
+
+
+def score_answer(answer: str, references: list[str]) -> tuple[float, float]:
+    """Exact match and F1 of an answer, in %, by SQuAD's rules: the best over the references.
+
+    Args:
+        answer: The predicted text; empty = there is no answer.
+        references: The texts that are right; none = the question has no answer.
+    """
+    target = {"id": "", "answers": {"text": references or [""], "answer_start": []}}
+    scores = squad([{"id": "", "prediction_text": answer}], [target])  # type: ignore[list-item]
+    return float(scores["exact_match"]), float(scores["f1"])
+
+
+def first_of_each(groups: Tensor, scores: Tensor) -> Tensor:
+    """Positions of the highest score of each group, the groups in ascending order.
+
+    Args:
+        groups: (N,), integers.
+        scores: (N,).
+    """
+    order = scores.argsort(descending=True, stable=True)
+    order = order[groups[order].argsort(stable=True)]
+    ordered = groups[order]
+    is_first = torch.ones_like(ordered, dtype=torch.bool)
+    is_first[1:] = ordered[1:] != ordered[:-1]
+    return order[is_first]
+
+
+class AnswerScores(Metric):
+    """Exact match and F1 over questions, each of which may have been cut into several rows, in any order.
+
+    The answer to a question is that of its row with the best span. Exact match and F1 of each answer come from
+    ``torchmetrics``; what is kept are numbers per row, which devices can exchange.
+
+    Args:
+        no_answer_threshold: See ``QuestionAnswering``.
+    """
+
+    full_state_update = False
+    COLUMNS = ("score", "exact_match", "f1", "no_answer_score", "no_answer_is_right")
+
+    question: list[Tensor]
+    values: list[Tensor]
+
+    def __init__(self, no_answer_threshold: float | None) -> None:
+        super().__init__()
+        self.no_answer_threshold = no_answer_threshold
+        self.add_state("question", [], dist_reduce_fx="cat")
+        self.add_state("values", [], dist_reduce_fx="cat")
+
+    def update(self, question: Tensor, values: Tensor) -> None:
+        """Add rows.
+
+        Args:
+            question: Which question each row belongs to, (N,).
+            values: ``COLUMNS`` of each row, (N, 5), the three scores in %.
+        """
+        self.question.append(question)
+        self.values.append(values)
+
+    def compute(self) -> dict[str, Tensor]:
+        """``exact_match`` and ``f1``, in %, mean over the questions."""
+        question = dim_zero_cat(self.question)
+        values = dict(zip(self.COLUMNS, dim_zero_cat(self.values).unbind(dim=1), strict=True))
+        rows = first_of_each(question, values["score"])
+        exact_match, f1 = values["exact_match"][rows], values["f1"][rows]
+        if self.no_answer_threshold is not None:
+            no_answer_score = values["no_answer_score"][first_of_each(question, -values["no_answer_score"])]
+            refused = no_answer_score - values["score"][rows] > self.no_answer_threshold
+            right = values["no_answer_is_right"][rows]
+            exact_match, f1 = torch.where(refused, right, exact_match), torch.where(refused, right, f1)
+        return {"exact_match": exact_match.mean(), "f1": f1.mean()}
+
+
+class QuestionAnswering(Task):
+    """Extractive question answering: two heads, ``start`` and ``end``, of logits (N, L) over the positions of a row.
+
+    Only the context and the first position, ``[CLS]``, count; padding and question are masked out. A row that does not
+    hold the answer points at ``[CLS]`` (Devlin et al. 2019, BERT, section 4.3). Scored by ``exact_match`` and ``f1`` by
+    SQuAD's rules (Rajpurkar et al. 2016), in %, over questions, not rows.
+
+    A batch has ``context_tokens`` (B, 2), the first position of the context and the one after its last; to train
+    ``start_positions`` and ``end_positions`` (B,), -100 where unknown; to answer also ``offsets`` (B, L, 2), the
+    characters of the context each position stands for, and lists of B texts, ``id``, ``question`` and ``context``; to
+    score also ``answers``, a list of B lists of texts.
+
+    Args:
+        max_answer_length: Positions (tokens) of the longest answer, >= 1.
+        no_answer_threshold: For data with questions that have no answer (SQuAD v2.0): a question gets none if the
+            score of ``[CLS]``, the lowest of its rows, exceeds that of the best span by more than this. None = each
+            question gets an answer (v1.1).
+
+    Raises:
+        ValueError: If ``max_answer_length`` is out of range.
+    """
+
+    auto_class = "AutoModelForQuestionAnswering"
+    pipeline = "question-answering"
+    num_labels = 2
+    monitor = "f1"
+    prediction_file = "predictions.json"
+
+    def __init__(self, max_answer_length: int = 30, no_answer_threshold: float | None = None) -> None:
+        if max_answer_length < 1:
+            raise ValueError(f"task.max_answer_length: must be >= 1, got {max_answer_length}")
+        self.max_answer_length = max_answer_length
+        self.no_answer_threshold = no_answer_threshold
+
+    def outputs(self, network_output: Any, batch: Batch) -> Outputs:
+        """The heads ``start`` and ``end``; rows with ``row_id`` -1 only pad an evaluation batch and are left out."""
+        mask = self._context(batch)
+        mask[:, 0] = True
+        keep = self._keep(batch)
+        heads = {}
+        for name in ("start", "end"):
+            logits = getattr(network_output, f"{name}_logits")
+            labels = batch.get(f"{name}_positions")
+            if keep is None:
+                heads[name] = Head(logits, labels, mask)
+            else:
+                heads[name] = Head(logits[keep], None if labels is None else labels[keep], mask[keep])
+        return Outputs(heads)
+
+    @staticmethod
+    def _context(batch: Batch) -> Tensor:
+        """Which positions hold the context, (B, L)."""
+        positions = torch.arange(batch["input_ids"].shape[1], device=batch["input_ids"].device)
+        tokens: Tensor = batch["context_tokens"]
+        first, after_last = tokens.unsqueeze(-1).unbind(dim=1)
+        return (positions >= first) & (positions < after_last)
+
+    @staticmethod
+    def _keep(batch: Batch) -> Tensor | None:
+        """Which rows count, (B,); None where all do."""
+        keep = batch["row_id"] >= 0 if "row_id" in batch else None
+        return None if keep is None or bool(keep.all()) else keep
+
+    def _answers(self, outputs: Outputs, batch: Batch) -> Iterator[tuple[int, str, float, float]]:
+        """Of each row that counts: its place in the batch, its answer, and the scores of this and of no answer."""
+        start, end = (outputs.heads[name].logits.float() for name in ("start", "end"))
+        keep = self._keep(batch)
+        context, offsets = self._context(batch), batch["offsets"]
+        numbers = torch.arange(len(context), device=context.device)
+        if keep is not None:
+            context, offsets, numbers = context[keep], offsets[keep], numbers[keep]
+        spans = best_spans(start, end, context, self.max_answer_length)
+        rows = torch.arange(len(context), device=context.device)
+        first, last = offsets[rows, spans.start, 0], offsets[rows, spans.end, 1]
+        columns = (numbers, first, last, spans.score, start[:, 0] + end[:, 0])
+        for number, begin, stop, score, no_answer in zip(*(column.tolist() for column in columns), strict=True):
+            yield number, batch["context"][number][begin:stop], score, no_answer
+
+    def metrics(self, label_names: list[str]) -> MetricCollection:
+        """Exact match and F1."""
+        return MetricCollection({"squad": AnswerScores(self.no_answer_threshold)})
+
+    def update(self, metrics: MetricCollection, outputs: Outputs, batch: Batch) -> None:
+        """Count the best answer in each row.
+
+        Raises:
+            ValueError: If a question has no answer and ``no_answer_threshold`` is None.
+        """
+        indices = batch["question_index"].tolist()
+        questions: list[int] = []
+        values: list[tuple[float, ...]] = []
+        for number, answer, score, no_answer_score in self._answers(outputs, batch):
+            references = batch["answers"][number]
+            if not references and self.no_answer_threshold is None:
+                raise ValueError(
+                    f"task.no_answer_threshold: none given, and question {batch['id'][number]!r} has no answer; "
+                    "give one, for instance 0.0, or use data where each question has an answer"
+                )
+            questions.append(indices[number])
+            values.append((score, *score_answer(answer, references), no_answer_score, 0.0 if references else 100.0))
+        device = outputs.heads["start"].logits.device
+        table = torch.tensor(values, dtype=torch.float32, device=device).reshape(-1, len(AnswerScores.COLUMNS))
+        metrics.update(torch.tensor(questions, dtype=torch.long, device=device), table)
+
+    def label_counts(self, outputs: Outputs) -> Tensor:
+        """How many rows hold an answer and how many do not, (2,)."""
+        labels = outputs.heads["start"].labels
+        if labels is None:
+            raise ValueError("the rows have no start_positions, so they cannot be scored; label them, or use predict")
+        return torch.stack([(labels > 0).sum(), (labels == 0).sum()])
+
+    def chance(self, label_counts: Tensor) -> float:
+        """What guessing reaches: ``GUESSING``, or with a threshold the share of rows without an answer, in %."""
+        none = 0.0 if self.no_answer_threshold is None else float(label_counts[1] / label_counts.sum().clamp(min=1))
+        return max(GUESSING, 100 * none)
+
+    def predictions(self, outputs: Outputs, batch: Batch, label_names: list[str]) -> list[dict[str, Any]]:
+        """The best answer in each row, with its score and the score of no answer."""
+        return [
+            {
+                "id": batch["id"][number],
+                "question": batch["question"][number],
+                "text": answer,
+                "score": round(score, 4),
+                "no_answer_score": round(no_answer_score, 4),
+            }
+            for number, answer, score, no_answer_score in self._answers(outputs, batch)
+        ]
+
+    def merge_predictions(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The best answer to each question over its rows; an empty text where there is none."""
+        merged: dict[str, dict[str, Any]] = {}
+        for row in rows:
+            best = merged.setdefault(row["id"], dict(row))
+            if row["score"] > best["score"]:
+                best.update({name: value for name, value in row.items() if name != "no_answer_score"})
+            best["no_answer_score"] = min(best["no_answer_score"], row["no_answer_score"])
+        for row in merged.values():
+            if self.no_answer_threshold is None:
+                del row["no_answer_score"]
+            elif row["no_answer_score"] - row["score"] > self.no_answer_threshold:
+                row["text"] = ""
+        return list(merged.values())

@@ -1,0 +1,236 @@
+"""SQuAD in its original layout: parts of contexts, positions of answers, and what is refused with which words."""
+
+import json
+
+import datasets
+import pytest
+import torch
+
+from lightning_kd import SQuADDataModule
+from lightning_kd.data import hub
+from tests.conftest import TINY_BERT, squad, squad_questions
+
+QUESTION = {"id": "q", "question": "what is it?", "context": "see the water in the room", "answers": ["the water"]}
+
+
+@pytest.fixture
+def module(write):
+    """Makes a DataModule of questions by split, or of whole files."""
+
+    def make(files, **arguments):
+        texts = {
+            (name if name.endswith(".json") else f"{name}-v{arguments.get('version', '1.1')}.json"): json.dumps(
+                squad(content) if isinstance(content, list) else content
+            )
+            for name, content in files.items()
+        }
+        return SQuADDataModule(
+            str(write(texts)), **{"tokenizer": TINY_BERT, "max_length": 32, "stride": 4, **arguments}
+        )
+
+    return make
+
+
+def only(data, split="validate"):
+    data.setup(split)
+    (batch,) = data.predict_dataloader() if split == "predict" else data.val_dataloader()
+    return batch
+
+
+def answer_in(batch, row=0):
+    """The text between the positions that the batch calls the answer."""
+    start, end = batch["start_positions"][row], batch["end_positions"][row]
+    return batch["context"][row][batch["offsets"][row, start, 0] : batch["offsets"][row, end, 1]]
+
+
+def test_batch_for_scoring(module, tokenizer):
+    batch = only(module({"dev": [QUESTION]}))
+    expected = tokenizer(QUESTION["question"], QUESTION["context"])
+    assert batch["input_ids"][0].tolist() == expected["input_ids"]
+    assert batch["token_type_ids"][0].tolist() == expected["token_type_ids"]
+    first, after_last = batch["context_tokens"][0].tolist()
+    assert [i for i, kind in enumerate(expected["token_type_ids"]) if kind == 1] == [
+        *range(first, after_last),
+        after_last,
+    ]
+    assert answer_in(batch) == "the water"
+    assert (batch["id"], batch["answers"], batch["row_id"].tolist()) == (["q"], [["the water"]], [0])
+
+
+def test_batch_for_training_has_no_texts(squad_folder):
+    data = SQuADDataModule(str(squad_folder), TINY_BERT, max_length=32, stride=4, batch_size=4)
+    data.setup("fit")
+    batch = next(iter(data.train_dataloader()))
+    names = {"input_ids", "token_type_ids", "attention_mask", "context_tokens", "start_positions", "end_positions"}
+    assert set(batch) == {*names, "row_id"}
+    assert all(isinstance(value, torch.Tensor) for value in batch.values())
+
+
+def test_long_context_is_cut_into_overlapping_parts(module):
+    text = "see the paper in the room then the desk and the plant by the water leak"
+    question = {**QUESTION, "context": text, "answers": ["plant"]}
+    batch = only(module({"dev": [question]}, max_length=16, stride=3))
+    parts = len(batch["row_id"])
+    assert parts > 2
+    assert batch["question_index"].tolist() == [0] * parts
+    order = batch["offsets"].amax(dim=(1, 2)).argsort().tolist()
+    covered = []
+    for row in order:
+        first, after_last = batch["context_tokens"][row].tolist()
+        tokens = [tuple(batch["offsets"][row, token].tolist()) for token in range(first, after_last)]
+        assert covered == [] or covered[-3:] == tokens[:3]  # the stride
+        covered += [token for token in tokens if token not in covered]
+        start, end = batch["start_positions"][row].item(), batch["end_positions"][row].item()
+        whole = (
+            tokens[0][0] <= question["context"].index("plant")
+            and tokens[-1][1] >= question["context"].index("plant") + 5
+        )
+        assert (answer_in(batch, row) == "plant") if whole else ((start, end) == (0, 0))
+    assert "".join(text[a:b] for a, b in covered) == text.replace(" ", "")
+
+
+@pytest.mark.parametrize("answer", ["water in", " water", "water ", "the water in the room"])
+def test_answers_that_begin_or_end_between_tokens(module, answer):
+    batch = only(module({"dev": [{**QUESTION, "answers": [answer]}]}))
+    assert answer_in(batch) == answer.strip()
+
+
+def test_part_of_a_word_becomes_the_tokens_it_touches(module):
+    batch = only(module({"dev": [{**QUESTION, "answers": ["ater"]}]}))
+    assert answer_in(batch).endswith("ater")
+
+
+def test_file_in_place_of_a_folder(squad_folder):
+    data = SQuADDataModule(str(squad_folder / "dev-v1.1.json"), TINY_BERT, max_length=32, stride=4)
+    assert len(data.load("validation")) == 13
+    assert data.load("train") is None
+
+
+def test_no_labels_to_name(squad_folder):
+    assert SQuADDataModule(str(squad_folder), TINY_BERT).label_names is None
+
+
+def test_questions_without_answer_of_version_2(module):
+    content = squad([QUESTION, {**QUESTION, "id": "none"}])
+    content["data"][0]["paragraphs"][1]["qas"][0] |= {"is_impossible": True, "answers": []}
+    batch = only(module({"dev": content}, version="2.0"))
+    rows = {name: row for row, name in enumerate(batch["id"])}
+    assert answer_in(batch, rows["q"]) == "the water"
+    assert batch["start_positions"][rows["none"]] == batch["end_positions"][rows["none"]] == 0
+    assert batch["answers"][rows["none"]] == []
+    with pytest.raises(ValueError, match=r'data\.version: question .none. .* no answer.*data\.version="2\.0"'):
+        module({"dev": content}).setup("validate")
+
+
+def test_predict_needs_no_answers(module, write):
+    content = squad([QUESTION])
+    del content["data"][0]["paragraphs"][0]["qas"][0]["answers"]
+    file = write({"questions.json": json.dumps(content)}) / "questions.json"
+    batch = only(module({"dev": [QUESTION]}, predict_path=str(file)), "predict")
+    assert "answers" not in batch
+    assert "start_positions" not in batch
+    assert batch["context"] == [QUESTION["context"]]
+    batch = only(module({"dev": [QUESTION]}), "predict")
+    assert batch["id"] == ["q"]
+    with pytest.raises(ValueError, match=r"data\.predict_path: there is no file"):
+        module({"dev": [QUESTION]}, predict_path="nowhere.json").setup("predict")
+
+
+def test_misplaced_answers_are_counted_named_and_left_out_of_training(module):
+    content = squad([*squad_questions("t"), QUESTION])
+    for number in (1, 3):
+        content["data"][0]["paragraphs"][number]["qas"][0]["answers"][0]["answer_start"] += 1
+    data = module({"train": content, "dev": content})
+    with pytest.warns(UserWarning, match=r"2 of 6 training questions .* first is 't0desk'; they are left out"):
+        rows = data.load("train")
+    assert rows["id"][:] == ["t0water", "t0paper", "t0leak", "q"]
+    batch = only(data)  # to score them the texts are enough
+    assert len(batch["id"]) == 6
+    assert (batch["start_positions"] == -100).sum() == 2
+
+
+def test_question_without_room_for_context(module):
+    long = {**QUESTION, "id": "long", "question": "what " * 40}
+    with pytest.raises(ValueError, match=r"data\.max_length: question 'long' has 40 tokens, .* no room .* 32"):
+        module({"dev": [QUESTION, long]}).setup("validate")
+
+
+def test_stride_that_leaves_no_progress(module):
+    with pytest.raises(
+        ValueError, match=r"data\.stride: 26 is not smaller than the room that question 'q' .*data\.max_length"
+    ):
+        module({"dev": [QUESTION]}, stride=26).setup("validate")
+    with pytest.raises(ValueError, match=r"data\.stride: must be >= 0 and less than data\.max_length \(32\), got 32"):
+        module({"dev": [QUESTION]}, stride=32)
+
+
+def test_duplicate_ids(module):
+    with pytest.raises(ValueError, match=r"dev-v1\.1\.json: the id 'q' comes twice"):
+        module({"dev": [QUESTION, QUESTION]}).setup("validate")
+
+
+@pytest.mark.parametrize("field", ["question", "context"])
+def test_question_without_text(module, field):
+    content = squad([QUESTION])
+    paragraph = content["data"][0]["paragraphs"][0]
+    (paragraph if field == "context" else paragraph["qas"][0])[field] = "  "
+    with pytest.raises(ValueError, match=rf"question 'q' has no {field}; fill it or remove the question"):
+        module({"dev": content}).setup("validate")
+
+
+@pytest.mark.parametrize(
+    "content", [[1], {"data": [{"title": "x"}]}, {"rows": []}, {"data": [{"paragraphs": [{"qas": [{}]}]}]}]
+)
+def test_other_layout(module, content):
+    with pytest.raises(ValueError, match=r"dev-v1\.1\.json, question 1: not in SQuAD's layout \(data, paragraphs"):
+        module({"dev": {"data": content} if isinstance(content, list) else content}).setup("validate")
+
+
+def test_empty_file(module):
+    with pytest.raises(ValueError, match=r"validation split .* is empty"):
+        module({"dev": []}).setup("validate")
+
+
+def test_missing_split_says_which_file_is_wanted(module):
+    with pytest.raises(ValueError, match=r"has no train split; name a folder with train-v1\.1\.json"):
+        module({"dev": [QUESTION]}).setup("fit")
+    with pytest.raises(ValueError, match=r"has no test split; .*`validate`"):
+        module({"dev": [QUESTION]}).setup("test")
+
+
+def test_version_that_is_none():
+    with pytest.raises(ValueError, match=r"data\.version: must be one of 1\.1, 2\.0, got '3'"):
+        SQuADDataModule(version="3")
+
+
+def test_tokenizer_that_pads_on_the_left_is_refused(module, tokenizer):
+    tokenizer.padding_side = "left"
+    with pytest.raises(ValueError, match=r"data\.tokenizer: .* must be a fast tokenizer that pads on the right"):
+        module({"dev": [QUESTION]}, tokenizer=tokenizer).setup("validate")
+
+
+def test_stride_is_part_of_the_cache(module):
+    question = {**QUESTION, "context": "the water " * 20}
+    sizes = [len(only(module({"dev": [question]}, stride=stride))["row_id"]) for stride in (0, 15)]
+    assert sizes[0] < sizes[1]
+
+
+def test_hub_layout(monkeypatch, tokenizer):
+    rows = {
+        "id": ["q", "r"],
+        "title": ["things", "things"],
+        "question": ["what?", "where?"],
+        "context": [QUESTION["context"]] * 2,
+        "answers": [{"text": ["the water", "water"], "answer_start": [4, 8]}, {"text": [], "answer_start": []}],
+    }
+    loaded = datasets.DatasetDict(validation=datasets.Dataset.from_dict(rows))
+    monkeypatch.setattr(
+        hub.datasets, "load_dataset", lambda path, config_name: loaded if path == "rajpurkar/squad_v2" else None
+    )
+    batch = only(SQuADDataModule(tokenizer=tokenizer, version="2.0", max_length=32, stride=4))
+    rows = {name: row for row, name in enumerate(batch["id"])}
+    assert answer_in(batch, rows["q"]) == "the water"
+    assert batch["answers"][rows["r"]] == []
+    loaded["validation"] = loaded["validation"].remove_columns("context")
+    with pytest.raises(ValueError, match=r"data\.path: 'rajpurkar/squad_v2' has no column 'context'; it has 'id'"):
+        SQuADDataModule(tokenizer=tokenizer, version="2.0").setup("validate")

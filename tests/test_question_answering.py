@@ -1,0 +1,149 @@
+"""Whole runs of question answering: training, scores, the prediction file, the exported folder."""
+
+import json
+import re
+
+import pytest
+import torch
+from transformers import AutoModelForQuestionAnswering, AutoTokenizer, BertForQuestionAnswering, pipeline
+from transformers.pipelines import SUPPORTED_TASKS
+
+from lightning_kd import DistillationModule, QuestionAnswering
+from lightning_kd.__main__ import main
+from lightning_kd.callbacks import PredictionWriter
+from lightning_kd.losses import HardLabelLoss, SoftTargetLoss
+from lightning_kd.tasks.question_answering import score_answer
+from tests.conftest import LABELS, TINY_BERT, save_network, squad_questions, tiny_bert
+from tests.runs import STUDENT, module, squad_data, trainer
+
+
+@pytest.fixture
+def teacher(tmp_path):
+    network = tiny_bert(None, layers=3, seed=1, network=BertForQuestionAnswering)
+    return save_network(network, tmp_path / "teacher")
+
+
+def qa_module(teacher=None, **settings):
+    return module(teacher, task=QuestionAnswering(), **settings)
+
+
+def test_scores_of_a_run_are_those_of_its_prediction_file(tmp_path, squad_folder, teacher):
+    # parts of a context in different batches, and SQuAD's rules applied to the file
+    fitted = qa_module(teacher)
+    run = trainer(tmp_path, max_epochs=2, callbacks=[PredictionWriter()])
+    run.fit(fitted, squad_data(squad_folder))
+    (scores,) = run.validate(fitted, squad_data(squad_folder, eval_batch_size=3), verbose=False)
+    run.predict(fitted, squad_data(squad_folder, eval_batch_size=7))
+    answers = json.loads((tmp_path / "predictions.json").read_text(encoding="utf-8"))
+    questions = squad_questions("d", 3)[:-2]
+    assert list(answers) == [question["id"] for question in questions]
+    expected = torch.tensor([score_answer(answers[q["id"]], q["answers"]) for q in questions]).mean(dim=0)
+    assert [scores["val/exact_match"], scores["val/f1"]] == pytest.approx(expected.tolist(), abs=1e-3)
+    assert all(answers[question["id"]] in question["context"] for question in questions)
+    assert {"val/hard", "val/f1"} <= scores.keys()
+    assert fitted.teacher_scores.keys() == {"exact_match", "f1"}
+
+
+def test_student_learns_to_answer(tmp_path, squad_folder):
+    fitted = qa_module(student={**STUDENT, "num_hidden_layers": 2}, accept=[])
+    trainer(tmp_path, max_epochs=12).fit(fitted, squad_data(squad_folder))
+    (scores,) = trainer(tmp_path).validate(fitted, squad_data(squad_folder), verbose=False)
+    assert scores["val/f1"] > 60
+
+
+def test_predictions_as_a_table(tmp_path, squad_folder):
+    run = trainer(tmp_path, callbacks=[PredictionWriter("answers.csv")])
+    run.predict(qa_module(), squad_data(squad_folder))
+    header, *lines = (tmp_path / "answers.csv").read_text(encoding="utf-8").splitlines()
+    assert header == "id,question,text,score"
+    assert len(lines) == 13
+
+
+def test_guessing_teacher_is_refused(tmp_path, squad_folder, teacher):
+    dev = squad_folder / "dev-v1.1.json"
+    dev.write_text(re.sub(r'"text": "[^"]*"', '"text": "zebra"', dev.read_text(encoding="utf-8")), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"validation f1 0\.0000, no better than guessing \(up to 10\.0000\)"):
+        trainer(tmp_path).fit(qa_module(teacher, accept=[]), squad_data(squad_folder))
+
+
+def test_head_of_another_size_is_replaced(tmp_path, squad_folder):
+    classifier = save_network(tiny_bert(LABELS), tmp_path / "classifier")
+    fitted = qa_module(student=classifier)
+    trainer(tmp_path).fit(fitted, squad_data(squad_folder))
+    assert fitted.student.qa_outputs.out_features == 2
+
+
+def test_reloaded_from_its_checkpoint(tmp_path, squad_folder, teacher):
+    fitted, run = qa_module(teacher), trainer(tmp_path)
+    run.fit(fitted, squad_data(squad_folder))
+    run.save_checkpoint(tmp_path / "x.ckpt")
+    loaded = DistillationModule.load_from_checkpoint(tmp_path / "x.ckpt")
+    scores = [trainer(tmp_path).validate(m, squad_data(squad_folder), verbose=False)[0] for m in (fitted, loaded)]
+    assert scores[0] == scores[1]
+
+
+def test_token_types_reach_a_teacher_whose_student_has_none(tmp_path, squad_folder, teacher):
+    # DistilBERT's tokenizer gives none, BERT's reads them
+    tokenizer = AutoTokenizer.from_pretrained(TINY_BERT)
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    types = []
+    fitted = qa_module(teacher, losses={"hard": HardLabelLoss(), "soft": SoftTargetLoss()})
+    hook = lambda network, args, kwargs: types.append(kwargs["token_type_ids"])  # noqa: E731
+    fitted.teacher.networks[0].register_forward_pre_hook(hook, with_kwargs=True)
+    trainer(tmp_path).fit(fitted, squad_data(squad_folder, tokenizer=tokenizer))
+    assert types
+    assert all(set(rows.flatten().tolist()) == {0, 1} for rows in types)
+
+
+def test_from_the_shell(tmp_path, squad_folder, teacher, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    def shell(*args):
+        monkeypatch.setattr("sys.argv", ["lightning-kd", *map(str, args)])
+        main()
+
+    given = [
+        "--model.task=QuestionAnswering",
+        "--model.losses.hard.class_path=HardLabelLoss",
+        "--model.losses.soft.class_path=SoftTargetLoss",
+        f"--model.teacher={teacher}",
+        f"--model.student={{base: {teacher}, num_hidden_layers: 1}}",
+        "--model.accept=[weak_teacher]",
+        "--data=SQuADDataModule",
+        f"--data.path={squad_folder}",
+        "--data.max_length=20",
+        "--data.stride=3",
+        "--trainer.accelerator=cpu",
+        "--trainer.max_epochs=1",
+        "--trainer.enable_progress_bar=false",
+    ]
+    shell("fit", *given)
+    folder = tmp_path / "lightning_logs" / "version_0"
+    summary = capsys.readouterr().out
+    assert "exact_match" in summary
+    assert "f1" in summary
+    assert "question-answering" in (folder / "student" / "README.md").read_text(encoding="utf-8")
+    shell("predict", "--config", folder / "config.yaml", f"--ckpt_path={folder / 'checkpoints' / 'best.ckpt'}")
+    answers = json.loads((tmp_path / "lightning_logs" / "version_1" / "predictions.json").read_text(encoding="utf-8"))
+    assert len(answers) == 13
+
+
+def test_exported_folder_is_an_ordinary_one(tmp_path, squad_folder):
+    fitted = qa_module()
+    trainer(tmp_path).fit(fitted, squad_data(squad_folder))
+    save_network(fitted.student, tmp_path / "export")
+    network = AutoModelForQuestionAnswering.from_pretrained(tmp_path / "export").eval()
+    batch = next(iter(_set_up(squad_data(squad_folder)).val_dataloader()))
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
+    with torch.no_grad():
+        assert torch.equal(network(**inputs).start_logits, fitted.student.eval()(**inputs).start_logits)
+    if "question-answering" in SUPPORTED_TASKS:  # transformers 5 has dropped this pipeline
+        answer = pipeline("question-answering", str(tmp_path / "export"))(
+            question="what is it?", context="see the water"
+        )
+        assert answer["answer"] in "see the water"
+
+
+def _set_up(datamodule):
+    datamodule.setup("validate")
+    return datamodule
