@@ -91,7 +91,8 @@ class SQuADDataModule(TextDataModule):
         return rows.remove_columns(["answers"])
 
     def _remedy(self, split: str) -> str:
-        files = f"name a folder with {split}-v{self.version}.json"
+        name = "dev" if split == "validation" else split
+        files = f"name a folder with {name}-v{self.version}.json (data.version is {self.version})"
         return f"{files}; or score the validation split with `validate`" if split == "test" else files
 
     def _encoding_key(self) -> str:
