@@ -60,7 +60,11 @@ def stand_ins(tmp_path, clinc_file, squad_folder, monkeypatch):
         return given
 
     def for_fit(config: dict) -> list[str]:
-        given = ["--trainer.max_epochs=1", f"--export.folder={tmp_path / 'export'}"]
+        given = [
+            "--trainer.max_epochs=1",
+            "--trainer.check_val_every_n_epoch=1",
+            f"--export.folder={tmp_path / 'export'}",
+        ]
         if any("source" in c.get("init_args", {}) for c in config["trainer"].get("callbacks", [])):
             given.append(f"--trainer.callbacks.init_args.source={tmp_path / 'teacher'}")
         return given

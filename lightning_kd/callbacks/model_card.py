@@ -4,10 +4,12 @@ from typing import Any
 
 from huggingface_hub import ModelCardData
 from lightning.pytorch import Trainer
+from transformers.pipelines import get_supported_tasks
 
 from lightning_kd.models import parameter_count
 from lightning_kd.module import DistillationModule
 from lightning_kd.plain import to_plain
+from lightning_kd.tasks.base import Task
 
 MARK = "lightning_kd"
 """Tag by which an earlier export is recognised."""
@@ -72,9 +74,19 @@ def model_card(trainer: Trainer, pl_module: DistillationModule, scores: dict[str
         "therefore slightly optimistic.",
         "",
         "```python",
-        "from transformers import pipeline",
-        f'predict = pipeline("{pl_module.task.pipeline}", model="<this folder>")',
+        *_usage(pl_module.task),
         "```",
         "",
     ]
     return "\n".join(lines)
+
+
+def _usage(task: Task) -> list[str]:
+    if task.pipeline in get_supported_tasks():
+        return ["from transformers import pipeline", f'predict = pipeline("{task.pipeline}", model="<this folder>")']
+    # transformers 5 has no pipeline for question answering
+    return [
+        f"from transformers import {task.auto_class}, AutoTokenizer",
+        f'network = {task.auto_class}.from_pretrained("<this folder>")',
+        'tokenizer = AutoTokenizer.from_pretrained("<this folder>")',
+    ]

@@ -192,7 +192,9 @@ def test_empty_file(module):
 
 
 def test_missing_split_says_which_file_is_wanted(module):
-    with pytest.raises(ValueError, match=r"has no train split; name a folder with train-v1\.1\.json \(data\.version is 1\.1\)"):
+    with pytest.raises(
+        ValueError, match=r"has no train split; name a folder with train-v1\.1\.json \(data\.version is 1\.1\)"
+    ):
         module({"dev": [QUESTION]}).setup("fit")
     with pytest.raises(ValueError, match=r"has no test split; .*`validate`"):
         module({"dev": [QUESTION]}).setup("test")
