@@ -105,7 +105,7 @@ def main() -> None:
         "", "s (best round)", "exact match", "F1", title=f"{len(own):,} questions, {args.rounds} rounds in turn"
     )
     for name, texts in answers.items():
-        scores = np.array([score(text, references[question]) for question, text in texts.items()]).mean(axis=0)
+        scores = np.array([score(text, references[question], "1.1") for question, text in texts.items()]).mean(axis=0)
         table.add_row(name, f"{min(times[name]):.2f}", f"{scores[0]:.4f}", f"{scores[1]:.4f}")
     metrics = task.metrics([])
     for output, batch in batches:

@@ -3,7 +3,9 @@
 The rules (Rajpurkar et al. 2016, section 6.1; for questions without an answer Rajpurkar et al. 2018): lower-case,
 remove punctuation, the articles a, an and the, and superfluous spaces; an answer is an exact match if it equals one of
 the references, and its F1 is that of the bag of words, the best over the references. Both are means over all
-questions, in %; a question that the file does not answer counts 0.
+questions, in %; a question that the file does not answer counts 0. The versions differ where no word is left: v1.1
+gives an F1 of 0; v2.0 leaves such references out, and without any the right answer is none. (torchmetrics, and so the
+package, gives 100 where neither side has a word. SQuAD v1.1's dev set has three references like that, the answer ".".)
 
     python benchmarks/squad_rules.py <SQuAD folder>/dev-v1.1.json predictions.json
 """
@@ -22,28 +24,31 @@ def normalise(text: str) -> list[str]:
     return re.sub(r"\b(a|an|the)\b", " ", text).split()
 
 
-def word_f1(answer: list[str], reference: list[str]) -> float:
-    """Harmonic mean of precision and recall of the words; without words on either side, whether both have none."""
-    if not answer or not reference:
+def word_f1(answer: list[str], reference: list[str], version: str) -> float:
+    """Harmonic mean of precision and recall of the words."""
+    if version == "2.0" and not (answer and reference):
         return float(answer == reference)
     common = sum((Counter(answer) & Counter(reference)).values())
-    return 2 * common / (len(answer) + len(reference))
+    return 2 * common / (len(answer) + len(reference)) if common else 0.0
 
 
-def score(answer: str, references: list[str]) -> tuple[float, float]:
+def score(answer: str, references: list[str], version: str) -> tuple[float, float]:
     """Exact match and F1 of one answer, in %; no references = the question has no answer."""
-    own, theirs = normalise(answer), [normalise(reference) for reference in references or [""]]
-    return 100.0 * (own in theirs), 100.0 * max(word_f1(own, reference) for reference in theirs)
+    own, theirs = normalise(answer), [normalise(reference) for reference in references]
+    if version == "2.0":
+        theirs = [words for words in theirs if words] or [[]]
+    return 100.0 * (own in theirs), 100.0 * max(word_f1(own, words, version) for words in theirs)
 
 
 def score_file(data: Path, predictions: dict[str, str]) -> tuple[float, float]:
     """Exact match and F1 of a prediction file, in %."""
     content = json.loads(data.read_text(encoding="utf-8"))
+    version = str(content.get("version", "1.1")).lstrip("v")
     questions = [qa for article in content["data"] for paragraph in article["paragraphs"] for qa in paragraph["qas"]]
     scores = [
-        score(predictions[qa["id"]], [answer["text"] for answer in qa["answers"]])
+        score(predictions[qa["id"]], [answer["text"] for answer in qa["answers"]], version)
         if qa["id"] in predictions
-        else (0, 0)
+        else (0.0, 0.0)
         for qa in questions
     ]
     exact_match, f1 = (sum(column) / len(scores) for column in zip(*scores, strict=True))

@@ -11,7 +11,7 @@ import transformers
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from lightning_kd.outputs import Batch
+from lightning_kd.outputs import Batch, Shape
 
 if TYPE_CHECKING:
     Network = nn.Module
@@ -189,16 +189,21 @@ def id_labels(network_or_config: Any) -> dict[int, str] | None:
     return getattr(config, "id2label", None)
 
 
-def forward(network: nn.Module, batch: Batch) -> Any:
+def forward(network: nn.Module, batch: Batch, **options: Any) -> Any:
     """Call a network with just those entries of the batch that its ``forward`` names, labels never among them.
 
     With labels a transformers network would compute a cross-entropy of its own.
+
+    Args:
+        network: A transformers network, or a module that takes entries of the batch by name.
+        batch: The batch.
+        options: Further arguments, such as ``output_hidden_states``.
     """
     # a compiled network hides its arguments behind *args, **kwargs
     names = set(inspect.signature(getattr(network, "_orig_mod", network).forward).parameters) - LABELS
     if getattr(getattr(network, "config", None), "type_vocab_size", 2) < 2:
         names.discard("token_type_ids")  # RoBERTa's forward takes them, and has an embedding for type 0 only
-    return network(**{name: value for name, value in batch.items() if name in names})
+    return network(**{name: value for name, value in batch.items() if name in names}, **options)
 
 
 def encoder_layers(network: nn.Module) -> tuple[str, nn.ModuleList] | None:
@@ -213,6 +218,13 @@ def encoder_layers(network: nn.Module) -> tuple[str, nn.ModuleList] | None:
         if isinstance(module, nn.ModuleList) and len(module) == length:
             return name, module
     return None
+
+
+def shape_of(network: nn.Module) -> Shape | None:
+    """The sizes of a network, or None where its configuration does not say them."""
+    config = getattr(network, "config", None)
+    fields = [getattr(config, name, None) for name in ("num_hidden_layers", "hidden_size", "num_attention_heads")]
+    return None if None in fields else Shape(*map(int, fields))  # type: ignore[arg-type]
 
 
 def parameter_count(network: nn.Module) -> int:

@@ -89,6 +89,7 @@ class DistillationModule(StudentModule):
         self.lr_scheduler = lr_scheduler
         self.warmup_ratio = warmup_ratio
         self._seed: int | None = None
+        self._needs = frozenset(need for loss in terms.values() for need in loss.needs)
         self.save_hyperparameters(
             {
                 "task": to_plain(self.task),
@@ -125,10 +126,15 @@ class DistillationModule(StudentModule):
         # from_pretrained returns eval mode, and Lightning >= 2.2 leaves modes alone: dropout would be silently off
         self.build_student().train()
         safety.check_losses_have_teacher(self.losses, self.teacher)
+        safety.prepare_losses(self.losses, self.build_student(), self.active_teacher)
+        datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
+        if getattr(datamodule, "allow_unlabelled", False) and self.active_teacher is None:
+            raise ValueError(
+                "data.allow_unlabelled: no loss compares with a teacher, so nothing is learnt from rows without a "
+                "label; add a teacher and a loss such as SoftTargetLoss, or leave it out"
+            )
         if (teacher := self.active_teacher) is not None:
-            if self.task.num_labels is None:
-                teacher.align(self.label_names or [], self._accept_label_mismatch)
-            datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
+            teacher.align(self.label_names or [], self._accept_label_mismatch)
             tokenizer = getattr(datamodule, "tokenizer", None)
             if isinstance(tokenizer, PreTrainedTokenizerBase):
                 safety.check_tokenizers(teacher, tokenizer, "tokenizer_mismatch" in self.accept)
@@ -181,9 +187,9 @@ class DistillationModule(StudentModule):
             FloatingPointError: If it is not finite; names the loss and the rows.
         """
         batch = self.in_student_order(batch)
-        student = self(batch)
+        student = self(batch, self._needs)
         active = self.active_teacher
-        teacher = active(batch) if active is not None else None
+        teacher = active(batch, self._needs) if active is not None else None
         terms = {name: loss(student, teacher) for name, loss in self.losses.items()}
         total = torch.stack([self.losses[name].weight * term for name, term in terms.items()]).sum()
         if not torch.isfinite(total):

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -28,15 +28,57 @@ class Head:
     mask: Tensor | None = None
 
 
+Need = Literal["hidden_states", "projections"]
+"""What a loss may ask for beside the heads. Nothing is kept that no loss asks for."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of a network.
+
+    Attributes:
+        layers: Number of encoder layers.
+        hidden_size: Width of the hidden states.
+        heads: Attention heads of a layer.
+    """
+
+    layers: int
+    hidden_size: int
+    heads: int
+
+
+@dataclass(frozen=True)
+class Projections:
+    """The queries, keys and values of a layer, before they are cut into heads.
+
+    Attributes:
+        query: (B, L, H).
+        key: (B, L, H).
+        value: (B, L, H).
+        heads: Number of attention heads, which cut H into equal parts.
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    heads: int
+
+
 @dataclass(frozen=True)
 class Outputs:
     """What a network returned for a batch, cut into the heads of a task.
 
     Attributes:
         heads: The predicted distributions by name.
+        tokens: Which positions hold a token and no padding, (B, L), True = a token; None = all.
+        hidden_states: The embeddings and the output of each layer, each (B, L, H), if a loss asked for them.
+        projections: The queries, keys and values of each layer, if a loss asked for them.
     """
 
     heads: dict[str, Head]
+    tokens: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    projections: tuple[Projections, ...] | None = None
 
     @property
     def rows(self) -> int:

@@ -15,8 +15,10 @@ from torchmetrics import MetricCollection
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from lightning_kd.models import load_tokenizer
+from lightning_kd.losses.base import DistillationLoss
+from lightning_kd.models import load_tokenizer, shape_of
 from lightning_kd.outputs import Batch
+from lightning_kd.projections import projection_maps
 from lightning_kd.tasks.base import Task
 from lightning_kd.teachers import Teacher
 
@@ -108,6 +110,33 @@ def check_losses_have_teacher(losses: nn.ModuleDict, teacher: Teacher | None) ->
         rank_zero_warn("a teacher is given but no loss reads it, so it is not loaded; remove it or add a loss")
 
 
+def prepare_losses(losses: nn.ModuleDict, student: nn.Module, teacher: Teacher | None) -> None:
+    """Let losses on hidden states or projections check the sizes of the networks.
+
+    Raises:
+        ValueError: If they do not fit, a network does not say its sizes, or the teacher is an ensemble.
+    """
+    for name, loss in losses.items():
+        assert isinstance(loss, DistillationLoss)
+        if not loss.needs or teacher is None:
+            continue
+        if len(teacher.networks) > 1:
+            raise ValueError(
+                f"losses.{name}: compares layers, and an ensemble has those of {len(teacher.networks)} networks; give "
+                "one teacher, or losses on logits"
+            )
+        ours, theirs = shape_of(student), shape_of(teacher.networks[0])
+        if ours is None or theirs is None:
+            raise ValueError(
+                f"losses.{name}: compares layers, and a network without a transformers configuration does not say its "
+                "sizes; use losses on logits"
+            )
+        if "projections" in loss.needs:
+            projection_maps(student)
+            projection_maps(teacher.networks[0])
+        loss.prepare(ours, theirs)
+
+
 @torch.no_grad()
 def evaluate_teacher(
     teacher: Teacher, task: Task, batches: Iterable[Batch], metrics: MetricCollection
@@ -121,7 +150,7 @@ def evaluate_teacher(
     for batch in batches:
         outputs = teacher(batch)
         task.update(metrics, outputs, batch)
-        counts = task.label_counts(outputs)
+        counts = task.label_counts(outputs, batch)
         label_counts = counts if label_counts is None else label_counts + counts
     if label_counts is None:
         raise ValueError("the validation split has no batch, so the teacher cannot be checked; give it rows")

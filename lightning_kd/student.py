@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from lightning_kd import labels, models
-from lightning_kd.outputs import Batch, Outputs
+from lightning_kd.outputs import Batch, Need, Outputs
 from lightning_kd.plain import not_saved, refuse_not_saved
 from lightning_kd.tasks.base import Task
 
@@ -71,6 +71,8 @@ class StudentModule(LightningModule):
             names = self._choose_label_names(source) if self.task.num_labels is None else None
             if isinstance(source, nn.Module) and names:
                 models.adopt_labels(source, names)
+            if isinstance(source, nn.Module) and self.task.num_labels is not None:
+                models.check_label_count(getattr(source, "config", None), self.task.num_labels, "student")
             if self.student is None:
                 assert not isinstance(source, nn.Module)
                 self.student = models.build_student(source, self.task.auto_class, names or self.task.num_labels)
@@ -110,6 +112,7 @@ class StudentModule(LightningModule):
         Raises:
             ValueError: If they do not, and that was not accepted.
         """
+        self.task.check_data(self.trainer.datamodule)  # type: ignore[attr-defined]
         self.build_student()
         if stage != "predict" and (data_names := self._data_label_names()):
             remedy = "use the data this student was made for"
@@ -122,10 +125,10 @@ class StudentModule(LightningModule):
                 subset=True,
             )
 
-    def forward(self, batch: Batch) -> Outputs:
+    def forward(self, batch: Batch, needs: frozenset[Need] = frozenset()) -> Outputs:
         """What the student returns for a batch."""
         assert self.student is not None
-        return self.task.outputs(models.forward(self.student, batch), batch)
+        return self.task.run(self.student, batch, needs)
 
     def in_student_order(self, batch: Batch) -> Batch:
         """The batch with its labels, which are in the data's order, in the student's."""

@@ -1,6 +1,7 @@
 """The teacher: frozen networks that stand outside the module tree."""
 
 import os
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from lightning_kd import models
 from lightning_kd.labels import align, label_names_of
-from lightning_kd.outputs import Batch, Head, Outputs
+from lightning_kd.outputs import Batch, Head, Need, Outputs
 from lightning_kd.tasks.base import Task
 
 
@@ -80,7 +81,8 @@ class Teacher:
     def align(self, label_names: list[str], accept_mismatch: bool) -> None:
         """Reorder the logits of each network from its own label order to ``label_names``.
 
-        A network with placeholders for names is taken to be in that order already.
+        A network with placeholders for names is taken to be in that order already. Where the classes of a task have no
+        names, only the size of the heads is checked.
 
         Raises:
             ValueError: If a network's label set is another one and ``accept_mismatch`` is False, or if the numbers
@@ -88,7 +90,9 @@ class Teacher:
         """
         for index, name in enumerate(self.names):
             own = self.label_names(index)
-            if own is not None:
+            if self.task.num_labels is not None:
+                models.check_label_count(self._config(index), self.task.num_labels, f"teacher {name!r}")
+            elif own is not None:
                 who, remedy = f"student and teacher {name!r}", "train a teacher on these labels"
                 self._columns[index] = align(label_names, own, who, remedy, accept_mismatch)
             else:
@@ -105,9 +109,12 @@ class Teacher:
         self._columns = [None if columns is None else columns.to(device) for columns in self._columns]
 
     @torch.no_grad()
-    def __call__(self, batch: Batch) -> Outputs:
-        """What the teacher returns for a batch: the mean over its networks, in the student's label order."""
-        outputs = [self.task.outputs(models.forward(network, batch), batch) for network in self.networks]
+    def __call__(self, batch: Batch, needs: frozenset[Need] = frozenset()) -> Outputs:
+        """What the teacher returns for a batch: the mean over its networks, in the student's label order.
+
+        Hidden states and projections are those of a single network: an ensemble has none.
+        """
+        outputs = [self.task.run(network, batch, needs) for network in self.networks]
         heads = {}
         for name, head in outputs[0].heads.items():
             logits = [
@@ -116,4 +123,4 @@ class Teacher:
             ]
             mean = logits[0] if len(logits) == 1 else torch.stack(logits).float().mean(dim=0)
             heads[name] = Head(mean, head.labels, head.mask)
-        return Outputs(heads)
+        return replace(outputs[0], heads=heads)

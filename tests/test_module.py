@@ -68,6 +68,11 @@ def test_unlabelled_rows_train_on_soft_targets_alone(tmp_path, clinc_file, teach
     assert [logged["train/hard"] > 0 for logged in spy.logged] == labelled
 
 
+def test_unlabelled_rows_without_anyone_to_label_them(tmp_path, clinc_file):
+    with pytest.raises(ValueError, match=r"data\.allow_unlabelled: no loss compares with a teacher"):
+        trainer(tmp_path).fit(module(), data(clinc_file, allow_unlabelled=True))
+
+
 def test_teacher_is_bit_identical_after_fit_frozen_and_in_no_checkpoint(tmp_path, clinc_file):
     teacher = tiny_bert(layers=3, seed=5)
     before = weights(teacher)

@@ -13,7 +13,7 @@ from lightning_kd.callbacks import PredictionWriter, StudentExport
 from lightning_kd.losses import HardLabelLoss, SoftTargetLoss
 from lightning_kd.tasks.question_answering import score_answer
 from tests.conftest import LABELS, TINY_BERT, save_network, squad_questions, tiny_bert
-from tests.runs import STUDENT, module, squad_data, trainer
+from tests.runs import STUDENT, data, module, squad_data, trainer
 
 
 @pytest.fixture
@@ -141,3 +141,23 @@ def test_exported_folder_is_an_ordinary_one(tmp_path, squad_folder):
     assert torch.equal(exported.start_logits, own.start_logits)
     assert torch.equal(exported.end_logits, own.end_logits)
     assert names["tokenizer"]("hello")["input_ids"] == questions.tokenizer("hello")["input_ids"]
+
+
+def test_teacher_or_student_with_another_head(tmp_path, squad_folder):
+    three = tiny_bert(LABELS, network=BertForQuestionAnswering)
+    with pytest.raises(ValueError, match="teacher 'BertForQuestionAnswering': has a head of 3 labels, 2 are needed"):
+        trainer(tmp_path).fit(qa_module(three), squad_data(squad_folder))
+    with pytest.raises(ValueError, match="student: has a head of 3 labels, 2 are needed"):
+        trainer(tmp_path).fit(qa_module(student=three), squad_data(squad_folder))
+
+
+def test_missing_threshold_stops_before_the_first_step(tmp_path, squad_folder):
+    for split in ("train", "dev"):
+        (squad_folder / f"{split}-v1.1.json").rename(squad_folder / f"{split}-v2.0.json")
+    with pytest.raises(ValueError, match=r"task\.no_answer_threshold: none given"):
+        trainer(tmp_path, num_sanity_val_steps=0).fit(qa_module(), squad_data(squad_folder, version="2.0"))
+
+
+def test_data_for_another_task(tmp_path, clinc_file):
+    with pytest.raises(ValueError, match="QuestionAnswering does not fit CLINC150DataModule"):
+        trainer(tmp_path).fit(qa_module(), data(clinc_file))

@@ -1,6 +1,7 @@
 """The base of all DataModules: loads, tokenises once, and owns the loaders."""
 
 import hashlib
+import inspect
 import json
 from abc import abstractmethod
 from functools import partial
@@ -40,6 +41,21 @@ def _collate(tokenizer: PreTrainedTokenizerBase, texts: set[str], columns: dict[
         else:
             batch[name] = torch.tensor(values)
     return batch
+
+
+def _sources_of(kind: type) -> list[str]:
+    """What decides how a DataModule encodes, for a cache key: its file and those of its bases, in a notebook code."""
+    sources = []
+    for base in kind.__mro__:
+        if issubclass(base, TextDataModule):
+            try:
+                sources.append(inspect.getsource(inspect.getmodule(base)))  # type: ignore[arg-type]
+            except (OSError, TypeError):
+                code = base.encode.__code__
+                sources.append(
+                    repr((code.co_code, code.co_names, [c for c in code.co_consts if isinstance(c, str | int)]))
+                )
+    return sources
 
 
 class TextDataModule(LightningDataModule):
@@ -171,10 +187,8 @@ class TextDataModule(LightningDataModule):
             state.pop(setting, None)
         # the sides that are cut and padded, and the inputs that a family takes: not in the state of the backend
         settings = [self.tokenizer.truncation_side, self.tokenizer.padding_side, self.tokenizer.model_input_names]
-        code = type(self).encode.__code__  # a subclass's may change
-        constants = [constant for constant in code.co_consts if isinstance(constant, (str, int))]
-        encode = [type(self).__name__, code.co_code.hex(), code.co_names, constants]
-        return json.dumps([encode, self.max_length, settings, state])
+        max_length = min(self.max_length, self.tokenizer.model_max_length)
+        return json.dumps([type(self).__name__, _sources_of(type(self)), max_length, settings, state])
 
     def _encode_with_length(self, rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
         encoded = self.encode(rows)

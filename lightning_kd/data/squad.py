@@ -2,7 +2,7 @@
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import datasets
 from lightning.pytorch.utilities import rank_zero_warn
@@ -33,7 +33,7 @@ class SQuADDataModule(TextDataModule):
     Args:
         path: Hub id, or file or folder in the original layout; null = the hub's data set of this version.
         tokenizer: Fast tokenizer, or its hub id or folder. From the shell it follows the student unless given.
-        version: ``1.1``, where each question has an answer, or ``2.0``, where some have none.
+        version: 1.1, where each question has an answer, or 2.0, where some have none.
         stride: Tokens by which consecutive parts of a context overlap, >= 0. It must be smaller than the room that
             ``max_length`` and the question leave.
         predict_path: File in the original layout to answer, with or without answers; null = the validation split.
@@ -48,20 +48,26 @@ class SQuADDataModule(TextDataModule):
         self,
         path: str | None = None,
         tokenizer: str | PreTrainedTokenizerBase | None = None,
-        version: Literal["1.1", "2.0"] = "1.1",
+        version: str | float = "1.1",
         stride: int = 128,
         predict_path: str | None = None,
         max_length: int = 384,
         **kwargs: Any,
     ) -> None:
+        version = str(version)
         if version not in HUB:
-            raise ValueError(f"data.version: must be one of {', '.join(HUB)}, got {version!r}")
+            raise ValueError(f"data.version: must be one of {', '.join(HUB)}, got {version}")
         if not 0 <= stride < max_length:
             raise ValueError(f"data.stride: must be >= 0 and less than data.max_length ({max_length}), got {stride}")
         super().__init__(path or HUB[version], tokenizer, max_length=max_length, **kwargs)
         self.version = version
         self.stride = stride
         self.predict_path = predict_path
+
+    @property
+    def has_unanswerable(self) -> bool:
+        """Whether some questions have no answer."""
+        return self.version == "2.0"
 
     def load(self, split: str) -> datasets.Dataset | None:
         """The questions of a split.
@@ -71,15 +77,20 @@ class SQuADDataModule(TextDataModule):
         ``answer_start`` -1; in training it is left out, with a warning.
         """
         if split == "predict":
-            if self.predict_path is not None:
-                file = Path(self.predict_path).expanduser()
-                if not file.is_file():
-                    raise ValueError(f"data.predict_path: there is no file {str(file)!r}")
-                return _table(_read_file(file), str(file)).remove_columns(["answer", "answer_start", "answers"])
-            rows = self._load_labelled("validation")
-            return None if rows is None else rows.remove_columns(["answer", "answer_start", "answers"])
-        rows = self._load_labelled(split)
-        if rows is None or split != "train":
+            found = self._questions_to_predict()
+            return None if found is None else _table(*found).remove_columns(["answer", "answer_start", "answers"])
+        found = self._questions(split)
+        if found is None:
+            return None
+        questions, where = found
+        for question in questions:
+            if self.version == "1.1" and not question["answers"]:
+                raise ValueError(
+                    f"data.version: question {question['id']!r} of {where} has no answer, so this is no SQuAD v1.1; "
+                    'set data.version="2.0" and model.task.init_args.no_answer_threshold, or remove such questions'
+                )
+        rows = _table(questions, where)
+        if split != "train":
             return rows
         unknown = [number for number, start in enumerate(rows["answer_start"]) if start < 0]
         if unknown:
@@ -91,32 +102,33 @@ class SQuADDataModule(TextDataModule):
         return rows.remove_columns(["answers"])
 
     def _remedy(self, split: str) -> str:
-        name = "dev" if split == "validation" else split
+        name = "dev" if split in ("validation", "predict") else split
         files = f"name a folder with {name}-v{self.version}.json (data.version is {self.version})"
-        return f"{files}; or score the validation split with `validate`" if split == "test" else files
+        other = {"test": "score the validation split with `validate`", "predict": "name a file with data.predict_path"}
+        return f"{files}; or {other[split]}" if split in other else files
 
     def _encoding_key(self) -> str:
         return f"{super()._encoding_key()} {self.stride}"
 
-    def _load_labelled(self, split: str) -> datasets.Dataset | None:
+    def _questions(self, split: str) -> tuple[list[dict[str, Any]], str] | None:
+        """The questions of a split and where they are from; None where there is no such split."""
         local = Path(self.path).expanduser()
         if local.exists():
             file = self._file(local, split)
-            if file is None:
-                return None
-            where, questions = str(file), _read_file(file)
-        else:
-            rows = self._hub.get(split)
-            if rows is None:
-                return None
-            where, questions = f"{self.path} ({split})", _from_hub(rows, self.path)
-        for question in questions:
-            if self.version == "1.1" and not question["answers"]:
-                raise ValueError(
-                    f"data.version: question {question['id']!r} of {where} has no answer, so this is no SQuAD v1.1; "
-                    'set data.version="2.0" and model.task.init_args.no_answer_threshold, or remove such questions'
-                )
-        return _table(questions, where)
+            return None if file is None else (_read_file(file), str(file))
+        rows = self._hub.get(split)
+        return None if rows is None else (_from_hub(rows, self.path), f"{self.path} ({split})")
+
+    def _questions_to_predict(self) -> tuple[list[dict[str, Any]], str] | None:
+        if self.predict_path is None:
+            return self._questions("validation")
+        file = Path(self.predict_path).expanduser()
+        if not file.is_file():
+            raise ValueError(f"data.predict_path: there is no file {str(file)!r}")
+        questions = _read_file(file)
+        if not questions:
+            raise ValueError(f"data.predict_path: {str(file)!r} has no questions")
+        return questions, str(file)
 
     def _file(self, path: Path, split: str) -> Path | None:
         if path.is_file():
@@ -173,6 +185,7 @@ class SQuADDataModule(TextDataModule):
                 ]
                 for part in parts
             ]
+            columns["part"] = [number - origins.index(origin) for number, origin in enumerate(origins)]
             for name in ("question_index", "id", "question", "context", "answers"):
                 if name in rows:
                     columns[name] = [rows[name][origin] for origin in origins]
@@ -180,18 +193,19 @@ class SQuADDataModule(TextDataModule):
 
     def _check_room(self, ids: list[str], questions: list[str], max_length: int) -> None:
         special = self.tokenizer.num_special_tokens_to_add(pair=True)
+        longer = ", or raise data.max_length" if max_length == self.max_length else ", which the tokenizer limits"
         tokens = self.tokenizer(questions, add_special_tokens=False, return_attention_mask=False)["input_ids"]
         for name, question in zip(ids, tokens, strict=True):
             room = max_length - special - len(question)
             if room < 1:
                 raise ValueError(
                     f"data.max_length: question {name!r} has {len(question)} tokens, which leaves no room for its "
-                    f"context in {max_length}; raise it, or shorten or remove the question"
+                    f"context in {max_length}; shorten or remove the question{longer}"
                 )
             if self.stride >= room:
                 raise ValueError(
                     f"data.stride: {self.stride} is not smaller than the room that question {name!r} leaves for its "
-                    f"context, {room} of {max_length} tokens; lower it, or raise data.max_length"
+                    f"context, {room} of {max_length} tokens{longer}; lower it"
                 )
 
 
@@ -215,9 +229,10 @@ def _answer_tokens(part: Encoding, context: tuple[int, int], start: int, text: s
     if start < 0:
         return UNLABELLED, UNLABELLED
     first, after_last = context
+    start, text = start + len(text) - len(text.lstrip()), text.strip()
     # characters such as spaces belong to no token
     tokens = [token for c in range(start, start + len(text)) if (token := part.char_to_token(c, 1)) is not None]
-    if not tokens or part.offsets[first][0] > start or part.offsets[after_last - 1][1] < start + len(text.rstrip()):
+    if not tokens or part.offsets[first][0] > start or part.offsets[after_last - 1][1] < start + len(text):
         return CLS, CLS
     return tokens[0], tokens[-1]
 
@@ -231,6 +246,7 @@ def _read_file(file: Path) -> list[dict[str, Any]]:
             for paragraph in article["paragraphs"]:
                 for qa in paragraph["qas"]:
                     answers = [] if qa.get("is_impossible") else qa.get("answers", [])
+                    answers = [answer for answer in answers if answer["text"].strip()]
                     questions.append(
                         {
                             "id": qa["id"],
@@ -274,10 +290,12 @@ def _table(questions: list[dict[str, Any]], where: str) -> datasets.Dataset:
     """Questions as a data set: ``load`` says which columns.
 
     Raises:
-        ValueError: If an id comes twice, or a question or context has no text.
+        ValueError: If an id is no text or comes twice, or a question or context has no text.
     """
     seen: set[str] = set()
-    for question in questions:
+    for number, question in enumerate(questions, 1):
+        if not isinstance(question["id"], str):
+            raise ValueError(f"{where}, question {number}: the id must be a text, got {question['id']!r}; quote it")
         if question["id"] in seen:
             raise ValueError(f"{where}: the id {question['id']!r} comes twice; ids must differ")
         seen.add(question["id"])

@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import datasets
+from lightning.pytorch.utilities import rank_zero_info
 from transformers import PreTrainedTokenizerBase
 
 from lightning_kd.data.base import TextDataModule
 from lightning_kd.data.files import SPLIT_NAMES, Columns, read_columns, read_splits
 from lightning_kd.data.hub import load_hub
-from lightning_kd.data.label_index import index_labels, is_unknown, names_in
+from lightning_kd.data.label_index import UNLABELLED, index_labels, is_unknown, names_in
 
 TEXTS = ("text", "text_pair")
 """Columns of the loaded splits; ``label``, a class index, is the third."""
@@ -107,6 +108,8 @@ class TextClassificationDataModule(TextDataModule):
             table["label"] = []
         elif self.allow_unlabelled and split == "train":
             table["label"] = index_labels(labels or [None] * len(table["text"]), names, where, allow_unlabelled=True)
+            unlabelled = table["label"].count(UNLABELLED)
+            rank_zero_info(f"{where}: {unlabelled:,} of {len(table['label']):,} training rows have no label")
         elif labels is not None and not (labels and all(map(is_unknown, labels))):
             table["label"] = index_labels(labels, names, where)
         return datasets.Dataset.from_dict(table)

@@ -1,16 +1,28 @@
 """Losses: each a pure function (tensors in, scalar out) with a thin module beside it."""
 
+from lightning_kd.losses.attention_transfer import AttentionTransferLoss, attention_transfer_loss
 from lightning_kd.losses.base import DistillationLoss
 from lightning_kd.losses.hard_label import HardLabelLoss, hard_label_loss
+from lightning_kd.losses.hidden_state_cosine import HiddenStateCosineLoss, hidden_state_cosine_loss
+from lightning_kd.losses.hidden_state_mse import HiddenStateMSELoss, hidden_state_mse_loss
 from lightning_kd.losses.logit_mse import LogitMSELoss, logit_mse_loss
+from lightning_kd.losses.relation import RelationLoss, relation_loss
 from lightning_kd.losses.soft_target import SoftTargetLoss, soft_target_loss
 
 __all__ = [
+    "AttentionTransferLoss",
     "DistillationLoss",
     "HardLabelLoss",
+    "HiddenStateCosineLoss",
+    "HiddenStateMSELoss",
     "LogitMSELoss",
+    "RelationLoss",
     "SoftTargetLoss",
+    "attention_transfer_loss",
     "hard_label_loss",
+    "hidden_state_cosine_loss",
+    "hidden_state_mse_loss",
     "logit_mse_loss",
+    "relation_loss",
     "soft_target_loss",
 ]

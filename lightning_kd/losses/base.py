@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from lightning_kd.outputs import Outputs
+from lightning_kd.outputs import Need, Outputs, Shape
 
 
 class DistillationLoss(nn.Module):
@@ -16,6 +16,7 @@ class DistillationLoss(nn.Module):
 
     Attributes:
         needs_teacher: Whether ``forward`` reads the teacher's outputs.
+        needs: What it reads of both networks beside their heads.
 
     Args:
         weight: Factor of this loss in the total, any finite number >= 0.
@@ -25,12 +26,20 @@ class DistillationLoss(nn.Module):
     """
 
     needs_teacher: bool = True
+    needs: frozenset[Need] = frozenset()
 
     def __init__(self, weight: float = 1.0) -> None:
         super().__init__()
         if not (math.isfinite(weight) and weight >= 0):
             raise ValueError(f"{type(self).__name__}: weight must be a finite number >= 0, got {weight}")
         self.weight = weight
+
+    def prepare(self, student: Shape, teacher: Shape) -> None:
+        """Check, before the first step, that the sizes of the networks fit. Called for losses with ``needs``.
+
+        Raises:
+            ValueError: If they do not.
+        """
 
     def forward(self, student: Outputs, teacher: Outputs | None) -> Tensor:
         """Compute the loss, **not** multiplied by ``weight``.

@@ -1,12 +1,16 @@
 """What the module asks of a task."""
 
 from abc import ABC, abstractmethod
+from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
-from lightning_kd.outputs import Batch, Outputs
+from lightning_kd import models
+from lightning_kd.outputs import Batch, Need, Outputs
+from lightning_kd.projections import recorded_projections
 
 
 class Task(ABC):
@@ -28,6 +32,30 @@ class Task(ABC):
     monitor: ClassVar[str]
     monitor_mode: ClassVar[Literal["min", "max"]] = "max"
 
+    def run(self, network: nn.Module, batch: Batch, needs: frozenset[Need] = frozenset()) -> Outputs:
+        """Run a network on a batch: its heads, and what the losses need beside them.
+
+        Raises:
+            ValueError: If the network does not give what is needed.
+        """
+        options = {"output_hidden_states": True} if "hidden_states" in needs else {}
+        recording = recorded_projections(network) if "projections" in needs else nullcontext(None)
+        with recording as projections:
+            network_output = models.forward(network, batch, **options)
+        outputs = self.outputs(network_output, batch)
+        if not needs:
+            return outputs
+        hidden_states = getattr(network_output, "hidden_states", None)
+        if "hidden_states" in needs and hidden_states is None:
+            raise ValueError(f"{type(network).__name__} returns no hidden_states; use losses on its logits")
+        tokens = batch["attention_mask"].bool() if "attention_mask" in batch else None
+        return replace(
+            outputs,
+            tokens=tokens,
+            hidden_states=hidden_states,
+            projections=None if projections is None else tuple(projections),
+        )
+
     @abstractmethod
     def outputs(self, network_output: Any, batch: Batch) -> Outputs:
         """Cut what a network returned into heads, leaving out rows that do not count.
@@ -45,8 +73,15 @@ class Task(ABC):
     def update(self, metrics: MetricCollection, outputs: Outputs, batch: Batch) -> None:
         """Count a batch of labelled rows into the metrics."""
 
+    def check_data(self, datamodule: Any) -> None:  # noqa: B027  most tasks take any data
+        """Refuse a DataModule that does not fit the task, before anything is built.
+
+        Raises:
+            ValueError: Says what to change.
+        """
+
     @abstractmethod
-    def label_counts(self, outputs: Outputs) -> Tensor:
+    def label_counts(self, outputs: Outputs, batch: Batch) -> Tensor:
         """How often each class occurs in a batch of labelled rows; the same number of classes for each batch.
 
         Raises:

@@ -1,5 +1,6 @@
 """Extractive question answering: a span of the context."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -29,14 +30,16 @@ def score_answer(answer: str, references: list[str]) -> tuple[float, float]:
     return float(scores["exact_match"]), float(scores["f1"])
 
 
-def first_of_each(groups: Tensor, scores: Tensor) -> Tensor:
+def first_of_each(groups: Tensor, scores: Tensor, ranks: Tensor) -> Tensor:
     """Positions of the highest score of each group, the groups in ascending order.
 
     Args:
         groups: (N,), integers.
         scores: (N,).
+        ranks: (N,); of equal scores the one of the lowest rank is taken.
     """
-    order = scores.argsort(descending=True, stable=True)
+    order = ranks.argsort(stable=True)
+    order = order[scores[order].argsort(descending=True, stable=True)]
     order = order[groups[order].argsort(stable=True)]
     ordered = groups[order]
     is_first = torch.ones_like(ordered, dtype=torch.bool)
@@ -47,8 +50,8 @@ def first_of_each(groups: Tensor, scores: Tensor) -> Tensor:
 class AnswerScores(Metric):
     """Exact match and F1 over questions, each of which may have been cut into several rows, in any order.
 
-    The answer to a question is that of its row with the best span. Exact match and F1 of each answer come from
-    ``torchmetrics``; what is kept are numbers per row, which devices can exchange.
+    The answer to a question is that of its row with the best span, of equal ones the first. Exact match and F1 of each
+    answer come from ``torchmetrics``; what is kept are numbers per row, which devices can exchange.
 
     Args:
         no_answer_threshold: See ``QuestionAnswering``.
@@ -57,33 +60,33 @@ class AnswerScores(Metric):
     full_state_update = False
     COLUMNS = ("score", "exact_match", "f1", "no_answer_score", "no_answer_is_right")
 
-    question: list[Tensor]
+    places: list[Tensor]
     values: list[Tensor]
 
     def __init__(self, no_answer_threshold: float | None) -> None:
         super().__init__()
         self.no_answer_threshold = no_answer_threshold
-        self.add_state("question", [], dist_reduce_fx="cat")
+        self.add_state("places", [], dist_reduce_fx="cat")
         self.add_state("values", [], dist_reduce_fx="cat")
 
-    def update(self, question: Tensor, values: Tensor) -> None:
+    def update(self, places: Tensor, values: Tensor) -> None:
         """Add rows.
 
         Args:
-            question: Which question each row belongs to, (N,).
+            places: The question each row belongs to, and the row's number, (N, 2).
             values: ``COLUMNS`` of each row, (N, 5), the three scores in %.
         """
-        self.question.append(question)
+        self.places.append(places)
         self.values.append(values)
 
     def compute(self) -> dict[str, Tensor]:
         """``exact_match`` and ``f1``, in %, mean over the questions."""
-        question = dim_zero_cat(self.question)
+        question, row = dim_zero_cat(self.places).unbind(dim=1)
         values = dict(zip(self.COLUMNS, dim_zero_cat(self.values).unbind(dim=1), strict=True))
-        rows = first_of_each(question, values["score"])
+        rows = first_of_each(question, values["score"], row)
         exact_match, f1 = values["exact_match"][rows], values["f1"][rows]
         if self.no_answer_threshold is not None:
-            no_answer_score = values["no_answer_score"][first_of_each(question, -values["no_answer_score"])]
+            no_answer_score = values["no_answer_score"][first_of_each(question, -values["no_answer_score"], row)]
             refused = no_answer_score - values["score"][rows] > self.no_answer_threshold
             right = values["no_answer_is_right"][rows]
             exact_match, f1 = torch.where(refused, right, exact_match), torch.where(refused, right, f1)
@@ -100,7 +103,8 @@ class QuestionAnswering(Task):
     A batch has ``context_tokens`` (B, 2), the first position of the context and the one after its last; to train
     ``start_positions`` and ``end_positions`` (B,), -100 where unknown; to answer also ``offsets`` (B, L, 2), the
     characters of the context each position stands for, and lists of B texts, ``id``, ``question`` and ``context``; to
-    score also ``answers``, a list of B lists of texts.
+    score also ``answers``, a list of B lists of texts, ``question_index`` (B,), and ``part`` (B,), 0 for the first row
+    of a question.
 
     Args:
         max_answer_length: Positions (tokens) of the longest answer, >= 1.
@@ -109,7 +113,7 @@ class QuestionAnswering(Task):
             question gets an answer (v1.1).
 
     Raises:
-        ValueError: If ``max_answer_length`` is out of range.
+        ValueError: If an argument is out of range.
     """
 
     auto_class = "AutoModelForQuestionAnswering"
@@ -121,8 +125,23 @@ class QuestionAnswering(Task):
     def __init__(self, max_answer_length: int = 30, no_answer_threshold: float | None = None) -> None:
         if max_answer_length < 1:
             raise ValueError(f"task.max_answer_length: must be >= 1, got {max_answer_length}")
+        if no_answer_threshold is not None and not math.isfinite(no_answer_threshold):
+            raise ValueError(f"task.no_answer_threshold: must be a finite number or null, got {no_answer_threshold}")
         self.max_answer_length = max_answer_length
         self.no_answer_threshold = no_answer_threshold
+
+    def check_data(self, datamodule: Any) -> None:
+        """Refuse data with questions that have no answer where there is no threshold, and data with labels."""
+        if getattr(datamodule, "label_names", None):
+            raise ValueError(
+                f"task: QuestionAnswering does not fit {type(datamodule).__name__}, whose rows have labels; use "
+                "SQuADDataModule, or the task SequenceClassification"
+            )
+        if getattr(datamodule, "has_unanswerable", False) and self.no_answer_threshold is None:
+            raise ValueError(
+                "task.no_answer_threshold: none given, and the data (version 2.0) have questions without an answer; "
+                "give one, for instance --model.task.init_args.no_answer_threshold=0.0"
+            )
 
     def outputs(self, network_output: Any, batch: Batch) -> Outputs:
         """The heads ``start`` and ``end``; rows with ``row_id`` -1 only pad an evaluation batch and are left out."""
@@ -166,7 +185,8 @@ class QuestionAnswering(Task):
         first, last = offsets[rows, spans.start, 0], offsets[rows, spans.end, 1]
         columns = (numbers, first, last, spans.score, start[:, 0] + end[:, 0])
         for number, begin, stop, score, no_answer in zip(*(column.tolist() for column in columns), strict=True):
-            yield number, batch["context"][number][begin:stop], score, no_answer
+            # tokens of some tokenizers begin with the space before the word
+            yield number, batch["context"][number][begin:stop].strip(), score, no_answer
 
     def metrics(self, label_names: list[str]) -> MetricCollection:
         """Exact match and F1."""
@@ -178,8 +198,7 @@ class QuestionAnswering(Task):
         Raises:
             ValueError: If a question has no answer and ``no_answer_threshold`` is None.
         """
-        indices = batch["question_index"].tolist()
-        questions: list[int] = []
+        places: list[int] = []
         values: list[tuple[float, ...]] = []
         for number, answer, score, no_answer_score in self._answers(outputs, batch):
             references = batch["answers"][number]
@@ -188,21 +207,23 @@ class QuestionAnswering(Task):
                     f"task.no_answer_threshold: none given, and question {batch['id'][number]!r} has no answer; "
                     "give one, for instance 0.0, or use data where each question has an answer"
                 )
-            questions.append(indices[number])
+            places.append(number)
             values.append((score, *score_answer(answer, references), no_answer_score, 0.0 if references else 100.0))
         device = outputs.heads["start"].logits.device
         table = torch.tensor(values, dtype=torch.float32, device=device).reshape(-1, len(AnswerScores.COLUMNS))
-        metrics.update(torch.tensor(questions, dtype=torch.long, device=device), table)
+        row_ids = batch.get("row_id", torch.arange(len(batch["question_index"]), device=device))
+        metrics.update(torch.stack([batch["question_index"], row_ids], dim=1)[places], table)
 
-    def label_counts(self, outputs: Outputs) -> Tensor:
-        """How many rows hold an answer and how many do not, (2,)."""
-        labels = outputs.heads["start"].labels
-        if labels is None:
-            raise ValueError("the rows have no start_positions, so they cannot be scored; label them, or use predict")
-        return torch.stack([(labels > 0).sum(), (labels == 0).sum()])
+    def label_counts(self, outputs: Outputs, batch: Batch) -> Tensor:
+        """How many questions have an answer and how many do not, (2,)."""
+        if "answers" not in batch:
+            raise ValueError("the questions have no answers, so they cannot be scored; add them, or use predict")
+        parts, rows = batch["part"].tolist(), batch["row_id"].tolist()
+        first = [bool(a) for a, part, row in zip(batch["answers"], parts, rows, strict=True) if part == 0 and row >= 0]
+        return torch.tensor([sum(first), len(first) - sum(first)], device=outputs.heads["start"].logits.device)
 
     def chance(self, label_counts: Tensor) -> float:
-        """What guessing reaches: ``GUESSING``, or with a threshold the share of rows without an answer, in %."""
+        """What guessing reaches: ``GUESSING``, or with a threshold the share of questions without an answer, in %."""
         none = 0.0 if self.no_answer_threshold is None else float(label_counts[1] / label_counts.sum().clamp(min=1))
         return max(GUESSING, 100 * none)
 
@@ -213,14 +234,14 @@ class QuestionAnswering(Task):
                 "id": batch["id"][number],
                 "question": batch["question"][number],
                 "text": answer,
-                "score": round(score, 4),
-                "no_answer_score": round(no_answer_score, 4),
+                "score": score,
+                "no_answer_score": no_answer_score,
             }
             for number, answer, score, no_answer_score in self._answers(outputs, batch)
         ]
 
     def merge_predictions(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The best answer to each question over its rows; an empty text where there is none."""
+        """The best answer to each question over its rows, of equal ones the first; an empty text for no answer."""
         merged: dict[str, dict[str, Any]] = {}
         for row in rows:
             best = merged.setdefault(row["id"], dict(row))
@@ -232,4 +253,7 @@ class QuestionAnswering(Task):
                 del row["no_answer_score"]
             elif row["no_answer_score"] - row["score"] > self.no_answer_threshold:
                 row["text"] = ""
+            for name in ("score", "no_answer_score"):
+                if name in row:
+                    row[name] = round(row[name], 4)
         return list(merged.values())

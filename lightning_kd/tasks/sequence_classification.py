@@ -77,7 +77,7 @@ class SequenceClassification(Task):
         if outputs.rows:  # with several devices a batch may be all padding, which torchmetrics does not take
             metrics.update(outputs.heads["label"].logits.argmax(dim=-1), labels)
 
-    def label_counts(self, outputs: Outputs) -> Tensor:
+    def label_counts(self, outputs: Outputs, batch: Batch) -> Tensor:
         """Count the labels, (number of labels,)."""
         labels = self._labels(outputs)
         return torch.bincount(labels[labels >= 0], minlength=outputs.heads["label"].logits.shape[-1])

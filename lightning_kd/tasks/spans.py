@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 
 class Spans(NamedTuple):
@@ -24,8 +25,8 @@ def best_spans(start_logits: Tensor, end_logits: Tensor, mask: Tensor, max_answe
     """The span with the largest sum of its start and end logit.
 
     Every start is combined with every end that is not before it and makes a span of at most ``max_answer_length``
-    positions, so the result is the best of all spans, not of the best few starts and ends. All rows and starts are
-    handled at once, for one length of the span after the other.
+    positions, so the result is the best of all spans, not of the best few starts and ends. Of equal ones it is the
+    first and the shortest.
 
     Args:
         start_logits: (N, L), any floating dtype.
@@ -38,14 +39,14 @@ def best_spans(start_logits: Tensor, end_logits: Tensor, mask: Tensor, max_answe
         >>> best_spans(start, end, torch.tensor([[True, True, True]]), max_answer_length=2)
         Spans(start=tensor([0]), end=tensor([0]), score=tensor([4.]))
     """
+    longest = min(max_answer_length, start_logits.shape[1])
     starts = start_logits.float().masked_fill(~mask, -torch.inf)
-    ends = end_logits.float().masked_fill(~mask, -torch.inf)
-    length = starts.shape[1]
-    best, more = starts + ends, torch.zeros_like(starts, dtype=torch.long)  # spans of one position
-    for extent in range(1, min(max_answer_length, length)):
-        sums = starts[:, : length - extent] + ends[:, extent:]
-        current = best[:, : length - extent]
-        more[:, : length - extent].masked_fill_(sums > current, extent)
-        torch.maximum(current, sums, out=current)
-    score, start = best.max(dim=1)
-    return Spans(start, start + more.gather(1, start.unsqueeze(1)).squeeze(1), score)
+    ends = functional.pad(end_logits.float().masked_fill(~mask, -torch.inf), (0, longest - 1), value=-torch.inf)
+    # the best end for each start is a maximum over a window, whose width is doubled until it is wide enough
+    best, width = ends, 1
+    while width < longest:
+        step = min(width, longest - width)
+        best, width = torch.maximum(best[:, :-step], best[:, step:]), width + step
+    score, start = (starts + best).max(dim=1)
+    window = start.unsqueeze(1) + torch.arange(longest, device=start.device)
+    return Spans(start, start + ends.gather(1, window).argmax(dim=1), score)

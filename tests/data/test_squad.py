@@ -201,7 +201,7 @@ def test_missing_split_says_which_file_is_wanted(module):
 
 
 def test_version_that_is_none():
-    with pytest.raises(ValueError, match=r"data\.version: must be one of 1\.1, 2\.0, got '3'"):
+    with pytest.raises(ValueError, match=r"data\.version: must be one of 1\.1, 2\.0, got 3"):
         SQuADDataModule(version="3")
 
 
@@ -236,3 +236,51 @@ def test_hub_layout(monkeypatch, tokenizer):
     loaded["validation"] = loaded["validation"].remove_columns("context")
     with pytest.raises(ValueError, match=r"data\.path: 'rajpurkar/squad_v2' has no column 'context'; it has 'id'"):
         SQuADDataModule(tokenizer=tokenizer, version="2.0").setup("validate")
+
+
+def test_blank_answer_is_no_answer(module):
+    content = squad([QUESTION])
+    content["data"][0]["paragraphs"][0]["qas"][0]["answers"] = [{"text": " ", "answer_start": 0}]
+    with pytest.raises(ValueError, match=r"data\.version: question 'q' .* has no answer"):
+        module({"dev": content}).setup("validate")
+
+
+@pytest.mark.parametrize("name", [7, None, ["q"]])
+def test_id_that_is_no_text(module, name):
+    with pytest.raises(ValueError, match=r"dev-v1\.1\.json, question 1: the id must be a text, got"):
+        module({"dev": [{**QUESTION, "id": name}]}).setup("validate")
+
+
+def test_answer_that_is_no_text(module):
+    content = squad([QUESTION])
+    content["data"][0]["paragraphs"][0]["qas"][0]["answers"][0]["text"] = None
+    with pytest.raises(ValueError, match=r"question 1: not in SQuAD's layout"):
+        module({"dev": content}).setup("validate")
+
+
+def test_version_as_a_number():
+    assert SQuADDataModule(version=2.0).path == "rajpurkar/squad_v2"
+
+
+def test_what_predict_says_where_there_is_nothing_to_answer(module, write):
+    with pytest.raises(ValueError, match=r"no predict split; name a folder with dev-v1\.1\.json .*data\.predict_path"):
+        module({"train": [QUESTION]}).setup("predict")
+    file = write({"none.json": json.dumps(squad([]))}) / "none.json"
+    with pytest.raises(ValueError, match=r"data\.predict_path: .*none\.json' has no questions"):
+        module({"dev": [QUESTION]}, predict_path=str(file)).setup("predict")
+
+
+def test_validation_file_without_answers_can_be_answered(module):
+    content = squad([{**QUESTION, "answers": []}])
+    assert only(module({"dev": content}), "predict")["id"] == ["q"]
+
+
+def test_answer_after_a_space_at_the_front_of_a_context(module):
+    batch = only(module({"dev": [{**QUESTION, "context": " see the water", "answers": [" see"]}]}))
+    assert answer_in(batch) == "see"
+
+
+def test_limit_of_the_tokenizer(module, tokenizer):
+    data = module({"dev": [QUESTION]}, tokenizer=tokenizer, max_length=2000, stride=60)
+    with pytest.raises(ValueError, match=r"data\.stride: 60 .* of 64 tokens, which the tokenizer limits; lower it$"):
+        data.setup("validate")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers.modeling_outputs import QuestionAnsweringModelOutput
 
-from lightning_kd import QuestionAnswering
+from lightning_kd import QuestionAnswering, SQuADDataModule
 from lightning_kd.losses import HardLabelLoss, SoftTargetLoss
 from lightning_kd.tasks.question_answering import AnswerScores, first_of_each, score_answer
 
@@ -24,6 +24,7 @@ def batch_of(questions, answers=None, context_tokens=None):
         "input_ids": torch.ones(rows, 10, dtype=torch.long),
         "row_id": torch.arange(rows),
         "question_index": torch.tensor(questions),
+        "part": torch.tensor([questions[:row].count(question) for row, question in enumerate(questions)]),
         "context_tokens": torch.tensor(context_tokens or [(3, 9)] * rows),
         "offsets": torch.tensor([OFFSETS] * rows),
         "context": [CONTEXT] * rows,
@@ -65,7 +66,8 @@ def scores(task, *parts):
 )
 def test_scores_follow_the_official_rules(answer, references):
     official = runpy.run_path(str(RULES))["score"]
-    assert score_answer(answer, references) == pytest.approx(official(answer, references), abs=1e-3)
+    version = "1.1" if references and answer else "2.0"
+    assert score_answer(answer, references) == pytest.approx(official(answer, references, version), abs=1e-3)
 
 
 def test_only_context_and_cls_count():
@@ -186,28 +188,48 @@ def test_logits_with_padding_of_the_batch():
 
 
 def test_first_of_each_group():
-    groups, values = torch.tensor([3, 1, 3, 1, 2]), torch.tensor([0.5, 2.0, 0.7, 1.0, -5.0])
-    assert first_of_each(groups, values).tolist() == [1, 4, 2]
+    groups, values = torch.tensor([3, 1, 3, 1, 2]), torch.tensor([0.5, 2.0, 0.7, 2.0, -5.0])
+    assert first_of_each(groups, values, torch.tensor([0, 1, 2, 3, 4])).tolist() == [1, 4, 2]
+    assert first_of_each(groups, values, torch.tensor([4, 3, 2, 1, 0])).tolist() == [3, 4, 2]
+
+
+@pytest.mark.parametrize("order", [[0, 1], [1, 0]])
+def test_of_equal_rows_the_first_answers(order):
+    task, rows, metrics = QuestionAnswering(), [], QuestionAnswering().metrics([])
+    for i in order:
+        batch = {**batch_of([7], [["cat"]]), "row_id": torch.tensor([i])}
+        outputs = task.outputs(pointing([(4, 4, 1.0), (8, 8, 1.0)][i]), batch)
+        task.update(metrics, outputs, batch)
+        rows += [{"row_id": i, **row} for row in task.predictions(outputs, batch, [])]
+    assert float(metrics.compute()["f1"]) == 100.0
+    assert [row["text"] for row in task.merge_predictions(sorted(rows, key=lambda row: row["row_id"]))] == ["cat"]
 
 
 def test_label_counts_and_chance():
     task = QuestionAnswering()
-    batch = {
-        **batch_of([0, 1, 2]),
-        "start_positions": torch.tensor([4, 0, -100]),
-        "end_positions": torch.tensor([4, 0, -100]),
-    }
-    counts = task.label_counts(task.outputs(pointing(*[(4, 4, 1.0)] * 3), batch))
-    assert counts.tolist() == [1, 1]
+    batch = batch_of([0, 1, 0, 2], [["cat"], [], ["cat"], ["mat"]])
+    counts = task.label_counts(task.outputs(pointing(*[(4, 4, 1.0)] * 4), batch), batch)
+    assert counts.tolist() == [2, 1]  # questions, not rows
     assert task.chance(counts) == 10.0
-    assert QuestionAnswering(no_answer_threshold=0.0).chance(counts) == 50.0
-    with pytest.raises(ValueError, match="start_positions"):
-        task.label_counts(task.outputs(pointing((4, 4, 1.0)), batch_of([0])))
+    assert QuestionAnswering(no_answer_threshold=0.0).chance(counts) == pytest.approx(100 / 3)
+    with pytest.raises(ValueError, match="no answers"):
+        task.label_counts(task.outputs(pointing((4, 4, 1.0)), batch_of([0])), batch_of([0]))
 
 
 def test_arguments_out_of_range():
     with pytest.raises(ValueError, match=r"task\.max_answer_length: must be >= 1, got 0"):
         QuestionAnswering(max_answer_length=0)
+    with pytest.raises(ValueError, match=r"task\.no_answer_threshold: must be a finite number or null, got nan"):
+        QuestionAnswering(no_answer_threshold=float("nan"))
+
+
+def test_data_that_do_not_fit():
+    data = SQuADDataModule(version=2.0)
+    with pytest.raises(ValueError, match=r"task\.no_answer_threshold: none given, .*version 2\.0"):
+        QuestionAnswering().check_data(data)
+    QuestionAnswering(no_answer_threshold=0.0).check_data(data)
+    with pytest.raises(ValueError, match="does not fit SimpleNamespace, whose rows have labels; use SQuADDataModule"):
+        QuestionAnswering().check_data(SimpleNamespace(label_names=["a", "b"]))
 
 
 def test_network_outputs_are_read_by_name():
@@ -220,7 +242,7 @@ def test_network_outputs_are_read_by_name():
 
 def test_metric_forgets_on_reset():
     metric = AnswerScores(None)
-    metric.update(torch.tensor([0]), torch.tensor([[1.0, 100.0, 100.0, 0.0, 0.0]]))
+    metric.update(torch.tensor([[0, 0]]), torch.tensor([[1.0, 100.0, 100.0, 0.0, 0.0]]))
     metric.reset()
-    metric.update(torch.tensor([0]), torch.tensor([[1.0, 0.0, 50.0, 0.0, 0.0]]))
+    metric.update(torch.tensor([[0, 0]]), torch.tensor([[1.0, 0.0, 50.0, 0.0, 0.0]]))
     assert {name: float(score) for name, score in metric.compute().items()} == {"exact_match": 0.0, "f1": 50.0}

@@ -1,0 +1,90 @@
+"""Distance between the attention scores."""
+
+import math
+
+from torch import Tensor
+
+from lightning_kd.losses.base import DistillationLoss, mean_over_heads
+from lightning_kd.losses.layer_map import LayerMap, check_layer_map
+from lightning_kd.outputs import Outputs, Projections, Shape
+
+
+def attention_transfer_loss(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Squared difference of the attention scores before the softmax, mean over heads and pairs of tokens.
+
+    Jiao et al. 2020, TinyBERT, equation 7.
+
+    Args:
+        student: (B, heads, L, L), any floating dtype; computed in float32.
+        teacher: (B, heads, L, L).
+        mask: (B, L), True = the position counts, as the one that attends and as the one attended to; None = all.
+
+    Returns:
+        Float32 scalar; 0 with zero gradient if no pair is left.
+
+    Example:
+        >>> import torch
+        >>> attention_transfer_loss(torch.ones(1, 2, 3, 3), torch.zeros(1, 2, 3, 3))
+        tensor(1.)
+    """
+    difference = (student.float() - teacher.float()).square().mean(dim=1)
+    if mask is None:
+        return difference.mean()
+    both = mask.bool().unsqueeze(1) & mask.bool().unsqueeze(2)
+    return difference.masked_fill(~both, 0.0).sum() / both.sum().clamp(min=1)
+
+
+def attention_scores(projections: Projections) -> Tensor:
+    """Scaled products of queries and keys, (B, heads, L, L), float32."""
+    query, key = (
+        vectors.float().unflatten(-1, (projections.heads, -1)).transpose(1, 2)
+        for vectors in (projections.query, projections.key)
+    )
+    scores: Tensor = query @ key.transpose(2, 3) / math.sqrt(query.shape[-1])
+    return scores
+
+
+class AttentionTransferLoss(DistillationLoss):
+    """Squared difference of the student's and the teacher's attention scores.
+
+    The scores are computed from queries and keys, so any attention implementation does. Scores that depend on positions
+    as well (MPNet) are taken without that part.
+
+    Args:
+        weight: Factor of this loss in the total, >= 0.
+        layer_map: Student's layer to teacher's, 1 = the first, negative from the end; the mean over the pairs. Null =
+            the last of both.
+
+    Raises:
+        ValueError: Before the first step, if the numbers of heads differ or a layer is off the end.
+    """
+
+    needs = frozenset({"projections"})
+
+    def __init__(self, weight: float = 1.0, layer_map: LayerMap | None = None) -> None:
+        super().__init__(weight)
+        self.layer_map = layer_map
+
+    def prepare(self, student: Shape, teacher: Shape) -> None:
+        """Check heads and layers."""
+        check_layer_map(self.layer_map or {}, student, teacher, type(self).__name__, first=1)
+        if student.heads != teacher.heads:
+            raise ValueError(
+                f"AttentionTransferLoss: the student has {student.heads} attention heads and the teacher "
+                f"{teacher.heads}; give it as many, or use RelationLoss, which takes any number"
+            )
+
+    def forward(self, student: Outputs, teacher: Outputs | None) -> Tensor:
+        """Mean over the pairs of ``attention_transfer_loss``."""
+        assert teacher is not None  # promised by needs_teacher
+        assert student.projections is not None  # promised by needs
+        assert teacher.projections is not None
+        losses = []
+        for own, theirs in (self.layer_map or {-1: -1}).items():
+            ours, other = student.projections[_place(own)], teacher.projections[_place(theirs)]
+            losses.append(attention_transfer_loss(attention_scores(ours), attention_scores(other), student.tokens))
+        return mean_over_heads(losses)
+
+
+def _place(layer: int) -> int:
+    return layer - 1 if layer > 0 else layer

@@ -1,0 +1,72 @@
+"""Angle between the hidden states."""
+
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from lightning_kd.losses.base import DistillationLoss, mean_over_heads, mean_over_rows
+from lightning_kd.losses.layer_map import LayerMap, check_layer_map
+from lightning_kd.outputs import Outputs, Shape
+
+
+def hidden_state_cosine_loss(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
+    r"""1 - cosine of the hidden states, mean over the tokens.
+
+    Sanh et al. 2019, DistilBERT, section 2 (the loss called L_cos).
+
+    Args:
+        student: (B, L, H), any floating dtype; computed in float32.
+        teacher: (B, L, H).
+        mask: (B, L), True = the position counts; None = all of them.
+
+    Returns:
+        Float32 scalar in [0, 2]; 0 with zero gradient if no position is left.
+
+    Example:
+        >>> import torch
+        >>> hidden_state_cosine_loss(torch.tensor([[[1.0, 0.0]]]), torch.tensor([[[0.0, 3.0]]]))
+        tensor(1.)
+    """
+    if mask is not None:
+        student, teacher = student[mask.bool()], teacher[mask.bool()]
+    return mean_over_rows(1 - cosine_similarity(student.float(), teacher.float(), dim=-1).flatten())
+
+
+class HiddenStateCosineLoss(DistillationLoss):
+    """Angle between the student's and the teacher's hidden states; both must have the same width.
+
+    Args:
+        weight: Factor of this loss in the total, >= 0.
+        layer_map: Student's hidden state to teacher's: 0 = the embeddings, n = the output of layer n, negative from the
+            end; the mean over the pairs. Null = the last of both.
+
+    Raises:
+        ValueError: Before the first step, if the widths differ or an index is off the end.
+    """
+
+    needs = frozenset({"hidden_states"})
+
+    def __init__(self, weight: float = 1.0, layer_map: LayerMap | None = None) -> None:
+        super().__init__(weight)
+        self.layer_map = layer_map
+
+    def prepare(self, student: Shape, teacher: Shape) -> None:
+        """Check widths and layers."""
+        check_layer_map(self.layer_map or {}, student, teacher, type(self).__name__, first=0)
+        if student.hidden_size != teacher.hidden_size:
+            raise ValueError(
+                f"HiddenStateCosineLoss: the student is {student.hidden_size} wide and the teacher "
+                f"{teacher.hidden_size}, so there is no angle between them; use HiddenStateMSELoss, which learns a "
+                "projection, or RelationLoss"
+            )
+
+    def forward(self, student: Outputs, teacher: Outputs | None) -> Tensor:
+        """Mean over the pairs of ``hidden_state_cosine_loss``."""
+        assert teacher is not None  # promised by needs_teacher
+        assert student.hidden_states is not None  # promised by needs
+        assert teacher.hidden_states is not None
+        return mean_over_heads(
+            [
+                hidden_state_cosine_loss(student.hidden_states[own], teacher.hidden_states[theirs], student.tokens)
+                for own, theirs in (self.layer_map or {-1: -1}).items()
+            ]
+        )

@@ -1,0 +1,102 @@
+"""Divergence of the relations among queries, among keys and among values."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from lightning_kd.losses.base import DistillationLoss, mean_over_heads
+from lightning_kd.losses.layer_map import check_layer_map
+from lightning_kd.outputs import Outputs, Shape
+
+
+def relation_loss(student: Tensor, teacher: Tensor, mask: Tensor | None, num_relation_heads: int) -> Tensor:
+    r"""KL divergence of the self-relations, mean over relation heads and tokens.
+
+    The vectors are cut anew into ``num_relation_heads`` heads, so the widths of the networks may differ. The relation
+    of a token is the softmax of its scaled products with all tokens:
+
+    .. math:: \frac{1}{A_r |x|} \sum_a \sum_t KL(R^T_{a,t} \| R^S_{a,t}), \quad
+              R = softmax(\frac{V V^\top}{\sqrt{d_r}})
+
+    Wang et al. 2021, MiniLMv2, equations 3 to 6.
+
+    Args:
+        student: Its queries, keys or values, (B, L, H), any floating dtype; computed in float32.
+        teacher: The same of the teacher, (B, L, H').
+        mask: (B, L), True = the position counts; None = all.
+        num_relation_heads: Must divide H and H'.
+
+    Returns:
+        Float32 scalar; 0 with zero gradient if no position is left.
+    """
+    valid = torch.ones(student.shape[:2], dtype=torch.bool, device=student.device) if mask is None else mask.bool()
+    log_q, log_p = (_log_relations(vectors, valid, num_relation_heads) for vectors in (student, teacher))
+    # a masked position has probability 0 in both; without its -inf the product would be NaN
+    columns = valid[:, None, None, :]
+    difference = (log_p - log_q).masked_fill(~columns, 0.0)
+    divergence = (log_p.exp() * difference).sum(dim=-1).mean(dim=1)
+    return divergence.masked_fill(~valid, 0.0).sum() / valid.sum().clamp(min=1)
+
+
+def _log_relations(vectors: Tensor, valid: Tensor, heads: int) -> Tensor:
+    vectors = vectors.float().unflatten(-1, (heads, -1)).transpose(1, 2)
+    products = vectors @ vectors.transpose(2, 3) / math.sqrt(vectors.shape[-1])
+    # a row without any token would be all -inf: it keeps its products, and does not count
+    hidden = ~valid[:, None, None, :] & valid.any(dim=1)[:, None, None, None]
+    return products.masked_fill(hidden, -torch.inf).log_softmax(dim=-1)
+
+
+class RelationLoss(DistillationLoss):
+    """Relations among the queries, among the keys and among the values of one layer, the mean of the three.
+
+    Neither widths, numbers of heads nor depths need agree. Works with any attention implementation.
+
+    Args:
+        weight: Factor of this loss in the total, >= 0.
+        num_relation_heads: Heads into which the vectors are cut; must divide the width of both networks. The paper
+            takes 48 for widths of 384 and 768.
+        student_layer: Layer of the student, 1 = the first, negative from the end.
+        teacher_layer: Layer of the teacher; the paper takes one of the upper ones, not always the last.
+
+    Raises:
+        ValueError: If ``num_relation_heads`` is below 1; before the first step, if it does not divide the widths or a
+            layer is off the end.
+    """
+
+    needs = frozenset({"projections"})
+
+    def __init__(
+        self, weight: float = 1.0, num_relation_heads: int = 12, student_layer: int = -1, teacher_layer: int = -1
+    ) -> None:
+        super().__init__(weight)
+        if num_relation_heads < 1:
+            raise ValueError(f"RelationLoss: num_relation_heads must be >= 1, got {num_relation_heads}")
+        self.num_relation_heads = num_relation_heads
+        self.student_layer = student_layer
+        self.teacher_layer = teacher_layer
+
+    def prepare(self, student: Shape, teacher: Shape) -> None:
+        """Check widths and layers."""
+        check_layer_map({self.student_layer: self.teacher_layer}, student, teacher, type(self).__name__, first=1)
+        for who, shape in (("student", student), ("teacher", teacher)):
+            if shape.hidden_size % self.num_relation_heads:
+                common = math.gcd(student.hidden_size, teacher.hidden_size)
+                raise ValueError(
+                    f"RelationLoss: num_relation_heads {self.num_relation_heads} does not divide the {who}'s width, "
+                    f"{shape.hidden_size}; take a divisor of {common}"
+                )
+
+    def forward(self, student: Outputs, teacher: Outputs | None) -> Tensor:
+        """Mean over queries, keys and values of ``relation_loss``."""
+        assert teacher is not None  # promised by needs_teacher
+        assert student.projections is not None  # promised by needs
+        assert teacher.projections is not None
+        ours = student.projections[self.student_layer - (self.student_layer > 0)]
+        theirs = teacher.projections[self.teacher_layer - (self.teacher_layer > 0)]
+        return mean_over_heads(
+            [
+                relation_loss(getattr(ours, kind), getattr(theirs, kind), student.tokens, self.num_relation_heads)
+                for kind in ("query", "key", "value")
+            ]
+        )
