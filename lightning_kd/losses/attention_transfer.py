@@ -2,6 +2,7 @@
 
 import math
 
+import torch
 from torch import Tensor
 
 from lightning_kd.losses.base import DistillationLoss, mean_over_heads
@@ -27,11 +28,13 @@ def attention_transfer_loss(student: Tensor, teacher: Tensor, mask: Tensor | Non
         >>> attention_transfer_loss(torch.ones(1, 2, 3, 3), torch.zeros(1, 2, 3, 3))
         tensor(1.)
     """
-    difference = (student.float() - teacher.float()).square().mean(dim=1)
+    student, teacher = student.float(), teacher.float()
     if mask is None:
-        return difference.mean()
-    both = mask.bool().unsqueeze(1) & mask.bool().unsqueeze(2)
-    return difference.masked_fill(~both, 0.0).sum() / both.sum().clamp(min=1)
+        return (student - teacher).square().mean()
+    both = (mask.bool().unsqueeze(1) & mask.bool().unsqueeze(2)).unsqueeze(1)
+    # padding may hold anything, and the gradient of inf - inf is NaN: make both equal before subtracting
+    student, teacher = student.masked_fill(~both, 0.0), teacher.masked_fill(~both, 0.0)
+    return (student - teacher).square().mean(dim=1).sum() / both.sum().clamp(min=1)
 
 
 def attention_scores(projections: Projections) -> Tensor:
@@ -40,7 +43,8 @@ def attention_scores(projections: Projections) -> Tensor:
         vectors.float().unflatten(-1, (projections.heads, -1)).transpose(1, 2)
         for vectors in (projections.query, projections.key)
     )
-    scores: Tensor = query @ key.transpose(2, 3) / math.sqrt(query.shape[-1])
+    with torch.autocast(query.device.type, enabled=False):
+        scores: Tensor = query @ key.transpose(2, 3) / math.sqrt(query.shape[-1])
     return scores
 
 

@@ -40,8 +40,10 @@ def relation_loss(student: Tensor, teacher: Tensor, mask: Tensor | None, num_rel
 
 
 def _log_relations(vectors: Tensor, valid: Tensor, heads: int) -> Tensor:
-    vectors = vectors.float().unflatten(-1, (heads, -1)).transpose(1, 2)
-    products = vectors @ vectors.transpose(2, 3) / math.sqrt(vectors.shape[-1])
+    vectors = vectors.float().masked_fill(~valid.unsqueeze(-1), 0.0)  # padding may hold anything
+    vectors = vectors.unflatten(-1, (heads, -1)).transpose(1, 2)
+    with torch.autocast(vectors.device.type, enabled=False):
+        products = vectors @ vectors.transpose(2, 3) / math.sqrt(vectors.shape[-1])
     # a row without any token would be all -inf: it keeps its products, and does not count
     hidden = ~valid[:, None, None, :] & valid.any(dim=1)[:, None, None, None]
     return products.masked_fill(hidden, -torch.inf).log_softmax(dim=-1)

@@ -1,0 +1,254 @@
+"""Losses on hidden states, attention scores and relations against NumPy and SciPy in float64."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.distance import cosine
+from scipy.special import rel_entr, softmax
+
+from lightning_kd.losses import (
+    AttentionTransferLoss,
+    HiddenStateCosineLoss,
+    HiddenStateMSELoss,
+    RelationLoss,
+    attention_transfer_loss,
+    hidden_state_cosine_loss,
+    hidden_state_mse_loss,
+    relation_loss,
+)
+from lightning_kd.losses.attention_transfer import attention_scores
+from lightning_kd.outputs import Outputs, Projections, Shape
+
+MASK = torch.tensor([[True, True, True, False, False], [True] * 5, [True, False, False, False, False]])
+WIDTH, HEADS = 12, 3
+
+
+def states(seed=0, width=WIDTH):
+    return torch.randn(3, 5, width, generator=torch.Generator().manual_seed(seed))
+
+
+def scores(seed=0):
+    return torch.randn(3, HEADS, 5, 5, generator=torch.Generator().manual_seed(seed))
+
+
+def relations(student, teacher, mask=None):
+    return relation_loss(student, teacher, mask, HEADS)
+
+
+LOSSES = {
+    "cosine": (hidden_state_cosine_loss, states),
+    "mse": (hidden_state_mse_loss, states),
+    "attention": (attention_transfer_loss, scores),
+    "relation": (relations, states),
+}
+
+
+@pytest.fixture(params=LOSSES.values(), ids=LOSSES)
+def case(request):
+    """A loss and a pair of inputs."""
+    loss, make = request.param
+    return loss, make(1), make(2)
+
+
+def without(mask, tensor, filling):
+    """The tensor with something else at the positions that do not count."""
+    filled = tensor.clone()
+    if tensor.ndim == 4:
+        both = mask[:, None, :, None] & mask[:, None, None, :]
+        return filled.masked_fill(~both, filling)
+    filled[~mask] = filling
+    return filled
+
+
+def test_cosine_agrees_with_scipy():
+    student, teacher = states(1), states(2)
+    expected = np.mean([cosine(s, t) for s, t in zip(student[MASK].double(), teacher[MASK].double(), strict=True)])
+    assert hidden_state_cosine_loss(student, teacher, MASK).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_mse_agrees_with_numpy():
+    student, teacher = states(1), states(2)
+    expected = np.square(np.float64(student[MASK]) - np.float64(teacher[MASK])).mean()
+    assert hidden_state_mse_loss(student, teacher, MASK).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_attention_transfer_agrees_with_numpy():
+    student, teacher = np.float64(scores(1)), np.float64(scores(2))
+    lengths = MASK.sum(dim=1).tolist()
+    pairs = [
+        np.square(student[i, :, :n, :n] - teacher[i, :, :n, :n]).mean(axis=0).ravel() for i, n in enumerate(lengths)
+    ]
+    expected = np.concatenate(pairs).mean()
+    actual = attention_transfer_loss(scores(1), scores(2), MASK)
+    assert actual.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_relation_agrees_with_scipy():
+    # widths differ: the relation heads have 4 dimensions in one and 6 in the other
+    student, teacher = states(1), states(2, width=18)
+    rows = []
+    for i, length in enumerate(MASK.sum(dim=1).tolist()):
+        per_head = []
+        for head in range(HEADS):
+            distributions = []
+            for vectors in (student, teacher):
+                size = vectors.shape[-1] // HEADS
+                part = np.float64(vectors[i, :length, head * size : (head + 1) * size])
+                distributions.append(softmax(part @ part.T / np.sqrt(size), axis=-1))
+            per_head.append(rel_entr(distributions[1], distributions[0]).sum(axis=-1))
+        rows.append(np.mean(per_head, axis=0))
+    expected = np.concatenate(rows).mean()
+    assert relations(student, teacher, MASK).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_equal_inputs_give_zero(case):
+    loss, student, _ = case
+    assert loss(student, student, MASK).item() == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("filling", [0.0, 1e4, torch.nan, torch.inf])
+def test_padding_never_counts(case, filling):
+    loss, student, teacher = case
+    student.requires_grad_()
+    value = loss(student, teacher, MASK)
+    value.backward()
+    gradient = student.grad.clone()
+    assert (without(MASK, gradient, 0.0) == gradient).all()
+    filled = without(MASK, student.detach(), filling).requires_grad_()
+    other = loss(filled, without(MASK, teacher, filling), MASK)
+    torch.testing.assert_close(other, value)
+    other.backward()
+    torch.testing.assert_close(filled.grad, gradient)
+
+
+def test_no_mask_means_all_count(case):
+    loss, student, teacher = case
+    torch.testing.assert_close(loss(student, teacher, None), loss(student, teacher, torch.ones_like(MASK)))
+
+
+def test_attention_masks_of_integers(case):
+    loss, student, teacher = case
+    assert loss(student, teacher, MASK.long()) == loss(student, teacher, MASK)
+
+
+def test_nothing_left_gives_zero_with_zero_gradient(case):
+    loss, student, teacher = case
+    student.requires_grad_()
+    value = loss(student, teacher, torch.zeros_like(MASK))
+    value.backward()
+    assert value == 0
+    assert (student.grad == 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_computed_in_float32(case, dtype):
+    loss, student, teacher = case
+    student, teacher = student.to(dtype), teacher.to(dtype)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value = loss(student, teacher, MASK)
+    assert value.dtype == torch.float32
+    torch.testing.assert_close(value, loss(student.float(), teacher.float(), MASK), rtol=1e-6, atol=0)
+
+
+def test_scores_agree_with_the_attention_they_stand_for():
+    torch.manual_seed(0)
+    query, key, value = torch.randn(3, 2, 5, WIDTH)
+    weights = attention_scores(Projections(query, key, value, HEADS)).softmax(-1)
+    cut = [vectors.unflatten(-1, (HEADS, -1)).transpose(1, 2) for vectors in (query, key, value)]
+    torch.testing.assert_close(weights @ cut[2], torch.nn.functional.scaled_dot_product_attention(*cut))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(attention_scores(Projections(query, key, value, HEADS)).softmax(-1), weights)
+
+
+# ---- the modules
+
+SMALL, LARGE = Shape(2, WIDTH, HEADS), Shape(4, WIDTH, HEADS)
+
+
+def outputs(layers, seed, width=WIDTH):
+    hidden = tuple(states(seed + i, width) for i in range(layers + 1))
+    kinds = [[states(10 * k + seed + i, width) for k in range(3)] for i in range(layers)]
+    projections = tuple(Projections(*three, HEADS) for three in kinds)
+    return Outputs({}, tokens=MASK, hidden_states=hidden, projections=projections)
+
+
+def test_last_layers_unless_told_otherwise():
+    student, teacher = outputs(2, 1), outputs(4, 50)
+    expected = hidden_state_cosine_loss(student.hidden_states[2], teacher.hidden_states[4], MASK)
+    assert HiddenStateCosineLoss()(student, teacher) == expected
+    expected = hidden_state_mse_loss(student.hidden_states[2], teacher.hidden_states[4], MASK)
+    assert HiddenStateMSELoss()(student, teacher) == expected
+    pair = [attention_scores(side.projections[-1]) for side in (student, teacher)]
+    assert AttentionTransferLoss()(student, teacher) == attention_transfer_loss(*pair, MASK)
+    ours, theirs = student.projections[1], teacher.projections[3]
+    three = [relations(getattr(ours, kind), getattr(theirs, kind), MASK) for kind in ("query", "key", "value")]
+    torch.testing.assert_close(RelationLoss(num_relation_heads=HEADS)(student, teacher), torch.stack(three).mean())
+
+
+def test_mapped_layers():
+    student, teacher = outputs(2, 1), outputs(4, 50)
+    pairs = [(0, 0), (1, 2), (2, 4)]
+    for kind, loss in ((HiddenStateCosineLoss, hidden_state_cosine_loss), (HiddenStateMSELoss, hidden_state_mse_loss)):
+        values = [loss(student.hidden_states[s], teacher.hidden_states[t], MASK) for s, t in pairs]
+        torch.testing.assert_close(kind(layer_map={0: 0, 1: 2, -1: -1})(student, teacher), torch.stack(values).mean())
+    values = [
+        attention_transfer_loss(
+            attention_scores(student.projections[s]), attention_scores(teacher.projections[t]), MASK
+        )
+        for s, t in ((0, 1), (1, 3))
+    ]
+    torch.testing.assert_close(
+        AttentionTransferLoss(layer_map={1: 2, -1: 4})(student, teacher), torch.stack(values).mean()
+    )
+    relation = RelationLoss(num_relation_heads=HEADS, student_layer=1, teacher_layer=-2)
+    ours, theirs = student.projections[0], teacher.projections[2]
+    three = [relations(getattr(ours, kind), getattr(theirs, kind), MASK) for kind in ("query", "key", "value")]
+    torch.testing.assert_close(relation(student, teacher), torch.stack(three).mean())
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (
+            HiddenStateCosineLoss(layer_map={3: 0}),
+            r"HiddenStateCosineLoss\.layer_map: 3: 0 names layer 3 of the student",
+        ),
+        (HiddenStateMSELoss(layer_map={1: 5}), r"names layer 5 of the teacher, which has 0 to 4, 0 = the embeddings"),
+        (HiddenStateMSELoss(layer_map={-4: 1}), r"names layer -4 of the student"),
+        (AttentionTransferLoss(layer_map={0: 1}), r"names layer 0 of the student, which has 1 to 2; negative"),
+        (RelationLoss(teacher_layer=-5), r"RelationLoss\.layer_map: -1: -5 names layer -5 of the teacher"),
+        (RelationLoss(num_relation_heads=5), "num_relation_heads 5 does not divide the student's width, 12; .* of 12"),
+    ],
+)
+def test_what_does_not_fit_is_named(loss, message):
+    with pytest.raises(ValueError, match=message):
+        loss.prepare(SMALL, LARGE)
+
+
+def test_widths_and_heads_that_differ():
+    wide = Shape(4, 18, 2)
+    with pytest.raises(ValueError, match=r"the student is 12 wide and the teacher 18, .* use HiddenStateMSELoss"):
+        HiddenStateCosineLoss().prepare(SMALL, wide)
+    with pytest.raises(ValueError, match=r"the student has 3 attention heads and the teacher 2; .* use RelationLoss"):
+        AttentionTransferLoss().prepare(SMALL, wide)
+    RelationLoss(num_relation_heads=3).prepare(SMALL, wide)
+    with pytest.raises(ValueError, match="num_relation_heads must be >= 1, got 0"):
+        RelationLoss(num_relation_heads=0)
+
+
+def test_projection_where_the_widths_differ():
+    loss = HiddenStateMSELoss(layer_map={0: 0, 2: 4})
+    loss.prepare(SMALL, LARGE)
+    assert not list(loss.parameters())
+    loss.prepare(SMALL, Shape(4, 18, 2))
+    (weight,) = loss.parameters()
+    assert weight.shape == (18, WIDTH)
+    student, teacher = outputs(2, 1), outputs(4, 50, width=18)
+    values = [
+        hidden_state_mse_loss(student.hidden_states[s] @ weight.T, teacher.hidden_states[t], MASK)
+        for s, t in ((0, 0), (2, 4))
+    ]
+    torch.testing.assert_close(loss(student, teacher), torch.stack(values).mean())
+    copy = HiddenStateMSELoss()
+    copy.load_state_dict(loss.state_dict())
+    assert torch.equal(copy.projection.weight, weight)
