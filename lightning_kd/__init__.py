@@ -3,7 +3,7 @@
 from lightning_kd.callbacks import LayerInitialization
 from lightning_kd.data import CLINC150DataModule, SQuADDataModule, SST2DataModule, TextClassificationDataModule
 from lightning_kd.module import DistillationModule
-from lightning_kd.tasks import QuestionAnswering, SequenceClassification
+from lightning_kd.tasks import MaskedLM, QuestionAnswering, SequenceClassification
 
 __version__ = "0.1.0"
 
@@ -11,6 +11,7 @@ __all__ = [
     "CLINC150DataModule",
     "DistillationModule",
     "LayerInitialization",
+    "MaskedLM",
     "QuestionAnswering",
     "SQuADDataModule",
     "SST2DataModule",

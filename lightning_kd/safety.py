@@ -167,10 +167,11 @@ def check_teacher(name: str, task: Task, score: float, label_counts: Tensor, acc
     """
     chance = task.chance(label_counts)
     rank_zero_info(f"Teacher {name}: validation {task.monitor} {score:.4f}")
-    if score > chance or accepted:
+    if accepted or (score > chance if task.monitor_mode == "max" else score < chance):
         return
+    reach = "up to" if task.monitor_mode == "max" else "down to"
     raise ValueError(
-        f"teacher {name!r} has validation {task.monitor} {score:.4f}, no better than guessing (up to {chance:.4f}): "
+        f"teacher {name!r} has validation {task.monitor} {score:.4f}, no better than guessing ({reach} {chance:.4f}): "
         "its head is untrained or its labels are in another order; fine-tune it first, or accept it with "
         "--model.accept+=weak_teacher (accept=['weak_teacher'])"
     )

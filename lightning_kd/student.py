@@ -68,7 +68,7 @@ class StudentModule(LightningModule):
         """
         if not hasattr(self, "val_metrics"):
             source = self._student_source
-            names = self._choose_label_names(source) if self.task.num_labels is None else None
+            names = self._choose_label_names(source) if self.task.named_labels else None
             if isinstance(source, nn.Module) and names:
                 models.adopt_labels(source, names)
             if isinstance(source, nn.Module) and self.task.num_labels is not None:
@@ -77,7 +77,7 @@ class StudentModule(LightningModule):
                 assert not isinstance(source, nn.Module)
                 self.student = models.build_student(source, self.task.auto_class, names or self.task.num_labels)
                 self.hparams["student"] = {"config": models.plain_config(self.student)}
-            if self.task.num_labels is not None:
+            if not self.task.named_labels:
                 self.label_names = []
             else:
                 self.label_names = names or list((models.id_labels(self.student) or {}).values())

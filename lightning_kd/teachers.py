@@ -92,7 +92,9 @@ class Teacher:
             own = self.label_names(index)
             if self.task.num_labels is not None:
                 models.check_label_count(self._config(index), self.task.num_labels, f"teacher {name!r}")
-            elif own is not None:
+            if not self.task.named_labels:
+                continue
+            if own is not None:
                 who, remedy = f"student and teacher {name!r}", "train a teacher on these labels"
                 self._columns[index] = align(label_names, own, who, remedy, accept_mismatch)
             else:

@@ -1,7 +1,8 @@
 """Tasks: which heads a network has, which labels and rows count, and how it is scored."""
 
 from lightning_kd.tasks.base import Task
+from lightning_kd.tasks.masked_lm import MaskedLM
 from lightning_kd.tasks.question_answering import QuestionAnswering
 from lightning_kd.tasks.sequence_classification import SequenceClassification
 
-__all__ = ["QuestionAnswering", "SequenceClassification", "Task"]
+__all__ = ["MaskedLM", "QuestionAnswering", "SequenceClassification", "Task"]

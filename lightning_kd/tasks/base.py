@@ -19,7 +19,8 @@ class Task(ABC):
     Attributes:
         auto_class: Name of the transformers class that builds a network with these heads.
         pipeline: Name of the transformers pipeline that runs such a network.
-        num_labels: Size of the head where its classes have no names; None = as many as there are label names.
+        named_labels: Whether the classes have names, which data, teacher and student must agree on.
+        num_labels: Size of the head where the task fixes it.
         prediction_file: Name of the file that predictions are written to.
         monitor: The metric that picks the best checkpoint, one of ``metrics``.
         monitor_mode: Whether a larger or a smaller value of it is better.
@@ -27,6 +28,7 @@ class Task(ABC):
 
     auto_class: ClassVar[str]
     pipeline: ClassVar[str]
+    named_labels: ClassVar[bool] = True
     num_labels: ClassVar[int | None] = None
     prediction_file: ClassVar[str] = "predictions.csv"
     monitor: ClassVar[str]
@@ -90,7 +92,7 @@ class Task(ABC):
 
     @abstractmethod
     def chance(self, label_counts: Tensor) -> float:
-        """The value of ``monitor`` up to which a network may be guessing.
+        """The value of ``monitor`` that a network may reach by guessing.
 
         Args:
             label_counts: ``label_counts`` summed over a split.

@@ -118,6 +118,7 @@ class QuestionAnswering(Task):
 
     auto_class = "AutoModelForQuestionAnswering"
     pipeline = "question-answering"
+    named_labels = False
     num_labels = 2
     monitor = "f1"
     prediction_file = "predictions.json"
