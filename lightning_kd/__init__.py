@@ -1,7 +1,13 @@
 """Distil transformers with PyTorch Lightning."""
 
 from lightning_kd.callbacks import LayerInitialization
-from lightning_kd.data import CLINC150DataModule, SQuADDataModule, SST2DataModule, TextClassificationDataModule
+from lightning_kd.data import (
+    CLINC150DataModule,
+    MaskedLMDataModule,
+    SQuADDataModule,
+    SST2DataModule,
+    TextClassificationDataModule,
+)
 from lightning_kd.module import DistillationModule
 from lightning_kd.tasks import MaskedLM, QuestionAnswering, SequenceClassification
 
@@ -12,6 +18,7 @@ __all__ = [
     "DistillationModule",
     "LayerInitialization",
     "MaskedLM",
+    "MaskedLMDataModule",
     "QuestionAnswering",
     "SQuADDataModule",
     "SST2DataModule",

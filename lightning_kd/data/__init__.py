@@ -2,12 +2,14 @@
 
 from lightning_kd.data.base import TextDataModule
 from lightning_kd.data.clinc150 import CLINC150DataModule
+from lightning_kd.data.masked_lm import MaskedLMDataModule
 from lightning_kd.data.squad import SQuADDataModule
 from lightning_kd.data.sst2 import SST2DataModule
 from lightning_kd.data.text_classification import TextClassificationDataModule
 
 __all__ = [
     "CLINC150DataModule",
+    "MaskedLMDataModule",
     "SQuADDataModule",
     "SST2DataModule",
     "TextClassificationDataModule",

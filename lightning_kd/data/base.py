@@ -4,9 +4,10 @@ import hashlib
 import inspect
 import json
 from abc import abstractmethod
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import datasets
 import torch
@@ -27,10 +28,13 @@ def _holds_text(feature: Any) -> bool:
     return str(feature.dtype) == "string"
 
 
-def _collate(tokenizer: PreTrainedTokenizerBase, texts: set[str], columns: dict[str, list[Any]]) -> Batch:
+Collate = Callable[[dict[str, list[Any]]], Batch]
+
+
+def collate(tokenizer: PreTrainedTokenizerBase, texts: set[str], columns: dict[str, list[Any]]) -> Batch:
     """Pad token ids to the longest row, whatever else varies in length with zeros; leave texts as they are."""
-    # no method of the DataModule: workers that are not forked would get the trainer with it
-    columns.pop("length")  # was for the sampler
+    for name in ("length", "epoch"):  # were for the sampler, and for those who draw
+        columns.pop(name, None)
     read = {name: columns.pop(name) for name in (*tokenizer.model_input_names, "token_type_ids") if name in columns}
     batch: Batch = dict(DataCollatorWithPadding(tokenizer)(read))  # type: ignore[arg-type]
     for name, values in columns.items():
@@ -74,6 +78,9 @@ class TextDataModule(LightningDataModule):
     Raises:
         ValueError: If a number is out of range.
     """
+
+    draws_each_epoch: ClassVar[bool] = False
+    """Whether batches hold something drawn anew in each epoch, such as masks."""
 
     def __init__(
         self,
@@ -205,9 +212,12 @@ class TextDataModule(LightningDataModule):
         rows = self._splits["train"]
         assert self._seed is not None
         if self.trainer is not None and self.trainer.overfit_batches:  # type: ignore[attr-defined]
-            return DataLoader(batch_size=self.batch_size, **self._loader_arguments(rows))
-        sampler = LengthGroupedSampler(rows["length"][:], self.batch_size, seed=self._seed, **self._world())
-        return ResumableDataLoader(self.trainer, sampler, **self._loader_arguments(rows))
+            return DataLoader(batch_size=self.batch_size, **self._loader_arguments(rows, train=True))
+        order = LengthGroupedSampler(
+            rows["length"][:], self.batch_size, seed=self._seed, tag_epochs=self.draws_each_epoch, **self._world()
+        )
+        arguments = {"sampler": order, "batch_size": self.batch_size, **self._loader_arguments(rows, train=True)}
+        return ResumableDataLoader(self.trainer, order, **arguments)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """The validation split, the batch of the longest rows first."""
@@ -226,12 +236,21 @@ class TextDataModule(LightningDataModule):
         sampler = EvaluationSampler(rows["length"][:], self.eval_batch_size, **self._world())
         return DataLoader(sampler=sampler, batch_size=self.eval_batch_size, **self._loader_arguments(rows))
 
-    def _loader_arguments(self, rows: datasets.Dataset) -> dict[str, Any]:
+    def collate(self, texts: set[str], train: bool) -> Collate:
+        """What makes a batch of columns, with ``row_id``, ``epoch`` and ``length`` among them.
+
+        Args:
+            texts: Columns that stay lists.
+            train: Whether the batch is to train on; else it must be the same in each epoch.
+        """
+        return partial(collate, self.tokenizer, texts)  # no method: workers that are not forked would get the trainer
+
+    def _loader_arguments(self, rows: datasets.Dataset, train: bool = False) -> dict[str, Any]:
         dataset: Dataset[Any] = Rows(rows)
         texts = {name for name, feature in rows.features.items() if _holds_text(feature)}
         return {
             "dataset": dataset,
-            "collate_fn": partial(_collate, self.tokenizer, texts),
+            "collate_fn": self.collate(texts, train),
             "num_workers": self.num_workers,
             "persistent_workers": self.num_workers > 0,
             "pin_memory": torch.cuda.is_available(),

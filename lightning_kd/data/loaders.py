@@ -1,13 +1,11 @@
 """A train loader that continues in the middle of an epoch, and the rows behind it."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import datasets
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader, Dataset
-
-from lightning_kd.data.samplers import LengthGroupedSampler
 
 
 class Rows(Dataset[dict[str, Any]]):
@@ -24,10 +22,24 @@ class Rows(Dataset[dict[str, Any]]):
         return len(self.rows)
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, list[Any]]:
-        """Columns of the rows at the indices and ``row_id``; ``~row`` fetches a row as padding, with ``row_id`` -1."""
-        columns: dict[str, list[Any]] = self.rows[[index if index >= 0 else ~index for index in indices]]
-        columns["row_id"] = [max(index, -1) for index in indices]
+        """Columns of the rows at the indices, ``row_id`` and ``epoch``.
+
+        ``~row`` fetches a row as padding, with ``row_id`` -1; ``row + epoch * number of rows`` fetches it for an epoch.
+        """
+        size = len(self.rows)
+        columns: dict[str, list[Any]] = self.rows[[index % size if index >= 0 else ~index for index in indices]]
+        columns["row_id"] = [index % size if index >= 0 else -1 for index in indices]
+        columns["epoch"] = [max(index, 0) // size for index in indices]
         return columns
+
+
+class Order(Protocol):
+    """What decides the order of the rows in an epoch."""
+
+    skip_batches: int
+
+    def set_epoch(self, epoch: int) -> None:
+        """Settle which epoch the next ``iter`` begins."""
 
 
 class ResumableDataLoader(DataLoader[Any]):
@@ -37,14 +49,14 @@ class ResumableDataLoader(DataLoader[Any]):
 
     Args:
         trainer: The trainer that iterates over the loader.
-        sampler: Gives the order of an epoch and can skip its first batches.
-        kwargs: Further arguments of ``DataLoader``.
+        order: The sampler or the stream among the arguments; it can skip the first batches of an epoch.
+        kwargs: Arguments of ``DataLoader``.
     """
 
-    def __init__(self, trainer: Trainer | None, sampler: LengthGroupedSampler, **kwargs: Any) -> None:
-        super().__init__(sampler=sampler, batch_size=sampler.batch_size, **kwargs)
+    def __init__(self, trainer: Trainer | None, order: Order, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self._trainer = trainer
-        self._order = sampler
+        self._order = order
 
     def __iter__(self) -> Any:
         """Begin the trainer's epoch: with workers the first batches are fetched before Lightning sets the epoch."""

@@ -22,19 +22,23 @@ class LengthGroupedSampler(DistributedSampler[int]):
         num_replicas: Number of devices.
         rank: This device, in [0, num_replicas).
         seed: The same on all devices.
+        tag_epochs: Give ``row + epoch * number of rows`` instead of ``row``, for whatever is drawn anew in each epoch.
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, num_replicas: int, rank: int, seed: int) -> None:
+    def __init__(
+        self, lengths: Sequence[int], batch_size: int, num_replicas: int, rank: int, seed: int, tag_epochs: bool = False
+    ) -> None:
         super().__init__(lengths, num_replicas, rank, shuffle=True, seed=seed)  # type: ignore[arg-type]
         self.lengths = torch.as_tensor(lengths)
         self.batch_size = batch_size
+        self.tag = len(self.lengths) if tag_epochs else 0
         self.skip_batches = 0
 
     def __iter__(self) -> Iterator[int]:
         # not a generator: workers may ask for the iterator before the next set_epoch and read from it after
         order = self._order(self.epoch)[self.skip_batches * self.batch_size :]
         self.skip_batches = 0
-        return iter(order)
+        return iter([row + self.epoch * self.tag for row in order] if self.tag else order)
 
     def _order(self, epoch: int) -> list[int]:
         generator = torch.Generator().manual_seed(self.seed + epoch)

@@ -6,8 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CHUNK = 2**21
-"""Logits (rows x classes) that are worked on together: 8 MB in float32."""
+CHUNK = 2**20
+"""Logits (rows x classes) that are worked on together at least: 4 MB in float32."""
+
+PARTS = 16
+"""Parts into which larger inputs are cut: fewer cost memory, more cost time."""
 
 RowSum = Callable[[Tensor, slice], Tensor]
 """Takes some rows of the student's logits and their place, and returns a scalar."""
@@ -26,17 +29,20 @@ class _ChunkedSum(torch.autograd.Function):
                 value = row_sum(chunk, place)
             (gradient[place],) = torch.autograd.grad(value, chunk)
             total += value.detach()
-        ctx.save_for_backward(gradient)
+        ctx.gradient = gradient
         return total
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> Any:
-        (gradient,) = ctx.saved_tensors
-        return gradient * outer[0], None, None
+        # in place, and so once: a second copy would double what is kept
+        gradient, ctx.gradient = ctx.gradient, None
+        if gradient is None:
+            raise RuntimeError("soft targets of large inputs can go backward once only; compute the loss again")
+        return gradient.mul_(outer[0]), None, None
 
 
 def chunked_sum(logits: Tensor, row_sum: RowSum) -> Tensor:
-    """Sum over the rows, in chunks of about ``CHUNK`` logits where there are more.
+    """Sum over the rows, in ``PARTS`` chunks or fewer, of at least about ``CHUNK`` logits.
 
     Args:
         logits: (N, C), of the student.
@@ -45,7 +51,7 @@ def chunked_sum(logits: Tensor, row_sum: RowSum) -> Tensor:
     Returns:
         Float32 scalar.
     """
-    rows = max(CHUNK // max(logits.shape[-1], 1), 1)
+    rows = max(CHUNK // max(logits.shape[-1], 1), -(-len(logits) // PARTS), 1)
     if len(logits) <= rows:
         return row_sum(logits, slice(None))
     if logits.requires_grad and torch.is_grad_enabled():

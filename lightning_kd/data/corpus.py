@@ -1,0 +1,123 @@
+"""Plain text: files line by line, however large."""
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from lightning_kd.data.files import SPLIT_NAMES
+
+PLAIN = (".txt", ".raw")
+"""Files with a text per line."""
+
+TABLES = (".csv", ".tsv", ".jsonl")
+"""Files with a column of texts."""
+
+
+def corpus_files(path: Path) -> dict[str, Path]:
+    """The file of each split: a file (the split it is named after, else ``train``) or those of a folder.
+
+    ``train.txt`` is named after a split, and so is ``wiki.train.raw``.
+
+    Raises:
+        ValueError: If a suffix is unknown, or a folder has no such file or two for one split.
+    """
+    if path.is_file():
+        if path.suffix not in PLAIN + TABLES:
+            raise ValueError(f"data.path: cannot read {path.name}; use one of {', '.join(PLAIN + TABLES)}")
+        return {_split(path) or "train": path}
+    found: dict[str, Path] = {}
+    for file in sorted(path.iterdir()):
+        split = _split(file)
+        if split is None or file.suffix not in PLAIN + TABLES:
+            continue
+        if split in found:
+            raise ValueError(f"data.path: both {found[split].name} and {file.name} are the {split} split; remove one")
+        found[split] = file
+    if not found:
+        raise ValueError(
+            f"data.path: {str(path)!r} has no file named after a split; expected for instance train.txt and "
+            f"validation.txt (suffixes: {', '.join(PLAIN + TABLES)})"
+        )
+    return found
+
+
+def _split(file: Path) -> str | None:
+    return SPLIT_NAMES.get(file.stem.rpartition(".")[2])
+
+
+def read_texts(file: Path, column: str) -> Iterator[str]:
+    """The texts of a file that are not blank, one after the other; only one line is in memory.
+
+    Args:
+        file: UTF-8, with or without byte order mark.
+        column: Column of the text, in a table.
+
+    Raises:
+        ValueError: If a line is not UTF-8 or cannot be read, or a table has no such column; names file and line.
+    """
+    texts = _lines(file) if file.suffix in PLAIN else _column(file, column)
+    return (text for text in texts if text.strip())
+
+
+def _lines(file: Path) -> Iterator[str]:
+    with file.open("rb") as stream:
+        for number, raw in enumerate(stream, 1):
+            try:
+                line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise ValueError(
+                    f"{file}, line {number}: not UTF-8 (byte 0x{error.object[error.start]:02x}); convert the file, for "
+                    "instance with iconv -f latin1 -t utf-8"
+                ) from error
+            yield line.rstrip("\r\n")
+
+
+def _column(file: Path, column: str) -> Iterator[str]:
+    if file.suffix == ".jsonl":
+        yield from _json_lines(file, column)
+        return
+    csv.field_size_limit(2**31 - 1)
+    tabs = file.suffix == ".tsv"
+    # with the line ends: a quoted field may hold some
+    lines = (f"{line}\n" for line in _lines(file))
+    reader = csv.reader(
+        lines,
+        delimiter="\t" if tabs else ",",
+        quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL,
+        strict=True,
+    )
+    names = next(reader, [])
+    if column not in names:
+        raise ValueError(_no_column(file, column, names))
+    place = names.index(column)
+    try:
+        for record in reader:
+            if record and len(record) != len(names):
+                raise ValueError(
+                    f"{file}, line {reader.line_num}: {len(record)} fields where the header has {len(names)} "
+                    f"({', '.join(names)})"
+                )
+            if record:
+                yield record[place]
+    except csv.Error as error:
+        raise ValueError(f"{file}, line {reader.line_num}: not CSV ({error}); is a quotation mark missing?") from error
+
+
+def _json_lines(file: Path, column: str) -> Iterator[str]:
+    for number, line in enumerate(_lines(file), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{file}, line {number}, column {error.colno}: not JSON ({error.msg})") from error
+        if not isinstance(row, dict) or not isinstance(row.get(column), str):
+            if isinstance(row, dict) and column not in row:
+                raise ValueError(_no_column(file, column, list(row)))
+            raise ValueError(f"{file}, line {number}: expected an object with a text {column!r}, got {line:.60}")
+        yield row[column]
+
+
+def _no_column(file: Path, column: str, names: list[str]) -> str:
+    return f"data.text_column: {file} has no column {column!r}; it has {', '.join(map(repr, names)) or 'none'}"

@@ -1,0 +1,271 @@
+"""Plain text for masked language models."""
+
+from collections.abc import Iterator
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, Literal
+
+import datasets
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+from transformers import PreTrainedTokenizerBase
+
+from lightning_kd.data.base import Collate, TextDataModule, collate
+from lightning_kd.data.corpus import corpus_files, read_texts
+from lightning_kd.data.files import SPLIT_NAMES
+from lightning_kd.data.hub import load_hub
+from lightning_kd.data.loaders import ResumableDataLoader
+from lightning_kd.data.masking import UNMASKED, Masking, smoothed_weights
+from lightning_kd.data.stream import Stream
+from lightning_kd.outputs import Batch
+
+
+def mask_and_collate(
+    tokenizer: PreTrainedTokenizerBase, masking: Masking, seed: int, texts: set[str], columns: dict[str, list[Any]]
+) -> Batch:
+    """Make a batch and hide tokens, drawn from (seed, epoch, row): the same whatever else is in the batch."""
+    words = columns.pop("word", None)
+    rows = list(zip(columns["epoch"], columns["row_id"], strict=True))
+    batch = collate(tokenizer, texts, columns)
+    ids = batch["input_ids"].numpy()
+    labels = np.full_like(ids, UNMASKED)
+    for number, (epoch, row_id) in enumerate(rows):
+        if row_id < 0:
+            continue
+        places = np.flatnonzero(batch["attention_mask"][number].numpy())
+        generator = np.random.default_rng([seed, epoch, row_id])
+        word = None if words is None else np.asarray(words[number])
+        ids[number, places], labels[number, places] = masking.apply(ids[number, places], word, generator)
+    batch["labels"] = torch.from_numpy(labels)
+    return batch
+
+
+class MaskedLMDataModule(TextDataModule):
+    """Plain text, some of whose tokens are hidden: others in each epoch of training, always the same for scoring.
+
+    ``path`` is a hub id, a file, or a folder with files named after splits, such as ``train.txt`` and
+    ``validation.txt`` or ``wiki.train.raw``: a text per line, or .csv, .tsv or .jsonl with a column of texts. Any
+    language, UTF-8.
+
+    Args:
+        path: Hub id, local file, or folder.
+        tokenizer: Tokenizer with a mask token, or its hub id or folder. From the shell it follows the student unless
+            given.
+        text_column: Column of the text, in tables and hub data sets.
+        config_name: Configuration of the hub data set, where it has several.
+        packing: ``blocks`` joins the texts, ``[SEP]`` between them, and cuts them into rows of ``max_length`` tokens;
+            ``lines`` makes each text a row, cut to ``max_length``.
+        mlm_probability: Share of the tokens to hide, in (0, 1).
+        whole_word_masking: Hide words whole.
+        mlm_smoothing: Hide rare tokens more often, each with a weight of its count to the power of minus this; 0 = all
+            alike, DistilBERT takes 0.7.
+        validation_fraction: Share of the training texts to hold out where there is no validation split, in [0, 1).
+        streaming: Read the training texts while training instead of before, for corpora larger than memory. An epoch
+            then has no known length: set ``trainer.max_steps``.
+        shuffle_buffer: Rows of a stream that are shuffled together.
+        max_length: Tokens of a row at most, special tokens included.
+        kwargs: ``batch_size``, ``eval_batch_size``, ``num_workers``: see ``TextDataModule``.
+
+    Raises:
+        ValueError: If an argument is out of range, or two do not go together.
+    """
+
+    draws_each_epoch = True
+
+    def __init__(
+        self,
+        path: str,
+        tokenizer: str | PreTrainedTokenizerBase | None = None,
+        text_column: str = "text",
+        config_name: str | None = None,
+        packing: Literal["blocks", "lines"] = "blocks",
+        mlm_probability: float = 0.15,
+        whole_word_masking: bool = False,
+        mlm_smoothing: float = 0.0,
+        validation_fraction: float = 0.0,
+        streaming: bool = False,
+        shuffle_buffer: int = 10_000,
+        max_length: int = 128,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(path, tokenizer, max_length=max_length, **kwargs)
+        if packing not in ("blocks", "lines"):
+            raise ValueError(f"data.packing: must be blocks or lines, got {packing!r}")
+        if not 0 < mlm_probability < 1:
+            raise ValueError(f"data.mlm_probability: must be in (0, 1), got {mlm_probability}")
+        if not mlm_smoothing >= 0:
+            raise ValueError(f"data.mlm_smoothing: must be >= 0, got {mlm_smoothing}")
+        if not 0 <= validation_fraction < 1:
+            raise ValueError(f"data.validation_fraction: must be in [0, 1), got {validation_fraction}")
+        if shuffle_buffer < 1:
+            raise ValueError(f"data.shuffle_buffer: must be >= 1, got {shuffle_buffer}")
+        for name, given in (("whole_word_masking", whole_word_masking), ("streaming", streaming)):
+            if mlm_smoothing and given:
+                raise ValueError(f"data.mlm_smoothing: does not go with {name}; set one of them")
+        if streaming and (validation_fraction or self.num_workers):
+            name = "validation_fraction" if validation_fraction else "num_workers"
+            raise ValueError(f"data.{name}: does not go with streaming; set it to 0")
+        self.text_column = text_column
+        self.config_name = config_name
+        self.packing = packing
+        self.mlm_probability = mlm_probability
+        self.whole_word_masking = whole_word_masking
+        self.mlm_smoothing = mlm_smoothing
+        self.validation_fraction = validation_fraction
+        self.streaming = streaming
+        self.shuffle_buffer = shuffle_buffer
+
+    # ---- texts
+
+    @cached_property
+    def _files(self) -> dict[str, Path] | None:
+        """The local file of each split; None if the path is a hub id."""
+        local = Path(self.path).expanduser()
+        return corpus_files(local) if local.exists() else None
+
+    @cached_property
+    def _hub(self) -> dict[str, datasets.Dataset]:
+        loaded = load_hub(self.path, self.config_name)
+        for rows in loaded.values():
+            if self.text_column not in rows.column_names:
+                raise ValueError(
+                    f"data.text_column: {self.path!r} has no column {self.text_column!r}; "
+                    f"it has {', '.join(map(repr, rows.column_names))}"
+                )
+        return {SPLIT_NAMES[split]: rows for split, rows in loaded.items() if split in SPLIT_NAMES}
+
+    def _texts(self, split: str) -> Iterator[str]:
+        if self._files is not None:
+            yield from read_texts(self._files[split], self.text_column)
+        else:
+            yield from (text for text in self._hub[split][self.text_column] if text and text.strip())
+
+    def _has(self, split: str) -> bool:
+        return split in (self._hub if self._files is None else self._files)
+
+    def load(self, split: str) -> datasets.Dataset | None:
+        """The texts of a split, in a column ``text``."""
+        held_out = self.validation_fraction and not self._has("validation") and split in ("train", "validation")
+        if not self._has("train" if held_out else split):
+            return None
+        rows = datasets.Dataset.from_dict({"text": list(self._texts("train" if held_out else split))})
+        if held_out and len(rows):
+            parts = rows.train_test_split(self.validation_fraction, seed=0)
+            return parts["train" if split == "train" else "test"].flatten_indices()
+        return rows
+
+    def _load_splits(self, stage: str | None) -> None:
+        if self.streaming and stage in (None, "fit"):
+            if not self._has("train"):
+                raise ValueError(f"data.path: {self.path!r} has no train split; {self._remedy('train')}")
+            if next(self._texts("train"), None) is None:
+                raise ValueError(f"data.path: the train split of {self.path!r} is empty")
+            self._check_length()
+            stage = "validate"
+        super()._load_splits(stage)
+
+    # ---- rows
+
+    def _check_length(self) -> None:
+        special = 2
+        limit = self.tokenizer.model_max_length
+        if self.max_length > limit:
+            raise ValueError(
+                f"data.max_length: {self.max_length} is more than the {limit} positions that the tokenizer "
+                f"{self.tokenizer.name_or_path!r} says the network has; lower it"
+            )
+        if self.max_length <= special:
+            raise ValueError(f"data.max_length: {self.max_length} leaves no room for text; give {special + 1} or more")
+        for role in ("mask_token", "cls_token", "sep_token"):
+            if getattr(self.tokenizer, role) is None:
+                raise ValueError(
+                    f"data.tokenizer: {self.tokenizer.name_or_path!r} has no {role}; use an encoder's, such as BERT's"
+                )
+
+    def encode(self, rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        """Token ids of blocks or lines, and with ``whole_word_masking`` the word of each token.
+
+        Raises:
+            ValueError: If ``max_length`` is more than the network's positions or leaves no room, or the tokenizer has
+                no mask.
+        """
+        self._check_length()
+        if self.packing == "lines":
+            encoded = self.tokenizer(rows["text"], truncation=True, max_length=self.max_length)
+            ids, words = encoded["input_ids"], [part.word_ids for part in encoded.encodings or []]
+        else:
+            encoded = self.tokenizer(rows["text"], add_special_tokens=False)
+            ids, words = self._blocks(encoded["input_ids"], [part.word_ids for part in encoded.encodings or []])
+        columns: dict[str, list[Any]] = {"input_ids": ids, "attention_mask": [[1] * len(row) for row in ids]}
+        if self.whole_word_masking:
+            # special tokens belong to no word; they are never chosen
+            columns["word"] = [[-1 if word is None else word for word in row] for row in words]
+        return columns
+
+    def _blocks(self, texts: list[list[int]], words: list[list[int]]) -> tuple[list[list[int]], list[list[int | None]]]:
+        """Join texts and cut them; the last block of these texts may be shorter."""
+        cls, sep, size = self.tokenizer.cls_token_id, self.tokenizer.sep_token_id, self.max_length - 2
+        tokens: list[int] = []
+        word: list[int | None] = []
+        first = 0
+        for number, ids in enumerate(texts):
+            if tokens:
+                tokens.append(sep)
+                word.append(None)
+            tokens += ids
+            if words:
+                word += [first + w for w in words[number]]
+                first += max(words[number], default=-1) + 1
+        starts = range(0, len(tokens), size)
+        blocks = [[cls, *tokens[start : start + size], sep] for start in starts]
+        return blocks, [[None, *word[start : start + size], None] for start in starts]
+
+    def _encoding_key(self) -> str:
+        return f"{super()._encoding_key()} {self.packing} {self.whole_word_masking}"
+
+    # ---- batches
+
+    @cached_property
+    def masking(self) -> Masking:
+        """What chooses the tokens to hide; with ``mlm_smoothing`` it has counted those of the training split."""
+        size = len(self.tokenizer)
+        weights = None
+        if self.mlm_smoothing:
+            if "train" not in self._splits:
+                self._splits["train"] = self._tokenised("train")
+            ids = self._splits["train"].data.column("input_ids").combine_chunks().flatten().to_numpy()
+            weights = smoothed_weights(np.bincount(ids, minlength=size), self.mlm_smoothing)
+        special = np.asarray(self.tokenizer.all_special_ids)
+        return Masking(self.mlm_probability, self.tokenizer.mask_token_id, special, size, weights)
+
+    def collate(self, texts: set[str], train: bool) -> Collate:
+        """Hide tokens as well."""
+        seed = self._seed if train else 0
+        assert seed is not None
+        return partial(mask_and_collate, self.tokenizer, self.masking, seed, texts)
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Length-grouped batches in random order, or a stream; resumable in the middle of an epoch."""
+        if not self.streaming:
+            return super().train_dataloader()
+        assert self._seed is not None
+        stream = Stream(
+            partial(self._texts, "train"),
+            self.encode,
+            self.batch_size,
+            self.shuffle_buffer,
+            self._seed,
+            **self._world(),
+        )
+        return ResumableDataLoader(
+            self.trainer, stream, dataset=stream, batch_size=None, collate_fn=self.collate(set(), train=True)
+        )
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """None: there is nothing to predict.
+
+        Raises:
+            ValueError: Always; names the alternative.
+        """
+        raise ValueError("MaskedLMDataModule has nothing to predict; load the student with pipeline('fill-mask')")

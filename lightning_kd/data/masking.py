@@ -1,0 +1,80 @@
+"""Which tokens a masked language model has to guess."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Tokens = NDArray[np.int64]
+
+UNMASKED = -100
+"""Label of a position that is not to be guessed."""
+
+
+@dataclass(frozen=True)
+class Masking:
+    """Chooses tokens and hides them: 80 % become the mask, 10 % another token, 10 % stay.
+
+    Devlin et al. 2019, BERT, section 3.1. Special tokens are never chosen.
+
+    Attributes:
+        probability: Share of the tokens to choose, in (0, 1).
+        mask_id: Id of the mask.
+        special_ids: Ids that are never chosen.
+        vocabulary: Number of tokens that one may be replaced by.
+        token_weights: How likely each id is to be chosen among the tokens of a row, (vocabulary,); None = all alike.
+    """
+
+    probability: float
+    mask_id: int
+    special_ids: Tokens
+    vocabulary: int
+    token_weights: NDArray[np.float64] | None = None
+
+    def apply(self, ids: Tokens, words: Tokens | None, generator: np.random.Generator) -> tuple[Tokens, Tokens]:
+        """Hide some tokens of a row.
+
+        Args:
+            ids: (L,), without padding.
+            words: Which word each token belongs to, (L,): words are chosen whole. None = each token on its own.
+            generator: What is drawn from.
+
+        Returns:
+            The ids to show and the labels, the hidden ids or ``UNMASKED``, both (L,).
+        """
+        chosen = self._choose(ids, words, generator)
+        labels = np.where(chosen, ids, UNMASKED)
+        fate = generator.random(len(ids))
+        shown = np.where(chosen & (fate < 0.8), self.mask_id, ids)
+        other = chosen & (fate >= 0.8) & (fate < 0.9)
+        shown[other] = generator.integers(self.vocabulary, size=int(other.sum()))
+        return shown, labels
+
+    def _choose(self, ids: Tokens, words: Tokens | None, generator: np.random.Generator) -> NDArray[np.bool_]:
+        allowed = ~np.isin(ids, self.special_ids)
+        if words is not None:
+            _, word = np.unique(words, return_inverse=True)
+            return allowed & (generator.random(len(ids)) < self.probability)[word]
+        if self.token_weights is None:
+            return allowed & (generator.random(len(ids)) < self.probability)
+        places = np.flatnonzero(allowed)
+        # the expected number, rounded up or down by chance
+        count = int(self.probability * len(places) + generator.random())
+        chosen = np.zeros(len(ids), dtype=bool)
+        if count:
+            weights = self.token_weights[ids[places]]
+            chosen[generator.choice(places, count, replace=False, p=weights / weights.sum())] = True
+        return chosen
+
+
+def smoothed_weights(counts: Tokens, smoothing: float) -> NDArray[np.float64]:
+    """Weights that choose rare tokens more often: count to the power of -smoothing.
+
+    Mikolov et al. 2013 subsample frequent words like this; Lample and Conneau 2019 (XLM) and DistilBERT's published
+    code (smoothing 0.7) choose the tokens to mask. A token that never occurs counts as one that occurs once.
+
+    Args:
+        counts: How often each token occurs in the corpus, (vocabulary,).
+        smoothing: 0 = all alike.
+    """
+    return np.maximum(counts, 1) ** -float(smoothing)

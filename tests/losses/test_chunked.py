@@ -1,0 +1,102 @@
+"""Soft targets of large vocabularies: chunk by chunk they are the same, in less memory."""
+
+import pytest
+import torch
+
+from lightning_kd.losses import chunked, soft_target_loss
+from lightning_kd.losses.chunked import chunked_sum
+
+
+def value_and_gradient(rows, **settings):
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = torch.randn(2, rows, 40, generator=generator).unbind()
+    student.requires_grad_()
+    value = soft_target_loss(student, teacher, 2.0, **settings)
+    (3 * value).backward()
+    return value.detach(), student.grad
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("rows", [1, 6, 7, 20])
+def test_chunks_change_nothing(monkeypatch, beta, masked, rows):
+    mask = torch.rand(rows, 40, generator=torch.Generator().manual_seed(1)) < 0.7 if masked else None
+    whole = value_and_gradient(rows, beta=beta, mask=mask)
+    monkeypatch.setattr(chunked, "CHUNK", 3 * 40)
+    parts = value_and_gradient(rows, beta=beta, mask=mask)
+    torch.testing.assert_close(parts, whole)
+
+
+def test_without_gradient(monkeypatch):
+    student, teacher = torch.randn(2, 10, 40).unbind()
+    whole = soft_target_loss(student, teacher)
+    monkeypatch.setattr(chunked, "CHUNK", 80)
+    torch.testing.assert_close(soft_target_loss(student, teacher), whole)
+    with torch.no_grad():
+        torch.testing.assert_close(soft_target_loss(student.requires_grad_(), teacher), whole)
+
+
+def test_gradient_has_the_precision_of_the_logits(monkeypatch):
+    monkeypatch.setattr(chunked, "CHUNK", 80)
+    student = torch.randn(10, 40).bfloat16().requires_grad_()
+    value = soft_target_loss(student, torch.randn(10, 40).bfloat16())
+    value.backward()
+    assert value.dtype == torch.float32
+    assert student.grad.dtype == torch.bfloat16
+
+
+def test_each_row_is_summed_once(monkeypatch):
+    monkeypatch.setattr(chunked, "CHUNK", 8)
+    places = []
+
+    def row_sum(logits, place):
+        places.append((place.start, len(logits)))
+        return logits.sum()
+
+    logits = torch.arange(20.0).reshape(5, 4)
+    assert chunked_sum(logits, row_sum) == logits.sum()
+    assert places == [(0, 2), (2, 2), (4, 1)]
+    monkeypatch.setattr(chunked, "PARTS", 2)
+    places.clear()
+    chunked_sum(logits, row_sum)
+    assert places == [(0, 3), (3, 2)]
+
+
+def test_second_backward_is_refused(monkeypatch):
+    monkeypatch.setattr(chunked, "CHUNK", 80)
+    value = soft_target_loss(torch.randn(10, 40, requires_grad=True), torch.randn(10, 40))
+    value.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="backward once only"):
+        value.backward()
+
+
+def peak_bytes(work):
+    """The most memory that tensors took at once, above what there was before."""
+    with torch.profiler.profile(profile_memory=True) as profile:
+        work()
+    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+    now = peak = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        now += event.nbytes()
+        peak = max(peak, now)
+    return peak
+
+
+def test_peak_memory_is_a_third_of_the_naive():
+    rows, vocabulary = 600, 30522
+    student = torch.randn(rows, vocabulary, requires_grad=True)
+    teacher = torch.randn(rows, vocabulary)
+
+    def naive():
+        log_q, log_p = (student / 2).log_softmax(-1), (teacher / 2).log_softmax(-1)
+        (log_p.exp() * (log_p - log_q)).sum(-1).mean().backward()
+        student.grad = None
+
+    def ours():
+        soft_target_loss(student, teacher, 2.0).backward()
+        student.grad = None
+
+    naive_peak, own_peak = peak_bytes(naive), peak_bytes(ours)
+    one = rows * vocabulary * 4
+    assert naive_peak > 5 * one  # the profiler sees the memory
+    assert own_peak < naive_peak / 3
