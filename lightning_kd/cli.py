@@ -116,6 +116,8 @@ def _quiet() -> None:
         ".*is not supported by the model summary.*",
         ".*treespec, LeafSpec.*",  # Lightning's own use of PyTorch
         ".*is smaller than the logging interval.*",
+        "You're using the WeightAveraging callback with a model that overrides.*",  # nothing is sharded
+        "You're using the WeightAveraging callback, but loading a checkpoint outside the 'fit' stage.*",  # to test it
     ):
         warnings.filterwarnings("ignore", message=message)
     noise = ("💡 Tip", "Loading `train_dataloader` to estimate")

@@ -4,7 +4,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.plugins.precision import MixedPrecision, Precision
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import GradClipAlgorithmType, rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -113,6 +115,15 @@ class DistillationModule(StudentModule):
 
     # ---- before the first step
 
+    def configure_model(self) -> None:
+        """Build the student, and for fitting what losses train beside it.
+
+        Callbacks that copy the module (weight averaging) call this before they do.
+        """
+        student = self.build_student()
+        if self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING:
+            safety.prepare_losses(self.losses, student, self.active_teacher)
+
     def setup(self, stage: str) -> None:
         """Build the student and check that data, student and teacher fit together."""
         super().setup(stage)
@@ -126,7 +137,8 @@ class DistillationModule(StudentModule):
         # from_pretrained returns eval mode, and Lightning >= 2.2 leaves modes alone: dropout would be silently off
         self.build_student().train()
         safety.check_losses_have_teacher(self.losses, self.teacher)
-        safety.prepare_losses(self.losses, self.build_student(), self.active_teacher)
+        safety.check_averaging(self.trainer, self.build_student())
+        self.configure_model()
         datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
         if getattr(datamodule, "allow_unlabelled", False) and self.active_teacher is None:
             raise ValueError(
@@ -228,6 +240,20 @@ class DistillationModule(StudentModule):
         self.trainer.fit_loop._combined_loader = None
         schedule = build_schedule(self.lr_scheduler, optimizer, self.warmup_ratio, steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip with a fused optimiser in bf16, too, which Lightning refuses because of fp16 and its scaler."""
+        plugin = self.trainer.precision_plugin
+        if type(plugin) is MixedPrecision and plugin.scaler is None and gradient_clip_val:
+            algorithm = GradClipAlgorithmType(gradient_clip_algorithm or GradClipAlgorithmType.NORM)
+            Precision.clip_gradients(plugin, optimizer, gradient_clip_val, algorithm)
+        else:
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save the seed of the batches, and the scores so that a resumed run need not score the teacher again."""

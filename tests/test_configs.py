@@ -6,7 +6,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from transformers import BertForQuestionAnswering, BertForSequenceClassification
+from transformers import (
+    BertForMaskedLM,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    DistilBertConfig,
+    DistilBertForMaskedLM,
+)
 
 from lightning_kd.__main__ import main
 from tests.conftest import LABELS, save_network, tiny_bert
@@ -26,6 +32,19 @@ def write_sst2(folder: Path) -> Path:
     return folder
 
 
+def write_corpus(folder: Path) -> Path:
+    folder.mkdir()
+    for split in ("train", "validation", "test"):
+        lines = "".join(f"hello {word} good morning to you\n" for word in ["water", "desk", "paper", "plant"] * 8)
+        (folder / f"{split}.csv").write_text(f"satz\n{lines}", encoding="utf-8")
+    return folder
+
+
+def tiny_distilbert() -> DistilBertForMaskedLM:
+    sizes = {"dim": 16, "hidden_dim": 32, "n_heads": 2, "n_layers": 2}
+    return DistilBertForMaskedLM(DistilBertConfig(vocab_size=1200, max_position_embeddings=64, **sizes))
+
+
 @pytest.fixture
 def stand_ins(tmp_path, clinc_file, squad_folder, monkeypatch):
     monkeypatch.chdir(ROOT)
@@ -34,8 +53,13 @@ def stand_ins(tmp_path, clinc_file, squad_folder, monkeypatch):
         "CLINC150DataModule": clinc_file,
         "SST2DataModule": write_sst2(tmp_path / "sst2"),
         "SQuADDataModule": squad_folder,
+        "MaskedLMDataModule": write_corpus(tmp_path / "corpus"),
     }
-    networks = {"SequenceClassification": BertForSequenceClassification, "QuestionAnswering": BertForQuestionAnswering}
+    networks = {
+        "SequenceClassification": BertForSequenceClassification,
+        "QuestionAnswering": BertForQuestionAnswering,
+        "MaskedLM": BertForMaskedLM,
+    }
 
     def arguments(config: dict) -> list[str]:
         kind = config["data"]["class_path"]
@@ -51,10 +75,17 @@ def stand_ins(tmp_path, clinc_file, squad_folder, monkeypatch):
         ]
         if kind == "SQuADDataModule":
             given.append("--data.init_args.stride=8")  # 64 tokens are all that the stand-ins read
+        if kind == "MaskedLMDataModule":
+            given += ["--data.init_args.max_length=32", "--data.init_args.text_column=satz"]
         model = config["model"]
-        given.append(
-            f"--model.student={student}" if isinstance(model["student"], str) else f"--model.student.base={teacher}"
-        )
+        if isinstance(model["student"], str):
+            given.append(f"--model.student={student}")
+        elif "distilbert" in model["student"]["base"]:
+            given.append(f"--model.student.base={save_network(tiny_distilbert(), tmp_path / 'distilbert')}")
+        else:
+            given.append(f"--model.student.base={teacher}")
+            if model["student"].get("num_hidden_layers", 0) > 4:
+                given.append("--model.student.num_hidden_layers=2")
         if "teacher" in model:
             given += [f"--model.teacher={teacher}", "--model.accept+=weak_teacher"]
         return given
@@ -80,7 +111,7 @@ def run(monkeypatch, *args: object) -> None:
 
 def test_there_are_configs():
     assert len(CONFIGS) >= 12
-    assert {path.parent.name for path in CONFIGS} >= {"quickstart", "clinc150", "sst2", "squad"}
+    assert {path.parent.name for path in CONFIGS} >= {"quickstart", "clinc150", "sst2", "squad", "masked_lm"}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.stem}")

@@ -1,0 +1,117 @@
+"""Whole runs of masked language modelling."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForMaskedLM, BertForMaskedLM, pipeline
+
+from lightning_kd import DistillationModule, LayerInitialization, MaskedLM, MaskedLMDataModule
+from lightning_kd.callbacks import LastCheckpoint, StudentExport
+from lightning_kd.losses import HardLabelLoss, HiddenStateCosineLoss, SoftTargetLoss
+from tests.conftest import TINY_BERT, save_network, tiny_bert
+from tests.runs import module, trainer
+
+WORDS = "water desk paper plant leak room hello goodbye good morning france later".split()  # noqa: SIM905
+LINES = [" ".join(np.random.default_rng(i).choice(WORDS, 4 + i % 9)) for i in range(48)]
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    (folder / "train.txt").write_text("\n".join(LINES), encoding="utf-8")
+    (folder / "validation.txt").write_text("\n".join(LINES[:20]), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def teacher(tmp_path):
+    return save_network(tiny_bert(None, layers=3, seed=1, network=BertForMaskedLM), tmp_path / "teacher")
+
+
+def data(corpus, **settings):
+    defaults = {"tokenizer": str(TINY_BERT), "batch_size": 4, "max_length": 16, "packing": "lines"}
+    return MaskedLMDataModule(str(corpus), **{**defaults, **settings})
+
+
+def mlm_module(teacher, **settings):
+    losses = {
+        "soft": SoftTargetLoss(5.0, 2.0),
+        "hard": HardLabelLoss(2.0),
+        "cosine": HiddenStateCosineLoss(1.0),
+    }
+    student = {"base": teacher, "num_hidden_layers": 1}
+    return module(teacher, task=MaskedLM(), **{"losses": losses, "student": student, **settings})
+
+
+def test_distilled_and_exported(tmp_path, corpus, teacher):
+    fitted = mlm_module(teacher)
+    run = trainer(tmp_path, max_epochs=6, callbacks=[LayerInitialization(), StudentExport()])
+    run.fit(fitted, data(corpus))
+    metrics = {name: float(value) for name, value in run.callback_metrics.items()}
+    assert {"train/soft", "train/hard", "train/cosine", "val/perplexity", "val/hard"} <= metrics.keys()
+    assert metrics["val/perplexity"] < 40  # of 1,200 tokens, 12 of which occur
+    assert metrics["val/perplexity"] == pytest.approx(np.exp(metrics["val/hard"]), rel=0.05)
+    assert fitted.teacher_scores["perplexity"] > 500
+    exported = AutoModelForMaskedLM.from_pretrained(tmp_path / "student")
+    assert all(torch.equal(w, exported.state_dict()[n]) for n, w in fitted.student.state_dict().items())
+    answers = pipeline("fill-mask", str(tmp_path / "student"))("hello [MASK] good morning")
+    assert answers[0]["token_str"] in WORDS
+
+
+def test_guessing_teacher_is_refused(tmp_path, corpus, teacher):
+    with pytest.raises(
+        ValueError, match=r"validation perplexity 1\d+\.\d+, no better than guessing \(down to \d+\.\d+\)"
+    ):
+        trainer(tmp_path).fit(mlm_module(teacher, accept=[]), data(corpus))
+
+
+def test_reloaded_from_its_checkpoint(tmp_path, corpus, teacher):
+    fitted, run = mlm_module(teacher), trainer(tmp_path)
+    run.fit(fitted, data(corpus))
+    run.save_checkpoint(tmp_path / "x.ckpt")
+    loaded = DistillationModule.load_from_checkpoint(tmp_path / "x.ckpt")
+    scores = [trainer(tmp_path).validate(m, data(corpus), verbose=False)[0] for m in (fitted, loaded)]
+    assert scores[0] == scores[1]
+
+
+class KilledError(Exception):
+    """Stands for SIGKILL."""
+
+
+class Kill(LastCheckpoint):
+    """Ends the run before a step."""
+
+    def __init__(self, at=None):
+        super().__init__(0.0)
+        self.at = at
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == self.at:
+            raise KilledError
+
+
+@pytest.mark.parametrize(("streaming", "workers"), [(False, 0), (False, 2), (True, 0)])
+@pytest.mark.parametrize("kill_at", [5, 17])
+def test_resumed_run_ends_in_the_same_weights(tmp_path, corpus, teacher, streaming, workers, kill_at):
+    # the masks of an epoch are drawn again for the rows that are left
+    def fit(name, at=None, checkpoint=None):
+        fitted = mlm_module(teacher)
+        run = trainer(tmp_path / name, max_steps=24, max_epochs=-1, callbacks=[Kill(at)], enable_checkpointing=True)
+        run.fit(fitted, data(corpus, streaming=streaming, num_workers=workers, shuffle_buffer=7), ckpt_path=checkpoint)
+        return fitted.state_dict()
+
+    whole = fit("whole")
+    with pytest.raises(KilledError):
+        fit("killed", kill_at)
+    resumed = fit("killed", checkpoint=tmp_path / "killed" / "checkpoints" / "last.ckpt")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_stream_needs_a_number_of_steps(tmp_path, corpus, teacher):
+    with pytest.raises(ValueError, match=r"needs the number of steps, .* set trainer\.max_steps"):
+        trainer(tmp_path, max_epochs=1).fit(mlm_module(teacher), data(corpus, streaming=True))
+    fitted = mlm_module(teacher, lr_scheduler=None)
+    run = trainer(tmp_path, max_epochs=1)
+    run.fit(fitted, data(corpus, streaming=True))
+    assert run.global_step == 12
