@@ -11,7 +11,7 @@ from lightning_kd import DistillationModule, QuestionAnswering
 from lightning_kd.__main__ import main
 from lightning_kd.callbacks import PredictionWriter, StudentExport
 from lightning_kd.losses import HardLabelLoss, SoftTargetLoss
-from lightning_kd.tasks.question_answering import score_answer
+from lightning_kd.tasks.answer_scores import score_answer
 from tests.conftest import LABELS, TINY_BERT, save_network, squad_questions, tiny_bert
 from tests.runs import STUDENT, data, module, squad_data, trainer
 

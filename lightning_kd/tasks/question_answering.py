@@ -6,91 +6,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric, MetricCollection
-from torchmetrics.functional.text import squad
-from torchmetrics.utilities import dim_zero_cat
+from torchmetrics import MetricCollection
 
 from lightning_kd.outputs import Batch, Head, Outputs
+from lightning_kd.tasks.answer_scores import AnswerScores, score_answer
 from lightning_kd.tasks.base import Task
 from lightning_kd.tasks.spans import best_spans
 
 GUESSING = 10.0
 """F1, in %, up to which a network may be guessing: random spans reach about 5 on SQuAD v1.1."""
-
-
-def score_answer(answer: str, references: list[str]) -> tuple[float, float]:
-    """Exact match and F1 of an answer, in %, by SQuAD's rules: the best over the references.
-
-    Args:
-        answer: The predicted text; empty = there is no answer.
-        references: The texts that are right; none = the question has no answer.
-    """
-    target = {"id": "", "answers": {"text": references or [""], "answer_start": []}}
-    scores = squad([{"id": "", "prediction_text": answer}], [target])  # type: ignore[list-item]
-    return float(scores["exact_match"]), float(scores["f1"])
-
-
-def first_of_each(groups: Tensor, scores: Tensor, ranks: Tensor) -> Tensor:
-    """Positions of the highest score of each group, the groups in ascending order.
-
-    Args:
-        groups: (N,), integers.
-        scores: (N,).
-        ranks: (N,); of equal scores the one of the lowest rank is taken.
-    """
-    order = ranks.argsort(stable=True)
-    order = order[scores[order].argsort(descending=True, stable=True)]
-    order = order[groups[order].argsort(stable=True)]
-    ordered = groups[order]
-    is_first = torch.ones_like(ordered, dtype=torch.bool)
-    is_first[1:] = ordered[1:] != ordered[:-1]
-    return order[is_first]
-
-
-class AnswerScores(Metric):
-    """Exact match and F1 over questions, each of which may have been cut into several rows, in any order.
-
-    The answer to a question is that of its row with the best span, of equal ones the first. Exact match and F1 of each
-    answer come from ``torchmetrics``; what is kept are numbers per row, which devices can exchange.
-
-    Args:
-        no_answer_threshold: See ``QuestionAnswering``.
-    """
-
-    full_state_update = False
-    COLUMNS = ("score", "exact_match", "f1", "no_answer_score", "no_answer_is_right")
-
-    places: list[Tensor]
-    values: list[Tensor]
-
-    def __init__(self, no_answer_threshold: float | None) -> None:
-        super().__init__()
-        self.no_answer_threshold = no_answer_threshold
-        self.add_state("places", [], dist_reduce_fx="cat")
-        self.add_state("values", [], dist_reduce_fx="cat")
-
-    def update(self, places: Tensor, values: Tensor) -> None:
-        """Add rows.
-
-        Args:
-            places: The question each row belongs to, and the row's number, (N, 2).
-            values: ``COLUMNS`` of each row, (N, 5), the three scores in %.
-        """
-        self.places.append(places)
-        self.values.append(values)
-
-    def compute(self) -> dict[str, Tensor]:
-        """``exact_match`` and ``f1``, in %, mean over the questions."""
-        question, row = dim_zero_cat(self.places).unbind(dim=1)
-        values = dict(zip(self.COLUMNS, dim_zero_cat(self.values).unbind(dim=1), strict=True))
-        rows = first_of_each(question, values["score"], row)
-        exact_match, f1 = values["exact_match"][rows], values["f1"][rows]
-        if self.no_answer_threshold is not None:
-            no_answer_score = values["no_answer_score"][first_of_each(question, -values["no_answer_score"], row)]
-            refused = no_answer_score - values["score"][rows] > self.no_answer_threshold
-            right = values["no_answer_is_right"][rows]
-            exact_match, f1 = torch.where(refused, right, exact_match), torch.where(refused, right, f1)
-        return {"exact_match": exact_match.mean(), "f1": f1.mean()}
 
 
 class QuestionAnswering(Task):

@@ -10,7 +10,7 @@ from transformers.modeling_outputs import QuestionAnsweringModelOutput
 
 from lightning_kd import QuestionAnswering, SQuADDataModule
 from lightning_kd.losses import HardLabelLoss, SoftTargetLoss
-from lightning_kd.tasks.question_answering import AnswerScores, first_of_each, score_answer
+from lightning_kd.tasks.answer_scores import AnswerScores, first_of_each, score_answer
 
 RULES = Path(__file__).parents[2] / "benchmarks" / "squad_rules.py"
 CONTEXT = "the cat sat on a mat"
