@@ -10,9 +10,10 @@ from tokenizers import Encoding
 from transformers import PreTrainedTokenizerBase
 
 from lightning_kd.data.base import TextDataModule
-from lightning_kd.data.files import SPLIT_NAMES, read_json
+from lightning_kd.data.files import SPLIT_NAMES
 from lightning_kd.data.hub import load_hub
 from lightning_kd.data.label_index import UNLABELLED
+from lightning_kd.data.squad_questions import question_table, questions_of_hub, read_questions
 
 HUB = {"1.1": "rajpurkar/squad", "2.0": "rajpurkar/squad_v2"}
 """Where the hub has each version."""
@@ -78,7 +79,9 @@ class SQuADDataModule(TextDataModule):
         """
         if split == "predict":
             found = self._questions_to_predict()
-            return None if found is None else _table(*found).remove_columns(["answer", "answer_start", "answers"])
+            return (
+                None if found is None else question_table(*found).remove_columns(["answer", "answer_start", "answers"])
+            )
         found = self._questions(split)
         if found is None:
             return None
@@ -89,7 +92,7 @@ class SQuADDataModule(TextDataModule):
                     f"data.version: question {question['id']!r} of {where} has no answer, so this is no SQuAD v1.1; "
                     'set data.version="2.0" and model.task.init_args.no_answer_threshold, or remove such questions'
                 )
-        rows = _table(questions, where)
+        rows = question_table(questions, where)
         if split != "train":
             return rows
         unknown = [number for number, start in enumerate(rows["answer_start"]) if start < 0]
@@ -115,9 +118,9 @@ class SQuADDataModule(TextDataModule):
         local = Path(self.path).expanduser()
         if local.exists():
             file = self._file(local, split)
-            return None if file is None else (_read_file(file), str(file))
+            return None if file is None else (read_questions(file), str(file))
         rows = self._hub.get(split)
-        return None if rows is None else (_from_hub(rows, self.path), f"{self.path} ({split})")
+        return None if rows is None else (questions_of_hub(rows, self.path), f"{self.path} ({split})")
 
     def _questions_to_predict(self) -> tuple[list[dict[str, Any]], str] | None:
         if self.predict_path is None:
@@ -125,7 +128,7 @@ class SQuADDataModule(TextDataModule):
         file = Path(self.predict_path).expanduser()
         if not file.is_file():
             raise ValueError(f"data.predict_path: there is no file {str(file)!r}")
-        questions = _read_file(file)
+        questions = read_questions(file)
         if not questions:
             raise ValueError(f"data.predict_path: {str(file)!r} has no questions")
         return questions, str(file)
@@ -235,80 +238,3 @@ def _answer_tokens(part: Encoding, context: tuple[int, int], start: int, text: s
     if not tokens or part.offsets[first][0] > start or part.offsets[after_last - 1][1] < start + len(text):
         return CLS, CLS
     return tokens[0], tokens[-1]
-
-
-def _read_file(file: Path) -> list[dict[str, Any]]:
-    """The questions of a file in SQuAD's layout."""
-    content = read_json(file)
-    questions = []
-    try:
-        for article in content["data"]:
-            for paragraph in article["paragraphs"]:
-                for qa in paragraph["qas"]:
-                    answers = [] if qa.get("is_impossible") else qa.get("answers", [])
-                    answers = [answer for answer in answers if answer["text"].strip()]
-                    questions.append(
-                        {
-                            "id": qa["id"],
-                            "question": qa["question"],
-                            "context": paragraph["context"],
-                            "answers": [answer["text"] for answer in answers],
-                            "starts": [answer["answer_start"] for answer in answers],
-                        }
-                    )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{file}, question {len(questions) + 1}: not in SQuAD's layout (data, paragraphs, context, qas: id, "
-            f"question, answers: text, answer_start): {type(error).__name__} {error}"
-        ) from error
-    return questions
-
-
-def _from_hub(rows: datasets.Dataset, path: str) -> list[dict[str, Any]]:
-    needed = ("id", "question", "context", "answers")
-    for name in needed:
-        if name not in rows.column_names:
-            raise ValueError(
-                f"data.path: {path!r} has no column {name!r}; it has {', '.join(map(repr, rows.column_names))}"
-            )
-    columns = zip(*(rows[name] for name in needed), strict=True)
-    return [
-        {"id": i, "question": q, "context": c, "answers": a["text"], "starts": a["answer_start"]}
-        for i, q, c, a in columns
-    ]
-
-
-def _first_start(question: dict[str, Any]) -> int:
-    """Where the first answer starts, 0 if there is none, and -1 if it is not there."""
-    if not question["answers"]:
-        return 0
-    start, text = question["starts"][0], question["answers"][0]
-    return start if isinstance(start, int) and start >= 0 and question["context"].startswith(text, start) else -1
-
-
-def _table(questions: list[dict[str, Any]], where: str) -> datasets.Dataset:
-    """Questions as a data set: ``load`` says which columns.
-
-    Raises:
-        ValueError: If an id is no text or comes twice, or a question or context has no text.
-    """
-    seen: set[str] = set()
-    for number, question in enumerate(questions, 1):
-        if not isinstance(question["id"], str):
-            raise ValueError(f"{where}, question {number}: the id must be a text, got {question['id']!r}; quote it")
-        if question["id"] in seen:
-            raise ValueError(f"{where}: the id {question['id']!r} comes twice; ids must differ")
-        seen.add(question["id"])
-        for field in ("question", "context"):
-            if not isinstance(question[field], str) or not question[field].strip():
-                raise ValueError(f"{where}: question {question['id']!r} has no {field}; fill it or remove the question")
-    columns: dict[str, list[Any]] = {
-        name: [question[name] for question in questions] for name in ("id", "question", "context", "answers")
-    }
-    columns["question_index"] = list(range(len(questions)))
-    columns["answer"] = [question["answers"][0] if question["answers"] else "" for question in questions]
-    columns["answer_start"] = [_first_start(question) for question in questions]
-    text = datasets.Value("string")
-    features = {"id": text, "question": text, "context": text, "answers": datasets.List(text), "answer": text}
-    numbers = {"question_index": datasets.Value("int64"), "answer_start": datasets.Value("int64")}
-    return datasets.Dataset.from_dict(columns, features=datasets.Features({**features, **numbers}))
