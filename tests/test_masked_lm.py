@@ -92,7 +92,7 @@ class Kill(LastCheckpoint):
 
 
 @pytest.mark.parametrize(("streaming", "workers"), [(False, 0), (False, 2), (True, 0)])
-@pytest.mark.parametrize("kill_at", [5, 17])
+@pytest.mark.parametrize("kill_at", [5, 12, 17])
 def test_resumed_run_ends_in_the_same_weights(tmp_path, corpus, teacher, streaming, workers, kill_at):
     # the masks of an epoch are drawn again for the rows that are left
     def fit(name, at=None, checkpoint=None):

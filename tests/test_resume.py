@@ -25,9 +25,12 @@ class Kill(Callback):
             raise KilledError
 
 
-def run(folder, clinc_file, workers, accumulate, kill=None, resume=None, every_minutes=0.0):
+BY_EPOCHS, BY_STEPS = {"max_epochs": EPOCHS}, {"max_epochs": -1, "max_steps": EPOCHS * BATCHES}
+
+
+def run(folder, clinc_file, workers, accumulate, kill=None, resume=None, every_minutes=0.0, end=BY_EPOCHS):
     callbacks = [LastCheckpoint(every_minutes), *([Kill(kill)] if kill is not None else [])]
-    settings = {"max_epochs": EPOCHS, "accumulate_grad_batches": accumulate, "enable_checkpointing": True}
+    settings = {**end, "accumulate_grad_batches": accumulate, "enable_checkpointing": True}
     fit = trainer(folder, callbacks=callbacks, **settings)
     fitted = module(warmup_ratio=0.1)
     try:
@@ -55,6 +58,24 @@ def test_killed_twice(tmp_path, clinc_file, workers, accumulate):
             assert torch.equal(tensor, weights[name]), f"{name} after kills at {kills}"
 
 
+@pytest.mark.parametrize("kills", [[9], [9, 9, 9], [18, 18], [4, 9], [9, 14], [8, 17]])
+def test_run_of_a_number_of_steps(tmp_path, clinc_file, kills):
+    # resumed at an epoch's end Lightning begins such a run with an epoch of no batches
+    _, expected = run(tmp_path / "whole", clinc_file, 0, 1, end=BY_STEPS)
+    last = tmp_path / "killed" / "checkpoints" / "last.ckpt"
+    for kill in (*kills, None):
+        resume = last if last.exists() else None
+        fit, weights = run(tmp_path / "killed", clinc_file, 0, 1, kill, resume, end=BY_STEPS)
+    assert fit.global_step == EPOCHS * BATCHES
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in expected.items())
+
+
+def test_loaders_that_are_made_anew_continue(tmp_path, clinc_file):
+    _, expected = run(tmp_path / "whole", clinc_file, 0, 1)
+    _, weights = run(tmp_path / "anew", clinc_file, 0, 1, end={**BY_EPOCHS, "reload_dataloaders_every_n_epochs": 1})
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in expected.items())
+
+
 def test_a_second_seedless_run_continues_with_the_seed_of_the_first(tmp_path, clinc_file):
     """Without seed_everything the seed comes from the checkpoint."""
     last = tmp_path / "checkpoints" / "last.ckpt"
@@ -65,7 +86,7 @@ def test_a_second_seedless_run_continues_with_the_seed_of_the_first(tmp_path, cl
     resumed = module(warmup_ratio=0.1)
     torch.manual_seed(999)
     second.fit(resumed, rows, ckpt_path=last)
-    assert rows.state_dict() == first.datamodule.state_dict()
+    assert rows.state_dict()["seed"] == first.datamodule.state_dict()["seed"]
     assert resumed._seed == first.lightning_module._seed
 
 

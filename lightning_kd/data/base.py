@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import datasets
 import torch
@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
-from lightning_kd.data.loaders import ResumableDataLoader, Rows
+from lightning_kd.data.loaders import Order, Position, ResumableDataLoader, Rows
 from lightning_kd.data.samplers import EvaluationSampler, LengthGroupedSampler
 from lightning_kd.models import load_tokenizer
 from lightning_kd.outputs import Batch
@@ -103,6 +103,8 @@ class TextDataModule(LightningDataModule):
         self._tokenizer = tokenizer
         self._splits: dict[str, datasets.Dataset] = {}
         self._seed: int | None = None
+        self._position: Position = {"epoch": 0, "batches": 0}
+        self._train_loader: ResumableDataLoader | None = None
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -143,14 +145,19 @@ class TextDataModule(LightningDataModule):
         if stage == "fit":  # of this run, unless a checkpoint brings another
             seed = torch.initial_seed()
             self._seed = int(self.trainer.strategy.broadcast(seed) if self.trainer else seed)
+            epochs = self.trainer.fit_loop.epoch_progress.current.completed if self.trainer else 0
+            self._position, self._train_loader = {"epoch": epochs, "batches": 0}, None
 
-    def state_dict(self) -> dict[str, int | None]:
-        """The seed of the order of rows."""
-        return {"seed": self._seed}
+    def state_dict(self) -> dict[str, Any]:
+        """The seed of the order of rows, and where training is in it."""
+        return {"seed": self._seed, "position": self._train_position()}
 
-    def load_state_dict(self, state_dict: dict[str, int | None]) -> None:
-        """Continue with the seed of an interrupted run."""
-        self._seed = state_dict["seed"]
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue with the seed of an interrupted run, where it was."""
+        self._seed, self._position, self._train_loader = state_dict["seed"], state_dict["position"], None
+
+    def _train_position(self) -> Position:
+        return self._position if self._train_loader is None else self._train_loader.state_dict()
 
     def _load_splits(self, stage: str | None) -> None:
         splits = {
@@ -217,7 +224,14 @@ class TextDataModule(LightningDataModule):
             rows["length"][:], self.batch_size, seed=self._seed, tag_epochs=self.draws_each_epoch, **self._world()
         )
         arguments = {"sampler": order, "batch_size": self.batch_size, **self._loader_arguments(rows, train=True)}
-        return ResumableDataLoader(self.trainer, order, **arguments)
+        return self._resumable(order, **arguments)
+
+    def _resumable(self, order: Order, **arguments: Any) -> DataLoader[Any]:
+        start, trainer = self._position, cast(Any, self.trainer)
+        if trainer is not None and trainer.reload_dataloaders_every_n_epochs and not trainer.fit_loop.restarting:
+            start = self._train_position()  # where the loader stopped that this one follows
+        self._train_loader = ResumableDataLoader(trainer, order, start, **arguments)
+        return self._train_loader
 
     def val_dataloader(self) -> DataLoader[Any]:
         """The validation split, the batch of the longest rows first."""

@@ -33,45 +33,67 @@ class Rows(Dataset[dict[str, Any]]):
         return columns
 
 
+Position = dict[str, int]
+"""Where a loader is: ``epoch``, and how many of its ``batches`` are done."""
+
+
 class Order(Protocol):
     """What decides the order of the rows in an epoch."""
 
     skip_batches: int
 
-    def set_epoch(self, epoch: int) -> None:
-        """Settle which epoch the next ``iter`` begins."""
+    def begin(self, epoch: int, skip_batches: int) -> None:
+        """Settle which epoch the next ``iter`` begins, and how many of its batches it leaves out."""
 
 
 class ResumableDataLoader(DataLoader[Any]):
-    """A train loader whose position is saved in Lightning's checkpoints.
+    """A train loader whose position is saved in checkpoints.
 
-    The position is the trainer's count of finished batches, not the iterator's: workers fetch ahead.
+    The position is the trainer's count of finished batches, not the iterator's: workers fetch ahead. Which epoch it is
+    the loader counts itself: a run with ``max_steps`` that is resumed at an epoch's end begins an epoch twice, the
+    first time without a batch, and Lightning counts both.
 
     Args:
         trainer: The trainer that iterates over the loader.
         order: The sampler or the stream among the arguments; it can skip the first batches of an epoch.
+        position: Where to begin, as ``state_dict`` gives it.
         kwargs: Arguments of ``DataLoader``.
     """
 
-    def __init__(self, trainer: Trainer | None, order: Order, **kwargs: Any) -> None:
+    def __init__(self, trainer: Trainer | None, order: Order, position: Position, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._trainer = trainer
         self._order = order
+        self._position = position
+        self._began_at: int | None = None
 
     def __iter__(self) -> Any:
-        """Begin the trainer's epoch: with workers the first batches are fetched before Lightning sets the epoch."""
-        if self._trainer is not None:
-            progress: Any = self._trainer.fit_loop.epoch_progress.current
-            self._order.set_epoch(progress.processed)
+        """Begin the next epoch, or the same again if no batch of it was used."""
+        if self._trainer is None:  # somebody else's loop, who sets the order's epoch
+            self._order.skip_batches = self._position["batches"]
+            self._position = {**self._position, "batches": 0}
+        else:
+            self._position = self.state_dict() if self._began_at is None or self._used() == 0 else self._next_epoch()
+            self._began_at = self._trainer.fit_loop.epoch_loop.batch_progress.total.ready
+            self._order.begin(self._position["epoch"], self._position["batches"])
         return super().__iter__()
 
-    def state_dict(self) -> dict[str, int]:
-        """The number of batches of the epoch that are done."""
-        if self._trainer is None:
-            return {"batches": 0}
-        done = self._trainer.fit_loop.epoch_loop.batch_progress.current.ready
-        return {"batches": 0 if done >= self._trainer.num_training_batches else done}
+    def _used(self) -> int:
+        """Batches that the trainer has begun since the last ``iter``."""
+        assert self._trainer is not None
+        total: int = self._trainer.fit_loop.epoch_loop.batch_progress.total.ready
+        return total - (total if self._began_at is None else self._began_at)
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Make the next ``iter`` leave out the batches that are done. Lightning calls this before ``iter``."""
-        self._order.skip_batches = state["batches"]
+    def _next_epoch(self) -> Position:
+        return {"epoch": self._position["epoch"] + 1, "batches": 0}
+
+    def state_dict(self) -> Position:
+        """The epoch and the number of its batches that are done."""
+        used = 0 if self._trainer is None else self._used()
+        if used and self._trainer is not None and self._trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            return self._next_epoch()
+        return {"epoch": self._position["epoch"], "batches": self._position["batches"] + used}
+
+    def load_state_dict(self, state: Position) -> None:
+        """Begin there. Lightning calls this before ``iter``, in the middle of an epoch; the DataModule in any case."""
+        self._position, self._began_at = dict(state), None

@@ -15,7 +15,6 @@ from lightning_kd.data.base import Collate, TextDataModule, collate
 from lightning_kd.data.corpus import corpus_files, read_texts
 from lightning_kd.data.files import SPLIT_NAMES
 from lightning_kd.data.hub import load_hub
-from lightning_kd.data.loaders import ResumableDataLoader
 from lightning_kd.data.masking import UNMASKED, Masking, smoothed_weights
 from lightning_kd.data.stream import Stream
 from lightning_kd.outputs import Batch
@@ -258,9 +257,7 @@ class MaskedLMDataModule(TextDataModule):
             self._seed,
             **self._world(),
         )
-        return ResumableDataLoader(
-            self.trainer, stream, dataset=stream, batch_size=None, collate_fn=self.collate(set(), train=True)
-        )
+        return self._resumable(stream, dataset=stream, batch_size=None, collate_fn=self.collate(set(), train=True))
 
     def predict_dataloader(self) -> DataLoader[Any]:
         """None: there is nothing to predict.

@@ -33,6 +33,16 @@ class LengthGroupedSampler(DistributedSampler[int]):
         self.batch_size = batch_size
         self.tag = len(self.lengths) if tag_epochs else 0
         self.skip_batches = 0
+        self._led = False
+
+    def begin(self, epoch: int, skip_batches: int) -> None:
+        """Settle which epoch the next ``iter`` begins, and how many of its batches it leaves out."""
+        self.epoch, self.skip_batches, self._led = epoch, skip_batches, True
+
+    def set_epoch(self, epoch: int) -> None:
+        """Settle the epoch, unless the loader does: Lightning calls this with a count of its own, and later."""
+        if not self._led:
+            super().set_epoch(epoch)
 
     def __iter__(self) -> Iterator[int]:
         # not a generator: workers may ask for the iterator before the next set_epoch and read from it after

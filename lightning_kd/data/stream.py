@@ -49,9 +49,9 @@ class Stream(IterableDataset[Columns]):
         self.epoch = 0
         self.skip_batches = 0
 
-    def set_epoch(self, epoch: int) -> None:
-        """Settle which epoch the next ``iter`` begins."""
-        self.epoch = epoch
+    def begin(self, epoch: int, skip_batches: int) -> None:
+        """Settle which epoch the next ``iter`` begins, and how many of its batches it leaves out."""
+        self.epoch, self.skip_batches = epoch, skip_batches
 
     def __iter__(self) -> Iterator[Columns]:
         """Batches by column, with ``row_id``, a row's number in the epoch's order, and ``epoch``."""

@@ -129,7 +129,7 @@ def test_order_depends_on_the_seed_which_is_saved(module):
     other.setup("fit")
     resumed.setup("fit")
     resumed.load_state_dict(first.state_dict())
-    assert first.state_dict() == resumed.state_dict() == {"seed": 1}
+    assert first.state_dict() == resumed.state_dict() == {"seed": 1, "position": {"epoch": 0, "batches": 0}}
     order, other_order, resumed_order = (as_lists(data.train_dataloader()) for data in (first, other, resumed))
     assert order == resumed_order != other_order
 
@@ -140,8 +140,8 @@ def test_train_loader_without_a_trainer(module):
     loader = data.train_dataloader()
     batches = as_lists(loader)
     assert len(batches) == len(loader) == 9
-    assert loader.state_dict() == {"batches": 0}
-    loader.load_state_dict({"batches": 7})
+    assert loader.state_dict() == {"epoch": 0, "batches": 0}
+    loader.load_state_dict({"epoch": 0, "batches": 7})
     assert as_lists(loader) == batches[7:]
     assert as_lists(loader) == batches
     loader.sampler.set_epoch(1)

@@ -32,9 +32,7 @@ def shown(batch):
 
 
 def epoch_of(loader, epoch=0):
-    order = getattr(loader, "_order", None)
-    if order is not None:
-        order.set_epoch(epoch)
+    loader._order.epoch = epoch
     return list(loader)
 
 
@@ -165,7 +163,7 @@ def test_position_of_an_interrupted_epoch(module):
         data.setup("fit")
         loader = data.train_dataloader()
         whole = epoch_of(loader, 1)
-        loader.load_state_dict({"batches": 3})
+        loader.load_state_dict({"epoch": 1, "batches": 3})
         rest = epoch_of(loader, 1)
         assert len(rest) == len(whole) - 3
         assert all(torch.equal(a["input_ids"], b["input_ids"]) for a, b in zip(rest, whole[3:], strict=True))
