@@ -79,6 +79,12 @@ def copy_layers(source: nn.Module, student: nn.Module, layers: Sequence[int] | S
             "source's configuration, {base: <source>, num_hidden_layers: ...}, or a DistilBERT from a BERT or RoBERTa"
         )
     _check_sizes(source, student)
+    pads = [getattr(getattr(network, "config", None), "pad_token_id", None) for network in (source, student)]
+    if across and pads[0] != pads[1]:
+        raise ValueError(
+            f"LayerInitialization: pad_token_id is {pads[0]} in the source and {pads[1]} in the student, whose "
+            f"embedding of that token would never be trained; give the student pad_token_id: {pads[0]}"
+        )
     source_stack, student_stack = models.encoder_layers(source), models.encoder_layers(student)
     if source_stack is None or student_stack is None:
         raise ValueError(

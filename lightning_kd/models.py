@@ -227,6 +227,16 @@ def shape_of(network: nn.Module) -> Shape | None:
     return None if None in fields else Shape(*map(int, fields))  # type: ignore[arg-type]
 
 
+def most_positions(config: Any) -> int | None:
+    """How many tokens a network can read at once, or None where its configuration does not say."""
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is None:
+        return None
+    # the first positions of these families are taken by padding
+    taken = config.pad_token_id + 1 if config.model_type in ("roberta", "xlm-roberta", "camembert", "mpnet") else 0
+    return int(positions) - taken
+
+
 def parameter_count(network: nn.Module) -> int:
     """Number of parameters, tied ones counted once."""
     return sum(parameter.numel() for parameter in network.parameters())

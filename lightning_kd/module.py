@@ -140,6 +140,7 @@ class DistillationModule(StudentModule):
         safety.check_averaging(self.trainer, self.build_student())
         self.configure_model()
         datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
+        safety.check_lengths(datamodule, self.build_student(), self.active_teacher)
         if getattr(datamodule, "allow_unlabelled", False) and self.active_teacher is None:
             raise ValueError(
                 "data.allow_unlabelled: no loss compares with a teacher, so nothing is learnt from rows without a "

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from lightning_kd.losses.base import DistillationLoss
-from lightning_kd.models import load_tokenizer, shape_of
+from lightning_kd.models import load_tokenizer, most_positions, shape_of
 from lightning_kd.outputs import Batch
 from lightning_kd.projections import projection_maps
 from lightning_kd.tasks.base import Task
@@ -109,6 +109,25 @@ def check_losses_have_teacher(losses: nn.ModuleDict, teacher: Teacher | None) ->
         )
     if teacher is not None and not needy:
         rank_zero_warn("a teacher is given but no loss reads it, so it is not loaded; remove it or add a loss")
+
+
+def check_lengths(datamodule: Any, student: nn.Module, teacher: Teacher | None) -> None:
+    """Refuse rows that may be longer than a network has positions.
+
+    Raises:
+        ValueError: Names the network and its positions.
+    """
+    longest, tokenizer = getattr(datamodule, "max_length", None), getattr(datamodule, "tokenizer", None)
+    if longest is None or tokenizer is None:
+        return
+    longest = min(longest, tokenizer.model_max_length)
+    configs = {"the student": getattr(student, "config", None)}
+    if teacher is not None:
+        configs |= {f"teacher {name!r}": teacher.config(index) for index, name in enumerate(teacher.names)}
+    for name, config in configs.items():
+        positions = most_positions(config)
+        if positions is not None and longest > positions:
+            raise ValueError(f"data.max_length: {longest} is more than the {positions} positions of {name}; lower it")
 
 
 def check_averaging(trainer: Trainer, student: nn.Module) -> None:

@@ -72,9 +72,10 @@ class Teacher:
 
     def label_names(self, index: int = 0) -> list[str] | None:
         """The label names of one network; None where it has only placeholders. Does not load weights."""
-        return label_names_of(models.id_labels(self._config(index)))
+        return label_names_of(models.id_labels(self.config(index)))
 
-    def _config(self, index: int) -> Any:
+    def config(self, index: int) -> Any:
+        """The configuration of one network, None where it has none. Does not load weights."""
         source = self.sources[index]
         return models.load_config(source, "teacher") if isinstance(source, str) else getattr(source, "config", None)
 
@@ -91,14 +92,14 @@ class Teacher:
         for index, name in enumerate(self.names):
             own = self.label_names(index)
             if self.task.num_labels is not None:
-                models.check_label_count(self._config(index), self.task.num_labels, f"teacher {name!r}")
+                models.check_label_count(self.config(index), self.task.num_labels, f"teacher {name!r}")
             if not self.task.named_labels:
                 continue
             if own is not None:
                 who, remedy = f"student and teacher {name!r}", "train a teacher on these labels"
                 self._columns[index] = align(label_names, own, who, remedy, accept_mismatch)
             else:
-                models.check_label_count(self._config(index), len(label_names), f"teacher {name!r}")
+                models.check_label_count(self.config(index), len(label_names), f"teacher {name!r}")
                 rank_zero_warn(
                     f"teacher {name!r} does not name its labels; they are taken to be in the student's order"
                 )

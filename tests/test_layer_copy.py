@@ -74,12 +74,19 @@ def test_all_layers_make_the_same_network(kind):
 def test_into_distilbert(kind, layers):
     # a network of the source's own kind with the same layers is the reference
     like = {"layer_norm_eps": 1e-12, "max_position_embeddings": 32 if kind == "bert" else 34}
-    source, student = network(kind, 3, seed=1, **like), network("distilbert", layers, seed=2)
+    source = network(kind, 3, seed=1, **like)
+    student = network("distilbert", layers, seed=2, pad_token_id=source.config.pad_token_id)
     same_kind = network(kind, layers, seed=3, **like)
     copied = copy_layers(source, student, "last")
     copy_layers(source, same_kind, "last")
     assert copied.left == []
     torch.testing.assert_close(logits(student), logits(same_kind), atol=1e-5, rtol=1e-5)
+
+
+def test_padding_of_another_id_is_refused():
+    source = network("roberta", 2, seed=1, max_position_embeddings=34)
+    with pytest.raises(ValueError, match=r"pad_token_id is 1 in the source and 0 .* give the student pad_token_id: 1"):
+        copy_layers(source, network("distilbert", 1, seed=2), None)
 
 
 def test_classifier_of_bert_means_something_else_in_distilbert():

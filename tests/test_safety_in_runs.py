@@ -6,19 +6,21 @@ from functools import partial
 import pytest
 import torch
 
+from lightning_kd.models import most_positions
 from lightning_kd.safety import not_finite
 from tests.conftest import LABELS, save_network, tiny_bert
 from tests.runs import data, module, trainer
+from tests.test_layer_copy import network
 
 
 @pytest.fixture
 def good_teacher(tmp_path, clinc_file):
     """A teacher that has learned the rows, as a network."""
-    network = tiny_bert(seed=1, initializer_range=0.2)
-    fitted = module(student=network, optimizer=partial(torch.optim.AdamW, lr=1e-2))
+    learner = tiny_bert(seed=1, initializer_range=0.2)
+    fitted = module(student=learner, optimizer=partial(torch.optim.AdamW, lr=1e-2))
     trainer(tmp_path, max_epochs=20).fit(fitted, data(clinc_file))
     assert fitted.validation_scores()["val/accuracy"] > 0.9
-    return network
+    return learner
 
 
 def renamed(network, names):
@@ -88,3 +90,24 @@ def test_one_class_only_proves_nothing(tmp_path, clinc_file, teacher_folder):
     fitted = module(teacher_folder, accept=["weak_teacher"])
     trainer(tmp_path, max_steps=1).fit(fitted, data(clinc_file))
     assert fitted.teacher_scores["accuracy"] in (0.0, 1.0)
+
+
+def test_rows_longer_than_a_network_has_positions(tmp_path, clinc_file):
+    short = tiny_bert(max_position_embeddings=20)
+    with pytest.raises(
+        ValueError, match=r"data\.max_length: 32 is more than the 20 positions of the student; lower it"
+    ):
+        trainer(tmp_path).fit(module(student=short), data(clinc_file))
+    with pytest.raises(ValueError, match=r"more than the 20 positions of teacher 'BertForSequenceClassification'"):
+        trainer(tmp_path).fit(module(short), data(clinc_file))
+
+
+@pytest.mark.parametrize(("kind", "positions"), [("roberta", 32), ("mpnet", 32), ("bert", 34), ("distilbert", 34)])
+def test_positions_that_padding_takes(kind, positions):
+    model = network(kind, 1, seed=0, max_position_embeddings=34)
+    assert most_positions(model.config) == positions
+    ids = torch.full((1, positions), 7)
+    model(input_ids=ids, attention_mask=torch.ones_like(ids))
+    ids = torch.full((1, positions + 1), 7)
+    with pytest.raises((IndexError, RuntimeError)):
+        model(input_ids=ids, attention_mask=torch.ones_like(ids))

@@ -189,6 +189,8 @@ class TextDataModule(LightningDataModule):
             new_fingerprint=key,
             desc=f"Tokenising {split}",
         )
+        if "length" not in rows.column_names or len(rows) == 0:
+            raise ValueError(f"data.path: the {split} split of {self.path!r} has no text that makes a token")
         return rows
 
     def _remedy(self, split: str) -> str:

@@ -66,9 +66,10 @@ def _lines(file: Path) -> Iterator[str]:
             try:
                 line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
+                encoding = "utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin1"
                 raise ValueError(
                     f"{file}, line {number}: not UTF-8 (byte 0x{error.object[error.start]:02x}); convert the file, for "
-                    "instance with iconv -f latin1 -t utf-8"
+                    f"instance with iconv -f {encoding} -t utf-8"
                 ) from error
             yield line.rstrip("\r\n")
 
@@ -87,11 +88,11 @@ def _column(file: Path, column: str) -> Iterator[str]:
         quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL,
         strict=True,
     )
-    names = next(reader, [])
-    if column not in names:
-        raise ValueError(_no_column(file, column, names))
-    place = names.index(column)
     try:
+        names = next(reader, [])
+        if column not in names:
+            raise ValueError(_no_column(file, column, names))
+        place = names.index(column)
         for record in reader:
             if record and len(record) != len(names):
                 raise ValueError(

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import datasets
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
@@ -18,6 +19,9 @@ from lightning_kd.data.hub import load_hub
 from lightning_kd.data.masking import UNMASKED, Masking, smoothed_weights
 from lightning_kd.data.stream import Stream
 from lightning_kd.outputs import Batch
+
+MOST_SMOOTHING = 10
+"""Beyond this the weights of frequent tokens are 0 in float64."""
 
 
 def mask_and_collate(
@@ -40,6 +44,11 @@ def mask_and_collate(
     return batch
 
 
+def _rows_of(file: str, column: str, version: str) -> Iterator[dict[str, str]]:
+    # the version is there for the fingerprint of datasets
+    yield from ({"text": text} for text in read_texts(Path(file), column))
+
+
 class MaskedLMDataModule(TextDataModule):
     """Plain text, some of whose tokens are hidden: others in each epoch of training, always the same for scoring.
 
@@ -56,12 +65,14 @@ class MaskedLMDataModule(TextDataModule):
         packing: ``blocks`` joins the texts, ``[SEP]`` between them, and cuts them into rows of ``max_length`` tokens;
             ``lines`` makes each text a row, cut to ``max_length``.
         mlm_probability: Share of the tokens to hide, in (0, 1).
-        whole_word_masking: Hide words whole.
-        mlm_smoothing: Hide rare tokens more often, each with a weight of its count to the power of minus this; 0 = all
-            alike, DistilBERT takes 0.7.
+        whole_word_masking: Hide words whole, as the tokenizer splits them: for XLM-R and its like what stands between
+            spaces, which in Chinese, Japanese or Thai may be a sentence. Needs a fast tokenizer.
+        mlm_smoothing: In training hide rare tokens more often, each with a weight of its count to the power of minus
+            this, in [0, 10]; 0 = all alike, DistilBERT takes 0.7. Scores are always those of tokens hidden alike.
         validation_fraction: Share of the training texts to hold out where there is no validation split, in [0, 1).
-        streaming: Read the training texts while training instead of before, for corpora larger than memory. An epoch
-            then has no known length: set ``trainer.max_steps``.
+        streaming: Read and tokenise the training texts while training instead of before, for corpora whose tokens are
+            not to lie on the disk (otherwise texts and tokens are written to the cache of ``datasets`` and mapped
+            into memory). An epoch then has no known length: set ``trainer.max_steps``.
         shuffle_buffer: Rows of a stream that are shuffled together.
         max_length: Tokens of a row at most, special tokens included.
         kwargs: ``batch_size``, ``eval_batch_size``, ``num_workers``: see ``TextDataModule``.
@@ -93,8 +104,8 @@ class MaskedLMDataModule(TextDataModule):
             raise ValueError(f"data.packing: must be blocks or lines, got {packing!r}")
         if not 0 < mlm_probability < 1:
             raise ValueError(f"data.mlm_probability: must be in (0, 1), got {mlm_probability}")
-        if not mlm_smoothing >= 0:
-            raise ValueError(f"data.mlm_smoothing: must be >= 0, got {mlm_smoothing}")
+        if not 0 <= mlm_smoothing <= MOST_SMOOTHING:
+            raise ValueError(f"data.mlm_smoothing: must be in [0, {MOST_SMOOTHING}], got {mlm_smoothing}")
         if not 0 <= validation_fraction < 1:
             raise ValueError(f"data.validation_fraction: must be in [0, 1), got {validation_fraction}")
         if shuffle_buffer < 1:
@@ -127,18 +138,38 @@ class MaskedLMDataModule(TextDataModule):
     def _hub(self) -> dict[str, datasets.Dataset]:
         loaded = load_hub(self.path, self.config_name)
         for rows in loaded.values():
-            if self.text_column not in rows.column_names:
+            if str(getattr(rows.features.get(self.text_column), "dtype", "")) != "string":
                 raise ValueError(
-                    f"data.text_column: {self.path!r} has no column {self.text_column!r}; "
+                    f"data.text_column: {self.path!r} has no column {self.text_column!r} of texts; "
                     f"it has {', '.join(map(repr, rows.column_names))}"
                 )
         return {SPLIT_NAMES[split]: rows for split, rows in loaded.items() if split in SPLIT_NAMES}
 
     def _texts(self, split: str) -> Iterator[str]:
+        """One after the other, for a stream."""
         if self._files is not None:
             yield from read_texts(self._files[split], self.text_column)
         else:
             yield from (text for text in self._hub[split][self.text_column] if text and text.strip())
+
+    def _table(self, split: str) -> datasets.Dataset:
+        """All of them in a file that is mapped into memory, the hub's own or one that is written once."""
+        if self._files is None:
+            return self._hub[split].select_columns(self.text_column).rename_column(self.text_column, "text")
+        file = self._files[split]
+        if next(read_texts(file, self.text_column), None) is None:
+            return datasets.Dataset.from_dict({"text": []})  # what datasets would not make
+        version = f"{file.stat().st_size} {file.stat().st_mtime_ns}"  # a file that was changed is read again
+        try:
+            table: datasets.Dataset = datasets.Dataset.from_generator(
+                _rows_of,
+                features=datasets.Features({"text": datasets.Value("string")}),
+                cache_dir=str(datasets.config.HF_DATASETS_CACHE),
+                gen_kwargs={"file": str(file.resolve()), "column": self.text_column, "version": version},
+            )
+        except datasets.exceptions.DatasetGenerationError as error:
+            raise (error.__cause__ or error) from None
+        return table
 
     def _has(self, split: str) -> bool:
         return split in (self._hub if self._files is None else self._files)
@@ -148,13 +179,24 @@ class MaskedLMDataModule(TextDataModule):
         held_out = self.validation_fraction and not self._has("validation") and split in ("train", "validation")
         if not self._has("train" if held_out else split):
             return None
-        rows = datasets.Dataset.from_dict({"text": list(self._texts("train" if held_out else split))})
+        rows = self._table("train" if held_out else split)
+        if held_out and len(rows) == 1:
+            raise ValueError(
+                f"data.validation_fraction: {self.path!r} has one text only, which cannot be parted; add some"
+            )
         if held_out and len(rows):
             parts = rows.train_test_split(self.validation_fraction, seed=0)
             return parts["train" if split == "train" else "test"].flatten_indices()
         return rows
 
+    def _remedy(self, split: str) -> str:
+        files = f"add a file named {split}.txt (or .csv, .tsv, .jsonl) to a local folder"
+        hold_out = "; or hold out texts with data.validation_fraction=0.05" if not self.streaming else ""
+        return files + hold_out * (split == "validation")
+
     def _load_splits(self, stage: str | None) -> None:
+        if stage == "predict":
+            raise ValueError("MaskedLMDataModule has nothing to predict; load the student with pipeline('fill-mask')")
         if self.streaming and stage in (None, "fit"):
             if not self._has("train"):
                 raise ValueError(f"data.path: {self.path!r} has no train split; {self._remedy('train')}")
@@ -176,6 +218,11 @@ class MaskedLMDataModule(TextDataModule):
             )
         if self.max_length <= special:
             raise ValueError(f"data.max_length: {self.max_length} leaves no room for text; give {special + 1} or more")
+        if self.whole_word_masking and not self.tokenizer.is_fast:
+            raise ValueError(
+                f"data.whole_word_masking: the tokenizer {self.tokenizer.name_or_path!r} is not a fast one and does "
+                "not say where words begin; set it to false"
+            )
         for role in ("mask_token", "cls_token", "sep_token"):
             if getattr(self.tokenizer, role) is None:
                 raise ValueError(
@@ -190,11 +237,12 @@ class MaskedLMDataModule(TextDataModule):
                 no mask.
         """
         self._check_length()
+        lines = [text for text in rows["text"] if text and text.strip()]
         if self.packing == "lines":
-            encoded = self.tokenizer(rows["text"], truncation=True, max_length=self.max_length)
+            encoded = self.tokenizer(lines, truncation=True, max_length=self.max_length)
             ids, words = encoded["input_ids"], [part.word_ids for part in encoded.encodings or []]
         else:
-            encoded = self.tokenizer(rows["text"], add_special_tokens=False)
+            encoded = self.tokenizer(lines, add_special_tokens=False)
             ids, words = self._blocks(encoded["input_ids"], [part.word_ids for part in encoded.encodings or []])
         columns: dict[str, list[Any]] = {"input_ids": ids, "attention_mask": [[1] * len(row) for row in ids]}
         if self.whole_word_masking:
@@ -209,6 +257,8 @@ class MaskedLMDataModule(TextDataModule):
         word: list[int | None] = []
         first = 0
         for number, ids in enumerate(texts):
+            if not ids:
+                continue  # of characters that the tokenizer drops
             if tokens:
                 tokens.append(sep)
                 word.append(None)
@@ -226,23 +276,22 @@ class MaskedLMDataModule(TextDataModule):
     # ---- batches
 
     @cached_property
-    def masking(self) -> Masking:
-        """What chooses the tokens to hide; with ``mlm_smoothing`` it has counted those of the training split."""
-        size = len(self.tokenizer)
-        weights = None
-        if self.mlm_smoothing:
-            if "train" not in self._splits:
-                self._splits["train"] = self._tokenised("train")
-            ids = self._splits["train"].data.column("input_ids").combine_chunks().flatten().to_numpy()
-            weights = smoothed_weights(np.bincount(ids, minlength=size), self.mlm_smoothing)
-        special = np.asarray(self.tokenizer.all_special_ids)
-        return Masking(self.mlm_probability, self.tokenizer.mask_token_id, special, size, weights)
+    def token_weights(self) -> NDArray[np.float64]:
+        """How likely each token is to be hidden in training, (vocabulary,), by its count in the training split."""
+        counts = np.zeros(len(self.tokenizer), dtype=np.int64)
+        for chunk in self._splits["train"].data.column("input_ids").chunks:
+            counts += np.bincount(chunk.flatten().to_numpy(), minlength=len(counts))
+        return smoothed_weights(counts, self.mlm_smoothing)
 
     def collate(self, texts: set[str], train: bool) -> Collate:
         """Hide tokens as well."""
         seed = self._seed if train else 0
         assert seed is not None
-        return partial(mask_and_collate, self.tokenizer, self.masking, seed, texts)
+        weights = self.token_weights if train and self.mlm_smoothing else None
+        special = np.asarray(self.tokenizer.all_special_ids)
+        size, mask_id = len(self.tokenizer), self.tokenizer.mask_token_id
+        masking = Masking(self.mlm_probability, mask_id, special, size, weights)
+        return partial(mask_and_collate, self.tokenizer, masking, seed, texts)
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Length-grouped batches in random order, or a stream; resumable in the middle of an epoch."""
@@ -258,11 +307,3 @@ class MaskedLMDataModule(TextDataModule):
             **self._world(),
         )
         return self._resumable(stream, dataset=stream, batch_size=None, collate_fn=self.collate(set(), train=True))
-
-    def predict_dataloader(self) -> DataLoader[Any]:
-        """None: there is nothing to predict.
-
-        Raises:
-            ValueError: Always; names the alternative.
-        """
-        raise ValueError("MaskedLMDataModule has nothing to predict; load the student with pipeline('fill-mask')")

@@ -21,15 +21,17 @@ class _ChunkedSum(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, row_sum: RowSum, rows: int) -> Tensor:
-        gradient, total = torch.empty_like(logits), logits.new_zeros((), dtype=torch.float32)
+        # in float16 small entries would be lost before the loss scale of mixed precision is applied to them
+        kept = torch.float32 if logits.dtype == torch.float16 else logits.dtype
+        gradient, total = torch.empty_like(logits, dtype=kept), logits.new_zeros((), dtype=torch.float32)
         for start in range(0, len(logits), rows):
             place = slice(start, start + rows)
             with torch.enable_grad():
-                chunk = logits[place].detach().requires_grad_()
+                chunk = logits[place].detach().to(kept).requires_grad_()
                 value = row_sum(chunk, place)
             (gradient[place],) = torch.autograd.grad(value, chunk)
             total += value.detach()
-        ctx.gradient = gradient
+        ctx.gradient, ctx.dtype = gradient, logits.dtype
         return total
 
     @staticmethod
@@ -38,7 +40,7 @@ class _ChunkedSum(torch.autograd.Function):
         gradient, ctx.gradient = ctx.gradient, None
         if gradient is None:
             raise RuntimeError("soft targets of large inputs can go backward once only; compute the loss again")
-        return gradient.mul_(outer[0]), None, None
+        return gradient.mul_(outer[0]).to(ctx.dtype), None, None
 
 
 def chunked_sum(logits: Tensor, row_sum: RowSum) -> Tensor:

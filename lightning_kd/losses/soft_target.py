@@ -11,7 +11,7 @@ from lightning_kd.losses.base import (
     masked_log_softmax,
     mean_over_heads,
 )
-from lightning_kd.losses.chunked import chunked_sum
+from lightning_kd.losses.chunked import RowSum, chunked_sum
 from lightning_kd.outputs import Outputs
 
 
@@ -69,7 +69,13 @@ def soft_target_loss(
         kept = None if mask is None else mask[place]
         return _divergence(student, teacher_logits[place], temperature, beta, kept).sum()
 
-    return chunked_sum(student_logits, row_sum) / max(len(student_logits), 1) * temperature**2
+    sum_over = chunked_sum if not teacher_logits.requires_grad else _plain_sum
+    return sum_over(student_logits, row_sum) / max(len(student_logits), 1) * temperature**2
+
+
+def _plain_sum(logits: Tensor, row_sum: RowSum) -> Tensor:
+    """At once: where the teacher learns, too, as in mutual learning, its gradient is wanted as well."""
+    return row_sum(logits, slice(None))
 
 
 def _divergence(

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 from torchmetrics import MetricCollection
 from torchmetrics.text import Perplexity
 from transformers import PreTrainedModel
@@ -46,6 +47,15 @@ def only_at(network: nn.Module, positions: Tensor) -> Iterator[None]:
         handle.remove()
 
 
+class LogPerplexity(Perplexity):
+    """torchmetrics' perplexity from log-probabilities: theirs is infinite once a probability rounds to 0."""
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        """Count logits (N, C) and labels (N,)."""
+        self.total_log_probs += cross_entropy(preds.float(), target, reduction="sum")
+        self.count += len(target)
+
+
 class MaskedLM(Task):
     """Masked language modelling: one head, ``token``, of logits (N, vocabulary) at the N masked positions of a batch.
 
@@ -79,14 +89,14 @@ class MaskedLM(Task):
 
     def metrics(self, label_names: list[str]) -> MetricCollection:
         """Perplexity."""
-        return MetricCollection({"perplexity": Perplexity()})
+        return MetricCollection({"perplexity": LogPerplexity()})
 
     def update(self, metrics: MetricCollection, outputs: Outputs, batch: Batch) -> None:
         """Count the masked positions."""
         head = outputs.heads["token"]
         assert head.labels is not None  # outputs has seen to it
         if outputs.rows:
-            metrics.update(head.logits.float().unsqueeze(0), head.labels.unsqueeze(0))
+            metrics.update(head.logits, head.labels)
 
     def label_counts(self, outputs: Outputs, batch: Batch) -> Tensor:
         """How often each token was hidden, (vocabulary,)."""

@@ -60,6 +60,18 @@ def test_broken_tables(write, name, content, message):
         list(read_texts(file, "text"))
 
 
+def test_utf16_names_its_own_conversion(write):
+    file = write({"a.txt": "hello".encode("utf-16")}) / "a.txt"
+    with pytest.raises(ValueError, match="iconv -f utf-16"):
+        list(read_texts(file, "text"))
+
+
+def test_header_that_is_broken(write):
+    file = write({"a.csv": 'text,"b\n1,2\n'}) / "a.csv"
+    with pytest.raises(ValueError, match=r"a\.csv, line \d: not CSV"):
+        list(read_texts(file, "text"))
+
+
 def test_files_named_after_splits(write):
     folder = write({"wiki.train.raw": "a", "wiki.valid.raw": "b", "test.csv": "text\nc", "notes.md": "d", "x.txt": "e"})
     files = corpus_files(folder)

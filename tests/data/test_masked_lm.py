@@ -1,11 +1,13 @@
 """Text for masked language models: blocks and lines, masks that are drawn anew, streams."""
 
+import datasets
 import numpy as np
 import pytest
 import torch
 from lightning.pytorch import seed_everything
 
 from lightning_kd import MaskedLMDataModule
+from lightning_kd.data import hub
 from tests.conftest import TINY_BERT
 
 WORDS = "water desk paper plant leak room hello goodbye good morning france later".split()  # noqa: SIM905
@@ -135,15 +137,18 @@ def test_whole_words_in_blocks_do_not_join_over_texts(module):
 def test_smoothing_counts_the_training_text(module, tokenizer):
     data = module({"train.txt": "water water water desk\n" * 50, "dev.txt": TEXT}, mlm_smoothing=0.7)
     data.setup("fit")
-    counts = {word: data.masking.token_weights[tokenizer.convert_tokens_to_ids(word)] for word in ("water", "desk")}
+    counts = {word: data.token_weights[tokenizer.convert_tokens_to_ids(word)] for word in ("water", "desk")}
     assert counts["desk"] / counts["water"] == pytest.approx(3**0.7)
 
 
-def test_table_in_another_language(module):
+def test_table_in_another_language(module, tokenizer):
     text = "id,satz\n" + "".join(f"{i},hello größe 你好 water\n" for i in range(9))
     data = module({"train.csv": text, "dev.csv": text}, text_column="satz", packing="lines")
     data.setup("fit")
-    assert len(data._splits["train"]) == 9
+    texts = [tokenizer.decode(row, skip_special_tokens=True) for row in data._splits["train"]["input_ids"]]
+    expected = tokenizer.decode(tokenizer("hello größe 你好 water")["input_ids"], skip_special_tokens=True)
+    assert texts == [expected] * 9
+    assert "你" in tokenizer.backend_tokenizer.normalizer.normalize_str("你好")
 
 
 def test_held_out_texts(module):
@@ -206,7 +211,7 @@ def test_stream_on_two_devices(module):
     [
         ({"packing": "words"}, r"data\.packing: must be blocks or lines, got 'words'"),
         ({"mlm_probability": 1.0}, r"data\.mlm_probability: must be in \(0, 1\), got 1\.0"),
-        ({"mlm_smoothing": -0.1}, r"data\.mlm_smoothing: must be >= 0, got -0\.1"),
+        ({"mlm_smoothing": -0.1}, r"data\.mlm_smoothing: must be in \[0, 10\], got -0\.1"),
         ({"mlm_smoothing": 0.7, "streaming": True}, r"data\.mlm_smoothing: does not go with streaming"),
         (
             {"mlm_smoothing": 0.7, "whole_word_masking": True},
@@ -228,7 +233,9 @@ def test_arguments(module, arguments, message):
     ("files", "arguments", "message"),
     [
         ({"train.txt": "\n \n", "dev.txt": TEXT}, {}, "the train split of .* is empty"),
-        ({"dev.txt": TEXT}, {}, "has no train split"),
+        ({"dev.txt": TEXT}, {}, r"has no train split; add a file named train\.txt"),
+        ({"train.txt": TEXT}, {}, r"has no validation split; add a file named validation\.txt"),
+        ({"train.txt": "\u200b\n" * 9, "dev.txt": TEXT}, {}, "no text that makes a token|fewer rows than a batch"),
         (
             {"train.txt": TEXT, "dev.txt": TEXT},
             {"max_length": 65},
@@ -261,3 +268,34 @@ def test_stream_smaller_than_a_batch(module):
     data.setup("fit")
     with pytest.raises(ValueError, match=r"data\.batch_size: the training texts make fewer rows than a batch of 4"):
         next(iter(data.train_dataloader()))
+
+
+def test_one_text_cannot_be_parted(module):
+    data = module({"train.txt": "one line\n"}, validation_fraction=0.5)
+    with pytest.raises(ValueError, match=r"data\.validation_fraction: .* has one text only"):
+        data.setup("fit")
+
+
+def test_nothing_to_predict(module):
+    with pytest.raises(ValueError, match=r"nothing to predict; load the student with pipeline\('fill-mask'\)"):
+        module().setup("predict")
+
+
+def test_hub(monkeypatch, tokenizer):
+    rows = datasets.Dataset.from_dict({"page": ["hello water", "", None, "good morning desk"]})
+    loaded = datasets.DatasetDict(train=rows, validation=rows, other=rows)
+    monkeypatch.setattr(hub.datasets, "load_dataset", lambda path, config_name: loaded)
+    settings = {"tokenizer": tokenizer, "packing": "lines", "max_length": 16}
+    data = MaskedLMDataModule("somebody/pages", text_column="page", config_name="raw", **settings)
+    data.setup("fit")
+    assert [tokenizer.decode(row[1:-1]) for row in data._splits["train"]["input_ids"]] == [
+        "hello water",
+        "good morning desk",
+    ]
+    with pytest.raises(
+        ValueError, match=r"data\.text_column: 'somebody/pages' has no column 'text' of texts; it has 'page'"
+    ):
+        MaskedLMDataModule("somebody/pages", **settings).setup("fit")
+    loaded["train"] = datasets.Dataset.from_dict({"page": [1, 2]})
+    with pytest.raises(ValueError, match=r"has no column 'page' of texts; it has 'page'"):
+        MaskedLMDataModule("somebody/pages", text_column="page", **settings).setup("fit")

@@ -62,6 +62,27 @@ def test_each_row_is_summed_once(monkeypatch):
     assert places == [(0, 3), (3, 2)]
 
 
+def test_small_gradients_in_float16_survive_until_they_are_scaled(monkeypatch):
+    monkeypatch.setattr(chunked, "CHUNK", 4000)
+    student, teacher = torch.randn(2, 64, 1000, generator=torch.Generator().manual_seed(0)).half().mul(0.1).unbind()
+    gradients = []
+    for logits in (student, student.float()):
+        logits = logits.clone().requires_grad_()
+        (65536 * soft_target_loss(logits, teacher)).backward()
+        gradients.append(logits.grad.float())
+    torch.testing.assert_close(*gradients, rtol=2e-3, atol=1e-5)
+
+
+def test_teacher_that_learns_gets_its_gradient(monkeypatch):
+    student, teacher = (torch.randn(10, 40).requires_grad_() for _ in range(2))
+    soft_target_loss(student, teacher).backward()
+    expected = teacher.grad.clone()
+    teacher.grad = None
+    monkeypatch.setattr(chunked, "CHUNK", 80)
+    soft_target_loss(student, teacher).backward()
+    torch.testing.assert_close(teacher.grad, expected)
+
+
 def test_second_backward_is_refused(monkeypatch):
     monkeypatch.setattr(chunked, "CHUNK", 80)
     value = soft_target_loss(torch.randn(10, 40, requires_grad=True), torch.randn(10, 40))

@@ -92,6 +92,24 @@ def test_perplexity_closed_form():
     assert float(metrics.compute()["perplexity"]) == pytest.approx(float(expected), rel=1e-5)
 
 
+def test_perplexity_of_a_network_that_is_very_wrong_is_finite():
+    task, metrics = MaskedLM(), MaskedLM().metrics([])
+    logits = torch.zeros(2, 7, 50)
+    logits[..., 0] = 30.0
+    logits[0, 2, 0] = 150.0
+    task.update(metrics, task.outputs(logits, BATCH), BATCH)
+    assert float(metrics.compute()["perplexity"]) == pytest.approx(math.exp((150 + 30 + 30) / 3), rel=1e-4)
+
+
+def test_perplexity_agrees_with_torchmetrics():
+    from torchmetrics.functional.text import perplexity
+
+    metrics = MaskedLM().metrics([])
+    logits, labels = torch.randn(9, 50), torch.randint(50, (9,))
+    metrics.update(logits, labels)
+    torch.testing.assert_close(metrics.compute()["perplexity"], perplexity(logits[None], labels[None]))
+
+
 def test_nothing_masked_is_nothing_scored():
     task = MaskedLM()
     batch = {**BATCH, "labels": torch.full_like(TEXT, -100)}
