@@ -28,6 +28,9 @@ class Head:
     mask: Tensor | None = None
 
 
+IGNORED = -100
+"""Label of what does not count, in data, losses and scores, as in PyTorch and transformers."""
+
 Need = Literal["hidden_states", "projections"]
 """What a loss may ask for beside the heads. Nothing is kept that no loss asks for."""
 

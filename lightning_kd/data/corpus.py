@@ -1,11 +1,10 @@
 """Plain text: files line by line, however large."""
 
 import csv
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from lightning_kd.data.files import SPLIT_NAMES
+from lightning_kd.data.files import SPLIT_NAMES, not_utf8, parse_json
 
 PLAIN = (".txt", ".raw")
 """Files with a text per line."""
@@ -66,11 +65,7 @@ def _lines(file: Path) -> Iterator[str]:
             try:
                 line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
-                encoding = "utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin1"
-                raise ValueError(
-                    f"{file}, line {number}: not UTF-8 (byte 0x{error.object[error.start]:02x}); convert the file, for "
-                    f"instance with iconv -f {encoding} -t utf-8"
-                ) from error
+                raise not_utf8(file, number, error) from error
             yield line.rstrip("\r\n")
 
 
@@ -109,10 +104,7 @@ def _json_lines(file: Path, column: str) -> Iterator[str]:
     for number, line in enumerate(_lines(file), 1):
         if not line.strip():
             continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{file}, line {number}, column {error.colno}: not JSON ({error.msg})") from error
+        row = parse_json(line, file, number)
         if not isinstance(row, dict) or not isinstance(row.get(column), str):
             if isinstance(row, dict) and column not in row:
                 raise ValueError(_no_column(file, column, list(row)))

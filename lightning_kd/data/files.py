@@ -35,10 +35,16 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         # error.object is what was decoded: without the byte order mark, if there was one
         line = error.object.count(b"\n", 0, error.start) + 1
-        raise ValueError(
-            f"{path}, line {line}: not UTF-8 (byte 0x{error.object[error.start]:02x}); convert the file, "
-            f"for instance with iconv -f latin1 -t utf-8"
-        ) from error
+        raise not_utf8(path, line, error) from error
+
+
+def not_utf8(path: Path, line: int, error: UnicodeDecodeError) -> ValueError:
+    """The error that names the line and how to convert the file."""
+    encoding = "utf-16" if error.object[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin1"
+    return ValueError(
+        f"{path}, line {line}: not UTF-8 (byte 0x{error.object[error.start]:02x}); convert the file, "
+        f"for instance with iconv -f {encoding} -t utf-8"
+    )
 
 
 def _lines(path: Path) -> list[str]:

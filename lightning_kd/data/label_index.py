@@ -2,8 +2,7 @@
 
 from typing import Any
 
-UNLABELLED = -100
-"""Label of a row that has none, as in PyTorch and transformers."""
+from lightning_kd.outputs import IGNORED
 
 
 def _as_index(label: Any) -> int | None:
@@ -58,7 +57,7 @@ def index_labels(labels: list[Any], names: list[str], where: str, allow_unlabell
                     f"{where}, row {row}: no label ({label!r}); fill it or remove the row (data.allow_unlabelled=true "
                     "takes such training rows, for the teacher to label)"
                 )
-            result.append(UNLABELLED)
+            result.append(IGNORED)
             continue
         index = position.get(str(label), _as_index(label))
         if index is None or not 0 <= index < len(names):

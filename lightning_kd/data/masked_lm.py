@@ -16,9 +16,9 @@ from lightning_kd.data.base import Collate, TextDataModule, collate
 from lightning_kd.data.corpus import corpus_files, read_texts
 from lightning_kd.data.files import SPLIT_NAMES
 from lightning_kd.data.hub import load_hub
-from lightning_kd.data.masking import UNMASKED, Masking, smoothed_weights
+from lightning_kd.data.masking import Masking, smoothed_weights
 from lightning_kd.data.stream import Stream
-from lightning_kd.outputs import Batch
+from lightning_kd.outputs import IGNORED, Batch
 
 MOST_SMOOTHING = 10
 """Beyond this the weights of frequent tokens are 0 in float64."""
@@ -32,7 +32,7 @@ def mask_and_collate(
     rows = list(zip(columns["epoch"], columns["row_id"], strict=True))
     batch = collate(tokenizer, texts, columns)
     ids = batch["input_ids"].numpy()
-    labels = np.full_like(ids, UNMASKED)
+    labels = np.full_like(ids, IGNORED)
     for number, (epoch, row_id) in enumerate(rows):
         if row_id < 0:
             continue

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-Tokens = NDArray[np.int64]
+from lightning_kd.outputs import IGNORED
 
-UNMASKED = -100
-"""Label of a position that is not to be guessed."""
+Tokens = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -40,10 +39,10 @@ class Masking:
             generator: What is drawn from.
 
         Returns:
-            The ids to show and the labels, the hidden ids or ``UNMASKED``, both (L,).
+            The ids to show and the labels, the hidden ids or ``IGNORED``, both (L,).
         """
         chosen = self._choose(ids, words, generator)
-        labels = np.where(chosen, ids, UNMASKED)
+        labels = np.where(chosen, ids, IGNORED)
         fate = generator.random(len(ids))
         shown = np.where(chosen & (fate < 0.8), self.mask_id, ids)
         other = chosen & (fate >= 0.8) & (fate < 0.9)

@@ -12,8 +12,8 @@ from transformers import PreTrainedTokenizerBase
 from lightning_kd.data.base import TextDataModule
 from lightning_kd.data.files import SPLIT_NAMES
 from lightning_kd.data.hub import load_hub
-from lightning_kd.data.label_index import UNLABELLED
 from lightning_kd.data.squad_questions import question_table, questions_of_hub, read_questions
+from lightning_kd.outputs import IGNORED
 
 HUB = {"1.1": "rajpurkar/squad", "2.0": "rajpurkar/squad_v2"}
 """Where the hub has each version."""
@@ -95,13 +95,14 @@ class SQuADDataModule(TextDataModule):
         rows = question_table(questions, where)
         if split != "train":
             return rows
-        unknown = [number for number, start in enumerate(rows["answer_start"]) if start < 0]
+        starts = rows["answer_start"][:]
+        unknown = [number for number, start in enumerate(starts) if start < 0]
         if unknown:
             rank_zero_warn(
                 f"{len(unknown)} of {len(rows)} training questions have an answer that is not at its place in the "
                 f"context, the first is {rows['id'][unknown[0]]!r}; they are left out"
             )
-            rows = rows.select(sorted({*range(len(rows))} - {*unknown})).flatten_indices()
+            rows = rows.select([number for number, start in enumerate(starts) if start >= 0]).flatten_indices()
         return rows.remove_columns(["answers"])
 
     def _remedy(self, split: str) -> str:
@@ -230,7 +231,7 @@ def _answer_tokens(part: Encoding, context: tuple[int, int], start: int, text: s
         text: The answer; empty = there is none.
     """
     if start < 0:
-        return UNLABELLED, UNLABELLED
+        return IGNORED, IGNORED
     first, after_last = context
     start, text = start + len(text) - len(text.lstrip()), text.strip()
     # characters such as spaces belong to no token

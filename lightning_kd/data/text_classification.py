@@ -11,7 +11,8 @@ from transformers import PreTrainedTokenizerBase
 from lightning_kd.data.base import TextDataModule
 from lightning_kd.data.files import SPLIT_NAMES, Columns, read_columns, read_splits
 from lightning_kd.data.hub import load_hub
-from lightning_kd.data.label_index import UNLABELLED, index_labels, is_unknown, names_in
+from lightning_kd.data.label_index import index_labels, is_unknown, names_in
+from lightning_kd.outputs import IGNORED
 
 TEXTS = ("text", "text_pair")
 """Columns of the loaded splits; ``label``, a class index, is the third."""
@@ -108,7 +109,7 @@ class TextClassificationDataModule(TextDataModule):
             table["label"] = []
         elif self.allow_unlabelled and split == "train":
             table["label"] = index_labels(labels or [None] * len(table["text"]), names, where, allow_unlabelled=True)
-            unlabelled = table["label"].count(UNLABELLED)
+            unlabelled = table["label"].count(IGNORED)
             rank_zero_info(f"{where}: {unlabelled:,} of {len(table['label']):,} training rows have no label")
         elif labels is not None and not (labels and all(map(is_unknown, labels))):
             table["label"] = index_labels(labels, names, where)

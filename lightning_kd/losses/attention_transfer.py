@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lightning_kd.losses.base import DistillationLoss, mean_over_heads
-from lightning_kd.losses.layer_map import LayerMap, check_layer_map
+from lightning_kd.losses.layer_map import LayerMap, check_layer_map, place_of
 from lightning_kd.outputs import Outputs, Projections, Shape
 
 
@@ -85,10 +85,6 @@ class AttentionTransferLoss(DistillationLoss):
         assert teacher.projections is not None
         losses = []
         for own, theirs in (self.layer_map or {-1: -1}).items():
-            ours, other = student.projections[_place(own)], teacher.projections[_place(theirs)]
+            ours, other = student.projections[place_of(own)], teacher.projections[place_of(theirs)]
             losses.append(attention_transfer_loss(attention_scores(ours), attention_scores(other), student.tokens))
         return mean_over_heads(losses)
-
-
-def _place(layer: int) -> int:
-    return layer - 1 if layer > 0 else layer

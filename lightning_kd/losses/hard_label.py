@@ -11,10 +11,7 @@ from lightning_kd.losses.base import (
     mean_over_heads,
     mean_over_rows,
 )
-from lightning_kd.outputs import Outputs
-
-IGNORED = -100
-"""Label of a row that does not count, as in PyTorch and transformers."""
+from lightning_kd.outputs import IGNORED, Outputs
 
 
 def hard_label_loss(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0, mask: Tensor | None = None) -> Tensor:

@@ -6,6 +6,11 @@ LayerMap = dict[int, int]
 """Student's index to teacher's index: 0 = the embeddings, n = the output of layer n, negative ones from the end."""
 
 
+def place_of(layer: int) -> int:
+    """Where a layer stands in a list of layers: the first, 1, at 0; negative ones stay."""
+    return layer - 1 if layer > 0 else layer
+
+
 def check_layer_map(layer_map: LayerMap, student: Shape, teacher: Shape, loss: str, first: int) -> None:
     """Refuse an index off the end.
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lightning_kd.losses.base import DistillationLoss, mean_over_heads
-from lightning_kd.losses.layer_map import check_layer_map
+from lightning_kd.losses.layer_map import check_layer_map, place_of
 from lightning_kd.outputs import Outputs, Shape
 
 
@@ -94,8 +94,8 @@ class RelationLoss(DistillationLoss):
         assert teacher is not None  # promised by needs_teacher
         assert student.projections is not None  # promised by needs
         assert teacher.projections is not None
-        ours = student.projections[self.student_layer - (self.student_layer > 0)]
-        theirs = teacher.projections[self.teacher_layer - (self.teacher_layer > 0)]
+        ours = student.projections[place_of(self.student_layer)]
+        theirs = teacher.projections[place_of(self.teacher_layer)]
         return mean_over_heads(
             [
                 relation_loss(getattr(ours, kind), getattr(theirs, kind), student.tokens, self.num_relation_heads)

@@ -11,11 +11,8 @@ from torchmetrics import MetricCollection
 from torchmetrics.text import Perplexity
 from transformers import PreTrainedModel
 
-from lightning_kd.outputs import Batch, Head, Need, Outputs
+from lightning_kd.outputs import IGNORED, Batch, Head, Need, Outputs
 from lightning_kd.tasks.base import Task
-
-UNMASKED = -100
-"""Label of a position that was not masked."""
 
 
 @contextmanager
@@ -84,7 +81,7 @@ class MaskedLM(Task):
     def _masked(batch: Batch) -> Tensor:
         if "labels" not in batch:
             raise ValueError("MaskedLM: the batch has no labels, the hidden tokens; mask it as MaskedLMDataModule does")
-        masked: Tensor = batch["labels"] != UNMASKED
+        masked: Tensor = batch["labels"] != IGNORED
         return masked & (batch["row_id"] >= 0).unsqueeze(1) if "row_id" in batch else masked
 
     def metrics(self, label_names: list[str]) -> MetricCollection:
