@@ -1,9 +1,9 @@
-"""What a step of masked-LM distillation spares by projecting the masked tokens only, and what chunks spare in memory.
+"""What a step of masked-LM distillation spares by projecting the masked tokens only.
 
 Two ways in turn on the same batches, forward and backward of the student and forward of the teacher, with soft targets
 and hard labels: both networks project every token to the vocabulary and the losses take the masked ones, as usually
 written; and this package, where the head sees the masked tokens only. Both get the same dropout, so the losses agree to
-rounding. Then the peak memory of the soft targets alone, at once and in chunks.
+rounding. (What chunks spare in memory is in tests/losses/test_chunked.py.)
 
     python benchmarks/masked_projection.py --student <folder> --teacher <folder> --data <text file or folder>
 """
@@ -19,7 +19,7 @@ from torch import nn
 from transformers import AutoModelForMaskedLM
 
 from lightning_kd import MaskedLM, MaskedLMDataModule
-from lightning_kd.losses import HardLabelLoss, SoftTargetLoss, soft_target_loss
+from lightning_kd.losses import HardLabelLoss, SoftTargetLoss
 from lightning_kd.models import forward
 
 TEMPERATURE = 2.0
@@ -43,18 +43,6 @@ def masked_only(student: nn.Module, teacher: nn.Module, batch: dict[str, torch.T
     with torch.no_grad():
         theirs = task.run(teacher, batch)
     return SoftTargetLoss(temperature=TEMPERATURE)(ours, theirs) + HardLabelLoss()(ours)
-
-
-def peak(work) -> int:
-    """The most memory that tensors took at once above what there was before, in bytes."""
-    with torch.profiler.profile(profile_memory=True) as profile:
-        work()
-    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
-    now = most = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        now += event.nbytes()
-        most = max(most, now)
-    return most
 
 
 def main() -> None:
@@ -94,23 +82,6 @@ def main() -> None:
     Console().print(table)
     names = list(ways)
     print(f"speed-up: {medians[names[0]] / medians[names[1]]:.2f}")
-
-    rows, vocabulary = int(0.15 * args.batch_size * args.max_length), student.config.vocab_size
-    own, other = torch.randn(2, rows, vocabulary).unbind()
-    own.requires_grad_()
-
-    def naive() -> None:
-        log_q, log_p = (own / TEMPERATURE).log_softmax(-1), (other / TEMPERATURE).log_softmax(-1)
-        (log_p.exp() * (log_p - log_q)).sum(-1).mean().backward()
-        own.grad = None
-
-    def chunked() -> None:
-        soft_target_loss(own, other, TEMPERATURE).backward()
-        own.grad = None
-
-    peaks = [peak(work) / 2**20 for work in (naive, chunked)]
-    print(f"soft targets of {rows} x {vocabulary}: peak {peaks[0]:.0f} MiB at once, {peaks[1]:.0f} MiB in chunks")
-    print(f"memory: {peaks[1] / peaks[0]:.2f}")
 
 
 if __name__ == "__main__":

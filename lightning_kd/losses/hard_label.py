@@ -11,6 +11,7 @@ from lightning_kd.losses.base import (
     mean_over_heads,
     mean_over_rows,
 )
+from lightning_kd.losses.chunked import chunked_sum
 from lightning_kd.outputs import IGNORED, Outputs
 
 
@@ -37,8 +38,11 @@ def hard_label_loss(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0
     """
     labelled = labels != IGNORED
     if mask is None:  # sum and count instead of a selection of rows, which would wait for a GPU
-        total = cross_entropy(logits.float(), labels, reduction="sum", label_smoothing=label_smoothing)
-        return total / labelled.sum().clamp(min=1)
+
+        def row_sum(rows: Tensor, place: slice) -> Tensor:
+            return cross_entropy(rows.float(), labels[place], reduction="sum", label_smoothing=label_smoothing)
+
+        return chunked_sum(logits, row_sum) / labelled.sum().clamp(min=1)
     mask, logits, labels = drop_masked_rows(mask[labelled], logits[labelled].float(), labels[labelled])
     log_probs = masked_log_softmax(logits, mask)
     loss = -log_probs.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
