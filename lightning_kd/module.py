@@ -148,6 +148,8 @@ class DistillationModule(StudentModule):
             )
         if (teacher := self.active_teacher) is not None:
             teacher.align(self.label_names or [], self._accept_label_mismatch)
+            if not self.task.named_labels and self.task.num_labels is None:  # the classes are the tokens
+                safety.check_vocabularies(self.build_student(), teacher)
             tokenizer = getattr(datamodule, "tokenizer", None)
             if isinstance(tokenizer, PreTrainedTokenizerBase):
                 safety.check_tokenizers(teacher, tokenizer, "tokenizer_mismatch" in self.accept)

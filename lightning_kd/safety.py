@@ -130,6 +130,24 @@ def check_lengths(datamodule: Any, student: nn.Module, teacher: Teacher | None) 
             raise ValueError(f"data.max_length: {longest} is more than the {positions} positions of {name}; lower it")
 
 
+def check_vocabularies(student: nn.Module, teacher: Teacher) -> None:
+    """Refuse networks whose heads have another number of tokens, though their tokenizers may agree.
+
+    Published embeddings are often longer than the tokenizer, padded to a multiple of 8 or 64.
+
+    Raises:
+        ValueError: Names the sizes and how to make them the same.
+    """
+    ours = getattr(getattr(student, "config", None), "vocab_size", None)
+    for index, name in enumerate(teacher.names):
+        theirs = getattr(teacher.config(index), "vocab_size", None)
+        if None not in (ours, theirs) and ours != theirs:
+            raise ValueError(
+                f"student.vocab_size: the student's head has {ours} tokens and that of teacher {name!r} {theirs}; "
+                f"build the student with vocab_size: {theirs}, or call resize_token_embeddings({theirs}) on it and save"
+            )
+
+
 def check_averaging(trainer: Trainer, student: nn.Module) -> None:
     """Refuse to average whole numbers: transformers keep positions in buffers, and rounding would change them.
 

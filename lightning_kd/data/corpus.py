@@ -4,7 +4,7 @@ import csv
 from collections.abc import Iterator
 from pathlib import Path
 
-from lightning_kd.data.files import SPLIT_NAMES, not_utf8, parse_json
+from lightning_kd.data.files import not_utf8, parse_json
 
 PLAIN = (".txt", ".raw")
 """Files with a text per line."""
@@ -13,36 +13,7 @@ TABLES = (".csv", ".tsv", ".jsonl")
 """Files with a column of texts."""
 
 
-def corpus_files(path: Path) -> dict[str, Path]:
-    """The file of each split: a file (the split it is named after, else ``train``) or those of a folder.
-
-    ``train.txt`` is named after a split, and so is ``wiki.train.raw``.
-
-    Raises:
-        ValueError: If a suffix is unknown, or a folder has no such file or two for one split.
-    """
-    if path.is_file():
-        if path.suffix not in PLAIN + TABLES:
-            raise ValueError(f"data.path: cannot read {path.name}; use one of {', '.join(PLAIN + TABLES)}")
-        return {_split(path) or "train": path}
-    found: dict[str, Path] = {}
-    for file in sorted(path.iterdir()):
-        split = _split(file)
-        if split is None or file.suffix not in PLAIN + TABLES:
-            continue
-        if split in found:
-            raise ValueError(f"data.path: both {found[split].name} and {file.name} are the {split} split; remove one")
-        found[split] = file
-    if not found:
-        raise ValueError(
-            f"data.path: {str(path)!r} has no file named after a split; expected for instance train.txt and "
-            f"validation.txt (suffixes: {', '.join(PLAIN + TABLES)})"
-        )
-    return found
-
-
-def _split(file: Path) -> str | None:
-    return SPLIT_NAMES.get(file.stem.rpartition(".")[2])
+SUFFIXES = PLAIN + TABLES
 
 
 def read_texts(file: Path, column: str) -> Iterator[str]:

@@ -144,25 +144,42 @@ def read_columns(path: Path) -> Columns:
     raise ValueError(f"{path}: cannot read the suffix {path.suffix!r}; use one of {', '.join(SUFFIXES)}")
 
 
-def read_splits(path: Path) -> dict[str, Columns]:
-    """Read a file (the split it is named after, else ``train``) or a folder of files named after splits.
+def split_of(file: Path) -> str | None:
+    """The split a file is named after: ``train.txt`` and ``wiki.train.raw`` after ``train``; None if after none."""
+    return SPLIT_NAMES.get(file.stem.rpartition(".")[2])
+
+
+def split_files(path: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
+    """The file of each split: a file (the split it is named after, else ``train``) or those of a folder.
 
     Raises:
-        ValueError: If a folder has no such file, or two for one split.
+        ValueError: If a suffix is unknown, or a folder has no such file or two for one split.
     """
+    known = ", ".join(suffixes)
     if path.is_file():
-        return {SPLIT_NAMES.get(path.stem, "train"): read_columns(path)}
+        if path.suffix not in suffixes:
+            raise ValueError(f"{path}: cannot read the suffix {path.suffix!r}; use one of {known}")
+        return {split_of(path) or "train": path}
     found: dict[str, Path] = {}
     for file in sorted(path.iterdir()):
-        split = SPLIT_NAMES.get(file.stem)
-        if split is None or file.suffix not in SUFFIXES:
+        split = split_of(file)
+        if split is None or file.suffix not in suffixes:
             continue
         if split in found:
             raise ValueError(f"{path}: both {found[split].name} and {file.name} are the {split} split; remove one")
         found[split] = file
     if not found:
         raise ValueError(
-            f"{path}: no file named after a split; expected for instance train.csv, validation.csv and test.csv "
-            f"(suffixes: {', '.join(SUFFIXES)})"
+            f"{path}: no file named after a split; expected for instance train{suffixes[0]} and "
+            f"validation{suffixes[0]} (suffixes: {known})"
         )
-    return {split: read_columns(file) for split, file in found.items()}
+    return found
+
+
+def read_splits(path: Path) -> dict[str, Columns]:
+    """Read a table (the split it is named after, else ``train``) or a folder of tables named after splits.
+
+    Raises:
+        ValueError: As ``split_files`` and ``read_columns``.
+    """
+    return {split: read_columns(file) for split, file in split_files(path, SUFFIXES).items()}

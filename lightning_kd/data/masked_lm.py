@@ -1,8 +1,6 @@
 """Plain text for masked language models."""
 
-from collections.abc import Iterator
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any, Literal
 
 import datasets
@@ -13,11 +11,10 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
 from lightning_kd.data.base import Collate, TextDataModule, collate
-from lightning_kd.data.corpus import corpus_files, read_texts
-from lightning_kd.data.files import SPLIT_NAMES
-from lightning_kd.data.hub import load_hub
+from lightning_kd.data.blocks import blocks
 from lightning_kd.data.masking import Masking, smoothed_weights
 from lightning_kd.data.stream import Stream
+from lightning_kd.data.text_source import TextSource
 from lightning_kd.outputs import IGNORED, Batch
 
 MOST_SMOOTHING = 10
@@ -42,11 +39,6 @@ def mask_and_collate(
         ids[number, places], labels[number, places] = masking.apply(ids[number, places], word, generator)
     batch["labels"] = torch.from_numpy(labels)
     return batch
-
-
-def _rows_of(file: str, column: str, version: str) -> Iterator[dict[str, str]]:
-    # the version is there for the fingerprint of datasets
-    yield from ({"text": text} for text in read_texts(Path(file), column))
 
 
 class MaskedLMDataModule(TextDataModule):
@@ -129,57 +121,15 @@ class MaskedLMDataModule(TextDataModule):
     # ---- texts
 
     @cached_property
-    def _files(self) -> dict[str, Path] | None:
-        """The local file of each split; None if the path is a hub id."""
-        local = Path(self.path).expanduser()
-        return corpus_files(local) if local.exists() else None
-
-    @cached_property
-    def _hub(self) -> dict[str, datasets.Dataset]:
-        loaded = load_hub(self.path, self.config_name)
-        for rows in loaded.values():
-            if str(getattr(rows.features.get(self.text_column), "dtype", "")) != "string":
-                raise ValueError(
-                    f"data.text_column: {self.path!r} has no column {self.text_column!r} of texts; "
-                    f"it has {', '.join(map(repr, rows.column_names))}"
-                )
-        return {SPLIT_NAMES[split]: rows for split, rows in loaded.items() if split in SPLIT_NAMES}
-
-    def _texts(self, split: str) -> Iterator[str]:
-        """One after the other, for a stream."""
-        if self._files is not None:
-            yield from read_texts(self._files[split], self.text_column)
-        else:
-            yield from (text for text in self._hub[split][self.text_column] if text and text.strip())
-
-    def _table(self, split: str) -> datasets.Dataset:
-        """All of them in a file that is mapped into memory, the hub's own or one that is written once."""
-        if self._files is None:
-            return self._hub[split].select_columns(self.text_column).rename_column(self.text_column, "text")
-        file = self._files[split]
-        if next(read_texts(file, self.text_column), None) is None:
-            return datasets.Dataset.from_dict({"text": []})  # what datasets would not make
-        version = f"{file.stat().st_size} {file.stat().st_mtime_ns}"  # a file that was changed is read again
-        try:
-            table: datasets.Dataset = datasets.Dataset.from_generator(
-                _rows_of,
-                features=datasets.Features({"text": datasets.Value("string")}),
-                cache_dir=str(datasets.config.HF_DATASETS_CACHE),
-                gen_kwargs={"file": str(file.resolve()), "column": self.text_column, "version": version},
-            )
-        except datasets.exceptions.DatasetGenerationError as error:
-            raise (error.__cause__ or error) from None
-        return table
-
-    def _has(self, split: str) -> bool:
-        return split in (self._hub if self._files is None else self._files)
+    def _source(self) -> TextSource:
+        return TextSource(self.path, self.text_column, self.config_name)
 
     def load(self, split: str) -> datasets.Dataset | None:
         """The texts of a split, in a column ``text``."""
-        held_out = self.validation_fraction and not self._has("validation") and split in ("train", "validation")
-        if not self._has("train" if held_out else split):
+        held_out = self.validation_fraction and not self._source.has("validation") and split in ("train", "validation")
+        if not self._source.has("train" if held_out else split):
             return None
-        rows = self._table("train" if held_out else split)
+        rows = self._source.table("train" if held_out else split)
         if held_out and len(rows) == 1:
             raise ValueError(
                 f"data.validation_fraction: {self.path!r} has one text only, which cannot be parted; add some"
@@ -198,9 +148,9 @@ class MaskedLMDataModule(TextDataModule):
         if stage == "predict":
             raise ValueError("MaskedLMDataModule has nothing to predict; load the student with pipeline('fill-mask')")
         if self.streaming and stage in (None, "fit"):
-            if not self._has("train"):
+            if not self._source.has("train"):
                 raise ValueError(f"data.path: {self.path!r} has no train split; {self._remedy('train')}")
-            if next(self._texts("train"), None) is None:
+            if next(self._source.texts("train"), None) is None:
                 raise ValueError(f"data.path: the train split of {self.path!r} is empty")
             self._check_length()
             stage = "validate"
@@ -243,32 +193,14 @@ class MaskedLMDataModule(TextDataModule):
             ids, words = encoded["input_ids"], [part.word_ids for part in encoded.encodings or []]
         else:
             encoded = self.tokenizer(lines, add_special_tokens=False)
-            ids, words = self._blocks(encoded["input_ids"], [part.word_ids for part in encoded.encodings or []])
+            words = [part.word_ids for part in encoded.encodings or []]
+            special = self.tokenizer.cls_token_id, self.tokenizer.sep_token_id
+            ids, words = blocks(encoded["input_ids"], words, self.max_length, *special)
         columns: dict[str, list[Any]] = {"input_ids": ids, "attention_mask": [[1] * len(row) for row in ids]}
         if self.whole_word_masking:
             # special tokens belong to no word; they are never chosen
             columns["word"] = [[-1 if word is None else word for word in row] for row in words]
         return columns
-
-    def _blocks(self, texts: list[list[int]], words: list[list[int]]) -> tuple[list[list[int]], list[list[int | None]]]:
-        """Join texts and cut them; the last block of these texts may be shorter."""
-        cls, sep, size = self.tokenizer.cls_token_id, self.tokenizer.sep_token_id, self.max_length - 2
-        tokens: list[int] = []
-        word: list[int | None] = []
-        first = 0
-        for number, ids in enumerate(texts):
-            if not ids:
-                continue  # of characters that the tokenizer drops
-            if tokens:
-                tokens.append(sep)
-                word.append(None)
-            tokens += ids
-            if words:
-                word += [first + w for w in words[number]]
-                first += max(words[number], default=-1) + 1
-        starts = range(0, len(tokens), size)
-        blocks = [[cls, *tokens[start : start + size], sep] for start in starts]
-        return blocks, [[None, *word[start : start + size], None] for start in starts]
 
     def _encoding_key(self) -> str:
         return f"{super()._encoding_key()} {self.packing} {self.whole_word_masking}"
@@ -299,7 +231,7 @@ class MaskedLMDataModule(TextDataModule):
             return super().train_dataloader()
         assert self._seed is not None
         stream = Stream(
-            partial(self._texts, "train"),
+            partial(self._source.texts, "train"),
             self.encode,
             self.batch_size,
             self.shuffle_buffer,

@@ -2,7 +2,8 @@
 
 import pytest
 
-from lightning_kd.data.corpus import corpus_files, read_texts
+from lightning_kd.data.corpus import SUFFIXES, read_texts
+from lightning_kd.data.files import split_files
 
 
 def test_lines(write):
@@ -74,22 +75,22 @@ def test_header_that_is_broken(write):
 
 def test_files_named_after_splits(write):
     folder = write({"wiki.train.raw": "a", "wiki.valid.raw": "b", "test.csv": "text\nc", "notes.md": "d", "x.txt": "e"})
-    files = corpus_files(folder)
+    files = split_files(folder, SUFFIXES)
     assert {split: file.name for split, file in files.items()} == {
         "train": "wiki.train.raw",
         "validation": "wiki.valid.raw",
         "test": "test.csv",
     }
-    assert corpus_files(folder / "x.txt") == {"train": folder / "x.txt"}
-    assert corpus_files(folder / "wiki.valid.raw") == {"validation": folder / "wiki.valid.raw"}
+    assert split_files(folder / "x.txt", SUFFIXES) == {"train": folder / "x.txt"}
+    assert split_files(folder / "wiki.valid.raw", SUFFIXES) == {"validation": folder / "wiki.valid.raw"}
 
 
 def test_files_that_are_none(write):
     folder = write({"train.txt": "a", "train.csv": "text\nb", "c.pdf": ""})
     with pytest.raises(ValueError, match=r"both train\.csv and train\.txt are the train split; remove one"):
-        corpus_files(folder)
-    with pytest.raises(ValueError, match=r"cannot read c\.pdf; use one of \.txt, \.raw, \.csv"):
-        corpus_files(folder / "c.pdf")
+        split_files(folder, SUFFIXES)
+    with pytest.raises(ValueError, match=r"c\.pdf: cannot read the suffix '\.pdf'; use one of \.txt, \.raw, \.csv"):
+        split_files(folder / "c.pdf", SUFFIXES)
     (folder / "empty").mkdir()
     with pytest.raises(ValueError, match=r"no file named after a split; expected for instance train\.txt"):
-        corpus_files(folder / "empty")
+        split_files(folder / "empty", SUFFIXES)

@@ -1,0 +1,82 @@
+"""Where the texts of a corpus come from: the hub or local files, one after the other or as a table."""
+
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+
+import datasets
+
+from lightning_kd.data.corpus import SUFFIXES, read_texts
+from lightning_kd.data.files import SPLIT_NAMES, split_files
+from lightning_kd.data.hub import load_hub
+
+
+def _rows_of(file: str, column: str, version: str) -> Iterator[dict[str, str]]:
+    # the version is there for the fingerprint of datasets
+    yield from ({"text": text} for text in read_texts(Path(file), column))
+
+
+class TextSource:
+    """The splits of a corpus. Nothing is read before it is asked for.
+
+    Args:
+        path: Hub id, local file, or folder.
+        column: Column of the texts, in tables and hub data sets.
+        config_name: Configuration of the hub data set, where it has several.
+
+    Raises:
+        OSError: On use, if there is no such data set.
+        ValueError: On use, if a file is not as expected or there is no such column; names file and line.
+    """
+
+    def __init__(self, path: str, column: str, config_name: str | None) -> None:
+        self.path = path
+        self.column = column
+        self.config_name = config_name
+
+    @cached_property
+    def _files(self) -> dict[str, Path] | None:
+        """The local file of each split; None if the path is a hub id."""
+        local = Path(self.path).expanduser()
+        return split_files(local, SUFFIXES) if local.exists() else None
+
+    @cached_property
+    def _hub(self) -> dict[str, datasets.Dataset]:
+        loaded = load_hub(self.path, self.config_name)
+        for rows in loaded.values():
+            if str(getattr(rows.features.get(self.column), "dtype", "")) != "string":
+                raise ValueError(
+                    f"data.text_column: {self.path!r} has no column {self.column!r} of texts; "
+                    f"it has {', '.join(map(repr, rows.column_names))}"
+                )
+        return {SPLIT_NAMES[split]: rows for split, rows in loaded.items() if split in SPLIT_NAMES}
+
+    def has(self, split: str) -> bool:
+        """Whether there is such a split: ``train``, ``validation`` or ``test``."""
+        return split in (self._hub if self._files is None else self._files)
+
+    def texts(self, split: str) -> Iterator[str]:
+        """One after the other, for a stream."""
+        if self._files is not None:
+            yield from read_texts(self._files[split], self.column)
+        else:
+            yield from (text for text in self._hub[split][self.column] if text and text.strip())
+
+    def table(self, split: str) -> datasets.Dataset:
+        """All of them, in a column ``text``, mapped into memory from a file, the hub's own or one written once."""
+        if self._files is None:
+            return self._hub[split].select_columns(self.column).rename_column(self.column, "text")
+        file = self._files[split]
+        if next(read_texts(file, self.column), None) is None:
+            return datasets.Dataset.from_dict({"text": []})  # what datasets would not make
+        version = f"{file.stat().st_size} {file.stat().st_mtime_ns}"  # a file that was changed is read again
+        try:
+            table: datasets.Dataset = datasets.Dataset.from_generator(
+                _rows_of,
+                features=datasets.Features({"text": datasets.Value("string")}),
+                cache_dir=str(datasets.config.HF_DATASETS_CACHE),
+                gen_kwargs={"file": str(file.resolve()), "column": self.column, "version": version},
+            )
+        except datasets.exceptions.DatasetGenerationError as error:
+            raise (error.__cause__ or error) from None
+        return table
