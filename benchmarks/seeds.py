@@ -51,7 +51,8 @@ def main() -> None:
     rows = [row for row in done if row["seed"] in args.seeds]
     table = Table("", "mean", "sd", *(f"seed {row['seed']}" for row in rows), title=str(args.results))
     for name in [name for name in rows[0] if name not in ("seed", "epochs")]:
-        values = [100 * row[name] for row in rows]
+        percent = 1 if name.endswith("perplexity") else 100
+        values = [percent * row[name] for row in rows]
         spread = f"{statistics.stdev(values):.2f}" if len(values) > 1 else ""
         table.add_row(name, f"{statistics.mean(values):.2f}", spread, *(f"{value:.2f}" for value in values))
     Console(width=120).print(table)
