@@ -4,7 +4,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.table import Table
 
-from lightning_kd.callbacks.student_export import best_state
+from lightning_kd.callbacks.export import best_state
 from lightning_kd.models import parameter_count
 from lightning_kd.module import DistillationModule
 

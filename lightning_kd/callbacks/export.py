@@ -1,0 +1,161 @@
+"""What callbacks have in common that write the best student into a folder."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from huggingface_hub import ModelCard
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from lightning_kd.callbacks.model_card import MARK, model_card
+from lightning_kd.folders import replaced_folder
+from lightning_kd.module import STATE_KEY, DistillationModule
+from lightning_kd.tasks.base import Task
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A student to be written.
+
+    Attributes:
+        network: With its best weights, in eval mode on the CPU.
+        task: The task whose heads it has.
+        datamodule: The data it was trained on; None if there is none.
+        card: Text of its model card.
+    """
+
+    network: PreTrainedModel
+    task: Task
+    datamodule: Any
+    card: str
+
+    def save_description(self, folder: Path, section: str = "") -> None:
+        """Write configuration, tokenizer and model card, the latter with a section of its own at the end."""
+        self.network.config.save_pretrained(folder)
+        if isinstance(tokenizer := getattr(self.datamodule, "tokenizer", None), PreTrainedTokenizerBase):
+            tokenizer.save_pretrained(folder)
+        (folder / "README.md").write_text(self.card + section, encoding="utf-8")
+
+
+def _best_checkpoint(trainer: Trainer) -> Path | None:
+    """The best checkpoint by the validation metric, or None where none was monitored."""
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, ModelCheckpoint) and callback.monitor and callback.best_model_path:
+            path = Path(callback.best_model_path)
+            if path.is_file():
+                return path
+            rank_zero_warn(f"the best checkpoint {path} is gone, so the latest weights are taken")
+    return None
+
+
+def best_state(trainer: Trainer, pl_module: DistillationModule) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+    """The student's weights and validation scores at the best checkpoint, or as they are now where there is none."""
+    path = _best_checkpoint(trainer)
+    if path is None:
+        weights, scores = pl_module.state_dict(), pl_module.validation_scores()
+    else:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        weights, scores = checkpoint["state_dict"], checkpoint[STATE_KEY]["scores"]
+    prefix = "student."
+    return {n.removeprefix(prefix): w for n, w in weights.items() if n.startswith(prefix)}, scores
+
+
+def finished(trainer: Trainer, pl_module: DistillationModule) -> Finished:
+    """The best student of a run, as a network of its own: the module's stays as it is."""
+    assert isinstance(pl_module.student, PreTrainedModel)
+    weights, scores = best_state(trainer, pl_module)
+    network = type(pl_module.student)(pl_module.student.config).to(pl_module.student.dtype)
+    network.load_state_dict(weights)
+    card = model_card(trainer, pl_module, scores)
+    return Finished(network.eval(), pl_module.task, trainer.datamodule, card)  # type: ignore[attr-defined]
+
+
+class Export(Callback, ABC):
+    """At the end of ``fit`` writes the best student into a folder, complete or not at all.
+
+    The folder is written under another name and renamed when it is complete. A folder of an earlier export is
+    replaced; any other folder that is not empty is refused before training.
+
+    Attributes:
+        name: Name of the folder in the run's log folder.
+        key: What the callback's arguments are called in messages.
+        what: What is written.
+    """
+
+    name: ClassVar[str]
+    key: ClassVar[str]
+    what: ClassVar[str]
+
+    def __init__(self, folder: str | None = None) -> None:
+        self.folder = folder
+
+    def target(self, trainer: Trainer) -> Path:
+        """The folder that will be written."""
+        if self.folder is not None:
+            return Path(self.folder).expanduser().resolve()
+        return Path(trainer.log_dir or trainer.default_root_dir) / self.name
+
+    def folders(self, target: Path) -> list[Path]:
+        """All folders that will be written: the target, and those of its twins."""
+        return [target]
+
+    def check_folders(self, target: Path) -> None:
+        """Refuse a target that is not ours to replace.
+
+        Raises:
+            ValueError: If a folder exists and is neither empty nor an earlier export, or if it is the current folder
+                or holds it.
+        """
+        for folder in self.folders(target):
+            if Path.cwd().is_relative_to(folder):  # it is going to be renamed
+                raise ValueError(
+                    f"{self.key}.folder: {str(folder)!r} is or holds the current folder; choose another folder"
+                )
+            if folder.exists() and not _replaceable(folder):
+                raise ValueError(
+                    f"{self.key}.folder: {str(folder)!r} exists and is no earlier export; choose another folder"
+                )
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Check what can be checked before training."""
+        if stage == "fit":
+            self.check_folders(self.target(trainer))
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the folder."""
+        if trainer.fast_dev_run or not isinstance(pl_module, DistillationModule):  # type: ignore[attr-defined]
+            return
+        target = self.target(trainer)  # on every device: log_dir is a broadcast
+        if not isinstance(pl_module.student, PreTrainedModel):
+            rank_zero_warn("the student is no transformers model, so it is not exported; its weights are in last.ckpt")
+            return
+        if trainer.is_global_zero:
+            self.write(target, finished(trainer, pl_module))
+        trainer.strategy.barrier(self.name)
+
+    def write(self, target: Path, student: Finished) -> None:
+        """Fill a new folder and put it in the target's place."""
+        with replaced_folder(target) as folder:
+            self.fill(folder, student)
+        rank_zero_info(f"{self.what} written to {target}")
+
+    @abstractmethod
+    def fill(self, folder: Path, student: Finished) -> None:
+        """Write all files into an empty folder."""
+
+
+def _replaceable(folder: Path) -> bool:
+    if not folder.is_dir():
+        return False
+    if not any(folder.iterdir()):
+        return True
+    try:
+        tags = ModelCard.load(folder / "README.md").data.tags
+    except Exception:  # no file, no text, no YAML: somebody else's
+        return False
+    return (folder / "config.json").is_file() and isinstance(tags, list) and MARK in tags

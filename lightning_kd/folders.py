@@ -1,0 +1,37 @@
+"""Folders that are complete or absent."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replaced_folder(target: Path) -> Iterator[Path]:
+    """A fresh folder beside the target that takes its place at the end, or vanishes if something is raised.
+
+    Whenever the process is killed, the target is whole, old or new; only between two renames is it absent, and the
+    old one then lies beside it under the name ``.<name>.<process>.old``.
+
+    Args:
+        target: Folder to write or to replace; folders above it are made.
+    """
+    fresh = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    try:
+        yield fresh
+        if target.exists():
+            old = target.with_name(f".{target.name}.{os.getpid()}.old")
+            target.rename(old)
+            try:
+                fresh.rename(target)
+            except BaseException:
+                old.rename(target)
+                raise
+            shutil.rmtree(old)
+        else:
+            fresh.rename(target)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
