@@ -1,6 +1,6 @@
 """Distil transformers with PyTorch Lightning."""
 
-from lightning_kd.callbacks import LayerInitialization
+from lightning_kd.callbacks import LayerInitialization, ONNXExport
 from lightning_kd.data import (
     CLINC150DataModule,
     MaskedLMDataModule,
@@ -19,6 +19,7 @@ __all__ = [
     "LayerInitialization",
     "MaskedLM",
     "MaskedLMDataModule",
+    "ONNXExport",
     "QuestionAnswering",
     "SQuADDataModule",
     "SST2DataModule",

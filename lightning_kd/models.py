@@ -23,6 +23,8 @@ else:
 LABELS = {"labels", "start_positions", "end_positions"}
 """Entries of a batch that are targets."""
 
+TOKEN_TYPES = {"token_type_ids"}
+
 
 @contextmanager
 def _explained(what: str, source: str) -> Iterator[None]:
@@ -189,21 +191,33 @@ def id_labels(network_or_config: Any) -> dict[int, str] | None:
     return getattr(config, "id2label", None)
 
 
-def forward(network: nn.Module, batch: Batch, **options: Any) -> Any:
-    """Call a network with just those entries of the batch that its ``forward`` names, labels never among them.
+def input_names(network: nn.Module, batch: Batch) -> list[str]:
+    """Which entries of a batch a network takes, in its own order; labels are never among them.
 
     With labels a transformers network would compute a cross-entropy of its own.
+
+    Args:
+        network: A transformers network, or a module whose ``forward`` names what it takes or which has a list of
+            ``input_names``.
+        batch: The batch.
+    """
+    # a compiled network hides its arguments behind *args, **kwargs
+    original = getattr(network, "_orig_mod", network)
+    names = getattr(original, "input_names", None) or list(inspect.signature(original.forward).parameters)
+    # RoBERTa's forward takes token types, and has an embedding for type 0 only
+    left_out = LABELS if getattr(getattr(network, "config", None), "type_vocab_size", 2) >= 2 else LABELS | TOKEN_TYPES
+    return [name for name in names if name in batch and name not in left_out]
+
+
+def forward(network: nn.Module, batch: Batch, **options: Any) -> Any:
+    """Call a network with its ``input_names`` out of a batch.
 
     Args:
         network: A transformers network, or a module that takes entries of the batch by name.
         batch: The batch.
         options: Further arguments, such as ``output_hidden_states``.
     """
-    # a compiled network hides its arguments behind *args, **kwargs
-    names = set(inspect.signature(getattr(network, "_orig_mod", network).forward).parameters) - LABELS
-    if getattr(getattr(network, "config", None), "type_vocab_size", 2) < 2:
-        names.discard("token_type_ids")  # RoBERTa's forward takes them, and has an embedding for type 0 only
-    return network(**{name: value for name, value in batch.items() if name in names}, **options)
+    return network(**{name: batch[name] for name in input_names(network, batch)}, **options)
 
 
 def encoder_layers(network: nn.Module) -> tuple[str, nn.ModuleList] | None:

@@ -2,8 +2,9 @@
 
 from lightning_kd.callbacks.last_checkpoint import LastCheckpoint
 from lightning_kd.callbacks.layer_initialization import LayerInitialization
+from lightning_kd.callbacks.onnx_export import ONNXExport
 from lightning_kd.callbacks.prediction_writer import PredictionWriter
 from lightning_kd.callbacks.run_summary import RunSummary
 from lightning_kd.callbacks.student_export import StudentExport
 
-__all__ = ["LastCheckpoint", "LayerInitialization", "PredictionWriter", "RunSummary", "StudentExport"]
+__all__ = ["LastCheckpoint", "LayerInitialization", "ONNXExport", "PredictionWriter", "RunSummary", "StudentExport"]

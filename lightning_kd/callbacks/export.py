@@ -69,7 +69,8 @@ def finished(trainer: Trainer, pl_module: DistillationModule) -> Finished:
     """The best student of a run, as a network of its own: the module's stays as it is."""
     assert isinstance(pl_module.student, PreTrainedModel)
     weights, scores = best_state(trainer, pl_module)
-    network = type(pl_module.student)(pl_module.student.config).to(pl_module.student.dtype)
+    network = type(pl_module.student)(pl_module.student.config)
+    network.to(dtype=pl_module.student.dtype)  # type: ignore[call-arg]
     network.load_state_dict(weights)
     card = model_card(trainer, pl_module, scores)
     return Finished(network.eval(), pl_module.task, trainer.datamodule, card)  # type: ignore[attr-defined]

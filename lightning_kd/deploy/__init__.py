@@ -1,0 +1,1 @@
+"""Students outside PyTorch: ONNX and traced graphs, and whether they still say the same."""

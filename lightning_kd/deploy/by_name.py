@@ -1,0 +1,42 @@
+"""A network that takes its inputs by position, for exporters that know no names."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_kd.models import input_names
+from lightning_kd.outputs import Batch
+
+
+class ByName(nn.Module):
+    """Hands tensors given by position to a network by name, and returns its outputs as a tuple.
+
+    Tokenizers give inputs in another order than networks take them: traced by position, two of the same shape would
+    be swapped in silence.
+
+    Args:
+        network: In eval mode.
+        batch: Entries that it is going to get; others are left out.
+
+    Attributes:
+        inputs: Names of the inputs, in the network's own order.
+        outputs: Names of the outputs, such as ``logits``, or ``start_logits`` and ``end_logits``.
+    """
+
+    def __init__(self, network: nn.Module, batch: Batch) -> None:
+        super().__init__()
+        self.network = network
+        self.inputs = input_names(network, batch)
+        with torch.no_grad():
+            self.outputs = list(network(**{name: batch[name] for name in self.inputs}).keys())
+        self.eval()
+
+    def examples(self, batch: Batch) -> tuple[Tensor, ...]:
+        """The inputs out of a batch, by position."""
+        return tuple(batch[name] for name in self.inputs)
+
+    def forward(self, *inputs: Any) -> tuple[Tensor, ...]:
+        """The outputs, in the order of ``outputs``."""
+        result = self.network(**dict(zip(self.inputs, inputs, strict=True)))
+        return tuple(result[name] for name in self.outputs)

@@ -1,0 +1,69 @@
+"""Whether an exported network still says what the original says."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from lightning_kd.outputs import Batch
+from lightning_kd.tasks.base import Task
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far two networks are apart on the same rows.
+
+    Attributes:
+        decisions: How often a class was chosen: once a row and head, in masked LM once a masked token.
+        max_difference: The largest difference of two logits that count.
+        changed: How many decisions are another class.
+    """
+
+    decisions: int
+    max_difference: float
+    changed: int
+
+    def __str__(self) -> str:
+        return (
+            f"largest difference of a logit {self.max_difference:.2g}, {self.changed} of {self.decisions} predictions "
+            "changed"
+        )
+
+
+@torch.no_grad()
+def compare(task: Task, original: nn.Module, exported: nn.Module, batches: Iterable[Batch]) -> Parity:
+    """Run both on the same batches.
+
+    Args:
+        task: The task whose heads both have, in the same order of labels.
+        original: In eval mode, on the CPU.
+        exported: Likewise.
+        batches: On the CPU.
+    """
+    decisions = changed = 0
+    largest = 0.0
+    for batch in batches:
+        ours, theirs = task.run(original, batch), task.run(exported, batch)
+        for one, other in ours.paired_with(theirs):
+            first, second = one.logits.float(), other.logits.float()
+            if one.mask is not None:
+                first, second = first.masked_fill(~one.mask, -torch.inf), second.masked_fill(~one.mask, -torch.inf)
+            counts = torch.isfinite(first)
+            if counts.any():
+                # a logit that became NaN is no small difference
+                largest = max(largest, (first - second)[counts].nan_to_num(nan=torch.inf).abs().max().item())
+            decisions += len(first)
+            changed += int((first.argmax(-1) != second.argmax(-1)).sum())
+    return Parity(decisions, largest, changed)
+
+
+def some_rows(datamodule: Any, rows: int) -> Iterator[Batch]:
+    """Batches of the validation split, until they hold so many rows."""
+    datamodule.setup("validate")
+    for batch in datamodule.val_dataloader():
+        yield batch
+        rows -= len(batch["row_id"])
+        if rows <= 0:
+            return
