@@ -1,6 +1,6 @@
 """Distil transformers with PyTorch Lightning."""
 
-from lightning_kd.callbacks import LayerInitialization, ONNXExport
+from lightning_kd.callbacks import CompressionReport, LayerInitialization, ONNXExport
 from lightning_kd.data import (
     CLINC150DataModule,
     MaskedLMDataModule,
@@ -15,6 +15,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CLINC150DataModule",
+    "CompressionReport",
     "DistillationModule",
     "LayerInitialization",
     "MaskedLM",

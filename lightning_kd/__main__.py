@@ -10,9 +10,9 @@ DEBUG = "KD_DEBUG"
 def main() -> None:
     """Run the command line; an error is one line, its traceback shown where ``KD_DEBUG`` is set."""
     try:
-        from lightning_kd.cli import run  # here, because it takes seconds and may itself fail
+        from lightning_kd.cli import dispatch  # here, because it takes seconds and may itself fail
 
-        run(sys.argv[1:])
+        dispatch(sys.argv[1:])
     except Exception as error:
         if os.environ.get(DEBUG):
             raise

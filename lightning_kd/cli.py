@@ -13,10 +13,14 @@ from transformers.utils.logging import disable_progress_bar
 
 from lightning_kd import data, losses, tasks  # noqa: F401  their classes can be named without a module path
 from lightning_kd.callbacks import LastCheckpoint, PredictionWriter, RunSummary, StudentExport
+from lightning_kd.commands import COMMANDS
 from lightning_kd.module import DistillationModule
 from lightning_kd.run_folders import ROOT, discard_unused, new_run_folder, resume_arguments, run_logger
 
-DESCRIPTION = "Distil transformers: a small student learns what a large teacher knows."
+DESCRIPTION = (
+    "Distil transformers: a small student learns what a large teacher knows. For finished models see also "
+    "`lightning-kd report --help` (score, size and speed side by side) and `lightning-kd export --help` (ONNX)."
+)
 FIT = "Train a student, with or without a teacher. `fit --resume <run folder>` continues a run that was interrupted."
 
 
@@ -127,8 +131,17 @@ def _quiet() -> None:
     disable_progress_bar()  # transformers' bars for loading and saving a file or two
 
 
+def dispatch(args: list[str]) -> None:
+    """Run a command line without the program's name, be it Lightning's or one of ours."""
+    if args and args[0] in COMMANDS:
+        _quiet()
+        COMMANDS[args[0]](args[1:])
+    else:
+        run(args)
+
+
 def run(args: list[str]) -> DistillationCLI:
-    """Run a command line without the program's name; the result holds the trainer and the run's folder."""
+    """Run one of Lightning's commands, such as ``fit``; the result holds the trainer and the run's folder."""
     _quiet()
     args = [part for arg in args for part in (arg.split("=", 1) if arg.startswith("--resume=") else [arg])]
     folder = None

@@ -35,3 +35,19 @@ def replaced_folder(target: Path) -> Iterator[Path]:
             fresh.rename(target)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
+
+
+@contextmanager
+def replaced_file(target: Path) -> Iterator[Path]:
+    """A path beside the target to write to, which takes its place at the end, or vanishes if something is raised.
+
+    Args:
+        target: File to write or to replace; folders above it are made.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.stem}.{os.getpid()}.tmp{target.suffix}")
+    try:
+        yield partial
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)

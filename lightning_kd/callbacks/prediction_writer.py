@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -12,6 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.utilities import rank_zero_info
 
+from lightning_kd.folders import replaced_file
 from lightning_kd.tasks.base import Task
 
 
@@ -60,14 +60,8 @@ class PredictionWriter(BasePredictionWriter):
         ]
         name = self.path or (task if isinstance(task, Task) else Task).prediction_file
         file = folder / Path(name).expanduser()
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-        try:
-            with partial.open("w", newline="", encoding="utf-8") as stream:
-                write_json(rows, stream) if file.suffix == ".json" else write_csv(rows, stream)
-            partial.replace(file)
-        finally:
-            partial.unlink(missing_ok=True)
+        with replaced_file(file) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
+            write_json(rows, stream) if file.suffix == ".json" else write_csv(rows, stream)
         rank_zero_info(f"{len(rows)} predictions written to {file}")
 
 

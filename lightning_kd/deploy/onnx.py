@@ -1,7 +1,10 @@
 """ONNX files: written, quantised and run."""
 
+import logging
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -46,8 +49,7 @@ def to_onnx(network: PreTrainedModel, batch: Batch) -> torch.onnx.ONNXProgram:
         by_name = ByName(network, batch)
         examples = by_name.examples(batch)
         row, token = torch.export.Dim("batch"), torch.export.Dim("length")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PyTorch's about itself
+        with _quiet():
             program = torch.onnx.export(
                 by_name,
                 examples,
@@ -63,6 +65,19 @@ def to_onnx(network: PreTrainedModel, batch: Batch) -> torch.onnx.ONNXProgram:
         network.set_attn_implementation(before)
     assert program is not None
     return program
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporters' warnings about themselves and about packages that nobody needs."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 def _explained(error: Exception, network: str) -> ValueError:
@@ -92,7 +107,8 @@ def quantize(source: Path, target: Path) -> None:
     del graph.graph.value_info[
         :
     ]  # shapes that quantize_dynamic cannot read in graphs of torch.onnx.export(dynamo=True)
-    quantize_dynamic(graph, target, weight_type=QuantType.QInt8)
+    with _quiet():
+        quantize_dynamic(graph, target, weight_type=QuantType.QInt8)
 
 
 class OnnxNetwork(nn.Module):

@@ -68,8 +68,8 @@ class AnswerScores(Metric):
         self.places.append(places)
         self.values.append(values)
 
-    def compute(self) -> dict[str, Tensor]:
-        """``exact_match`` and ``f1``, in %, mean over the questions."""
+    def by_question(self) -> dict[str, Tensor]:
+        """``exact_match`` and ``f1`` of each question, in %, (Q,)."""
         question, row = dim_zero_cat(self.places).unbind(dim=1)
         values = dict(zip(self.COLUMNS, dim_zero_cat(self.values).unbind(dim=1), strict=True))
         rows = first_of_each(question, values["score"], row)
@@ -79,4 +79,16 @@ class AnswerScores(Metric):
             refused = no_answer_score - values["score"][rows] > self.no_answer_threshold
             right = values["no_answer_is_right"][rows]
             exact_match, f1 = torch.where(refused, right, exact_match), torch.where(refused, right, f1)
-        return {"exact_match": exact_match.mean(), "f1": f1.mean()}
+        return {"exact_match": exact_match, "f1": f1}
+
+    def compute(self) -> dict[str, Tensor]:
+        """``exact_match`` and ``f1``, in %, mean over the questions."""
+        return {name: scores.mean() for name, scores in self.by_question().items()}
+
+
+class F1ByQuestion(AnswerScores):
+    """F1 of each question, in %, (Q,)."""
+
+    def compute(self) -> Tensor:  # type: ignore[override]
+        """By question, in ascending order."""
+        return self.by_question()["f1"]

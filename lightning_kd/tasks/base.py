@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
-from torchmetrics import MetricCollection
+from torchmetrics import Metric, MetricCollection
 
 from lightning_kd import models
 from lightning_kd.outputs import Batch, Need, Outputs
@@ -70,6 +70,17 @@ class Task(ABC):
     @abstractmethod
     def metrics(self, label_names: list[str]) -> MetricCollection:
         """Fresh metrics for a split, named without prefix."""
+
+    @abstractmethod
+    def unit_scores(self) -> Metric:
+        """A metric that keeps the score of each unit, (units,), updated as the others.
+
+        Units are what one may draw again for an interval: rows, questions, hidden tokens.
+        """
+
+    def from_mean(self, mean: float) -> float:
+        """``monitor`` from the mean of ``unit_scores``."""
+        return mean
 
     @abstractmethod
     def update(self, metrics: MetricCollection, outputs: Outputs, batch: Batch) -> None:

@@ -1,18 +1,21 @@
 """Masked language modelling: the hidden tokens of a text."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torchmetrics import MetricCollection
+from torchmetrics import Metric, MetricCollection
 from torchmetrics.text import Perplexity
 from transformers import PreTrainedModel
 
 from lightning_kd.outputs import IGNORED, Batch, Head, Need, Outputs
 from lightning_kd.tasks.base import Task
+from lightning_kd.tasks.unit_scores import UnitScores
 
 
 @contextmanager
@@ -87,6 +90,14 @@ class MaskedLM(Task):
     def metrics(self, label_names: list[str]) -> MetricCollection:
         """Perplexity."""
         return MetricCollection({"perplexity": LogPerplexity()})
+
+    def unit_scores(self) -> Metric:
+        """The cross-entropy of each masked token, in nats."""
+        return UnitScores(partial(cross_entropy, reduction="none"))
+
+    def from_mean(self, mean: float) -> float:
+        """The perplexity."""
+        return math.exp(mean)
 
     def update(self, metrics: MetricCollection, outputs: Outputs, batch: Batch) -> None:
         """Count the masked positions."""

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import MetricCollection
+from torchmetrics import Metric, MetricCollection
 
 from lightning_kd.outputs import Batch, Head, Outputs
-from lightning_kd.tasks.answer_scores import AnswerScores, score_answer
+from lightning_kd.tasks.answer_scores import AnswerScores, F1ByQuestion, score_answer
 from lightning_kd.tasks.base import Task
 from lightning_kd.tasks.spans import best_spans
 
@@ -116,6 +116,10 @@ class QuestionAnswering(Task):
     def metrics(self, label_names: list[str]) -> MetricCollection:
         """Exact match and F1."""
         return MetricCollection({"squad": AnswerScores(self.no_answer_threshold)})
+
+    def unit_scores(self) -> Metric:
+        """F1 of each question, in %."""
+        return F1ByQuestion(self.no_answer_threshold)
 
     def update(self, metrics: MetricCollection, outputs: Outputs, batch: Batch) -> None:
         """Count the best answer in each row.

@@ -10,6 +10,7 @@ from torchmetrics.classification import BinaryRecall, MulticlassAccuracy, Multic
 
 from lightning_kd.outputs import Batch, Head, Outputs
 from lightning_kd.tasks.base import Task
+from lightning_kd.tasks.unit_scores import UnitScores
 
 
 class OutOfScopeRecall(BinaryRecall):
@@ -70,6 +71,10 @@ class SequenceClassification(Task):
         # no compute groups: they merge metrics whose states agree after the first batch, and in-scope accuracy is
         # accuracy until the first out-of-scope row comes
         return MetricCollection(metrics, compute_groups=False)
+
+    def unit_scores(self) -> Metric:
+        """Whether each row is right, 0 or 1."""
+        return UnitScores(torch.eq)
 
     def update(self, metrics: MetricCollection, outputs: Outputs, batch: Batch) -> None:
         """Count the most likely classes."""

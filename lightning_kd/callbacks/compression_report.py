@@ -1,0 +1,100 @@
+"""Says at the end of a run whether it was worth it."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_info
+from rich.console import Console
+
+from lightning_kd.callbacks.export import Export
+from lightning_kd.deploy import picture
+from lightning_kd.deploy.artefacts import Artefact, open_artefact
+from lightning_kd.deploy.report import Report, measure
+from lightning_kd.folders import replaced_file
+from lightning_kd.models import parameter_count
+from lightning_kd.module import DistillationModule
+
+HEADING = "## Compression report"
+
+
+class CompressionReport(Callback):
+    """At the end of ``fit`` puts teacher, student and every exported artefact side by side.
+
+    Score with a bootstrap interval, agreement with the teacher, parameters, size on the disk, latency and throughput on
+    this machine's processor: to the terminal, to ``report.md``, ``report.json`` and ``report.png``, to TensorBoard, and
+    into the model cards of what was exported.
+
+    Needs ``pip install 'lightning-kd[plots]'``.
+
+    Args:
+        folder: Where to write; null = the run's log folder.
+        split: The split to score on.
+    """
+
+    def __init__(self, folder: str | None = None, split: Literal["validation", "test"] = "validation") -> None:
+        self.folder = folder
+        self.split = split
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Check before training what would be missing after it.
+
+        Raises:
+            ValueError: If nothing is going to be exported, or matplotlib is missing.
+        """
+        if stage != "fit":
+            return
+        picture.check_installed()
+        if not any(isinstance(callback, Export) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+            raise ValueError("CompressionReport: nothing is exported that it could report; add StudentExport()")
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Measure and write; in ``teardown``, because the exporters work in ``on_fit_end``."""
+        if stage != "fit" or trainer.fast_dev_run or not isinstance(pl_module, DistillationModule):  # type: ignore[attr-defined]
+            return
+        exporters: list[Export] = [c for c in trainer.callbacks if isinstance(c, Export)]  # type: ignore[attr-defined]
+        folders = [folder for exporter in exporters for folder in exporter.folders(exporter.target(trainer))]
+        target = Path(self.folder).expanduser() if self.folder else Path(trainer.log_dir or trainer.default_root_dir)
+        if not trainer.is_global_zero:
+            return
+        folders = sorted((f for f in folders if f.is_dir()), key=lambda folder: (folder / "model.onnx").exists())
+        artefacts = [*_teachers(pl_module), *(open_artefact(str(f), pl_module.task) for f in folders)]
+        show = trainer.progress_bar_callback is not None
+        report = measure(artefacts, pl_module.task, trainer.datamodule, self.split, show)  # type: ignore[attr-defined]
+        Console(width=None if show else 160).print(report.table())
+        write_report(report, target)
+        for folder in folders:
+            _add_to_card(folder / "README.md", report)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_text("compression", report.markdown(), trainer.global_step)
+                logger.experiment.add_figure("compression", picture.draw(report), trainer.global_step)
+        rank_zero_info(f"Report written to {target / 'report.md'}")
+
+
+def _teachers(pl_module: DistillationModule) -> list[Artefact]:
+    teacher = pl_module.active_teacher
+    if teacher is None or len(teacher.networks) > 1:
+        return []
+    source, network = teacher.sources[0], teacher.networks[0]
+    if isinstance(source, str):
+        return [open_artefact(source, pl_module.task, "teacher")]
+    return [Artefact("teacher", "PyTorch", network.cpu(), parameter_count(network), None)]
+
+
+def write_report(report: Report, folder: Path) -> None:
+    """Write ``report.md``, ``report.json`` and ``report.png``, each complete or not at all."""
+    texts: dict[str, Any] = {"report.md": report.markdown(), "report.json": report.json()}
+    for name, text in texts.items():
+        with replaced_file(folder / name) as file:
+            file.write_text(text, encoding="utf-8")
+    with replaced_file(folder / "report.png") as file:
+        picture.draw(report).savefig(file, dpi=150)
+
+
+def _add_to_card(card: Path, report: Report) -> None:
+    """Put the report at the end of a card, in the place of an earlier one."""
+    text = card.read_text(encoding="utf-8").partition(f"\n{HEADING}")[0]
+    with replaced_file(card) as file:
+        file.write_text(f"{text}\n{HEADING}\n\n{report.markdown()}", encoding="utf-8")

@@ -1,0 +1,107 @@
+"""How good and how fast networks are, side by side on the same rows."""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchmetrics import MetricCollection
+
+from lightning_kd.models import forward
+from lightning_kd.outputs import Batch
+from lightning_kd.tasks.base import Task
+from lightning_kd.teachers import Teacher
+
+RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a network says about a split.
+
+    Attributes:
+        scores: Its metrics by name.
+        interval: Ends of the 95 % interval of the task's ``monitor``.
+        decisions: The class it chose for each row and head.
+        rows: Number of rows.
+    """
+
+    scores: dict[str, float]
+    interval: tuple[float, float]
+    decisions: Tensor
+    rows: int
+
+
+def bootstrap_interval(values: NDArray[np.float64], seed: int = 0) -> tuple[float, float]:
+    """Percentile interval of the mean, 95 % (Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13).
+
+    Args:
+        values: Of each unit that is drawn again, (N,).
+        seed: Of the draws.
+    """
+    generator = np.random.default_rng(seed)
+    count = len(values)
+    means = [float(generator.choice(values, count).mean()) for _ in range(RESAMPLES)]
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
+
+
+@torch.no_grad()
+def judge(network: Teacher, task: Task, label_names: list[str], batches: Iterable[Batch]) -> Judged:
+    """Score a network on labelled batches.
+
+    Args:
+        network: In the order of the labels, see ``Teacher.align``.
+        task: Its task.
+        label_names: The labels in that order.
+        batches: On its device.
+    """
+    metrics, units = task.metrics(label_names), task.unit_scores()
+    decisions, rows = [], 0
+    for batch in batches:
+        rows += int((batch["row_id"] >= 0).sum())
+        outputs = network(batch)
+        task.update(metrics, outputs, batch)
+        task.update(MetricCollection({"units": units}), outputs, batch)
+        for head in outputs.heads.values():
+            logits = head.logits if head.mask is None else head.logits.masked_fill(~head.mask, -torch.inf)
+            decisions.append(logits.argmax(-1))
+    values = units.compute().double().numpy()
+    low, high = map(task.from_mean, bootstrap_interval(values))
+    scores = {name: float(score) for name, score in metrics.compute().items()}
+    return Judged(scores, (low, high), torch.cat(decisions), rows)
+
+
+def interleaved_times(
+    runs: list[Callable[[Batch], object]], batches: list[Batch], repetitions: int = 3
+) -> list[NDArray[np.float64]]:
+    """Seconds that each program takes for each batch, all of them in turn on one batch before the next.
+
+    So whatever slows the machine down for a while slows all of them. The first pass warms up and is not counted.
+
+    Returns:
+        (repetitions * batches,) of each.
+    """
+    times: list[list[float]] = [[] for _ in runs]
+    for repetition in range(repetitions + 1):
+        for number, batch in enumerate(batches):
+            for place in range(len(runs)):
+                turn = (place + number) % len(runs)  # nobody always runs on the caches of the same neighbour
+                started = time.perf_counter()
+                runs[turn](batch)
+                if repetition:
+                    times[turn].append(time.perf_counter() - started)
+    return [np.array(own) for own in times]
+
+
+def runner(network: torch.nn.Module) -> Callable[[Batch], object]:
+    """What is timed: a forward pass, from tensors to tensors."""
+
+    def run(batch: Batch) -> object:
+        with torch.inference_mode():
+            return forward(network, batch)
+
+    return run
