@@ -5,7 +5,7 @@ They have a parser of their own: the subcommands of LightningCLI are methods of 
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import LightningDataModule
@@ -16,10 +16,9 @@ from lightning_kd.callbacks.export import Export, Finished
 from lightning_kd.deploy import picture
 from lightning_kd.deploy.artefacts import open_artefact, task_of
 from lightning_kd.deploy.report import measure
-from lightning_kd.models import load_network
-from lightning_kd.safety import check_tokenizers
+from lightning_kd.models import load_network, load_tokenizer
+from lightning_kd.safety import tokenizer_fingerprint
 from lightning_kd.tasks.base import Task
-from lightning_kd.teachers import Teacher
 
 
 def _parser(command: str, description: str) -> ArgumentParser:
@@ -45,13 +44,15 @@ def report(args: list[str]) -> None:
     parser = _parser("report", "Put models side by side: score, agreement with the first, size, speed on this machine.")
     models = "Folders or hub ids; the others are compared with the first, so name the teacher first."
     parser.add_argument("--models", type=str, nargs="+", required=True, help=models)
-    parser.add_argument("--split", type=str, default="validation", help="validation or test.")
+    parser.add_argument("--split", type=Literal["validation", "test"], default="validation", help="What to score on.")
     parser.add_argument("--folder", type=str, default="report", help="Where report.md, report.json and report.png go.")
     config = _instantiate(parser, args, lambda config: config.models[0])
     picture.check_installed()
     task = config.task or task_of(config.models[0])
+    own = tokenizer_fingerprint(config.data.tokenizer)
     for source in config.models:
-        check_tokenizers(Teacher(source, task), config.data.tokenizer, accepted=False)
+        if tokenizer_fingerprint(load_tokenizer(source, "tokenizer of")) != own:
+            raise ValueError(f"models: {source!r} has another tokenizer than the data; put it into a report of its own")
     artefacts = [open_artefact(source, task) for source in config.models]
     result = measure(artefacts, task, config.data, config.split)
     Console().print(result.table())

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from pathlib import Path
 
 # before transformers and datasets are imported: they read these once
@@ -15,6 +16,8 @@ import datasets
 import pytest
 import torch
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
+
+from lightning_kd.__main__ import main
 
 QUICKSTART = Path(__file__).parent.parent / "lightning_kd" / "data" / "quickstart"
 TINY_BERT = QUICKSTART / "tiny-bert"
@@ -123,3 +126,21 @@ def write_squad(folder: Path) -> Path:
 @pytest.fixture
 def squad_folder(tmp_path: Path) -> Path:
     return write_squad(tmp_path / "squad")
+
+
+@pytest.fixture
+def shell(monkeypatch, capsys):
+    """Run a command line; returns its exit code and what it wrote last."""
+
+    def invoke(*args: object) -> tuple[object, str]:
+        monkeypatch.setattr(sys, "argv", ["lightning-kd", *map(str, args)])
+        code: object = 0
+        last = ""
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code
+            last = code if isinstance(code, str) else capsys.readouterr().err.strip()
+        return code, last
+
+    return invoke

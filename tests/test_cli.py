@@ -14,7 +14,6 @@ import torch
 import yaml
 
 from lightning_kd import DistillationModule
-from lightning_kd.__main__ import main
 from lightning_kd.cli import run
 from tests.conftest import LABELS, TINY_BERT, clinc_rows, save_network, tiny_bert
 from tests.runs import data, trainer
@@ -41,24 +40,6 @@ data: {{class_path: CLINC150DataModule, init_args: {{path: {clinc_file}, batch_s
         encoding="utf-8",
     )
     return file
-
-
-@pytest.fixture
-def shell(monkeypatch, capsys):
-    """Run a command line; returns its exit code and what it wrote last."""
-
-    def invoke(*args: object) -> tuple[object, str]:
-        monkeypatch.setattr(sys, "argv", ["lightning-kd", *map(str, args)])
-        code: object = 0
-        last = ""
-        try:
-            main()
-        except SystemExit as stop:
-            code = stop.code
-            last = code if isinstance(code, str) else capsys.readouterr().err.strip()
-        return code, last
-
-    return invoke
 
 
 def folder(tmp_path, number=0):

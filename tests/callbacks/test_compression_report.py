@@ -1,0 +1,116 @@
+"""The report at the end of a run, in all its places."""
+
+import json
+
+import pytest
+from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from lightning_kd import CompressionReport, ONNXExport
+from lightning_kd.callbacks import StudentExport
+from lightning_kd.deploy import picture
+from tests.conftest import save_network, tiny_bert
+from tests.runs import data, module, trainer
+
+
+@pytest.fixture(scope="module")
+def run(folder):
+    logger = TensorBoardLogger(str(folder), name="", version="run")
+    callbacks = [CompressionReport(), ONNXExport(), StudentExport()]
+    run = trainer(folder, callbacks=callbacks, max_epochs=3, logger=logger)
+    run.fit(module(str(folder / "teacher")), data(folder / "data_oos_plus.json"))
+    return folder / "run"
+
+
+def report(run):
+    return json.loads((run / "report.json").read_text())
+
+
+def test_teacher_student_and_twins_side_by_side(run):
+    lines = report(run)["lines"]
+    assert [(line["name"], line["runtime"]) for line in lines] == [
+        ("teacher", "PyTorch"),
+        ("student", "PyTorch"),
+        ("onnx", "ONNX Runtime"),
+        ("onnx-int8", "ONNX Runtime"),
+    ]
+    teacher, student, graph, int8 = lines
+    assert teacher["agreement"] == teacher["speed_up"] == 1
+    assert student["scores"] == graph["scores"]
+    assert student["agreement"] == graph["agreement"] < 1  # the teacher is made up
+    assert student["parameters"] == graph["parameters"] == int8["parameters"] < teacher["parameters"]
+    assert int8["megabytes"] < graph["megabytes"]
+    for line in lines:
+        assert line["low"] <= line["scores"]["accuracy"] <= line["high"]
+        assert 0 < line["p50"] <= line["p95"] <= line["p99"]
+        assert line["throughput"] > 0
+        assert line["speed_up"] == pytest.approx(teacher["p50"] / line["p50"])
+    assert report(run)["rows"] == 36
+
+
+def test_scores_are_those_of_the_run(run):
+    student = report(run)["lines"][1]
+    card = (run / "student" / "README.md").read_text()
+    assert f"| accuracy | {student['scores']['accuracy']:.4f} |" in card
+
+
+def test_markdown_and_cards(run):
+    text = (run / "report.md").read_text()
+    assert "| student | PyTorch |" in text
+    for name in ("student", "onnx", "onnx-int8"):
+        card = (run / name / "README.md").read_text()
+        assert card.endswith(text)
+        assert card.count("## Compression report") == 1
+    assert "## ONNX, int8" in (run / "onnx-int8" / "README.md").read_text()
+
+
+def test_picture_and_tensorboard(run):
+    assert (run / "report.png").read_bytes()[:4] == b"\x89PNG"
+    events = EventAccumulator(str(run))
+    events.Reload()
+    assert "compression" in events.Tags()["images"]
+    assert "compression/text_summary" in events.Tags()["tensors"]
+    assert not list(run.glob(".*"))
+
+
+def test_picture_shows_each_network(run):
+    from lightning_kd.deploy.report import Line, Report
+
+    content = report(run)
+    figure = picture.draw(Report([Line(**line) for line in content.pop("lines")], **content))
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert [text.split(":")[0] for text in texts] == [
+        "teacher, PyTorch",
+        "student, PyTorch",
+        "onnx, ONNX Runtime",
+        "onnx-int8, ONNX Runtime",
+    ]
+
+
+def test_teacher_given_as_a_module(tmp_path, clinc_file):
+    run = trainer(tmp_path, callbacks=[StudentExport(), CompressionReport(str(tmp_path / "a b"), "test")], max_steps=1)
+    run.fit(module(tiny_bert(layers=3)), data(clinc_file))
+    content = report(tmp_path / "a b")
+    assert [line["megabytes"] is None for line in content["lines"]] == [True, False]
+    assert content["split"] == "test"
+
+
+def test_nothing_exported_is_refused_before_training(tmp_path, clinc_file):
+    run = trainer(tmp_path, callbacks=[CompressionReport()])
+    with pytest.raises(ValueError, match=r"CompressionReport: nothing is exported .* add StudentExport\(\)"):
+        run.fit(module(), data(clinc_file))
+    assert run.global_step == 0
+
+
+def test_missing_matplotlib_is_named_before_training(tmp_path, clinc_file, monkeypatch):
+    monkeypatch.setattr(picture, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"matplotlib, not installed; run pip install 'lightning-kd\[plots\]'"):
+        trainer(tmp_path, callbacks=[CompressionReport(), StudentExport()]).fit(module(), data(clinc_file))
+
+
+def test_second_report_takes_the_place_of_the_first(tmp_path, clinc_file):
+    teacher = save_network(tiny_bert(layers=3), tmp_path / "teacher")
+    for _ in range(2):
+        callbacks = [StudentExport(str(tmp_path / "out")), CompressionReport(str(tmp_path))]
+        trainer(tmp_path, callbacks=callbacks, max_steps=1).fit(module(teacher), data(clinc_file))
+    assert (tmp_path / "out" / "README.md").read_text().count("## Compression report") == 1
