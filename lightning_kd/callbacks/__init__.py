@@ -5,8 +5,10 @@ from lightning_kd.callbacks.last_checkpoint import LastCheckpoint
 from lightning_kd.callbacks.layer_initialization import LayerInitialization
 from lightning_kd.callbacks.onnx_export import ONNXExport
 from lightning_kd.callbacks.prediction_writer import PredictionWriter
+from lightning_kd.callbacks.quantization_aware_training import QuantizationAwareTraining
 from lightning_kd.callbacks.run_summary import RunSummary
 from lightning_kd.callbacks.student_export import StudentExport
+from lightning_kd.callbacks.student_pruning import StudentPruning
 
 __all__ = [
     "CompressionReport",
@@ -14,6 +16,8 @@ __all__ = [
     "LayerInitialization",
     "ONNXExport",
     "PredictionWriter",
+    "QuantizationAwareTraining",
     "RunSummary",
     "StudentExport",
+    "StudentPruning",
 ]

@@ -1,0 +1,57 @@
+"""Takes weights away from a student and lets the teacher repair the damage."""
+
+import math
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelPruning
+from torch import nn
+
+from lightning_kd.models import encoder_layers
+from lightning_kd.module import DistillationModule
+
+
+class StudentPruning(ModelPruning):
+    """Lightning's ``ModelPruning`` on the linear maps of the student's layers, once, before the first step.
+
+    So every score and every checkpoint is of the pruned student (pruned at the ends of epochs, the best one would be
+    that of the first, before anything was taken away). The smallest weights over all layers become 0 and stay 0
+    (magnitude pruning, Han et al. 2015, Learning both Weights and Connections). Embeddings and head are left alone. A
+    resumed run prunes the same weights: they are the zeros of its checkpoint.
+
+    Zeros make a file that compresses better; ordinary programs run it no faster.
+
+    Args:
+        amount: Share of the weights to take away, in (0, 1).
+        verbose: 1 logs how many that are, 2 says it for each map.
+
+    Raises:
+        ValueError: If ``amount`` is out of range; before training, if the student's layers are not found.
+    """
+
+    def __init__(self, amount: float, verbose: int = 1) -> None:
+        if not (math.isfinite(amount) and 0 < amount < 1):
+            raise ValueError(f"StudentPruning.amount: must be in (0, 1), got {amount}")
+        super().__init__("l1_unstructured", amount=amount, use_lottery_ticket_hypothesis=False, verbose=verbose)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Find the linear maps; a student that is described by a mapping is built for it."""
+        if stage != "fit":
+            return
+        if not isinstance(pl_module, DistillationModule):
+            raise ValueError(f"StudentPruning: works on a DistillationModule, got {type(pl_module).__name__}")
+        student = pl_module.build_student()
+        if (layers := encoder_layers(student)) is None:
+            raise ValueError(
+                f"StudentPruning: {type(student).__name__} has no list of layers (ALBERT's share their weights); "
+                "choose another student"
+            )
+        maps = [module for module in layers[1].modules() if isinstance(module, nn.Linear)]
+        self._parameters_to_prune = [(module, "weight") for module in maps]
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Prune, after a checkpoint was restored."""
+        assert isinstance(self.amount, float)
+        self.apply_pruning(self.amount)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Nothing: it is done."""

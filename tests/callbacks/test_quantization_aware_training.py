@@ -1,0 +1,74 @@
+"""A student that trains with rounded weights and is exported with whole ones."""
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from lightning_kd import ONNXExport
+from lightning_kd.callbacks import LastCheckpoint, QuantizationAwareTraining, StudentExport, quantization_aware_training
+from lightning_kd.deploy.onnx import OnnxNetwork
+from tests.conftest import save_network, tiny_bert
+from tests.runs import data, module, trainer
+from tests.test_resume import Kill, KilledError
+
+TEXT = {"input_ids": torch.tensor([[2, 8, 9, 10, 3]]), "attention_mask": torch.ones(1, 5, dtype=torch.long)}
+
+
+@pytest.fixture
+def teacher(tmp_path):
+    return save_network(tiny_bert(layers=3, seed=1), tmp_path / "teacher")
+
+
+def fit(folder, clinc_file, teacher, *callbacks, resume=None):
+    fitted = module(teacher)
+    run = trainer(folder, callbacks=[QuantizationAwareTraining(), LastCheckpoint(0.0), *callbacks], max_epochs=3, enable_checkpointing=True)  # fmt: skip  # noqa: E501
+    try:
+        run.fit(fitted, data(clinc_file), ckpt_path=resume)
+    except KilledError:
+        assert resume is None
+    return fitted
+
+
+def test_forward_pass_is_that_of_int8_weights(tmp_path, clinc_file, teacher):
+    """By an independent rounding of one map: symmetric, by output channel; by token, asymmetric."""
+    student = fit(tmp_path, clinc_file, teacher).student.eval()
+    linear = student.bert.encoder.layer[0].attention.self.query
+    x = torch.randn(20, 4, 16)
+    weight = linear.weight.detach()
+    scale = weight.abs().amax(1, keepdim=True) / 127.5
+    rounded = (weight / scale).round().clamp(-128, 127) * scale
+    low, high = x.amin(-1, keepdim=True).clamp(max=0), x.amax(-1, keepdim=True).clamp(min=0)
+    step = (high - low) / 255
+    zero = (-128 - low / step).round().clamp(-128, 127)
+    coarse = ((x / step).round() + zero).clamp(-128, 127).sub(zero) * step
+    with torch.no_grad():
+        actual = linear(x)
+    # a number half-way between two may be rounded either way
+    error = (actual - (coarse @ rounded.T + linear.bias)).abs().mean()
+    assert error < 0.2 * (actual - (x @ weight.T + linear.bias)).abs().mean()
+
+
+def test_exports_are_ordinary(tmp_path, clinc_file, teacher):
+    fitted = fit(tmp_path, clinc_file, teacher, StudentExport(), ONNXExport())
+    exported = AutoModelForSequenceClassification.from_pretrained(tmp_path / "student")
+    assert all(torch.equal(w, fitted.student.state_dict()[n]) for n, w in exported.state_dict().items())
+    with torch.no_grad():
+        whole, rounded = exported(**TEXT).logits, fitted.student.eval()(**TEXT).logits
+        int8 = OnnxNetwork(tmp_path / "onnx-int8")(token_type_ids=torch.zeros_like(TEXT["input_ids"]), **TEXT).logits
+    assert not torch.equal(whole, rounded)
+    torch.testing.assert_close(whole, rounded, rtol=0.1, atol=0.1)
+    torch.testing.assert_close(int8, rounded, rtol=0.1, atol=0.1)
+
+
+def test_resumed_run_ends_in_the_same_weights(tmp_path, clinc_file, teacher):
+    whole = fit(tmp_path / "whole", clinc_file, teacher).student.state_dict()
+    fit(tmp_path / "killed", clinc_file, teacher, Kill(14))
+    last = tmp_path / "killed" / "checkpoints" / "last.ckpt"
+    resumed = fit(tmp_path / "killed", clinc_file, teacher, resume=last).student.state_dict()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_missing_package_stops_the_run_before_training(tmp_path, clinc_file, monkeypatch):
+    monkeypatch.setattr(quantization_aware_training, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"needs torchao, not installed; run pip install 'lightning-kd\[qat\]'"):
+        trainer(tmp_path, callbacks=[QuantizationAwareTraining()]).fit(module(), data(clinc_file))

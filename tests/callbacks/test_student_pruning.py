@@ -1,0 +1,75 @@
+"""A pruned student: the same zeros from the first step to the exported folder, killed or not."""
+
+import pytest
+import torch
+from transformers import AlbertConfig, AutoModelForSequenceClassification
+
+from lightning_kd.callbacks import LastCheckpoint, StudentExport, StudentPruning
+from tests.conftest import LABELS, save_network, tiny_bert
+from tests.runs import data, module, trainer
+from tests.test_resume import Kill, KilledError
+
+
+def maps(network):
+    return {
+        n: w for n, w in network.named_parameters() if "encoder.layer" in n and n.endswith("weight") and w.ndim == 2
+    }
+
+
+def share_of_zeros(weights):
+    return sum(int((w == 0).sum()) for w in weights) / sum(w.numel() for w in weights)
+
+
+def fit(folder, clinc_file, teacher, at=None, resume=None):
+    callbacks = [StudentPruning(0.5), StudentExport(), LastCheckpoint(0.0), *([Kill(at)] if at is not None else [])]
+    fitted = module(teacher)
+    run = trainer(folder, callbacks=callbacks, max_epochs=3, enable_checkpointing=True)
+    try:
+        run.fit(fitted, data(clinc_file), ckpt_path=resume)
+    except KilledError:
+        assert at is not None
+    return fitted
+
+
+@pytest.fixture
+def teacher(tmp_path):
+    return save_network(tiny_bert(layers=3, seed=1), tmp_path / "teacher")
+
+
+def test_exported_student_has_the_zeros_and_has_learnt(tmp_path, clinc_file, teacher):
+    before = maps(module(teacher).build_student())
+    fit(tmp_path, clinc_file, teacher)
+    after = maps(AutoModelForSequenceClassification.from_pretrained(tmp_path / "student"))
+    assert share_of_zeros(after.values()) == pytest.approx(0.5, abs=0.001)
+    # over all layers together, the smallest
+    limit = torch.cat([w.abs().flatten() for w in before.values()]).median()
+    for name, weight in after.items():
+        kept = before[name].abs() > limit
+        assert torch.equal(weight != 0, kept), name
+        assert not torch.allclose(weight[kept], before[name][kept])
+
+
+@pytest.mark.parametrize("at", [4, 9, 14])
+def test_resumed_run_ends_in_the_same_weights(tmp_path, clinc_file, teacher, at):
+    whole = fit(tmp_path / "whole", clinc_file, teacher).student.state_dict()
+    fit(tmp_path / "killed", clinc_file, teacher, at)
+    last = tmp_path / "killed" / "checkpoints" / "last.ckpt"
+    saved = torch.load(last, weights_only=True)["state_dict"]
+    assert not any("_mask" in name or "_orig" in name for name in saved)
+    resumed = fit(tmp_path / "killed", clinc_file, teacher, resume=last).student.state_dict()
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+@pytest.mark.parametrize("amount", [0, 1, -0.1, float("nan")])
+def test_amount_out_of_range(amount):
+    with pytest.raises(ValueError, match=r"StudentPruning\.amount: must be in \(0, 1\)"):
+        StudentPruning(amount)
+
+
+def test_student_without_a_list_of_layers(tmp_path, clinc_file):
+    sizes = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32, "num_hidden_layers": 2}
+    albert = AlbertConfig(**sizes, vocab_size=1200, embedding_size=16, id2label=dict(enumerate(LABELS)))
+    student = AutoModelForSequenceClassification.from_config(albert)
+    with pytest.raises(ValueError, match="AlbertForSequenceClassification has no list of layers"):
+        trainer(tmp_path, callbacks=[StudentPruning(0.5)]).fit(module(student=student), data(clinc_file))
