@@ -32,7 +32,7 @@ def test_new_content_takes_the_place_of_the_old(tmp_path, kind, earlier):
 @pytest.mark.parametrize("kind", ["folder", "file"])
 def test_what_fails_in_the_middle_leaves_no_trace(tmp_path, kind):
     target = tmp_path / "x"
-    with pytest.raises(OSError, match="full"), (replaced_file if kind == "file" else replaced_folder)(target) as path:
+    with pytest.raises(OSError, match="full"), (replaced_file if kind == "file" else replaced_folder)(target) as path:  # noqa: PT012
         (path if kind == "file" else path / "y").write_text("half")
         raise OSError("full")
     assert not list(tmp_path.iterdir())
