@@ -18,7 +18,8 @@ def main() -> None:
             raise
         message = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            message += "; the disk is full: free some space, then continue with fit --resume <run folder>"
+            again = "continue with fit --resume <run folder>" if sys.argv[1:2] == ["fit"] else "try again"
+            message += f"; the disk is full: free some space, then {again}"
         kind = "" if isinstance(error, (ValueError, OSError, FloatingPointError)) else f"{type(error).__name__}: "
         sys.exit(f"lightning-kd: error: {kind}{message} ({DEBUG}=1 shows the traceback)")
 

@@ -80,7 +80,10 @@ class DistillationCLI(LightningCLI):
         if self.subcommand == "fit" and not own:
             callbacks.append(self._best_checkpoint())
         callbacks.append(RunSummary())
-        return super().instantiate_trainer(callbacks=callbacks, **kwargs)
+        trainer = super().instantiate_trainer(callbacks=callbacks, **kwargs)
+        # first the student itself, so that it is there should an exporter of the user's fail
+        trainer.callbacks.sort(key=lambda callback: not isinstance(callback, StudentExport))  # type: ignore[attr-defined]
+        return trainer
 
     def _claim_folder(self, root: Path) -> Path:
         if self.run_folder is not None:

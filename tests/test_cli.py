@@ -14,6 +14,7 @@ import torch
 import yaml
 
 from lightning_kd import DistillationModule
+from lightning_kd.callbacks import onnx_export
 from lightning_kd.cli import run
 from tests.conftest import LABELS, TINY_BERT, clinc_rows, save_network, tiny_bert
 from tests.runs import data, trainer
@@ -265,3 +266,11 @@ def test_config_of_a_run_says_everything(tmp_path, config, shell):
     assert saved["seed_everything"] == 7
     assert saved["data"]["init_args"]["tokenizer"] == str(TINY_BERT)
     assert shell("fit", "--config", folder(tmp_path) / "config.yaml")[0] == 0
+
+
+def test_student_is_written_before_another_export_fails(tmp_path, shell, config, monkeypatch):
+    monkeypatch.setattr(onnx_export, "TOLERANCE", -1.0)
+    code, _ = shell("fit", "--config", config, "--trainer.callbacks=ONNXExport", "--trainer.max_epochs=1")
+    assert "the graph differs from the student" in code
+    assert (folder(tmp_path) / "student" / "model.safetensors").is_file()
+    assert not (folder(tmp_path) / "onnx").exists()

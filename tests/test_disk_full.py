@@ -6,7 +6,8 @@ import subprocess
 import pytest
 import torch
 
-from tests.test_cli import config, folder, shell  # noqa: F401
+from tests.conftest import save_network, tiny_bert
+from tests.test_cli import config, folder  # noqa: F401
 
 
 @pytest.fixture
@@ -35,6 +36,18 @@ def test_disk_full(small_disk, shell, config):  # noqa: F811
     assert code
     assert "the disk is full: free some space, then continue with fit --resume" in message
     assert torch.load(last, weights_only=True)["global_step"] == steps
+
+
+@pytest.mark.parametrize("room", [0, 100_000])
+def test_disk_full_during_export(small_disk, shell, tmp_path, clinc_file, room):
+    model = save_network(tiny_bert(), tmp_path / "model")
+    fill(small_disk)
+    with (small_disk / "ballast").open("r+b") as ballast:
+        ballast.truncate((small_disk / "ballast").stat().st_size - room)
+    rows = ["--data", "CLINC150DataModule", "--data.path", clinc_file]
+    code, _ = shell("export", "--model", model, "--to", "ONNXExport", "--to.folder", small_disk / "x", *rows)
+    assert "the disk is full: free some space, then try again" in code
+    assert [file.name for file in small_disk.iterdir()] == ["ballast"]
 
 
 def fill(disk):

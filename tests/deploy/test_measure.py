@@ -7,14 +7,14 @@ import pytest
 import torch
 from scipy import stats
 from torchmetrics import MetricCollection
-from transformers import BertForQuestionAnswering
+from transformers import BertForMaskedLM, BertForQuestionAnswering
 
-from lightning_kd import MaskedLM, QuestionAnswering, SequenceClassification
+from lightning_kd import MaskedLM, MaskedLMDataModule, QuestionAnswering, SequenceClassification
 from lightning_kd.deploy.artefacts import Artefact
 from lightning_kd.deploy.measure import bootstrap_interval, interleaved_times, judge
 from lightning_kd.deploy.report import measure
 from lightning_kd.teachers import Teacher
-from tests.conftest import LABELS, tiny_bert
+from tests.conftest import LABELS, TINY_BERT, tiny_bert
 from tests.runs import data, squad_data
 
 
@@ -104,3 +104,22 @@ def test_data_of_other_labels_are_refused(clinc_file):
     artefact = Artefact("other", "PyTorch", tiny_bert(["x", "y", "z"]), 1, None)
     with pytest.raises(ValueError, match=r"report: other does not fit the data: .* different label sets"):
         measure([artefact], SequenceClassification(), data(clinc_file), "validation")
+
+
+@pytest.mark.parametrize("task", ["question answering", "masked lm"])
+def test_report_of_other_tasks(tmp_path, squad_folder, task):
+    if task == "question answering":
+        kind, network, rows = QuestionAnswering(), BertForQuestionAnswering, squad_data(squad_folder)
+    else:
+        (tmp_path / "validation.txt").write_text("hello good morning to you\n" * 40)
+        kind, network = MaskedLM(), BertForMaskedLM
+        rows = MaskedLMDataModule(str(tmp_path), str(TINY_BERT), max_length=16, packing="lines")
+    networks = [tiny_bert(None, seed=seed, network=network).eval() for seed in (1, 1, 2)]
+    report = measure(
+        [Artefact(str(n), "PyTorch", net, 7, 1.0) for n, net in enumerate(networks)], kind, rows, bar=False
+    )
+    same, other = report.lines[1:]
+    assert same.agreement == 1 > other.agreement
+    assert same.scores == report.lines[0].scores != other.scores
+    assert all(line.low <= line.scores[kind.monitor] <= line.high for line in report.lines)
+    assert kind.monitor in report.markdown()
