@@ -1,6 +1,6 @@
 """Distil transformers with PyTorch Lightning."""
 
-from lightning_kd.callbacks import CompressionReport, LayerInitialization, ONNXExport
+from lightning_kd.callbacks import CompressionReport, LayerInitialization, ONNXExport, PushToHub
 from lightning_kd.data import (
     CLINC150DataModule,
     MaskedLMDataModule,
@@ -21,6 +21,7 @@ __all__ = [
     "MaskedLM",
     "MaskedLMDataModule",
     "ONNXExport",
+    "PushToHub",
     "QuestionAnswering",
     "SQuADDataModule",
     "SST2DataModule",

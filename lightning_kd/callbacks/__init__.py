@@ -5,6 +5,7 @@ from lightning_kd.callbacks.last_checkpoint import LastCheckpoint
 from lightning_kd.callbacks.layer_initialization import LayerInitialization
 from lightning_kd.callbacks.onnx_export import ONNXExport
 from lightning_kd.callbacks.prediction_writer import PredictionWriter
+from lightning_kd.callbacks.push_to_hub import PushToHub
 from lightning_kd.callbacks.quantization_aware_training import QuantizationAwareTraining
 from lightning_kd.callbacks.run_summary import RunSummary
 from lightning_kd.callbacks.student_export import StudentExport
@@ -16,6 +17,7 @@ __all__ = [
     "LayerInitialization",
     "ONNXExport",
     "PredictionWriter",
+    "PushToHub",
     "QuantizationAwareTraining",
     "RunSummary",
     "StudentExport",

@@ -36,6 +36,7 @@ class CompressionReport(Callback):
     def __init__(self, folder: str | None = None, split: Literal["validation", "test"] = "validation") -> None:
         self.folder = folder
         self.split = split
+        self._fitted = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check before training what would be missing after it.
@@ -49,9 +50,14 @@ class CompressionReport(Callback):
         if not any(isinstance(callback, Export) for callback in trainer.callbacks):  # type: ignore[attr-defined]
             raise ValueError("CompressionReport: nothing is exported that it could report; add StudentExport()")
 
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note that there is something to report: ``teardown`` also follows a learning rate finder."""
+        self._fitted = not trainer.fast_dev_run  # type: ignore[attr-defined]
+
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Measure and write; in ``teardown``, because the exporters work in ``on_fit_end``."""
-        if stage != "fit" or trainer.fast_dev_run or not isinstance(pl_module, DistillationModule):  # type: ignore[attr-defined]
+        fitted, self._fitted = self._fitted, False
+        if stage != "fit" or not fitted or not isinstance(pl_module, DistillationModule):
             return
         exporters: list[Export] = [c for c in trainer.callbacks if isinstance(c, Export)]  # type: ignore[attr-defined]
         folders = [folder for exporter in exporters for folder in exporter.folders(exporter.target(trainer))]

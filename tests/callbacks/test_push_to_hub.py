@@ -1,0 +1,427 @@
+"""Uploads with the real client, to a stand-in for the hub."""
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import traceback
+from types import SimpleNamespace
+
+import huggingface_hub
+import pytest
+import torch
+import yaml
+from huggingface_hub import constants
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.tuner import Tuner
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
+
+from lightning_kd import CompressionReport, PushToHub
+from lightning_kd.__main__ import main
+from lightning_kd.callbacks import StudentExport
+from lightning_kd.callbacks.export import Export
+from tests.callbacks.conftest import best_checkpoint
+from tests.hub import TOKEN, Hub, Repository
+from tests.runs import STUDENT, data, module, trainer
+
+FILES = {"README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+
+
+class Twin(Export):
+    """Two folders beside the student's, as ONNXExport writes them, in no time."""
+
+    name, key, what = "twin", "twin", "Twin"
+
+    def folders(self, target):
+        return [target, target.with_name("twin-int8")]
+
+    def write(self, target, student):
+        for folder in self.folders(target):
+            super().write(folder, student)
+
+    def fill(self, folder, student):
+        student.save_description(folder)
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    hub = Hub()
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no token"))
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    # the client waits up to half a minute before it gives up
+    monkeypatch.setattr("huggingface_hub.utils._http.time", SimpleNamespace(sleep=lambda seconds: None))
+    yield hub
+    huggingface_hub.close_session()
+    hub.stop()
+
+
+@pytest.fixture
+def run(tmp_path, clinc_file):
+    """Fit for a step."""
+
+    def fit(*callbacks, student=None, **settings):
+        short = {"limit_train_batches": 1, "limit_val_batches": 1, **settings}
+        run = trainer(tmp_path / "my run", callbacks=[*callbacks], **short)
+        run.fit(module(**({} if student is None else {"student": student})), data(clinc_file))
+
+    return fit
+
+
+def files(folder):
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def test_student_is_the_root_of_a_private_repository(tmp_path, hub, run):
+    run(PushToHub("me/small"), StudentExport())
+    repository = hub.repositories["me/small"]
+    assert repository.private
+    assert repository.files == files(tmp_path / "my run" / "student")
+    assert repository.files.keys() == FILES
+    assert b"lightning_kd" in repository.files["README.md"]
+
+
+def test_other_exports_are_folders_of_it_whatever_the_order(tmp_path, hub, run):
+    run(Twin(), PushToHub("me/small"), StudentExport(str(tmp_path / "elsewhere")))
+    written = hub.repositories["me/small"].files
+    assert {name for name in written if "/" not in name} == FILES
+    for name in ("twin", "twin-int8"):
+        own = {f"{name}/{file}": content for file, content in files(tmp_path / "my run" / name).items()}
+        assert own
+        assert own.items() <= written.items()
+
+
+def test_commit_says_the_score_of_what_was_exported(tmp_path, hub, run):
+    best = best_checkpoint()
+    run(PushToHub("me/small"), StudentExport(), Twin(), best, enable_checkpointing=True)
+    student = f"student with val/accuracy {best.best_model_score:.4f}"
+    assert hub.repositories["me/small"].commits == [
+        f"Upload {student}",
+        f"Upload twin of {student}",
+        f"Upload twin-int8 of {student}",
+    ]
+
+
+def test_name_without_owner_is_the_token_owners_and_public_where_asked_for(hub, run):
+    run(PushToHub("small", private=False), StudentExport())
+    assert not hub.repositories["me/small"].private
+    assert hub.repositories["me/small"].files.keys() == FILES
+
+
+@pytest.mark.filterwarnings("ignore:Use 'content=<...>'")  # the client's own way to call httpx
+def test_large_files_go_their_own_way(tmp_path, hub, run, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    hub.large_files_apart = True
+    run(PushToHub("me/small"), StudentExport())
+    assert hub.repositories["me/small"].files == files(tmp_path / "my run" / "student")
+    assert len(hub.objects) == 1
+
+
+def test_second_run_is_another_commit(hub, run):
+    for _ in range(2):
+        run(PushToHub("me/small"), StudentExport())
+    assert len(hub.repositories["me/small"].commits) == 2
+
+
+def test_report_is_in_the_uploaded_card(hub, run):
+    run(CompressionReport(), PushToHub("me/small"), StudentExport())
+    assert b"## Compression report" in hub.repositories["me/small"].files["README.md"]
+
+
+def test_repository_is_made_and_the_token_tried_before_training(hub, run):
+    class Watch(Callback):
+        def on_train_start(self, trainer, pl_module):
+            assert hub.requests == [
+                "POST /api/repos/create",
+                "GET /api/models/me/small",
+                "GET /api/models/me/small/auth-check/write",
+            ]
+
+    run(PushToHub("me/small"), StudentExport(), Watch())
+    assert hub.requests[-1] == "POST /api/models/me/small/commit/main"
+
+
+def test_only_the_first_process_uploads(hub, run, monkeypatch):
+    monkeypatch.setattr(Trainer, "is_global_zero", False)
+    run(PushToHub("me/small"), StudentExport())
+    assert not hub.requests
+
+
+def test_search_for_a_learning_rate_uploads_nothing(tmp_path, hub, clinc_file):
+    (tmp_path / "student").mkdir()  # of an earlier run
+    search = trainer(tmp_path, callbacks=[PushToHub("me/small"), StudentExport()], max_epochs=50)
+    fitted = module()
+    fitted.lr = 0.01
+    Tuner(search).lr_find(fitted, datamodule=data(clinc_file), num_training=5)
+    assert not any("/commit/" in request for request in hub.requests)
+
+
+# before training
+
+
+def refused(run, match, *callbacks, **settings):
+    with pytest.raises(ValueError, match=match) as caught:
+        run(*callbacks, **settings)
+    assert "\n" not in str(caught.value)
+    assert TOKEN not in str(caught.value)
+
+
+def test_malformed_id():
+    with pytest.raises(ValueError, match=r"PushToHub\.repo_id: .*'a/b/c'"):
+        PushToHub("a/b/c")
+
+
+def test_no_student_to_upload(hub, run):
+    refused(run, r"no student is exported.*add StudentExport\(\)", PushToHub("me/small"), Twin())
+
+
+def test_report_that_would_come_too_late(hub, run):
+    match = "put PushToHub behind CompressionReport in trainer.callbacks"
+    refused(run, match, PushToHub("me/small"), StudentExport(), CompressionReport())
+
+
+def test_exports_of_one_name(tmp_path, hub, run):
+    refused(run, "have the same name", PushToHub("me/small"), StudentExport(), Twin(), Twin(str(tmp_path / "twin")))
+
+
+def test_student_that_is_not_exported(hub, run):
+    class Bag(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.EmbeddingBag(1200, 3)
+
+        def forward(self, input_ids):
+            return self.layer(input_ids)
+
+    refused(run, "is no transformers model", PushToHub("me/small"), StudentExport(), student=Bag())
+    assert not hub.requests
+
+
+def test_no_token(hub, run, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN")
+    refused(run, "there is no token; set HF_TOKEN, or run `hf auth login`", PushToHub("me/small"), StudentExport())
+    assert not hub.requests
+
+
+def test_offline(hub, run, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    refused(run, "HF_HUB_OFFLINE is set", PushToHub("me/small"), StudentExport())
+
+
+def test_wrong_token(tmp_path, hub, run, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_Wrong")
+    refused(run, r"the hub refuses 'me/small' \(.*401.*may write there", PushToHub("me/small"), StudentExport())
+    assert not (tmp_path / "my run" / "student").exists()
+
+
+def test_token_that_may_only_read(hub, run):
+    hub.repositories["me/small"] = Repository(private=True)
+    hub.answers = {"POST /api/repos/create": 403, "auth-check/write": 403}
+    refused(run, r"the hub refuses 'me/small' \(.*403", PushToHub("me/small"), StudentExport())
+
+
+def test_token_for_one_repository_only(hub, run):
+    hub.repositories["me/small"] = Repository(private=True)
+    hub.answers = {"POST /api/repos/create": 403}
+    run(PushToHub("me/small"), StudentExport())
+    assert hub.repositories["me/small"].files.keys() == FILES
+
+
+def test_public_repository_is_neither_hidden_nor_written_to_unasked(hub, run):
+    hub.repositories["me/small"] = Repository(private=False)
+    refused(
+        run, "'me/small' is on the hub already and is public; set private: f", PushToHub("me/small"), StudentExport()
+    )
+    assert not hub.repositories["me/small"].private
+    assert not hub.repositories["me/small"].files
+
+
+def test_private_repository_stays_private(hub, run, caplog):
+    hub.repositories["me/small"] = Repository(private=True)
+    with caplog.at_level("INFO"):
+        run(PushToHub("me/small", private=False), StudentExport())
+    assert hub.repositories["me/small"].private
+    assert "me/small (private)" in caplog.text
+
+
+def test_fast_dev_run_leaves_the_hub_alone(hub, run):
+    run(PushToHub("me/small"), StudentExport(), fast_dev_run=2)
+    assert not hub.requests
+
+
+def test_other_stages_leave_the_hub_alone(tmp_path, hub, clinc_file):
+    trainer(tmp_path, callbacks=[PushToHub("me/small")]).validate(module(), data(clinc_file), verbose=False)
+    assert not hub.requests
+
+
+# failures
+
+
+def failed(run, match, *callbacks, **settings):
+    """Fit, which ends in an OSError of one line; returns the commands that it names."""
+    with pytest.raises(OSError, match=match) as caught:
+        run(*callbacks, **settings)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert TOKEN not in message
+    commands = message.partition("nothing is lost here, try again with: ")[2]
+    return [shlex.split(command) for command in commands.split(" && ")]
+
+
+def again(folder, place="."):
+    return ["hf", "upload", "me/small", str(folder), place, "--private"]
+
+
+@pytest.mark.parametrize("status", [401, 403, 503])
+def test_upload_that_is_answered_with_an_error(tmp_path, hub, run, status):
+    hub.answers = {"/commit/main": status}
+    commands = failed(run, rf"'me/small' failed \(.*{status}", PushToHub("me/small"), StudentExport())
+    folder = tmp_path / "my run" / "student"
+    assert commands == [again(folder)]
+    assert {file.name for file in folder.iterdir()} == FILES
+
+
+def test_what_was_uploaded_before_the_failure_is_not_named(tmp_path, hub, run):
+    class Broken(Twin):
+        """Writes a folder that is gone when it is to be uploaded."""
+
+        def write(self, target, student):
+            super().write(target, student)
+            shutil.rmtree(target)
+
+    commands = failed(run, "is not a directory", PushToHub("me/small"), StudentExport(), Broken())
+    assert commands == [again(tmp_path / "my run" / name, name) for name in ("twin", "twin-int8")]
+    assert hub.repositories["me/small"].files.keys() == FILES
+
+
+def test_command_of_the_error_does_what_was_left(tmp_path, hub, run):
+    hub.answers = {"/commit/main": 403}
+    commands = failed(run, "403", PushToHub("me/small"), StudentExport(), Twin())
+    hub.answers = {}
+    environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0"}
+    for _, *arguments in commands:
+        command = [sys.executable, "-m", "huggingface_hub.cli.hf", *arguments]
+        subprocess.run(command, env=environment, check=True, capture_output=True)
+    repository = hub.repositories["me/small"]
+    assert repository.private
+    own = {f"{name}/{file}" for name in ("twin", "twin-int8") for file in FILES - {"model.safetensors"}}
+    assert repository.files.keys() == FILES | own
+
+
+def test_hub_that_goes_away(tmp_path, hub, run):
+    class Unplug(StudentExport):
+        def fill(self, folder, student):
+            super().fill(folder, student)
+            huggingface_hub.close_session()
+            hub.stop()
+
+    commands = failed(run, "failed", PushToHub("me/small"), Unplug())
+    assert commands == [again(tmp_path / "my run" / "student")]
+
+
+def test_hub_that_cannot_be_reached_at_the_start_is_no_reason_not_to_train(tmp_path, hub, run):
+    hub.stop()
+    with pytest.warns(UserWarning, match="the hub cannot be reached .* the upload is tried at its end"):
+        commands = failed(run, "failed", PushToHub("me/small"), StudentExport())
+    assert commands == [again(tmp_path / "my run" / "student")]
+
+
+def test_repository_that_turned_public_is_not_written_to(hub, run):
+    class Publish(StudentExport):
+        def fill(self, folder, student):
+            super().fill(folder, student)
+            hub.repositories["me/small"].private = False
+
+    ((*_, repo_id, _, _, _),) = failed(run, "is public", PushToHub("me/small"), Publish())
+    assert repo_id == "<another repo_id>"
+    assert not hub.repositories["me/small"].files
+
+
+def test_failure_takes_nothing_else_with_it(tmp_path, hub, clinc_file):
+    hub.answers = {"/commit/main": 403}
+    logger = TensorBoardLogger(str(tmp_path), name="", version="events")
+    best = best_checkpoint(dirpath=tmp_path / "checkpoints")
+    callbacks = [CompressionReport(), PushToHub("me/small"), StudentExport(), best]
+    run = trainer(tmp_path, callbacks=callbacks, logger=logger, enable_checkpointing=True)
+    fitted = module()
+    with pytest.raises(OSError, match="hf upload"):
+        run.fit(fitted, data(clinc_file))
+    events = EventAccumulator(str(tmp_path / "events")).Reload()
+    assert "compression" in events.Tags()["images"]  # written last, in teardown
+    assert torch.load(best.best_model_path, weights_only=True)["global_step"] == run.global_step
+    assert (tmp_path / "events" / "student" / "model.safetensors").is_file()
+    assert (tmp_path / "events" / "report.md").is_file()
+    assert run.test(fitted, data(clinc_file), verbose=False)
+
+
+# from the shell
+
+
+@pytest.fixture
+def shell(tmp_path, clinc_file, monkeypatch):
+    """``lightning-kd fit`` with the callback in the YAML; returns what the process would exit with."""
+    config = {
+        "seed_everything": 7,
+        "trainer": {
+            "max_epochs": 1,
+            "accelerator": "cpu",
+            "default_root_dir": str(tmp_path / "runs"),
+            "callbacks": [{"class_path": "PushToHub", "init_args": {"repo_id": "me/small"}}],
+        },
+        "model": {
+            "task": "SequenceClassification",
+            "student": dict(STUDENT),
+            "losses": {"hard": {"class_path": "HardLabelLoss"}},
+        },
+        "data": {"class_path": "CLINC150DataModule", "init_args": {"path": str(clinc_file), "batch_size": 8}},
+    }
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(config), encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", ["lightning-kd", "fit", "--config", str(file)])
+
+    def fit():
+        try:
+            main()
+        except SystemExit as stop:
+            return stop.code
+        return 0
+
+    return fit
+
+
+def assert_no_token(tmp_path, *printed):
+    written = [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert {"config.yaml", "README.md", "best.ckpt", "last.ckpt"} <= {file.name for file in written}
+    assert not [file for file in written if TOKEN.encode() in file.read_bytes()]
+    assert not [text for text in printed if TOKEN in text]
+
+
+def test_token_is_in_no_file_and_no_line(tmp_path, hub, shell, capfd, caplog):
+    with caplog.at_level("DEBUG"):
+        assert shell() == 0
+    assert hub.repositories["me/small"].files.keys() == FILES
+    assert_no_token(tmp_path, *capfd.readouterr(), caplog.text)
+
+
+def test_token_is_in_no_error_and_the_exit_status_tells(tmp_path, hub, shell, capfd, caplog):
+    hub.answers = {"/commit/main": 403}
+    with caplog.at_level("DEBUG"):
+        code = shell()
+    folder = tmp_path / "runs" / "lightning_logs" / "version_0" / "student"
+    assert code.startswith("lightning-kd: error: PushToHub: the upload to 'me/small' failed (403")
+    assert "no, said the hub to Bearer <token>" in code
+    assert shlex.join(again(folder)) in code
+    assert {file.name for file in folder.iterdir()} == FILES
+    assert_no_token(tmp_path, code, *capfd.readouterr(), caplog.text)
+
+
+def test_token_is_in_no_traceback(tmp_path, hub, shell, monkeypatch):
+    monkeypatch.setenv("KD_DEBUG", "1")
+    hub.answers = {"/commit/main": 403}
+    with pytest.raises(OSError, match="403") as caught:
+        shell()
+    assert TOKEN not in "".join(traceback.format_exception(caught.value))
