@@ -1,6 +1,6 @@
 """Distil transformers with PyTorch Lightning."""
 
-from lightning_kd.callbacks import CompressionReport, LayerInitialization, ONNXExport
+from lightning_kd.callbacks import CompressionReport, LayerInitialization, NeuronTrace, ONNXExport
 from lightning_kd.data import (
     CLINC150DataModule,
     MaskedLMDataModule,
@@ -20,6 +20,7 @@ __all__ = [
     "LayerInitialization",
     "MaskedLM",
     "MaskedLMDataModule",
+    "NeuronTrace",
     "ONNXExport",
     "QuestionAnswering",
     "SQuADDataModule",
