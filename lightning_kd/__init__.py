@@ -1,6 +1,6 @@
 """Distil transformers with PyTorch Lightning."""
 
-from lightning_kd.callbacks import CompressionReport, LayerInitialization, ONNXExport, PushToHub
+from lightning_kd.callbacks import CompressionReport, LayerInitialization, NeuronTrace, ONNXExport, PushToHub
 from lightning_kd.data import (
     CLINC150DataModule,
     MaskedLMDataModule,
@@ -20,6 +20,7 @@ __all__ = [
     "LayerInitialization",
     "MaskedLM",
     "MaskedLMDataModule",
+    "NeuronTrace",
     "ONNXExport",
     "PushToHub",
     "QuestionAnswering",

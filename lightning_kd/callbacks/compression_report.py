@@ -12,6 +12,7 @@ from lightning_kd.callbacks.export import Export
 from lightning_kd.deploy import picture
 from lightning_kd.deploy.artefacts import Artefact, open_artefact
 from lightning_kd.deploy.report import Report, measure
+from lightning_kd.deploy.tracing import for_another_machine
 from lightning_kd.folders import replaced_file
 from lightning_kd.models import parameter_count
 from lightning_kd.module import DistillationModule
@@ -64,7 +65,8 @@ class CompressionReport(Callback):
         target = Path(self.folder).expanduser() if self.folder else Path(trainer.log_dir or trainer.default_root_dir)
         if not trainer.is_global_zero:
             return
-        folders = sorted((f for f in folders if f.is_dir()), key=lambda folder: (folder / "model.onnx").exists())
+        folders = [folder for folder in folders if folder.is_dir() and not for_another_machine(folder)]
+        folders.sort(key=lambda folder: not any(folder.glob("*.safetensors")))  # the student before what it became
         artefacts = [*_teachers(pl_module), *(open_artefact(str(f), pl_module.task) for f in folders)]
         show = trainer.progress_bar_callback is not None
         report = measure(artefacts, pl_module.task, trainer.datamodule, self.split, show)  # type: ignore[attr-defined]

@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from lightning_kd.callbacks.model_card import MARK, model_card
 from lightning_kd.folders import replaced_folder
@@ -34,9 +34,15 @@ class Finished:
     datamodule: Any
     card: str
 
-    def save_description(self, folder: Path, section: str = "") -> None:
-        """Write configuration, tokenizer and model card, the latter with a section of its own at the end."""
-        self.network.config.save_pretrained(folder)
+    def save_description(self, folder: Path, section: str = "", config: PretrainedConfig | None = None) -> None:
+        """Write configuration, tokenizer and model card.
+
+        Args:
+            folder: Where to.
+            section: Of the card, at its end.
+            config: In the place of the network's own.
+        """
+        (config or self.network.config).save_pretrained(folder)
         if isinstance(tokenizer := getattr(self.datamodule, "tokenizer", None), PreTrainedTokenizerBase):
             tokenizer.save_pretrained(folder)
         (folder / "README.md").write_text(self.card + section, encoding="utf-8")

@@ -8,7 +8,7 @@ import transformers
 from torch import nn
 from transformers import PretrainedConfig
 
-from lightning_kd.deploy import onnx
+from lightning_kd.deploy import onnx, tracing
 from lightning_kd.models import load_config, load_network, parameter_count
 from lightning_kd.tasks import MaskedLM, QuestionAnswering, SequenceClassification
 from lightning_kd.tasks.base import Task
@@ -45,6 +45,7 @@ def open_artefact(source: str, task: Task, what: str = "model") -> Artefact:
 
     Raises:
         OSError: If it cannot be loaded.
+        ValueError: If it is for a device or a program that is not here.
     """
     folder = Path(source).expanduser()
     size = (
@@ -56,6 +57,9 @@ def open_artefact(source: str, task: Task, what: str = "model") -> Artefact:
         return Artefact(
             folder.name, "ONNX Runtime", onnx.OnnxNetwork(folder, torch.get_num_threads()), parameters, size
         )
+    if (compiler := tracing.traced_for(folder)) is not None:
+        runtime = "TorchScript" if compiler.module is None else "Neuron"
+        return Artefact(folder.name, runtime, tracing.TracedNetwork(folder), _parameters(config, task), size)
     network = load_network(str(folder) if folder.exists() else source, task.auto_class, what)
     return Artefact(folder.name, "PyTorch", network, parameter_count(network), size)
 
