@@ -94,6 +94,7 @@ def stand_ins(tmp_path, clinc_file, squad_folder, monkeypatch):
         given = [
             "--trainer.max_epochs=1",
             "--trainer.check_val_every_n_epoch=1",
+            "--trainer.val_check_interval=1.0",
             f"--export.folder={tmp_path / 'export'}",
         ]
         if any("source" in c.get("init_args", {}) for c in config["trainer"].get("callbacks", [])):

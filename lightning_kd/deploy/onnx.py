@@ -104,9 +104,8 @@ def quantize(source: Path, target: Path) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     graph = onnx.load(source)
-    del graph.graph.value_info[
-        :
-    ]  # shapes that quantize_dynamic cannot read in graphs of torch.onnx.export(dynamo=True)
+    # shapes that quantize_dynamic cannot read in graphs of torch.onnx.export(dynamo=True)
+    graph.graph.ClearField("value_info")
     with _quiet():
         quantize_dynamic(graph, target, weight_type=QuantType.QInt8)
 
