@@ -5,19 +5,19 @@ They have a parser of their own: the subcommands of LightningCLI are methods of 
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import LightningDataModule
 from rich.console import Console
 
-from lightning_kd.callbacks.compression_report import write_report
+from lightning_kd.callbacks.compression_report import check_target, own_card, write_report
 from lightning_kd.callbacks.export import Export, Finished
 from lightning_kd.deploy import picture
-from lightning_kd.deploy.artefacts import open_artefact, task_of
-from lightning_kd.deploy.report import measure
+from lightning_kd.deploy.artefacts import open_artefacts, task_of
+from lightning_kd.deploy.report import Split, measure
+from lightning_kd.deploy.rows import check_data, check_split
 from lightning_kd.models import load_network, load_tokenizer
-from lightning_kd.safety import tokenizer_fingerprint
+from lightning_kd.safety import check_lengths, tokenizer_fingerprint
 from lightning_kd.tasks.base import Task
 
 
@@ -44,20 +44,27 @@ def report(args: list[str]) -> None:
     parser = _parser("report", "Put models side by side: score, agreement with the first, size, speed on this machine.")
     models = "Folders or hub ids; the others are compared with the first, so name the teacher first."
     parser.add_argument("--models", type=str, nargs="+", required=True, help=models)
-    parser.add_argument("--split", type=Literal["validation", "test"], default="validation", help="What to score on.")
+    parser.add_argument("--split", type=Split, default="validation", help="What to score on.")
     parser.add_argument("--folder", type=str, default="report", help="Where report.md, report.json and report.png go.")
-    config = _instantiate(parser, args, lambda config: config.models[0])
+    config = _instantiate(parser, args, lambda config: _local(config.models[0]))
+    folder = Path(config.folder).expanduser()
     picture.check_installed()
-    task = config.task or task_of(config.models[0])
+    check_target(folder)
+    check_data(config.data, "report")
+    check_split(config.data, config.split)
+    sources = [_local(source) for source in config.models]
+    task = config.task or task_of(sources[0])
     own = tokenizer_fingerprint(config.data.tokenizer)
-    for source in config.models:
+    for source in sources:
         if tokenizer_fingerprint(load_tokenizer(source, "tokenizer of")) != own:
             raise ValueError(f"models: {source!r} has another tokenizer than the data; put it into a report of its own")
-    artefacts = [open_artefact(source, task) for source in config.models]
+    artefacts = open_artefacts(sources, task)
+    for artefact in artefacts:
+        check_lengths(config.data, artefact.network, None)
     result = measure(artefacts, task, config.data, config.split)
     Console().print(result.table())
-    write_report(result, Path(config.folder).expanduser())
-    print(f"Report written to {Path(config.folder) / 'report.md'}")
+    write_report(result, folder)
+    print(f"Report written to {folder / 'report.md'}")
 
 
 def export(args: list[str]) -> None:
@@ -65,19 +72,24 @@ def export(args: list[str]) -> None:
     parser = _parser("export", "Write a finished model in another form, as the callbacks do at the end of training.")
     parser.add_argument("--model", type=str, required=True, help="Folder or hub id.")
     parser.add_subclass_arguments(Export, "to", required=True)
-    config = _instantiate(parser, args, lambda config: str(config.model))
-    exporter: Any = config.to
+    config = _instantiate(parser, args, lambda config: _local(config.model))
+    exporter, source = config.to, _local(config.model)
     if exporter.folder is None:
         raise ValueError("to.folder: none given; name the folder to write")
     target = Path(exporter.folder).expanduser().resolve()
-    exporter.check_folders(target)
-    task = config.task or task_of(config.model)
-    network = load_network(config.model, task.auto_class, "model")
-    card = Path(config.model) / "README.md"
-    text = (
-        card.read_text(encoding="utf-8") if card.is_file() else f"---\ntags: [lightning_kd]\n---\n\n# {config.model}\n"
-    )
-    exporter.write(target, Finished(network, task, config.data, text))
+    exporter.check_installed()
+    exporter.check_folders(target, [Path(source)] if Path(source).is_dir() else [])
+    check_data(config.data, "export")
+    task = config.task or task_of(source)
+    network = load_network(source, task.auto_class, "model")
+    check_lengths(config.data, network, None)
+    exporter.write(target, Finished(network, task, config.data, own_card(source)))
+
+
+def _local(source: str) -> str:
+    """A folder in the home directory by its whole path."""
+    path = Path(source).expanduser()
+    return str(path) if path.exists() else source
 
 
 COMMANDS = {"report": report, "export": export}

@@ -1,5 +1,6 @@
 """Folders that are complete or absent."""
 
+import glob
 import os
 import shutil
 from collections.abc import Iterator
@@ -17,8 +18,10 @@ def replaced_folder(target: Path) -> Iterator[Path]:
     Args:
         target: Folder to write or to replace; folders above it are made.
     """
+    for leftover in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
+        if not _alive(leftover.name.split(".")[-2]):
+            shutil.rmtree(leftover, ignore_errors=True)
     fresh = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     try:
         yield fresh
@@ -35,6 +38,17 @@ def replaced_folder(target: Path) -> Iterator[Path]:
             fresh.rename(target)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _alive(process: str) -> bool:
+    """Whether there is such a process on this machine."""
+    try:
+        os.kill(int(process), 0)
+    except (ProcessLookupError, ValueError):
+        return False
+    except OSError:  # somebody else's
+        return True
+    return int(process) != os.getpid()
 
 
 @contextmanager

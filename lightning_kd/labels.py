@@ -104,3 +104,13 @@ def choose_label_names(
         f"student and {party} have different label sets ({_difference(student, asked)}); start from a student without "
         f"a trained head, or give it the {party}'s labels, and where the number differs a fresh head, with {ACCEPT}"
     )
+
+
+def relabel(labels: Tensor, index: Tensor) -> Tensor:
+    """Labels (N,) in another order; those that do not count, < 0, stay as they are.
+
+    Args:
+        labels: Class indices.
+        index: What ``align`` returns, (number of labels,).
+    """
+    return torch.where(labels >= 0, index[labels.clamp(min=0)], labels)

@@ -3,7 +3,6 @@
 import os
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
@@ -136,7 +135,7 @@ class StudentModule(LightningModule):
             return batch
         own = batch["labels"]
         self._label_index = index = self._label_index.to(own.device)
-        return {**batch, "labels": torch.where(own >= 0, index[own.clamp(min=0)], own)}
+        return {**batch, "labels": labels.relabel(own, index)}
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Count a batch into the test metrics."""

@@ -9,7 +9,7 @@ from lightning.pytorch import Callback
 from torch.distributed import all_gather_object
 
 from lightning_kd import QuestionAnswering
-from lightning_kd.callbacks import LastCheckpoint, PredictionWriter, RunSummary, StudentExport
+from lightning_kd.callbacks import CompressionReport, LastCheckpoint, PredictionWriter, RunSummary, StudentExport
 from lightning_kd.teachers import Teacher
 from tests.callbacks.conftest import best_checkpoint
 from tests.runs import STUDENT, data, module, squad_data, trainer
@@ -67,7 +67,7 @@ def main(folder: Path) -> None:
         return fitted
 
     spy = Spy()
-    whole = fit("whole", best_checkpoint(), StudentExport(), RunSummary(), spy)
+    whole = fit("whole", best_checkpoint(), StudentExport(), RunSummary(), CompressionReport(), spy)
     network = whole.teacher.networks[0]
     try:
         fit("killed", Kill())

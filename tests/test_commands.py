@@ -91,3 +91,60 @@ def test_split_that_does_not_exist(root, shell):
 @pytest.mark.parametrize("command", ["report", "export"])
 def test_help(shell, capsys, command):
     assert shell(command, "--help")[0] == 0
+
+
+@pytest.mark.parametrize("target", ["student", "student/onnx", "."])
+def test_export_onto_the_model_itself(root, shell, target):
+    before = {file: file.read_bytes() for file in (root / "student").iterdir()}
+    code, _ = shell(
+        "export", "--model", root / "student", "--to", "ONNXExport", "--to.folder", root / target, *rows(root)
+    )
+    assert "would overwrite or lie in" in code
+    assert {file: file.read_bytes() for file in (root / "student").iterdir()} == before
+
+
+def test_models_of_the_same_name_and_one_named_twice(root, shell, tmp_path):
+    for run in ("a", "b"):
+        save_network(tiny_bert(seed=1), tmp_path / run / "student")
+    models = [tmp_path / "a" / "student", tmp_path / "b" / "student"]
+    code, last = shell("report", "--models", *models, *rows(root), "--folder", tmp_path / "r")
+    assert code == 0, last
+    lines = json.loads((tmp_path / "r" / "report.json").read_text())["lines"]
+    assert [line["name"] for line in lines] == ["a/student", "b/student"]
+    code, _ = shell("report", "--models", models[0], models[0], *rows(root), "--folder", tmp_path / "r")
+    assert "student' is named twice; leave it out once" in code
+
+
+def test_rows_longer_than_the_positions(root, shell, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(TINY_BERT, model_max_length=1000)
+    model = save_network(tiny_bert(), tmp_path / "model", tokenizer)
+    for command in (["report", "--models"], ["export", "--to", "ONNXExport", "--to.folder", tmp_path / "x", "--model"]):
+        code, _ = shell(*command, model, *rows(root), "--data.max_length", 100)
+        assert "data.max_length: 100 is more than the 64 positions" in code
+
+
+def test_home(root, shell, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(root))
+    code, last = shell("report", "--models", "~/student", *rows(root), "--folder", tmp_path / "r")
+    assert code == 0, last
+
+
+def test_report_into_a_file(root, shell, tmp_path):
+    (tmp_path / "r").touch()
+    code, _ = shell("report", "--models", root / "student", *rows(root), "--folder", tmp_path / "r")
+    assert "is a file; choose a folder for the report" in code
+
+
+def test_card_of_somebody_else_is_kept_and_marked(root, shell, tmp_path):
+    model = save_network(tiny_bert(), tmp_path / "model")
+    (tmp_path / "model" / "README.md").write_text("---\nlicense: mit\n---\n# Mine\n\n## Compression report\n\nold")
+    for _ in range(2):
+        code, last = shell(
+            "export", "--model", model, "--to", "StudentExport", "--to.folder", tmp_path / "x", *rows(root)
+        )
+        assert code == 0, last
+    card = (tmp_path / "x" / "README.md").read_text()
+    assert "license: mit" in card
+    assert "# Mine" in card
+    assert "lightning_kd" in card
+    assert "old" not in card

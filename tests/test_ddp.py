@@ -67,6 +67,12 @@ def test_every_row_is_trained_on_in_each_epoch(results):
         assert len(seen) == 72  # two devices get as many rows each: one comes twice
 
 
+def test_report_is_of_all_rows(folder):
+    report = json.loads((folder / "whole" / "report.json").read_text())
+    assert report["scored"] == "35 rows"
+    assert [line["name"] for line in report["lines"]] == ["teacher", "student"]
+
+
 def test_validation_scores_are_those_of_one_process(results, folder, last):
     expected = trainer(folder).validate(last, data(folder / "data_oos_plus.json"), verbose=False)[0]
     assert results["validated"] == pytest.approx(expected, abs=1e-6)

@@ -59,3 +59,13 @@ def test_killed_at_any_moment_the_folder_is_whole_or_absent(tmp_path, delay):
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert not target.exists() or {file.name for file in target.iterdir()} == set("abcdefgh")
+
+
+def test_leftovers_of_killed_processes_are_removed(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    for process in (dead.pid, 1):  # 1 lives
+        (tmp_path / f".x.{process}.tmp").mkdir()
+    with replaced_folder(tmp_path / "x"):
+        pass
+    assert {file.name for file in tmp_path.iterdir()} == {"x", ".x.1.tmp"}

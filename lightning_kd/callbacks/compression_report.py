@@ -1,17 +1,20 @@
 """Says at the end of a run whether it was worth it."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from huggingface_hub import ModelCard
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from rich.console import Console
 
 from lightning_kd.callbacks.export import Export
+from lightning_kd.callbacks.model_card import MARK
 from lightning_kd.deploy import picture
 from lightning_kd.deploy.artefacts import Artefact, open_artefact
-from lightning_kd.deploy.report import Report, measure
+from lightning_kd.deploy.report import STAGES, Report, Split, measure
+from lightning_kd.deploy.rows import check_data, check_split
 from lightning_kd.deploy.tracing import for_another_machine
 from lightning_kd.folders import replaced_file
 from lightning_kd.models import parameter_count
@@ -34,22 +37,30 @@ class CompressionReport(Callback):
         split: The split to score on.
     """
 
-    def __init__(self, folder: str | None = None, split: Literal["validation", "test"] = "validation") -> None:
+    def __init__(self, folder: str | None = None, split: Split = "validation") -> None:
+        if split not in STAGES:
+            raise ValueError(f"CompressionReport.split: must be one of {', '.join(STAGES)}, got {split!r}")
         self.folder = folder
-        self.split = split
+        self.split: Split = split
         self._fitted = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check before training what would be missing after it.
 
         Raises:
-            ValueError: If nothing is going to be exported, or matplotlib is missing.
+            ValueError: If nothing is going to be exported, the data cannot be scored, or matplotlib is missing.
         """
         if stage != "fit":
             return
         picture.check_installed()
         if not any(isinstance(callback, Export) for callback in trainer.callbacks):  # type: ignore[attr-defined]
             raise ValueError("CompressionReport: nothing is exported that it could report; add StudentExport()")
+        check_data(trainer.datamodule, "CompressionReport")  # type: ignore[attr-defined]
+        check_split(trainer.datamodule, self.split)  # type: ignore[attr-defined]
+        check_target(self._target(trainer))
+
+    def _target(self, trainer: Trainer) -> Path:
+        return Path(self.folder).expanduser() if self.folder else Path(trainer.log_dir or trainer.default_root_dir)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note that there is something to report: ``teardown`` also follows a learning rate finder."""
@@ -62,14 +73,25 @@ class CompressionReport(Callback):
             return
         exporters: list[Export] = [c for c in trainer.callbacks if isinstance(c, Export)]  # type: ignore[attr-defined]
         folders = [folder for exporter in exporters for folder in exporter.folders(exporter.target(trainer))]
-        target = Path(self.folder).expanduser() if self.folder else Path(trainer.log_dir or trainer.default_root_dir)
+        target = self._target(trainer)
         if not trainer.is_global_zero:
             return
         folders = [folder for folder in folders if folder.is_dir() and not for_another_machine(folder)]
         folders.sort(key=lambda folder: not any(folder.glob("*.safetensors")))  # the student before what it became
+        try:
+            self._report(trainer, pl_module, folders, target)
+        except Exception as error:  # the exports are there, and others may want to do something with them
+            models = " ".join(map(str, folders))
+            rank_zero_warn(
+                f"CompressionReport: no report ({type(error).__name__}: {error}); when the cause is gone, call "
+                f"lightning-kd report --models {models}"
+            )
+
+    def _report(self, trainer: Trainer, pl_module: DistillationModule, folders: list[Path], target: Path) -> None:
         artefacts = [*_teachers(pl_module), *(open_artefact(str(f), pl_module.task) for f in folders)]
         show = trainer.progress_bar_callback is not None
-        report = measure(artefacts, pl_module.task, trainer.datamodule, self.split, show)  # type: ignore[attr-defined]
+        datamodule, accepted = trainer.datamodule, "label_mismatch" in pl_module.accept  # type: ignore[attr-defined]
+        report = measure(artefacts, pl_module.task, datamodule, self.split, accepted, show)
         Console(width=None if show else 160).print(report.table())
         write_report(report, target)
         for folder in folders:
@@ -83,12 +105,36 @@ class CompressionReport(Callback):
 
 def _teachers(pl_module: DistillationModule) -> list[Artefact]:
     teacher = pl_module.active_teacher
-    if teacher is None or len(teacher.networks) > 1:
+    if teacher is None:
+        return []
+    if len(teacher.sources) > 1:
+        rank_zero_warn(
+            "CompressionReport: leaves out the teacher, an ensemble; agreement and speed-up are against the student"
+        )
         return []
     source, network = teacher.sources[0], teacher.networks[0]
     if isinstance(source, str):
         return [open_artefact(source, pl_module.task, "teacher")]
-    return [Artefact("teacher", "PyTorch", network.cpu(), parameter_count(network), None)]
+    return [Artefact("teacher", "PyTorch", network.cpu().eval(), parameter_count(network), None)]
+
+
+def own_card(source: str) -> str:
+    """The text of a model's card, or of a short one, by which its exports are recognised; without its report."""
+    file = Path(source) / "README.md"
+    card = ModelCard.load(file) if file.is_file() else ModelCard(f"---\n---\n\n# {source}\n")
+    data: Any = card.data
+    data.tags = list(dict.fromkeys([*(data.tags or []), MARK]))
+    return str(card).partition(f"\n{HEADING}")[0]
+
+
+def check_target(folder: Path) -> None:
+    """Refuse a folder that cannot be written to.
+
+    Raises:
+        ValueError: If it is a file.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"folder: {str(folder)!r} is a file; choose a folder for the report")
 
 
 def write_report(report: Report, folder: Path) -> None:

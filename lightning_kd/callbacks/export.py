@@ -1,6 +1,8 @@
 """What callbacks have in common that write the best student into a folder."""
 
+import copy
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,6 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from lightning_kd.callbacks.layer_initialization import LayerInitialization
 from lightning_kd.callbacks.model_card import MARK, model_card
 from lightning_kd.folders import replaced_folder
 from lightning_kd.module import STATE_KEY, DistillationModule
@@ -42,7 +45,9 @@ class Finished:
             section: Of the card, at its end.
             config: In the place of the network's own.
         """
-        (config or self.network.config).save_pretrained(folder)
+        config = copy.deepcopy(config or self.network.config)  # shared with the student that was trained
+        config.architectures = [type(self.network).__name__]
+        config.save_pretrained(folder)
         if isinstance(tokenizer := getattr(self.datamodule, "tokenizer", None), PreTrainedTokenizerBase):
             tokenizer.save_pretrained(folder)
         (folder / "README.md").write_text(self.card + section, encoding="utf-8")
@@ -111,14 +116,31 @@ class Export(Callback, ABC):
         """All folders that will be written: the target, and those of its twins."""
         return [target]
 
-    def check_folders(self, target: Path) -> None:
+    def check_installed(self) -> None:
+        """Refuse to go on without the packages that are needed.
+
+        Raises:
+            ValueError: Names them and how to get them.
+        """
+
+    def check_folders(self, target: Path, sources: Iterable[Path] = ()) -> None:
         """Refuse a target that is not ours to replace.
+
+        Args:
+            target: The folder that is going to be written.
+            sources: Folders that must stay.
 
         Raises:
             ValueError: If a folder exists and is neither empty nor an earlier export, or if it is the current folder
-                or holds it.
+                or one of the sources, holds or lies in them.
         """
+        sources = [source.expanduser().resolve() for source in sources]
         for folder in self.folders(target):
+            if source := next((s for s in sources if s.is_relative_to(folder) or folder.is_relative_to(s)), None):
+                raise ValueError(
+                    f"{self.key}.folder: {str(folder)!r} would overwrite or lie in {str(source)!r}, which the student "
+                    "is made from or another callback writes; choose another folder"
+                )
             if Path.cwd().is_relative_to(folder):  # it is going to be renamed
                 raise ValueError(
                     f"{self.key}.folder: {str(folder)!r} is or holds the current folder; choose another folder"
@@ -130,8 +152,12 @@ class Export(Callback, ABC):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check what can be checked before training."""
-        if stage == "fit":
-            self.check_folders(self.target(trainer))
+        if stage != "fit":
+            return
+        self.check_installed()
+        others = [c for c in trainer.callbacks if isinstance(c, Export) and c is not self]  # type: ignore[attr-defined]
+        kept = [folder for other in others for folder in other.folders(other.target(trainer))]
+        self.check_folders(self.target(trainer), [*kept, *_sources(trainer, pl_module)])
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the folder."""
@@ -154,6 +180,17 @@ class Export(Callback, ABC):
     @abstractmethod
     def fill(self, folder: Path, student: Finished) -> None:
         """Write all files into an empty folder."""
+
+
+def _sources(trainer: Trainer, pl_module: LightningModule) -> list[Path]:
+    """The local folders that a run reads networks from."""
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    given: list[Any] = [c.source for c in callbacks if isinstance(c, LayerInitialization)]
+    if isinstance(pl_module, DistillationModule):
+        source = pl_module._student_source
+        given.append(source.get("base") if isinstance(source, dict) else source)
+        given += pl_module.teacher.sources if pl_module.teacher is not None else []
+    return [Path(source) for source in given if isinstance(source, str) and Path(source).expanduser().is_dir()]
 
 
 def _replaceable(folder: Path) -> bool:

@@ -12,7 +12,8 @@ from transformers import PreTrainedModel
 from lightning_kd.callbacks.export import Export, Finished
 from lightning_kd.deploy.compilers import Support
 from lightning_kd.deploy.neuron import compiler_for
-from lightning_kd.deploy.parity import Parity, compare, some_rows
+from lightning_kd.deploy.parity import Parity, compare
+from lightning_kd.deploy.rows import check_data, some_rows
 from lightning_kd.deploy.tracing import TracedNetwork, Tracing, fix_tokenizer, for_another_machine
 from lightning_kd.module import DistillationModule
 
@@ -79,10 +80,14 @@ class NeuronTrace(Export):
         self.auto_cast_type = auto_cast_type
         self.check_rows = check_rows
 
+    def check_installed(self) -> None:
+        """The compiler."""
+        self.compiler.check_installed()
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Check compiler and folder before training."""
+        """Check data, compiler and folder before training."""
         if stage == "fit":
-            self.compiler.check_installed()
+            check_data(trainer.datamodule, "NeuronTrace")  # type: ignore[attr-defined]
         super().setup(trainer, pl_module, stage)
 
     @rank_zero_only
@@ -98,14 +103,12 @@ class NeuronTrace(Export):
         Raises:
             ValueError: If the graph does not say what the student says.
         """
-        self.compiler.check_installed()
         student = replace(student, network=student.network.float())
         tracing = self._tracing(student.network, student.datamodule)
         support = tracing.support(self.compiler)
         tracing.save(self.compiler, folder)
         config = copy.deepcopy(student.network.config)  # shared with the student that was trained
         config.neuron = tracing.section(self.compiler, student.task.pipeline, self.auto_cast, self.auto_cast_type)
-        config.architectures = [type(student.network).__name__]
         config.save_pretrained(folder)
         parity = self._parity(folder, student)
         rank_zero_info(f"Traced for {self.device}: {support or 'operators not analysed'}; {parity or 'not compared'}")
@@ -113,11 +116,9 @@ class NeuronTrace(Export):
         fix_tokenizer(folder, tracing.shape[1], tracing.by_name.inputs)
 
     def _tracing(self, network: PreTrainedModel, datamodule: Any) -> Tracing:
-        longest = getattr(datamodule, "max_length", None)
+        longest = min(datamodule.max_length, datamodule.tokenizer.model_max_length)
         length = self.sequence_length or longest
-        if length is None:
-            raise ValueError("NeuronTrace.sequence_length: the data does not say its max_length; give a number")
-        if longest is not None and length < longest:
+        if length < longest:
             raise ValueError(
                 f"NeuronTrace.sequence_length: {length} is less than the data's max_length {longest}, so that rows "
                 f"would not fit; give {longest}, or lower data.max_length"

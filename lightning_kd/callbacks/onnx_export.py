@@ -4,12 +4,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 from transformers import PreTrainedModel
 
 from lightning_kd.callbacks.export import Export, Finished
 from lightning_kd.deploy import onnx
-from lightning_kd.deploy.parity import Parity, compare, some_rows
+from lightning_kd.deploy.parity import Parity, compare
+from lightning_kd.deploy.rows import check_data, some_rows
 from lightning_kd.folders import replaced_folder
 from lightning_kd.module import DistillationModule
 
@@ -55,10 +56,14 @@ class ONNXExport(Export):
     def _twin(target: Path) -> Path:
         return target.with_name(f"{target.name}-int8")
 
+    def check_installed(self) -> None:
+        """ONNX and its runtime."""
+        onnx.check_installed()
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Check packages and folders before training."""
+        """Check data, packages and folders before training."""
         if stage == "fit":
-            onnx.check_installed()
+            check_data(trainer.datamodule, "ONNXExport")  # type: ignore[attr-defined]
         super().setup(trainer, pl_module, stage)
 
     @rank_zero_only
@@ -73,6 +78,8 @@ class ONNXExport(Export):
         """Write the graph, then its twin from it."""
         student = replace(student, network=student.network.float())
         super().write(target, student)
+        if not self.int8 and (twin := self._twin(target)).exists():
+            rank_zero_warn(f"ONNXExport: {str(twin)!r} is of an earlier export and has not been written again")
         if self.int8:
             with replaced_folder(self._twin(target)) as folder:
                 onnx.quantize(target / onnx.FILE, folder / onnx.FILE)

@@ -3,7 +3,7 @@
 import math
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelPruning
+from lightning.pytorch.callbacks import ModelPruning, WeightAveraging
 from torch import nn
 
 from lightning_kd.models import encoder_layers
@@ -34,23 +34,31 @@ class StudentPruning(ModelPruning):
         super().__init__("l1_unstructured", amount=amount, use_lottery_ticket_hypothesis=False, verbose=verbose)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find the linear maps; a student that is described by a mapping is built for it."""
+        """Look for the layers; a student that is described by a mapping is built for it."""
         if stage != "fit":
             return
         if not isinstance(pl_module, DistillationModule):
             raise ValueError(f"StudentPruning: works on a DistillationModule, got {type(pl_module).__name__}")
         student = pl_module.build_student()
-        if (layers := encoder_layers(student)) is None:
+        if encoder_layers(student) is None:
             raise ValueError(
                 f"StudentPruning: {type(student).__name__} has no list of layers (ALBERT's share their weights); "
                 "choose another student"
             )
-        maps = [module for module in layers[1].modules() if isinstance(module, nn.Linear)]
-        self._parameters_to_prune = [(module, "weight") for module in maps]
+        if any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+            raise ValueError(
+                "StudentPruning: does not go with weight averaging, which pairs the weights before they are pruned; "
+                "leave one of them out of trainer.callbacks"
+            )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Prune, after a checkpoint was restored."""
+        """Prune, after a checkpoint was restored and others may have put other maps into the student."""
+        assert isinstance(pl_module, DistillationModule)
         assert isinstance(self.amount, float)
+        layers = encoder_layers(pl_module.build_student())
+        assert layers is not None  # setup has seen to it
+        maps = [module for module in layers[1].modules() if isinstance(module, nn.Linear)]
+        self._parameters_to_prune = [(module, "weight") for module in maps]
         self.apply_pruning(self.amount)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

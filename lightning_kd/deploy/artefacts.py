@@ -1,6 +1,6 @@
 """Folders that hold a network: which program runs it, and how large it is."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -62,6 +62,25 @@ def open_artefact(source: str, task: Task, what: str = "model") -> Artefact:
         return Artefact(folder.name, runtime, tracing.TracedNetwork(folder), _parameters(config, task), size)
     network = load_network(str(folder) if folder.exists() else source, task.auto_class, what)
     return Artefact(folder.name, "PyTorch", network, parameter_count(network), size)
+
+
+def open_artefacts(sources: list[str], task: Task) -> list[Artefact]:
+    """Open several, each under the shortest end of its path that no other has.
+
+    Raises:
+        ValueError: If one is named twice.
+    """
+    paths = [Path(source).expanduser().absolute() for source in sources]
+    if twice := next((source for source, path in zip(sources, paths, strict=True) if paths.count(path) > 1), None):
+        raise ValueError(f"models: {twice!r} is named twice; leave it out once")
+    longest = max(len(path.parts) for path in paths)
+    artefacts = []
+    for source, path in zip(sources, paths, strict=True):
+        others = [other for other in paths if other != path]
+        ends = (path.parts[-length:] for length in range(1, longest + 1))
+        end = next(end for end in ends if all(other.parts[-len(end) :] != end for other in others))
+        artefacts.append(replace(open_artefact(source, task), name="/".join(end)))
+    return artefacts
 
 
 def _parameters(config: PretrainedConfig, task: Task) -> int:

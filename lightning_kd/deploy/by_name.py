@@ -40,3 +40,16 @@ class ByName(nn.Module):
         """The outputs, in the order of ``outputs``."""
         result = self.network(**dict(zip(self.inputs, inputs, strict=True)))
         return tuple(result[name] for name in self.outputs)
+
+
+def complete(inputs: dict[str, Tensor], names: list[str]) -> dict[str, Tensor]:
+    """The inputs that a graph names; token types that a tokenizer leaves out are 0, as in transformers.
+
+    Raises:
+        ValueError: If another one is missing.
+    """
+    if "token_type_ids" in names and "token_type_ids" not in inputs and "input_ids" in inputs:
+        inputs = {**inputs, "token_type_ids": torch.zeros_like(inputs["input_ids"])}
+    if missing := [name for name in names if name not in inputs]:
+        raise ValueError(f"the graph needs {', '.join(missing)} as well; give all of its inputs")
+    return {name: inputs[name] for name in names}

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
-from lightning_kd.models import forward
+from lightning_kd.models import input_names
 from lightning_kd.outputs import Batch
 from lightning_kd.tasks.base import Task
-from lightning_kd.teachers import Teacher
 
 RESAMPLES = 1000
 
@@ -26,13 +25,13 @@ class Judged:
         scores: Its metrics by name.
         interval: Ends of the 95 % interval of the task's ``monitor``.
         decisions: The class it chose for each row and head.
-        rows: Number of rows.
+        units: How many rows, questions or hidden tokens were scored.
     """
 
     scores: dict[str, float]
     interval: tuple[float, float]
     decisions: Tensor
-    rows: int
+    units: int
 
 
 def bootstrap_interval(values: NDArray[np.float64], seed: int = 0) -> tuple[float, float]:
@@ -49,30 +48,36 @@ def bootstrap_interval(values: NDArray[np.float64], seed: int = 0) -> tuple[floa
     return float(low), float(high)
 
 
+def _alone() -> bool:
+    """For metrics: one process measures, the others do not wait for it to compare notes."""
+    return False
+
+
 @torch.no_grad()
-def judge(network: Teacher, task: Task, label_names: list[str], batches: Iterable[Batch]) -> Judged:
+def judge(network: nn.Module, task: Task, label_names: list[str], batches: Iterable[Batch]) -> Judged:
     """Score a network on labelled batches.
 
     Args:
-        network: In the order of the labels, see ``Teacher.align``.
+        network: In eval mode.
         task: Its task.
-        label_names: The labels in that order.
+        label_names: Its labels, in whose order those of the batches are.
         batches: On its device.
     """
-    metrics, units = task.metrics(label_names), task.unit_scores()
-    decisions, rows = [], 0
+    scores, units = task.metrics(label_names), task.unit_scores()
+    for metric in (*scores.values(), units):
+        metric.distributed_available_fn = _alone
+    decisions = []
     for batch in batches:
-        rows += int((batch["row_id"] >= 0).sum())
-        outputs = network(batch)
-        task.update(metrics, outputs, batch)
+        outputs = task.run(network, batch)
+        task.update(scores, outputs, batch)
         task.update(MetricCollection({"units": units}), outputs, batch)
         for head in outputs.heads.values():
             logits = head.logits if head.mask is None else head.logits.masked_fill(~head.mask, -torch.inf)
             decisions.append(logits.argmax(-1))
-    values = units.compute().double().numpy()
+    values = units.compute().double().reshape(-1).numpy()  # torchmetrics makes a number of a single one
     low, high = map(task.from_mean, bootstrap_interval(values))
-    scores = {name: float(score) for name, score in metrics.compute().items()}
-    return Judged(scores, (low, high), torch.cat(decisions), rows)
+    named = {name: float(score) for name, score in scores.compute().items()}
+    return Judged(named, (low, high), torch.cat(decisions), len(values))
 
 
 def interleaved_times(
@@ -97,11 +102,17 @@ def interleaved_times(
     return [np.array(own) for own in times]
 
 
-def runner(network: torch.nn.Module) -> Callable[[Batch], object]:
-    """What is timed: a forward pass, from tensors to tensors."""
+def runner(network: nn.Module, batch: Batch) -> Callable[[Batch], object]:
+    """What is timed: a forward pass, from tensors to tensors.
+
+    Args:
+        network: In eval mode.
+        batch: Any; names the inputs.
+    """
+    names = input_names(network, batch)
 
     def run(batch: Batch) -> object:
         with torch.inference_mode():
-            return forward(network, batch)
+            return network(**{name: batch[name] for name in names})
 
     return run

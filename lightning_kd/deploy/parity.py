@@ -1,8 +1,7 @@
 """Whether an exported network still says what the original says."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
@@ -57,13 +56,3 @@ def compare(task: Task, original: nn.Module, exported: nn.Module, batches: Itera
             decisions += len(first)
             changed += int((first.argmax(-1) != second.argmax(-1)).sum())
     return Parity(decisions, largest, changed)
-
-
-def some_rows(datamodule: Any, rows: int) -> Iterator[Batch]:
-    """Batches of the validation split, until they hold so many rows."""
-    datamodule.setup("validate")
-    for batch in datamodule.val_dataloader():
-        yield batch
-        rows -= len(batch["row_id"])
-        if rows <= 0:
-            return

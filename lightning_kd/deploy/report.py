@@ -3,20 +3,27 @@
 import json
 import os
 import platform
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from rich.table import Table
 from tqdm.auto import tqdm
 
+from lightning_kd.data import TextDataModule
 from lightning_kd.deploy.artefacts import Artefact
 from lightning_kd.deploy.measure import Judged, interleaved_times, judge, runner
+from lightning_kd.deploy.rows import whole_splits
+from lightning_kd.labels import align, label_names_of, relabel
+from lightning_kd.models import id_labels
 from lightning_kd.outputs import Batch
 from lightning_kd.tasks.base import Task
-from lightning_kd.teachers import Teacher
+
+Split = Literal["validation", "test"]
+STAGES = {"validation": "validate", "test": "test"}
 
 LATENCY_ROWS = 100
 """Rows that are run one by one."""
@@ -41,7 +48,7 @@ class Line:
         p50: Median latency of a row on its own, in ms.
         p95: 95th percentile.
         p99: 99th percentile.
-        throughput: Rows a second in batches of ``THROUGHPUT_BATCH``.
+        throughput: Rows a second in batches of ``THROUGHPUT_BATCH``; None where the split has fewer.
         speed_up: The first network's median latency over its own.
     """
 
@@ -56,7 +63,7 @@ class Line:
     p50: float
     p95: float
     p99: float
-    throughput: float
+    throughput: float | None
     speed_up: float
 
 
@@ -68,20 +75,20 @@ class Report:
         lines: One per network.
         monitor: The metric that counts most.
         split: The split it was scored on.
-        rows: Rows of that split.
+        scored: How many rows, questions or hidden tokens that is.
         machine: Processor, threads, versions.
     """
 
     lines: list[Line]
     monitor: str
     split: str
-    rows: int
+    scored: str
     machine: dict[str, Any]
 
     def table(self) -> Table:
         """For the terminal: a column for each network, as there are fewer of them than of numbers."""
         columns, rows = self._cells()
-        table = Table(title=f"{self.split}, {self.rows:,} rows", caption=f"{self._machine()}. {_NOTE}")
+        table = Table(title=f"{self.split}, {self.scored}", caption=f"{self._machine()}. {_NOTE}")
         table.add_column("")
         for row in rows:
             table.add_column(row[0], justify="right", overflow="fold")
@@ -94,7 +101,7 @@ class Report:
         columns, rows = self._cells()
         rule = ["---"] * 2 + ["---:"] * (len(columns) - 2)
         lines = [f"| {' | '.join(cells)} |" for cells in (columns, rule, *rows)]
-        return "\n".join([*lines, "", f"{self.split.capitalize()}, {self.rows:,} rows. {self._machine()}. {_NOTE}", ""])
+        return "\n".join([*lines, "", f"{self.split.capitalize()}, {self.scored}. {self._machine()}. {_NOTE}", ""])
 
     def json(self) -> str:
         """All numbers as they are."""
@@ -132,7 +139,7 @@ class Report:
                 f"{line.p50:.2f}",
                 f"{line.p95:.2f}",
                 f"{line.p99:.2f}",
-                f"{line.throughput:.0f}",
+                "" if line.throughput is None else f"{line.throughput:.0f}",
                 f"{line.speed_up:.1f}x",
             ]
             for line in self.lines
@@ -147,49 +154,45 @@ _NOTE = (
 
 
 def measure(
-    artefacts: list[Artefact], task: Task, datamodule: Any, split: str = "validation", bar: bool = True
+    artefacts: list[Artefact],
+    task: Task,
+    datamodule: TextDataModule,
+    split: Split = "validation",
+    accept_mismatch: bool = False,
+    bar: bool = True,
 ) -> Report:
-    """Score and time networks on a split of a DataModule.
+    """Score and time networks on a split.
 
     Args:
         artefacts: The first is what the others are compared with.
         task: The task whose heads they have.
-        datamodule: A ``TextDataModule`` with labelled rows.
-        split: ``validation`` or ``test``.
+        datamodule: With labelled rows.
+        split: Which of them.
+        accept_mismatch: Take label sets of the same size to be the same, whatever their names.
         bar: Whether to show progress.
 
     Raises:
         ValueError: If a network knows other labels than the data.
     """
-    stage, loader = {
-        "validation": ("validate", datamodule.val_dataloader),
-        "test": ("test", datamodule.test_dataloader),
-    }[split]
-    datamodule.setup(stage)
-    label_names = datamodule.label_names or []
-    networks = []
-    for artefact in artefacts:
-        networks.append(Teacher(artefact.network, task))
+    with whole_splits(datamodule):
+        datamodule.setup(STAGES[split])
+        loader = datamodule.test_dataloader if split == "test" else datamodule.val_dataloader
+        data_names = datamodule.label_names or []
+        judged: list[Judged] = []
+        for artefact in artefacts:
+            batches = tqdm(loader(), desc=f"Scoring {artefact.name}", leave=False, disable=not bar)
+            judged.append(_judge(artefact, task, data_names, batches, accept_mismatch))
+        own_size = datamodule.eval_batch_size
         try:
-            networks[-1].align(label_names, accept_mismatch=False)
-        except ValueError as error:
-            raise ValueError(f"report: {artefact.name} does not fit the data: {error}") from error
-        networks[-1].to(torch.device("cpu"), torch.float32)
-    judged: list[Judged] = []
-    for artefact, network in zip(artefacts, networks, strict=True):
-        batches = tqdm(loader(), desc=f"Scoring {artefact.name}", leave=False, disable=not bar)
-        judged.append(judge(network, task, label_names, batches))
-    own_size = datamodule.eval_batch_size
-    try:
-        datamodule.eval_batch_size = 1
-        single = _spread(list(loader()), LATENCY_ROWS)
-        datamodule.eval_batch_size = THROUGHPUT_BATCH
-        full = _spread([batch for batch in loader() if len(batch["row_id"]) == THROUGHPUT_BATCH], THROUGHPUT_BATCHES)
-    finally:
-        datamodule.eval_batch_size = own_size
-    runs = [runner(artefact.network) for artefact in artefacts]
+            datamodule.eval_batch_size = 1
+            single = _spread(list(loader()), LATENCY_ROWS)
+            datamodule.eval_batch_size = THROUGHPUT_BATCH
+            full = _spread([b for b in loader() if len(b["row_id"]) == THROUGHPUT_BATCH], THROUGHPUT_BATCHES)
+        finally:
+            datamodule.eval_batch_size = own_size
+    runs = [runner(artefact.network, single[0]) for artefact in artefacts]
     latencies = interleaved_times(runs, single)
-    durations = interleaved_times(runs, full or single)
+    durations = interleaved_times(runs, full)
     lines = []
     for artefact, verdict, latency, duration in zip(artefacts, judged, latencies, durations, strict=True):
         p50, p95, p99 = (float(value) for value in np.percentile(1e3 * latency, [50, 95, 99]))
@@ -206,11 +209,27 @@ def measure(
                 p50=p50,
                 p95=p95,
                 p99=p99,
-                throughput=(THROUGHPUT_BATCH if full else 1) / float(np.median(duration)),
+                throughput=THROUGHPUT_BATCH * len(duration) / float(duration.sum()) if full else None,
                 speed_up=float(np.median(latencies[0]) / np.median(latency)),
             )
         )
-    return Report(lines, task.monitor, split, judged[0].rows, _machine())
+    return Report(lines, task.monitor, split, f"{judged[0].units:,} {task.units}", _machine())
+
+
+def _judge(
+    artefact: Artefact, task: Task, data_names: list[str], batches: Iterable[Batch], accept_mismatch: bool
+) -> Judged:
+    """Score a network in its own order of labels, and tell its decisions in that of the data."""
+    own = label_names_of(id_labels(artefact.network)) or data_names
+    if not task.named_labels:
+        return judge(artefact.network, task, [], batches)
+    who, remedy = f"data and {artefact.name}", "report it with the data it was made for"
+    index = align(data_names, own, who, remedy, accept_mismatch, subset=True)
+    if index is None:
+        return judge(artefact.network, task, own, batches)
+    verdict = judge(artefact.network, task, own, ({**b, "labels": relabel(b["labels"], index)} for b in batches))
+    data_order = torch.full((len(own),), -1).scatter(0, index, torch.arange(len(data_names)))
+    return replace(verdict, decisions=data_order[verdict.decisions])
 
 
 def _spread(batches: list[Batch], count: int) -> list[Batch]:

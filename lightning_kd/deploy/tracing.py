@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
-from lightning_kd.deploy.by_name import ByName
+from lightning_kd.deploy.by_name import ByName, complete
 from lightning_kd.deploy.compilers import Compiler, Support, quiet
 from lightning_kd.deploy.neuron import COMPILERS, has_device
 from lightning_kd.models import input_names, most_positions
@@ -194,8 +194,7 @@ class TracedNetwork(nn.Module):
 
     def forward(self, **inputs: Tensor) -> Any:
         """The graph's outputs as attributes."""
-        if missing := [name for name in self.input_names if name not in inputs]:
-            raise ValueError(f"the traced graph needs {', '.join(missing)} as well; give all of its inputs")
+        inputs = complete(inputs, self.input_names)
         size, most = self.shape
         rows, length = inputs[self.input_names[0]].shape
         if length > most:

@@ -21,6 +21,7 @@ class Task(ABC):
         pipeline: Name of the transformers pipeline that runs such a network.
         named_labels: Whether the classes have names, which data, teacher and student must agree on.
         num_labels: Size of the head where the task fixes it.
+        units: What scores are means over.
         prediction_file: Name of the file that predictions are written to.
         monitor: The metric that picks the best checkpoint, one of ``metrics``.
         monitor_mode: Whether a larger or a smaller value of it is better.
@@ -30,6 +31,7 @@ class Task(ABC):
     pipeline: ClassVar[str]
     named_labels: ClassVar[bool] = True
     num_labels: ClassVar[int | None] = None
+    units: ClassVar[str] = "rows"
     prediction_file: ClassVar[str] = "predictions.csv"
     monitor: ClassVar[str]
     monitor_mode: ClassVar[Literal["min", "max"]] = "max"

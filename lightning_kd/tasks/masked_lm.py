@@ -67,6 +67,7 @@ class MaskedLM(Task):
     pipeline = "fill-mask"
     named_labels = False
     monitor = "perplexity"
+    units = "hidden tokens"
     monitor_mode = "min"
 
     def run(self, network: nn.Module, batch: Batch, needs: frozenset[Need] = frozenset()) -> Outputs:

@@ -45,6 +45,7 @@ class QuestionAnswering(Task):
     named_labels = False
     num_labels = 2
     monitor = "f1"
+    units = "questions"
     prediction_file = "predictions.json"
 
     def __init__(self, max_answer_length: int = 30, no_answer_threshold: float | None = None) -> None:

@@ -6,10 +6,10 @@ import pytest
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lightning_kd import CompressionReport, ONNXExport
-from lightning_kd.callbacks import StudentExport
+from lightning_kd import CompressionReport, ONNXExport, SST2DataModule
+from lightning_kd.callbacks import StudentExport, compression_report
 from lightning_kd.deploy import picture
-from tests.conftest import save_network, tiny_bert
+from tests.conftest import LABELS, TINY_BERT, save_network, tiny_bert
 from tests.runs import data, module, trainer
 
 
@@ -45,7 +45,7 @@ def test_teacher_student_and_twins_side_by_side(run):
         assert 0 < line["p50"] <= line["p95"] <= line["p99"]
         assert line["throughput"] > 0
         assert line["speed_up"] == pytest.approx(teacher["p50"] / line["p50"])
-    assert report(run)["rows"] == 36
+    assert report(run)["scored"] == "36 rows"
 
 
 def test_scores_are_those_of_the_run(run):
@@ -114,3 +114,58 @@ def test_second_report_takes_the_place_of_the_first(tmp_path, clinc_file):
         callbacks = [StudentExport(str(tmp_path / "out")), CompressionReport(str(tmp_path))]
         trainer(tmp_path, callbacks=callbacks, max_steps=1).fit(module(teacher), data(clinc_file))
     assert (tmp_path / "out" / "README.md").read_text().count("## Compression report") == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"split": "dev"}, r"CompressionReport\.split: must be one of validation, test, got 'dev'"),
+        ({"folder": "a file"}, r"folder: '.*a file' is a file; choose a folder for the report"),
+    ],
+)
+def test_what_cannot_be_reported_is_refused_before_training(tmp_path, clinc_file, settings, message):
+    (tmp_path / "a file").touch()
+    if "folder" in settings:
+        settings = {"folder": str(tmp_path / settings["folder"])}
+    with pytest.raises(ValueError, match=message):
+        trainer(tmp_path, callbacks=[StudentExport(), CompressionReport(**settings)]).fit(module(), data(clinc_file))
+
+
+def test_test_split_without_labels_is_refused_before_training(tmp_path):
+    folder = tmp_path / "sst2"
+    folder.mkdir()
+    for split in ("train", "dev"):
+        (folder / f"{split}.tsv").write_text("sentence\tlabel\n" + "good\t1\nbad\t0\n" * 4)
+    (folder / "test.tsv").write_text("index\tsentence\n0\tgood\n")
+    rows = SST2DataModule(str(folder), str(TINY_BERT), batch_size=2)
+    run = trainer(tmp_path, callbacks=[StudentExport(), CompressionReport(split="test")])
+    with pytest.raises(ValueError, match=r"test split of .* has no labels"):
+        run.fit(module(), rows)
+    assert run.global_step == 0
+
+
+def test_loaders_without_a_datamodule_are_refused_before_training(tmp_path, clinc_file):
+    rows = data(clinc_file)
+    rows.setup("fit")
+    run = trainer(tmp_path, callbacks=[StudentExport(), CompressionReport()])
+    with pytest.raises(
+        ValueError, match=r"CompressionReport: looks at rows of a DataModule of lightning_kd, and there is"
+    ):
+        run.fit(module(label_names=LABELS), rows.train_dataloader(), rows.val_dataloader())
+
+
+def test_report_that_fails_is_warned_about(tmp_path, clinc_file, monkeypatch):
+    monkeypatch.setattr(compression_report, "measure", lambda *args: 1 / 0)
+    run = trainer(tmp_path, callbacks=[StudentExport(), CompressionReport()], max_steps=1)
+    with pytest.warns(
+        UserWarning, match=r"no report \(ZeroDivisionError: .*call lightning-kd report --models .*student"
+    ):
+        run.fit(module(), data(clinc_file))
+
+
+def test_ensemble_is_left_out_with_a_warning(tmp_path, clinc_file):
+    teachers = [save_network(tiny_bert(layers=2, seed=seed), tmp_path / f"teacher{seed}") for seed in (1, 2)]
+    run = trainer(tmp_path, callbacks=[StudentExport(), CompressionReport()], max_steps=1)
+    with pytest.warns(UserWarning, match="leaves out the teacher, an ensemble"):
+        run.fit(module(teachers), data(clinc_file))
+    assert [line["name"] for line in report(tmp_path)["lines"]] == ["student"]

@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, BertForSequenceClassification
 
-from lightning_kd.callbacks import StudentExport
-from tests.conftest import tiny_bert
+from lightning_kd.callbacks import LayerInitialization, ONNXExport, StudentExport
+from tests.conftest import save_network, tiny_bert
 from tests.runs import data, module, trainer
 
 FILES = {"README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
@@ -142,3 +142,27 @@ def test_export_that_fails_in_the_middle_leaves_no_trace(tmp_path, clinc_file, e
         export(tmp_path, clinc_file, str(target), student=FullDisk(tiny_bert().config))
     assert contents(target.parent) == before
     assert names(target.parent) == ({"student"} if earlier else set())
+
+
+@pytest.mark.parametrize("place", ["teacher", "teacher/inside", "."])
+def test_folder_that_the_run_reads_from_is_refused_before_training(tmp_path, clinc_file, place):
+    teacher = save_network(tiny_bert(layers=3), tmp_path / "models" / "teacher")
+    target = tmp_path / "models" / place
+    with pytest.raises(ValueError, match=r"export\.folder: '.*' would overwrite or lie in '.*teacher', which"):
+        trainer(tmp_path, callbacks=[StudentExport(str(target))]).fit(module(teacher), data(clinc_file))
+
+
+@pytest.mark.parametrize("source", ["student", "base", "layers"])
+def test_folder_of_the_students_beginning_is_refused(tmp_path, clinc_file, source):
+    start = save_network(tiny_bert(), tmp_path / "start")
+    student = {"student": start, "base": {"base": start, "num_hidden_layers": 1}}.get(source, tiny_bert(layers=1))
+    callbacks = [StudentExport(start), *([LayerInitialization(source=start)] if source == "layers" else [])]
+    with pytest.raises(ValueError, match=r"export\.folder: '.*start' would overwrite"):
+        trainer(tmp_path, callbacks=callbacks).fit(module(student=student), data(clinc_file))
+
+
+@pytest.mark.parametrize("other", ["out", "out/onnx"])
+def test_two_exports_in_one_folder_are_refused(tmp_path, clinc_file, other):
+    callbacks = [StudentExport(str(tmp_path / "out")), ONNXExport(str(tmp_path / other), int8=False)]
+    with pytest.raises(ValueError, match=r"would overwrite or lie in '.*out.*', which .* another callback writes"):
+        trainer(tmp_path, callbacks=callbacks).fit(module(), data(clinc_file))

@@ -49,6 +49,12 @@ def test_graph_is_the_best_student(folder, run):
     )
 
 
+def test_configuration_names_the_exported_network(folder, run):
+    for name in ("onnx", "onnx-int8"):
+        config = json.loads((folder / name / "config.json").read_text())
+        assert config["architectures"] == ["BertForSequenceClassification"]
+
+
 def test_int8_answers_alike(folder, run):
     texts = ["hello water", "what is the leak of france my dear", "goodbye desk see you later then"]
     exact, rounded = (logits(OnnxNetwork(folder / name), folder / name, texts) for name in ("onnx", "onnx-int8"))

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging
 from transformers import AlbertConfig, AutoModelForSequenceClassification
 
-from lightning_kd.callbacks import LastCheckpoint, StudentExport, StudentPruning
+from lightning_kd.callbacks import LastCheckpoint, QuantizationAwareTraining, StudentExport, StudentPruning
 from tests.conftest import LABELS, save_network, tiny_bert
 from tests.runs import data, module, trainer
 from tests.test_resume import Kill, KilledError
@@ -73,3 +74,18 @@ def test_student_without_a_list_of_layers(tmp_path, clinc_file):
     student = AutoModelForSequenceClassification.from_config(albert)
     with pytest.raises(ValueError, match="AlbertForSequenceClassification has no list of layers"):
         trainer(tmp_path, callbacks=[StudentPruning(0.5)]).fit(module(student=student), data(clinc_file))
+
+
+@pytest.mark.parametrize("pruning_first", [False, True])
+def test_together_with_rounding(tmp_path, clinc_file, teacher, pruning_first):
+    callbacks = [QuantizationAwareTraining(), StudentPruning(0.5)]
+    callbacks = callbacks[::-1] if pruning_first else callbacks
+    trainer(tmp_path, callbacks=[*callbacks, StudentExport()], max_steps=2).fit(module(teacher), data(clinc_file))
+    after = maps(AutoModelForSequenceClassification.from_pretrained(tmp_path / "student"))
+    assert share_of_zeros(after.values()) == pytest.approx(0.5, abs=0.001)
+
+
+def test_weight_averaging_is_refused(tmp_path, clinc_file, teacher):
+    callbacks = [StudentPruning(0.5), EMAWeightAveraging(use_buffers=False)]
+    with pytest.raises(ValueError, match="StudentPruning: does not go with weight averaging"):
+        trainer(tmp_path, callbacks=callbacks).fit(module(teacher), data(clinc_file))

@@ -1,5 +1,6 @@
 """Scores with intervals, and times side by side."""
 
+import json
 import time
 
 import numpy as np
@@ -13,7 +14,6 @@ from lightning_kd import MaskedLM, MaskedLMDataModule, QuestionAnswering, Sequen
 from lightning_kd.deploy.artefacts import Artefact
 from lightning_kd.deploy.measure import bootstrap_interval, interleaved_times, judge
 from lightning_kd.deploy.report import measure
-from lightning_kd.teachers import Teacher
 from tests.conftest import LABELS, TINY_BERT, tiny_bert
 from tests.runs import data, squad_data
 
@@ -41,16 +41,14 @@ def ready(datamodule):
 
 def test_scores_and_decisions_of_a_classifier(clinc_file):
     network = tiny_bert().eval()
-    verdict = judge(
-        Teacher(network, SequenceClassification()), SequenceClassification(), LABELS, ready(data(clinc_file))
-    )
+    verdict = judge(network, SequenceClassification(), LABELS, ready(data(clinc_file)))
     right, chosen = [], []
     for batch in ready(data(clinc_file)):
         with torch.no_grad():
             classes = network(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.argmax(-1)
         chosen += classes.tolist()
         right += classes.eq(batch["labels"]).tolist()
-    assert verdict.rows == len(right) == 36
+    assert verdict.units == len(right) == 36
     assert verdict.decisions.tolist() == chosen
     assert verdict.scores["accuracy"] == pytest.approx(np.mean(right))
     assert verdict.interval[0] <= verdict.scores["accuracy"] <= verdict.interval[1]
@@ -60,10 +58,10 @@ def test_units_of_question_answering_are_questions(squad_folder):
     task = QuestionAnswering()
     network = tiny_bert(labels=["a", "b"], network=BertForQuestionAnswering).eval()
     metrics, units = task.metrics([]), task.unit_scores()
-    verdict = judge(Teacher(network, task), task, [], ready(squad_data(squad_folder)))
+    verdict = judge(network, task, [], ready(squad_data(squad_folder)))
     parts = questions = 0
     for batch in ready(squad_data(squad_folder)):
-        outputs = Teacher(network, task)(batch)
+        outputs = task.run(network, batch)
         task.update(metrics, outputs, batch)
         task.update(MetricCollection({"units": units}), outputs, batch)
         parts += len(batch["part"])
@@ -102,8 +100,43 @@ def test_times_tell_slow_from_fast_and_leave_out_the_first_pass():
 
 def test_data_of_other_labels_are_refused(clinc_file):
     artefact = Artefact("other", "PyTorch", tiny_bert(["x", "y", "z"]), 1, None)
-    with pytest.raises(ValueError, match=r"report: other does not fit the data: .* different label sets"):
+    with pytest.raises(
+        ValueError, match=r"data and other have different label sets .*; report it with the data it was made for"
+    ):
         measure([artefact], SequenceClassification(), data(clinc_file), "validation")
+
+
+def test_labels_in_another_order_and_more_of_them(clinc_file):
+    """Scored and compared by name; a label that the data do not have is a wrong answer."""
+    task, first = SequenceClassification(), tiny_bert(["greet", "leave", "oos"]).eval()
+    names = ["oos", "never", "Leave", "greet"]
+    second = tiny_bert(names).eval()
+    with torch.no_grad():
+        second.load_state_dict(
+            {**second.state_dict(), **{n: w for n, w in first.state_dict().items() if "classif" not in n}}
+        )
+        order = torch.tensor([2, 0, 1, 0])  # the weights of oos, greet, leave, greet
+        second.classifier.weight.copy_(first.classifier.weight[order])
+        second.classifier.bias.copy_(first.classifier.bias[order])
+        second.classifier.bias[1] = -100
+    artefacts = [Artefact(name, "PyTorch", network, 1, None) for name, network in (("a", first), ("b", second))]
+    report = measure(artefacts, task, data(clinc_file), bar=False)
+    assert report.lines[0].scores["accuracy"] == report.lines[1].scores["accuracy"]
+    assert report.lines[1].agreement == 1
+    with torch.no_grad():
+        second.classifier.bias[1] = 100
+    report = measure(artefacts, task, data(clinc_file), bar=False)
+    assert report.lines[1].scores["accuracy"] == report.lines[1].agreement == 0
+
+
+def test_few_rows(tmp_path, clinc_file):
+    rows = json.loads(clinc_file.read_text())
+    clinc_file.write_text(json.dumps({**rows, "val": rows["val"][:1], "oos_val": []}))
+    artefacts = [Artefact("a", "PyTorch", tiny_bert().eval(), 1, None)]
+    report = measure(artefacts, SequenceClassification(), data(clinc_file), bar=False)
+    assert report.scored == "1 rows"
+    assert report.lines[0].throughput is None
+    assert "| 1.0x |" in report.markdown()
 
 
 @pytest.mark.parametrize("task", ["question answering", "masked lm"])

@@ -85,7 +85,7 @@ def test_int8_is_smaller_and_close(tmp_path):
     original.config.save_pretrained(tmp_path / "int8")
     quantize(tmp_path / FILE, tmp_path / "int8" / FILE)
     sizes = [(folder / FILE).stat().st_size for folder in (tmp_path, tmp_path / "int8")]
-    assert sizes[1] < 0.5 * sizes[0]
+    assert sizes[1] < 0.7 * sizes[0]  # a quarter where rows are longer than 16 numbers
     batch = rows(4, 12, padded=3)
     with torch.no_grad():
         exact, rounded = forward(original, batch).logits, forward(OnnxNetwork(tmp_path / "int8"), batch).logits

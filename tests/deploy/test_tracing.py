@@ -83,8 +83,12 @@ def test_longer_rows_are_refused(tmp_path):
 
 def test_missing_input_is_named(tmp_path):
     traced = write(tmp_path, network("bert"))
-    with pytest.raises(ValueError, match="the traced graph needs token_type_ids as well"):
-        traced(input_ids=torch.ones(1, 4).long(), attention_mask=torch.ones(1, 4).long())
+    ids = {"input_ids": torch.tensor([[5, 6, 7, 8]])}
+    with pytest.raises(ValueError, match="the graph needs attention_mask as well; give all of its inputs"):
+        traced(**ids)
+    ids["attention_mask"] = torch.ones(1, 4).long()
+    without, zeros = traced(**ids), traced(**ids, token_type_ids=torch.zeros(1, 4).long())
+    assert torch.equal(without.logits, zeros.logits)
 
 
 def test_length_beyond_the_positions_is_refused():
