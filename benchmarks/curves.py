@@ -46,11 +46,11 @@ def main() -> None:
         curves[name] = read_scores(Path(folder), args.score)
     steps = sorted(set().union(*curves.values()))
     table = Table(args.score, *(f"step {step}" for step in steps))
-    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    figure, axes = plt.subplots(figsize=(7, 5), layout="constrained")
     for name, scores in curves.items():
         table.add_row(name, *(f"{scores[step]:.2f}" if step in scores else "" for step in steps))
         axes.plot(scores.keys(), scores.values(), marker="o", label=name)
-    axes.legend(frameon=False)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     axes.set(xlabel="step", ylabel=args.score.replace("val/", "validation "), yscale="log")
     axes.spines[["top", "right"]].set_visible(False)
     axes.margins(x=0.05)
