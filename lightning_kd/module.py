@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torchmetrics import MeanMetric
 from transformers import PreTrainedTokenizerBase
 
-from lightning_kd import labels, models, safety
+from lightning_kd import labels, models, safety, teacher_score
 from lightning_kd.losses.base import DistillationLoss
 from lightning_kd.models import Network
 from lightning_kd.optimizers import (
@@ -170,9 +170,9 @@ class DistillationModule(StudentModule):
             rank_zero_warn("the teacher is not scored: there is no validation split, or it is not validated on now")
             return
         metrics = self.task.metrics(self.label_names or []).to(self.device)
-        scores, label_counts = safety.score_teacher(self.trainer, teacher, self.task, metrics, self._to_device)
+        scores, label_counts = teacher_score.score_teacher(self.trainer, teacher, self.task, metrics, self._to_device)
         name, accepted = " + ".join(teacher.names), "weak_teacher" in self.accept
-        safety.check_teacher(name, self.task, scores[self.task.monitor], label_counts, accepted)
+        teacher_score.check_teacher(name, self.task, scores[self.task.monitor], label_counts, accepted)
         self.teacher_scores = scores
 
     def _to_device(self, batch: Batch) -> Batch:
