@@ -1,5 +1,6 @@
 """The vocabulary the other modules share: what a batch is and what a network returned for it."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -26,6 +27,12 @@ class Head:
     logits: Tensor
     labels: Tensor | None = None
     mask: Tensor | None = None
+
+    @property
+    def decision(self) -> Tensor:
+        """The class with the highest logit among those that count, (N,)."""
+        logits = self.logits if self.mask is None else self.logits.masked_fill(~self.mask, -math.inf)
+        return logits.argmax(dim=-1)
 
 
 IGNORED = -100

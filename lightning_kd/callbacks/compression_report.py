@@ -9,7 +9,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from rich.console import Console
 
-from lightning_kd.callbacks.export import Export
+from lightning_kd.callbacks.export import exporters
 from lightning_kd.callbacks.model_card import MARK
 from lightning_kd.deploy import picture
 from lightning_kd.deploy.artefacts import Artefact, open_artefact
@@ -53,7 +53,7 @@ class CompressionReport(Callback):
         if stage != "fit":
             return
         picture.check_installed()
-        if not any(isinstance(callback, Export) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+        if not exporters(trainer):
             raise ValueError("CompressionReport: nothing is exported that it could report; add StudentExport()")
         check_data(trainer.datamodule, "CompressionReport")  # type: ignore[attr-defined]
         check_split(trainer.datamodule, self.split)  # type: ignore[attr-defined]
@@ -71,8 +71,7 @@ class CompressionReport(Callback):
         fitted, self._fitted = self._fitted, False
         if stage != "fit" or not fitted or not isinstance(pl_module, DistillationModule):
             return
-        exporters: list[Export] = [c for c in trainer.callbacks if isinstance(c, Export)]  # type: ignore[attr-defined]
-        folders = [folder for exporter in exporters for folder in exporter.folders(exporter.target(trainer))]
+        folders = [folder for exporter in exporters(trainer) for folder in exporter.written(trainer)]
         target = self._target(trainer)
         if not trainer.is_global_zero:
             return
@@ -124,7 +123,11 @@ def own_card(source: str) -> str:
     card = ModelCard.load(file) if file.is_file() else ModelCard(f"---\n---\n\n# {source}\n")
     data: Any = card.data
     data.tags = list(dict.fromkeys([*(data.tags or []), MARK]))
-    return str(card).partition(f"\n{HEADING}")[0]
+    return _without_report(str(card))
+
+
+def _without_report(card: str) -> str:
+    return card.partition(f"\n{HEADING}")[0]
 
 
 def check_target(folder: Path) -> None:
@@ -149,6 +152,6 @@ def write_report(report: Report, folder: Path) -> None:
 
 def _add_to_card(card: Path, report: Report) -> None:
     """Put the report at the end of a card, in the place of an earlier one."""
-    text = card.read_text(encoding="utf-8").partition(f"\n{HEADING}")[0]
+    text = _without_report(card.read_text(encoding="utf-8"))
     with replaced_file(card) as file:
         file.write_text(f"{text}\n{HEADING}\n\n{report.markdown()}", encoding="utf-8")

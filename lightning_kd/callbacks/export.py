@@ -12,7 +12,7 @@ from huggingface_hub import ModelCard
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lightning_kd.callbacks.layer_initialization import LayerInitialization
 from lightning_kd.callbacks.model_card import MARK, model_card
@@ -37,19 +37,18 @@ class Finished:
     datamodule: Any
     card: str
 
-    def save_description(self, folder: Path, section: str = "", config: PretrainedConfig | None = None) -> None:
-        """Write configuration, tokenizer and model card.
-
-        Args:
-            folder: Where to.
-            section: Of the card, at its end.
-            config: In the place of the network's own.
-        """
-        config = copy.deepcopy(config or self.network.config)  # shared with the student that was trained
+    def save_description(self, folder: Path, **fields: Any) -> None:
+        """Write tokenizer and configuration, to which fields may be added."""
+        config = copy.deepcopy(self.network.config)  # shared with the student that was trained
         config.architectures = [type(self.network).__name__]
+        for name, value in fields.items():
+            setattr(config, name, value)
         config.save_pretrained(folder)
         if isinstance(tokenizer := getattr(self.datamodule, "tokenizer", None), PreTrainedTokenizerBase):
             tokenizer.save_pretrained(folder)
+
+    def save_card(self, folder: Path, section: str = "") -> None:
+        """Write the model card, with a section at its end."""
         (folder / "README.md").write_text(self.card + section, encoding="utf-8")
 
 
@@ -116,6 +115,10 @@ class Export(Callback, ABC):
         """All folders that will be written: the target, and those of its twins."""
         return [target]
 
+    def written(self, trainer: Trainer) -> list[Path]:
+        """All folders that a run writes. To be asked on every device: log_dir is a broadcast."""
+        return self.folders(self.target(trainer))
+
     def check_installed(self) -> None:
         """Refuse to go on without the packages that are needed.
 
@@ -155,8 +158,7 @@ class Export(Callback, ABC):
         if stage != "fit":
             return
         self.check_installed()
-        others = [c for c in trainer.callbacks if isinstance(c, Export) and c is not self]  # type: ignore[attr-defined]
-        kept = [folder for other in others for folder in other.folders(other.target(trainer))]
+        kept = [folder for other in exporters(trainer) if other is not self for folder in other.written(trainer)]
         self.check_folders(self.target(trainer), [*kept, *_sources(trainer, pl_module)])
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -180,6 +182,11 @@ class Export(Callback, ABC):
     @abstractmethod
     def fill(self, folder: Path, student: Finished) -> None:
         """Write all files into an empty folder."""
+
+
+def exporters(trainer: Trainer) -> list[Export]:
+    """The callbacks of a run that write the student."""
+    return [callback for callback in trainer.callbacks if isinstance(callback, Export)]  # type: ignore[attr-defined]
 
 
 def _sources(trainer: Trainer, pl_module: LightningModule) -> list[Path]:

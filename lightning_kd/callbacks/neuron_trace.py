@@ -1,27 +1,26 @@
 """Writes the best student as a graph of one shape, compiled for AWS Inferentia and Trainium."""
 
-import copy
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from lightning.pytorch.utilities import rank_zero_info
 from transformers import PreTrainedModel
 
-from lightning_kd.callbacks.export import Export, Finished
+from lightning_kd.callbacks.export import Finished
+from lightning_kd.callbacks.graph_export import GraphExport
+from lightning_kd.data import TextDataModule
 from lightning_kd.deploy.compilers import Support
 from lightning_kd.deploy.neuron import compiler_for
 from lightning_kd.deploy.parity import Parity, compare
-from lightning_kd.deploy.rows import check_data, some_rows
+from lightning_kd.deploy.rows import some_rows
 from lightning_kd.deploy.tracing import TracedNetwork, Tracing, fix_tokenizer, for_another_machine
-from lightning_kd.module import DistillationModule
 
 TOLERANCE = 1e-3
 """By how much a logit of plain TorchScript may differ; a Neuron device computes in lower precision where it is told."""
 
 
-class NeuronTrace(Export):
+class NeuronTrace(GraphExport):
     """At the end of ``fit`` traces the best student for AWS Inferentia or Trainium, for one number of rows and tokens.
 
     The folder holds ``model.neuron``, configuration, tokenizer and card, as optimum-neuron's ``NeuronModelFor…`` read
@@ -84,18 +83,9 @@ class NeuronTrace(Export):
         """The compiler."""
         self.compiler.check_installed()
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Check data, compiler and folder before training."""
-        if stage == "fit":
-            check_data(trainer.datamodule, "NeuronTrace")  # type: ignore[attr-defined]
-        super().setup(trainer, pl_module, stage)
-
-    @rank_zero_only
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look at the untrained student, so that what does not fit is known now and not after training."""
-        if isinstance(pl_module, DistillationModule) and isinstance(pl_module.student, PreTrainedModel):
-            network = type(pl_module.student)(pl_module.student.config)
-            self._tracing(network.eval(), trainer.datamodule).support(self.compiler)  # type: ignore[attr-defined]
+    def try_out(self, network: PreTrainedModel, datamodule: TextDataModule) -> None:
+        """Ask the compiler about its operators."""
+        self._tracing(network, datamodule).support(self.compiler)
 
     def fill(self, folder: Path, student: Finished) -> None:
         """The graph and what belongs to it.
@@ -107,15 +97,14 @@ class NeuronTrace(Export):
         tracing = self._tracing(student.network, student.datamodule)
         support = tracing.support(self.compiler)
         tracing.save(self.compiler, folder)
-        config = copy.deepcopy(student.network.config)  # shared with the student that was trained
-        config.neuron = tracing.section(self.compiler, student.task.pipeline, self.auto_cast, self.auto_cast_type)
-        config.save_pretrained(folder)
+        section = tracing.section(self.compiler, student.task.pipeline, self.auto_cast, self.auto_cast_type)
+        student.save_description(folder, neuron=section)
+        fix_tokenizer(folder, tracing.shape[1], tracing.by_name.inputs)
         parity = self._parity(folder, student)
         rank_zero_info(f"Traced for {self.device}: {support or 'operators not analysed'}; {parity or 'not compared'}")
-        student.save_description(folder, self._section(tracing, student, support, parity), config)
-        fix_tokenizer(folder, tracing.shape[1], tracing.by_name.inputs)
+        student.save_card(folder, self._section(tracing, student, support, parity))
 
-    def _tracing(self, network: PreTrainedModel, datamodule: Any) -> Tracing:
+    def _tracing(self, network: PreTrainedModel, datamodule: TextDataModule) -> Tracing:
         longest = min(datamodule.max_length, datamodule.tokenizer.model_max_length)
         length = self.sequence_length or longest
         if length < longest:

@@ -3,22 +3,22 @@
 from dataclasses import replace
 from pathlib import Path
 
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from transformers import PreTrainedModel
 
-from lightning_kd.callbacks.export import Export, Finished
+from lightning_kd.callbacks.export import Finished
+from lightning_kd.callbacks.graph_export import GraphExport
+from lightning_kd.data import TextDataModule
 from lightning_kd.deploy import onnx
 from lightning_kd.deploy.parity import Parity, compare
-from lightning_kd.deploy.rows import check_data, some_rows
+from lightning_kd.deploy.rows import some_rows
 from lightning_kd.folders import replaced_folder
-from lightning_kd.module import DistillationModule
 
 TOLERANCE = 1e-3
 """By how much a logit in float32 may differ: kernels sum in another order, which costs some 1e-5."""
 
 
-class ONNXExport(Export):
+class ONNXExport(GraphExport):
     """At the end of ``fit`` writes the best student as a graph for ONNX Runtime, for any number of rows of any length.
 
     The folder holds ``model.onnx``, configuration, tokenizer and card, as optimum's ``ORTModelFor…`` and its pipelines
@@ -60,19 +60,9 @@ class ONNXExport(Export):
         """ONNX and its runtime."""
         onnx.check_installed()
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Check data, packages and folders before training."""
-        if stage == "fit":
-            check_data(trainer.datamodule, "ONNXExport")  # type: ignore[attr-defined]
-        super().setup(trainer, pl_module, stage)
-
-    @rank_zero_only
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Export the untrained student once, so that what has no counterpart is known now and not after training."""
-        if isinstance(pl_module, DistillationModule) and isinstance(pl_module.student, PreTrainedModel):
-            network = type(pl_module.student)(pl_module.student.config)
-            batch = next(some_rows(trainer.datamodule, 1))  # type: ignore[attr-defined]
-            onnx.to_onnx(network.eval(), batch)
+    def try_out(self, network: PreTrainedModel, datamodule: TextDataModule) -> None:
+        """Make the graph."""
+        onnx.to_onnx(network, next(some_rows(datamodule, 1)))
 
     def write(self, target: Path, student: Finished) -> None:
         """Write the graph, then its twin from it."""
@@ -102,11 +92,11 @@ class ONNXExport(Export):
             )
 
     def _describe(self, folder: Path, student: Finished, precision: str) -> Parity:
-        student.network.config.save_pretrained(folder)
+        student.save_description(folder)
         rows = some_rows(student.datamodule, self.check_rows)
         parity = compare(student.task, student.network, onnx.OnnxNetwork(folder), rows)
         rank_zero_info(f"ONNX, {precision}: {parity}")
-        student.save_description(folder, _section(student, precision, parity))
+        student.save_card(folder, _section(student, precision, parity))
         return parity
 
 

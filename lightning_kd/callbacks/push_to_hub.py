@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from transformers import PreTrainedModel
 
 from lightning_kd.callbacks.compression_report import CompressionReport
-from lightning_kd.callbacks.export import Export, best_state
+from lightning_kd.callbacks.export import best_state, exporters
 from lightning_kd.callbacks.student_export import StudentExport
 from lightning_kd.module import DistillationModule
 
@@ -168,9 +168,8 @@ class PushToHub(Callback):
 
 def _exports(trainer: Trainer) -> dict[str, Path]:
     """Which folder goes where in the repository, the student's first. On every device: log_dir is a broadcast."""
-    exporters: list[Export] = [c for c in trainer.callbacks if isinstance(c, Export)]  # type: ignore[attr-defined]
-    exporters.sort(key=lambda exporter: not isinstance(exporter, StudentExport))
-    folders = [folder.absolute() for exporter in exporters for folder in exporter.folders(exporter.target(trainer))]
+    student_first = sorted(exporters(trainer), key=lambda exporter: not isinstance(exporter, StudentExport))
+    folders = [folder.absolute() for exporter in student_first for folder in exporter.written(trainer)]
     exports = {"." if folder == folders[0] else folder.name: folder for folder in folders}
     if len(exports) < len(folders):
         names = ", ".join(str(folder) for folder in folders[1:])

@@ -24,3 +24,4 @@ class StudentExport(Export):
         """Weights, configuration, tokenizer, card."""
         student.network.save_pretrained(folder)
         student.save_description(folder)
+        student.save_card(folder)

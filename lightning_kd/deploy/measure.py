@@ -71,9 +71,7 @@ def judge(network: nn.Module, task: Task, label_names: list[str], batches: Itera
         outputs = task.run(network, batch)
         task.update(scores, outputs, batch)
         task.update(MetricCollection({"units": units}), outputs, batch)
-        for head in outputs.heads.values():
-            logits = head.logits if head.mask is None else head.logits.masked_fill(~head.mask, -torch.inf)
-            decisions.append(logits.argmax(-1))
+        decisions += [head.decision for head in outputs.heads.values()]
     values = units.compute().double().reshape(-1).numpy()  # torchmetrics makes a number of a single one
     low, high = map(task.from_mean, bootstrap_interval(values))
     named = {name: float(score) for name, score in scores.compute().items()}

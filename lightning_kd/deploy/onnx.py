@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, PreTrainedModel
 
-from lightning_kd.deploy.by_name import ByName, complete
+from lightning_kd.deploy.by_name import ByName, complete, plain_attention
 from lightning_kd.models import most_positions
 from lightning_kd.outputs import Batch
 
@@ -36,20 +36,17 @@ def to_onnx(network: PreTrainedModel, batch: Batch) -> torch.onnx.ONNXProgram:
     """Turn a network into a graph for any number of rows of any length.
 
     Args:
-        network: In eval mode, on the CPU. Its attention is computed as written in the papers meanwhile: the graph has a
-            fifth fewer nodes than with PyTorch's fused one.
+        network: In eval mode, on the CPU.
         batch: Two rows or more, of two tokens or more; names the inputs.
 
     Raises:
         ValueError: If an operator has no counterpart; names it.
     """
-    before = network.config._attn_implementation
-    network.set_attn_implementation("eager")
     try:
-        by_name = ByName(network, batch)
-        examples = by_name.examples(batch)
-        row, token = torch.export.Dim("batch"), torch.export.Dim("length")
-        with _quiet():
+        with plain_attention(network), _quiet():
+            by_name = ByName(network, batch)
+            examples = by_name.examples(batch)
+            row, token = torch.export.Dim("batch"), torch.export.Dim("length")
             program = torch.onnx.export(
                 by_name,
                 examples,
@@ -61,8 +58,6 @@ def to_onnx(network: PreTrainedModel, batch: Batch) -> torch.onnx.ONNXProgram:
             )
     except torch.onnx.errors.OnnxExporterError as error:
         raise _explained(error, type(network).__name__) from error
-    finally:
-        network.set_attn_implementation(before)
     assert program is not None
     return program
 

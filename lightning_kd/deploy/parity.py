@@ -47,12 +47,10 @@ def compare(task: Task, original: nn.Module, exported: nn.Module, batches: Itera
         ours, theirs = task.run(original, batch), task.run(exported, batch)
         for one, other in ours.paired_with(theirs):
             first, second = one.logits.float(), other.logits.float()
-            if one.mask is not None:
-                first, second = first.masked_fill(~one.mask, -torch.inf), second.masked_fill(~one.mask, -torch.inf)
-            counts = torch.isfinite(first)
+            counts = torch.isfinite(first) if one.mask is None else torch.isfinite(first) & one.mask
             if counts.any():
                 # a logit that became NaN is no small difference
                 largest = max(largest, (first - second)[counts].nan_to_num(nan=torch.inf).abs().max().item())
             decisions += len(first)
-            changed += int((first.argmax(-1) != second.argmax(-1)).sum())
+            changed += int((one.decision != other.decision).sum())
     return Parity(decisions, largest, changed)

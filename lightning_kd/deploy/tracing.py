@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
-from lightning_kd.deploy.by_name import ByName, complete
+from lightning_kd.deploy.by_name import ByName, complete, plain_attention
 from lightning_kd.deploy.compilers import Compiler, Support, quiet
 from lightning_kd.deploy.neuron import COMPILERS, has_device
 from lightning_kd.models import input_names, most_positions
@@ -70,10 +70,8 @@ class Tracing:
             torch.jit.save(graph, str(folder / compiler.file))
 
     def _run(self, do: Any) -> Any:
-        before = self.network.config._attn_implementation
-        self.network.set_attn_implementation("eager")  # the operators that compilers know best
         try:
-            with quiet(), torch.no_grad():
+            with plain_attention(self.network), quiet(), torch.no_grad():
                 return do(self.by_name, self.examples)
         except ValueError:  # ours
             raise
@@ -83,8 +81,6 @@ class Tracing:
                 f"NeuronTrace: {type(self.network).__name__} cannot be traced: {reason:.300}; change the network, or "
                 "leave NeuronTrace out"
             ) from error
-        finally:
-            self.network.set_attn_implementation(before)
 
     def section(self, compiler: Compiler, task: str, auto_cast: str, auto_cast_type: str) -> dict[str, Any]:
         """The section ``neuron`` of config.json.

@@ -44,6 +44,7 @@ class Twin(Export):
 
     def fill(self, folder, student):
         student.save_description(folder)
+        student.save_card(folder)
 
 
 @pytest.fixture

@@ -1,0 +1,37 @@
+"""What exporters have in common that turn the student into a graph for another program."""
+
+from abc import abstractmethod
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_only
+from transformers import PreTrainedModel
+
+from lightning_kd.callbacks.export import Export
+from lightning_kd.data import TextDataModule
+from lightning_kd.deploy.rows import check_data
+from lightning_kd.module import DistillationModule
+
+
+class GraphExport(Export):
+    """An export that is tried out on the untrained student, so that what does not fit is known before training."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Check data, packages and folders before training."""
+        if stage == "fit":
+            check_data(trainer.datamodule, self.key)  # type: ignore[attr-defined]
+        super().setup(trainer, pl_module, stage)
+
+    @rank_zero_only
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Try it out, on a network of its own."""
+        if isinstance(pl_module, DistillationModule) and isinstance(pl_module.student, PreTrainedModel):
+            network = type(pl_module.student)(pl_module.student.config)
+            self.try_out(network.eval(), trainer.datamodule)  # type: ignore[attr-defined]
+
+    @abstractmethod
+    def try_out(self, network: PreTrainedModel, datamodule: TextDataModule) -> None:
+        """Make a graph of a network and throw it away.
+
+        Raises:
+            ValueError: If that cannot be done; says why.
+        """
