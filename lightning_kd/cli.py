@@ -5,14 +5,14 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.utilities import rank_zero_only
 from transformers.utils.logging import disable_progress_bar
 
 from lightning_kd import data, losses, tasks  # noqa: F401  their classes can be named without a module path
-from lightning_kd.callbacks import LastCheckpoint, PredictionWriter, RunSummary, StudentExport
+from lightning_kd.callbacks import FillTeacherCache, LastCheckpoint, PredictionWriter, RunSummary, StudentExport
 from lightning_kd.commands import COMMANDS
 from lightning_kd.module import DistillationModule
 from lightning_kd.run_folders import ROOT, discard_unused, new_run_folder, resume_arguments, run_logger
@@ -134,9 +134,40 @@ def _quiet() -> None:
     disable_progress_bar()  # transformers' bars for loading and saving a file or two
 
 
+class CacheCLI(DistillationCLI):
+    """``lightning-kd cache``: takes what ``fit`` takes, fills the teacher's cache and ends before the first step."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """How to fill, beside the arguments of ``fit``."""
+        super().add_arguments_to_parser(parser)
+        parser.add_lightning_class_args(FillTeacherCache, "fill")
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """A trainer on the devices and in the precision of the run, without its callbacks and loggers."""
+        settings = self._get(self.config_init, "trainer")
+        names = ("accelerator", "strategy", "devices", "num_nodes", "precision", "default_root_dir")
+        return Trainer(
+            **{name: settings[name] for name in names},
+            callbacks=[self._get(self.config_init, "fill"), _StopBeforeTraining()],
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            max_epochs=1,
+        )
+
+
+class _StopBeforeTraining(Callback):
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trainer.should_stop = True
+
+
 def dispatch(args: list[str]) -> None:
     """Run a command line without the program's name, be it Lightning's or one of ours."""
-    if args and args[0] in COMMANDS:
+    if args and args[0] == "cache":
+        _quiet()
+        CacheCLI(["fit", *args[1:]])
+    elif args and args[0] in COMMANDS:
         _quiet()
         COMMANDS[args[0]](args[1:])
     else:

@@ -93,6 +93,14 @@ def load_network(source: str, auto_class: str, what: str, labels: list[str] | in
     return network
 
 
+def network_without_weights(source: str, auto_class: str, what: str) -> PreTrainedModel:
+    """A network of a hub id or folder that takes no memory, to ask for its sizes; see ``load_network``."""
+    config = load_config(source, what)
+    with torch.device("meta"):
+        network: PreTrainedModel = getattr(transformers, auto_class).from_config(config)
+    return network
+
+
 def student_config(student: Mapping[str, Any]) -> PretrainedConfig:
     """Turn the mapping form of a student into a configuration.
 

@@ -1,5 +1,7 @@
 """The LightningModule that trains a student, with or without a teacher."""
 
+import os
+import warnings
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,7 @@ from lightning_kd.outputs import Batch
 from lightning_kd.plain import factory_from_plain, from_plain, to_plain
 from lightning_kd.student import StudentModule
 from lightning_kd.tasks.base import Task
+from lightning_kd.teacher_cache import LOGITS, CachedTeacher, TeacherCache
 from lightning_kd.teachers import Teacher
 
 STATE_KEY = "lightning_kd"
@@ -53,9 +56,11 @@ class DistillationModule(StudentModule):
         warmup_ratio: Share of the steps in which the learning rate rises from 0, in [0, 1].
         label_names: Names of the classes in index order, where the data do not say them.
         accept: What to let pass knowingly: ``tokenizer_mismatch``, ``label_mismatch``, ``weak_teacher``.
+        teacher_cache: Folder in which the teacher's logits are kept, so that it sees each row once, in this run and in
+            all others; or a ``TeacherCache``, which also says in which precision.
 
     Raises:
-        ValueError: If an argument is out of range, or there is no loss.
+        ValueError: If an argument is out of range, there is no loss, or a loss needs more than ``teacher_cache`` keeps.
     """
 
     def __init__(
@@ -69,6 +74,7 @@ class DistillationModule(StudentModule):
         warmup_ratio: float = 0.0,
         label_names: list[str] | None = None,
         accept: list[safety.Acceptable] | None = None,
+        teacher_cache: str | TeacherCache | None = None,
     ) -> None:
         self.accept: list[str] = list(accept or [])
         # a checkpoint hands objects over as plain data
@@ -82,6 +88,11 @@ class DistillationModule(StudentModule):
         if isinstance(teacher, nn.Module) and teacher is student:
             raise ValueError("teacher: is the very module given as student; pass a copy, because it will be frozen")
         check_schedule(lr_scheduler, warmup_ratio)
+        if isinstance(teacher_cache, (str, os.PathLike)):
+            teacher_cache = TeacherCache(os.fspath(teacher_cache))
+        self.teacher_cache: TeacherCache | None = from_plain(teacher_cache, TeacherCache, "teacher_cache")
+        if self.teacher_cache is not None:
+            safety.check_losses_on_logits(terms)
         self.losses = nn.ModuleDict(terms)
         # not Lightning's own mean: on several devices it rounds the mean number of rows of a device down
         self.val_losses = nn.ModuleDict({name: MeanMetric() for name, loss in terms.items() if not loss.needs_teacher})
@@ -90,6 +101,8 @@ class DistillationModule(StudentModule):
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.warmup_ratio = warmup_ratio
+        self.cached_teachers: dict[str, CachedTeacher] = {}
+        self._split = "train"
         self._seed: int | None = None
         self._needs = frozenset(need for loss in terms.values() for need in loss.needs)
         self.save_hyperparameters(
@@ -101,6 +114,7 @@ class DistillationModule(StudentModule):
                 "lr_scheduler": lr_scheduler,
                 "warmup_ratio": warmup_ratio,
                 "accept": self.accept,
+                "teacher_cache": None if self.teacher_cache is None else to_plain(self.teacher_cache),
             }
         )
 
@@ -133,7 +147,11 @@ class DistillationModule(StudentModule):
             raise ValueError(
                 "trainer.strategy: one that shards the model (ModelParallelStrategy) is not supported yet; use ddp"
             )
-        self._seed, self.teacher_scores = None, {}  # of an earlier fit; a checkpoint's are restored after this
+        self._seed, self.teacher_scores, self.cached_teachers = (
+            None,
+            {},
+            {},
+        )  # of an earlier fit; a checkpoint's are restored after this
         # from_pretrained returns eval mode, and Lightning >= 2.2 leaves modes alone: dropout would be silently off
         self.build_student().train()
         safety.check_losses_have_teacher(self.losses, self.teacher)
@@ -153,6 +171,17 @@ class DistillationModule(StudentModule):
             tokenizer = getattr(datamodule, "tokenizer", None)
             if isinstance(tokenizer, PreTrainedTokenizerBase):
                 safety.check_tokenizers(teacher, tokenizer, "tokenizer_mismatch" in self.accept)
+            if self.teacher_cache is not None:
+                self.cached_teachers = self.teacher_cache.open(
+                    teacher,
+                    datamodule,
+                    ("train", "validation"),
+                    self.label_names or [],
+                    str(self.trainer.precision),
+                )
+                # looked up while a batch is on the CPU; not as a method, about which Lightning would always warn
+                warnings.filterwarnings("ignore", message="You have overridden `on_before_batch_transfer`")
+                self.on_before_batch_transfer = self._with_teacher_logits  # type: ignore[method-assign]
 
     def on_fit_start(self) -> None:
         """Settle the seed of the batches and bring the teacher to the student's device."""
@@ -160,6 +189,8 @@ class DistillationModule(StudentModule):
             self._seed = int(self.trainer.strategy.broadcast(torch.initial_seed()))
         if (teacher := self.active_teacher) is not None:
             teacher.to(self.device, next(self.build_student().parameters()).dtype)
+            if not self.cached_teachers:
+                _ = teacher.networks
 
     def on_train_start(self) -> None:
         """Score the teacher on the validation split and refuse one that is guessing; a resumed run did this."""
@@ -170,7 +201,9 @@ class DistillationModule(StudentModule):
             rank_zero_warn("the teacher is not scored: there is no validation split, or it is not validated on now")
             return
         metrics = self.task.metrics(self.label_names or []).to(self.device)
-        scores, label_counts = teacher_score.score_teacher(self.trainer, teacher, self.task, metrics, self._to_device)
+        ask, self._split = self.cached_teachers.get("validation", teacher), "validation"
+        scores, label_counts = teacher_score.score_teacher(self.trainer, ask, self.task, metrics, self._to_device)
+        self._split = "train"
         name, accepted = " + ".join(teacher.names), "weak_teacher" in self.accept
         teacher_score.check_teacher(name, self.task, scores[self.task.monitor], label_counts, accepted)
         self.teacher_scores = scores
@@ -179,6 +212,11 @@ class DistillationModule(StudentModule):
         return self.in_student_order(self.trainer.strategy.batch_to_device(batch, self.device))
 
     # ---- steps
+
+    def _with_teacher_logits(self, batch: Batch, dataloader_idx: int) -> Batch:
+        cached = self.cached_teachers.get(self._split) if self.trainer.training else None
+        logits = cached.look_up(batch) if cached is not None else None
+        return batch if logits is None else {**batch, LOGITS: logits}
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Seed dropout by the batch's number, so that nothing about it needs to be saved to resume."""
@@ -203,8 +241,8 @@ class DistillationModule(StudentModule):
         """
         batch = self.in_student_order(batch)
         student = self(batch, self._needs)
-        active = self.active_teacher
-        teacher = active(batch, self._needs) if active is not None else None
+        ask = self.cached_teachers.get("train", self.active_teacher)
+        teacher = ask(batch, self._needs) if ask is not None else None
         terms = {name: loss(student, teacher) for name, loss in self.losses.items()}
         total = torch.stack([self.losses[name].weight * term for name, term in terms.items()]).sum()
         if not torch.isfinite(total):

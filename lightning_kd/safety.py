@@ -143,6 +143,20 @@ def check_vocabularies(student: nn.Module, teacher: Teacher) -> None:
             )
 
 
+def check_losses_on_logits(losses: Mapping[str, DistillationLoss]) -> None:
+    """Refuse losses that compare layers where only logits are kept.
+
+    Raises:
+        ValueError: Names the loss and what to do.
+    """
+    for name, loss in losses.items():
+        if loss.needs:
+            raise ValueError(
+                f"losses.{name}: compares {' and '.join(sorted(loss.needs))}, and teacher_cache keeps logits only; "
+                "remove one of the two"
+            )
+
+
 def check_averaging(trainer: Trainer, student: nn.Module) -> None:
     """Refuse to average whole numbers: transformers keep positions in buffers, and rounding would change them.
 

@@ -13,12 +13,15 @@ from tqdm.auto import tqdm
 
 from lightning_kd.outputs import Batch
 from lightning_kd.tasks.base import Task
+from lightning_kd.teacher_cache import CachedTeacher
 from lightning_kd.teachers import Teacher
+
+AnyTeacher = Teacher | CachedTeacher
 
 
 @torch.no_grad()
 def evaluate_teacher(
-    teacher: Teacher, task: Task, batches: Iterable[Batch], metrics: MetricCollection
+    teacher: AnyTeacher, task: Task, batches: Iterable[Batch], metrics: MetricCollection
 ) -> tuple[dict[str, float], Tensor]:
     """Score the teacher on labelled batches that are on its device already.
 
@@ -57,7 +60,7 @@ def check_teacher(name: str, task: Task, score: float, label_counts: Tensor, acc
 
 
 def score_teacher(
-    trainer: Trainer, teacher: Teacher, task: Task, metrics: MetricCollection, to_device: Callable[[Batch], Batch]
+    trainer: Trainer, teacher: AnyTeacher, task: Task, metrics: MetricCollection, to_device: Callable[[Batch], Batch]
 ) -> tuple[dict[str, float], Tensor]:
     """Score the teacher on the trainer's validation split, behind a progress bar, and log ``val/teacher_<metric>``.
 

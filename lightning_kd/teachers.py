@@ -37,6 +37,7 @@ class Teacher:
         self.task = task
         self._networks: list[nn.Module] | None = None
         self._columns: list[Tensor | None] = [None] * len(self.sources)
+        self._place: tuple[torch.device, torch.dtype] | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Teacher":
         # callbacks such as weight averaging copy the whole module; the teacher is shared, not copied
@@ -68,6 +69,7 @@ class Teacher:
             for network in self._networks:
                 network.requires_grad_(False)
                 network.eval()
+            self._move()
         return self._networks
 
     def label_names(self, index: int = 0) -> list[str] | None:
@@ -105,11 +107,32 @@ class Teacher:
                 )
 
     def to(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Move the networks to a device; those loaded from an id or folder take the student's precision, too."""
-        for source, network in zip(self.sources, self.networks, strict=True):
+        """Settle the device; networks loaded from an id or folder take the student's precision, too.
+
+        Networks that are not loaded yet are moved when they are.
+        """
+        self._place = device, dtype
+        self._columns = [None if columns is None else columns.to(device) for columns in self._columns]
+        self._move()
+
+    def _move(self) -> None:
+        if self._place is None or self._networks is None:
+            return
+        device, dtype = self._place
+        for source, network in zip(self.sources, self._networks, strict=True):
             network.to(device, dtype if isinstance(source, str) else None)
             network.eval()  # a network given as a module may have been put in train mode meanwhile
-        self._columns = [None if columns is None else columns.to(device) for columns in self._columns]
+
+    def parameter_count(self) -> int:
+        """Parameters of all networks; does not load weights that are not loaded yet."""
+        if self._networks is not None:
+            return sum(map(models.parameter_count, self._networks))
+        return sum(
+            models.parameter_count(source)
+            if isinstance(source, nn.Module)
+            else models.parameter_count(models.network_without_weights(source, self.task.auto_class, "teacher"))
+            for source in self.sources
+        )
 
     @torch.no_grad()
     def __call__(self, batch: Batch, needs: frozenset[Need] = frozenset()) -> Outputs:

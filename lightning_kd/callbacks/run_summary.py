@@ -20,20 +20,19 @@ def summary_table(pl_module: DistillationModule, scores: dict[str, float]) -> Ta
     """
     assert pl_module.student is not None
     student_parameters = parameter_count(pl_module.student)
-    teachers = pl_module.active_teacher.networks if pl_module.active_teacher is not None else []
-    teacher_parameters = sum(parameter_count(network) for network in teachers)
-    columns = ["teacher", "student", "student / teacher"] if teachers else ["student"]
+    teacher_parameters = pl_module.active_teacher.parameter_count() if pl_module.active_teacher is not None else 0
+    columns = ["teacher", "student", "student / teacher"] if teacher_parameters else ["student"]
     table = Table("validation", *columns, title="Best student")
     for key, score in scores.items():
         name = key.removeprefix("val/")
         teacher = pl_module.teacher_scores.get(name)
-        if teacher is not None and teachers:
+        if teacher is not None and teacher_parameters:
             table.add_row(name, f"{teacher:.4f}", f"{score:.4f}", f"{score / teacher:.1%}" if teacher else "")
         else:
-            table.add_row(name, *([""] if teachers else []), f"{score:.4f}")
+            table.add_row(name, *([""] if teacher_parameters else []), f"{score:.4f}")
     table.add_section()
-    share = [f"{student_parameters / teacher_parameters:.1%}"] if teachers else []
-    counts = [teacher_parameters, student_parameters] if teachers else [student_parameters]
+    share = [f"{student_parameters / teacher_parameters:.1%}"] if teacher_parameters else []
+    counts = [teacher_parameters, student_parameters] if teacher_parameters else [student_parameters]
     table.add_row("parameters", *(f"{count:,}" for count in counts), *share)
     table.add_row("size, float32", *(f"{4 * count / MEGABYTE:,.1f} MB" for count in counts), *share)
     return table

@@ -4,10 +4,10 @@ import hashlib
 import inspect
 import json
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import datasets
 import torch
@@ -79,7 +79,7 @@ class TextDataModule(LightningDataModule):
         ValueError: If a number is out of range.
     """
 
-    draws_each_epoch: ClassVar[bool] = False
+    draws_each_epoch: bool = False
     """Whether batches hold something drawn anew in each epoch, such as masks."""
 
     def __init__(
@@ -215,6 +215,28 @@ class TextDataModule(LightningDataModule):
         if self.trainer is None:
             return {"num_replicas": 1, "rank": 0}
         return {"num_replicas": self.trainer.world_size, "rank": self.trainer.global_rank}
+
+    def row_key(self, split: str) -> str:
+        """What changes whenever a row of a loaded split does, for whoever keeps results by ``row_id``.
+
+        Raises:
+            ValueError: If a row is not the same in each epoch.
+        """
+        return str(self._splits[split]._fingerprint)
+
+    def row_lengths(self, split: str) -> list[int]:
+        """The number of tokens of each row of a loaded split."""
+        lengths: list[int] = self._splits[split]["length"][:]
+        return lengths
+
+    def has_rows(self, split: str) -> bool:
+        """Whether a split is loaded and can be addressed by ``row_id``."""
+        return split in self._splits
+
+    def loader_of(self, split: str, row_ids: Sequence[int], batch_size: int) -> DataLoader[Any]:
+        """Chosen rows of a loaded split, in the order given."""
+        arguments = self._loader_arguments(self._splits[split], train=split == "train")
+        return DataLoader(sampler=row_ids, batch_size=batch_size, **arguments)
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Length-grouped batches in random order, resumable in the middle of an epoch."""

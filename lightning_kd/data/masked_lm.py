@@ -57,6 +57,8 @@ class MaskedLMDataModule(TextDataModule):
         packing: ``blocks`` joins the texts, ``[SEP]`` between them, and cuts them into rows of ``max_length`` tokens;
             ``lines`` makes each text a row, cut to ``max_length``.
         mlm_probability: Share of the tokens to hide, in (0, 1).
+        dynamic_masking: Hide other tokens in each epoch of training, as RoBERTa was trained; false hides the same,
+            which a ``teacher_cache`` needs.
         whole_word_masking: Hide words whole, as the tokenizer splits them: for XLM-R and its like what stands between
             spaces, which in Chinese, Japanese or Thai may be a sentence. Needs a fast tokenizer.
         mlm_smoothing: In training hide rare tokens more often, each with a weight of its count to the power of minus
@@ -73,8 +75,6 @@ class MaskedLMDataModule(TextDataModule):
         ValueError: If an argument is out of range, or two do not go together.
     """
 
-    draws_each_epoch = True
-
     def __init__(
         self,
         path: str,
@@ -83,6 +83,7 @@ class MaskedLMDataModule(TextDataModule):
         config_name: str | None = None,
         packing: Literal["blocks", "lines"] = "blocks",
         mlm_probability: float = 0.15,
+        dynamic_masking: bool = True,
         whole_word_masking: bool = False,
         mlm_smoothing: float = 0.0,
         validation_fraction: float = 0.0,
@@ -102,6 +103,8 @@ class MaskedLMDataModule(TextDataModule):
             raise ValueError(f"data.validation_fraction: must be in [0, 1), got {validation_fraction}")
         if shuffle_buffer < 1:
             raise ValueError(f"data.shuffle_buffer: must be >= 1, got {shuffle_buffer}")
+        if streaming and not dynamic_masking:
+            raise ValueError("data.dynamic_masking: false does not go with streaming; set one of them")
         for name, given in (("whole_word_masking", whole_word_masking), ("streaming", streaming)):
             if mlm_smoothing and given:
                 raise ValueError(f"data.mlm_smoothing: does not go with {name}; set one of them")
@@ -112,6 +115,7 @@ class MaskedLMDataModule(TextDataModule):
         self.config_name = config_name
         self.packing = packing
         self.mlm_probability = mlm_probability
+        self.draws_each_epoch = self.dynamic_masking = dynamic_masking
         self.whole_word_masking = whole_word_masking
         self.mlm_smoothing = mlm_smoothing
         self.validation_fraction = validation_fraction
@@ -206,6 +210,16 @@ class MaskedLMDataModule(TextDataModule):
         return f"{super()._encoding_key()} {self.packing} {self.whole_word_masking}"
 
     # ---- batches
+
+    def row_key(self, split: str) -> str:
+        """The masks count, too; they depend on the run's seed."""
+        if split == "train" and self.dynamic_masking:
+            raise ValueError(
+                "data.dynamic_masking: hides other tokens in each epoch, so that the teacher never sees a row twice; "
+                "set it to false, or do without teacher_cache"
+            )
+        drawn = [self.mlm_probability, self.mlm_smoothing, self._seed] if split == "train" else [self.mlm_probability]
+        return f"{super().row_key(split)} {drawn}"
 
     @cached_property
     def token_weights(self) -> NDArray[np.float64]:

@@ -19,6 +19,9 @@ class Task(ABC):
     Attributes:
         auto_class: Name of the transformers class that builds a network with these heads.
         pipeline: Name of the transformers pipeline that runs such a network.
+        heads: Names of the heads.
+        classes_are_positions: Whether the classes are the positions of a row, so that short rows have fewer.
+        size_follows_length: Whether long rows have more logits than short ones.
         named_labels: Whether the classes have names, which data, teacher and student must agree on.
         num_labels: Size of the head where the task fixes it.
         units: What scores are means over.
@@ -29,8 +32,11 @@ class Task(ABC):
 
     auto_class: ClassVar[str]
     pipeline: ClassVar[str]
+    heads: ClassVar[tuple[str, ...]]
     named_labels: ClassVar[bool] = True
     num_labels: ClassVar[int | None] = None
+    classes_are_positions: ClassVar[bool] = False
+    size_follows_length: ClassVar[bool] = False
     units: ClassVar[str] = "rows"
     prediction_file: ClassVar[str] = "predictions.csv"
     monitor: ClassVar[str]
@@ -68,6 +74,19 @@ class Task(ABC):
             network_output: A transformers output, or a plain tensor of logits.
             batch: The batch the network saw; ``labels`` may be missing.
         """
+
+    @abstractmethod
+    def from_logits(self, logits: dict[str, Tensor], batch: Batch) -> Outputs:
+        """The heads of a batch from the logits of what counts, as ``outputs`` would have cut them.
+
+        Args:
+            logits: (N, C) for each head.
+            batch: The batch; ``labels`` may be missing.
+        """
+
+    def distributions_per_row(self, batch: Batch) -> Tensor | None:
+        """How many rows of a head's logits belong to each row of the batch that counts; None = one."""
+        return None
 
     @abstractmethod
     def metrics(self, label_names: list[str]) -> MetricCollection:

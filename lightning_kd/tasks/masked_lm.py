@@ -65,7 +65,9 @@ class MaskedLM(Task):
 
     auto_class = "AutoModelForMaskedLM"
     pipeline = "fill-mask"
+    heads = ("token",)
     named_labels = False
+    size_follows_length = True
     monitor = "perplexity"
     units = "hidden tokens"
     monitor_mode = "min"
@@ -78,8 +80,16 @@ class MaskedLM(Task):
     def outputs(self, network_output: Any, batch: Batch) -> Outputs:
         """The head ``token``, whether the network's logits are those of all positions or of the masked ones."""
         logits = getattr(network_output, "logits", network_output)
+        return self.from_logits({"token": logits if logits.ndim == 2 else logits[self._masked(batch)]}, batch)
+
+    def from_logits(self, logits: dict[str, Tensor], batch: Batch) -> Outputs:
+        """The head ``token``."""
+        return Outputs({"token": Head(logits["token"], batch["labels"][self._masked(batch)])})
+
+    def distributions_per_row(self, batch: Batch) -> Tensor:
+        """The number of masked positions."""
         masked = self._masked(batch)
-        return Outputs({"token": Head(logits if logits.ndim == 2 else logits[masked], batch["labels"][masked])})
+        return masked[batch["row_id"] >= 0].sum(dim=1)
 
     @staticmethod
     def _masked(batch: Batch) -> Tensor:

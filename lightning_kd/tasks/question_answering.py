@@ -42,8 +42,11 @@ class QuestionAnswering(Task):
 
     auto_class = "AutoModelForQuestionAnswering"
     pipeline = "question-answering"
+    heads = ("start", "end")
     named_labels = False
     num_labels = 2
+    classes_are_positions = True
+    size_follows_length = True
     monitor = "f1"
     units = "questions"
     prediction_file = "predictions.json"
@@ -71,17 +74,22 @@ class QuestionAnswering(Task):
 
     def outputs(self, network_output: Any, batch: Batch) -> Outputs:
         """The heads ``start`` and ``end``; rows with ``row_id`` -1 only pad an evaluation batch and are left out."""
+        keep = self._keep(batch)
+        logits = {name: getattr(network_output, f"{name}_logits") for name in self.heads}
+        return self.from_logits({n: part if keep is None else part[keep] for n, part in logits.items()}, batch)
+
+    def from_logits(self, logits: dict[str, Tensor], batch: Batch) -> Outputs:
+        """The heads ``start`` and ``end``."""
         mask = self._context(batch)
         mask[:, 0] = True
         keep = self._keep(batch)
         heads = {}
-        for name in ("start", "end"):
-            logits = getattr(network_output, f"{name}_logits")
+        for name, values in logits.items():
             labels = batch.get(f"{name}_positions")
             if keep is None:
-                heads[name] = Head(logits, labels, mask)
+                heads[name] = Head(values, labels, mask)
             else:
-                heads[name] = Head(logits[keep], None if labels is None else labels[keep], mask[keep])
+                heads[name] = Head(values, None if labels is None else labels[keep], mask[keep])
         return Outputs(heads)
 
     @staticmethod
@@ -100,7 +108,7 @@ class QuestionAnswering(Task):
 
     def _answers(self, outputs: Outputs, batch: Batch) -> Iterator[tuple[int, str, float, float]]:
         """Of each row that counts: its place in the batch, its answer, and the scores of this and of no answer."""
-        start, end = (outputs.heads[name].logits.float() for name in ("start", "end"))
+        start, end = (outputs.heads[name].logits.float() for name in self.heads)
         keep = self._keep(batch)
         context, offsets = self._context(batch), batch["offsets"]
         numbers = torch.arange(len(context), device=context.device)

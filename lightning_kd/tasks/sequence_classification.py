@@ -43,6 +43,7 @@ class SequenceClassification(Task):
 
     auto_class = "AutoModelForSequenceClassification"
     pipeline = "text-classification"
+    heads = ("label",)
     monitor = "accuracy"
 
     def __init__(self, oos_label: str = "oos") -> None:
@@ -51,11 +52,14 @@ class SequenceClassification(Task):
     def outputs(self, network_output: Any, batch: Batch) -> Outputs:
         """One head, ``label``; rows with ``row_id`` -1 only pad an evaluation batch and are left out."""
         logits = getattr(network_output, "logits", network_output)
+        return self.from_logits({"label": logits[batch["row_id"] >= 0] if "row_id" in batch else logits}, batch)
+
+    def from_logits(self, logits: dict[str, Tensor], batch: Batch) -> Outputs:
+        """One head, ``label``."""
         labels = batch.get("labels")
-        if "row_id" in batch:
-            keep = batch["row_id"] >= 0
-            logits, labels = logits[keep], None if labels is None else labels[keep]
-        return Outputs({"label": Head(logits, labels)})
+        if labels is not None and "row_id" in batch:
+            labels = labels[batch["row_id"] >= 0]
+        return Outputs({"label": Head(logits["label"], labels)})
 
     def metrics(self, label_names: list[str]) -> MetricCollection:
         """Accuracy and macro-F1, and the out-of-scope metrics where ``oos_label`` is a label."""

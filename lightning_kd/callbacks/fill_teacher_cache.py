@@ -1,0 +1,57 @@
+"""Lets the teacher see all rows before the first step."""
+
+from typing import Any
+
+import numpy as np
+from lightning.pytorch import Callback, LightningModule, Trainer
+from tqdm.auto import tqdm
+
+from lightning_kd.module import DistillationModule
+from lightning_kd.teacher_cache import CachedTeacher
+
+
+class FillTeacherCache(Callback):
+    """Fills the ``teacher_cache`` before training, the rows sorted by length, in large batches, behind a progress bar.
+
+    Without it the teacher sees a row when it first comes, in the batches of training. ``lightning-kd cache`` does the
+    same without training. Each device takes its share of the rows that are not known yet.
+
+    Args:
+        batch_size: Rows of a batch on one device, >= 1; null = four times the training batch.
+
+    Raises:
+        ValueError: If ``batch_size`` is less than 1, or the module has no ``teacher_cache``.
+    """
+
+    def __init__(self, batch_size: int | None = None) -> None:
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"FillTeacherCache.batch_size: must be >= 1 or null, got {batch_size}")
+        self.batch_size = batch_size
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse a module that has no cache."""
+        cached = isinstance(pl_module, DistillationModule) and pl_module.teacher_cache is not None
+        if stage == "fit" and not cached:
+            raise ValueError("model.teacher_cache: none given, so there is nothing to fill; name a folder")
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Fill it, before the teacher is scored."""
+        assert isinstance(pl_module, DistillationModule)
+        for split, cached in pl_module.cached_teachers.items():
+            self._fill(trainer, pl_module, split, cached)
+        trainer.strategy.barrier("teacher cache")
+
+    def _fill(self, trainer: Trainer, pl_module: DistillationModule, split: str, cached: CachedTeacher) -> None:
+        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+        lengths = np.asarray(datamodule.row_lengths(split))
+        missing = np.flatnonzero(~cached.store.known(np.arange(len(lengths))))
+        order = missing[np.argsort(-lengths[missing], kind="stable")]
+        loader = datamodule.loader_of(
+            split,
+            order[trainer.global_rank :: trainer.world_size].tolist(),
+            self.batch_size or 4 * datamodule.batch_size,
+        )
+        show = trainer.progress_bar_callback is not None and trainer.is_global_zero
+        with trainer.precision_plugin.forward_context():
+            for batch in tqdm(loader, desc=f"Teacher on {split}", disable=not show, leave=False):
+                cached.learn(trainer.strategy.batch_to_device(batch, pl_module.device))
