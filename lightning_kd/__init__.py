@@ -8,8 +8,10 @@ from lightning_kd.data import (
     SST2DataModule,
     TextClassificationDataModule,
 )
+from lightning_kd.lazy_adamw import LazyAdamW
 from lightning_kd.module import DistillationModule
 from lightning_kd.tasks import MaskedLM, QuestionAnswering, SequenceClassification
+from lightning_kd.teacher_cache import TeacherCache
 
 __version__ = "0.1.0"
 
@@ -18,6 +20,7 @@ __all__ = [
     "CompressionReport",
     "DistillationModule",
     "LayerInitialization",
+    "LazyAdamW",
     "MaskedLM",
     "MaskedLMDataModule",
     "NeuronTrace",
@@ -27,5 +30,6 @@ __all__ = [
     "SQuADDataModule",
     "SST2DataModule",
     "SequenceClassification",
+    "TeacherCache",
     "TextClassificationDataModule",
 ]

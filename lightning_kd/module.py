@@ -11,11 +11,13 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import GradClipAlgorithmType, rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import Optimizer
 from torchmetrics import MeanMetric
 from transformers import PreTrainedTokenizerBase
 
 from lightning_kd import labels, models, safety, teacher_score
+from lightning_kd.lazy_adamw import LazyAdamW, ask_for_sparse_gradients, stand_ins
 from lightning_kd.losses.base import DistillationLoss
 from lightning_kd.models import Network
 from lightning_kd.optimizers import (
@@ -157,6 +159,8 @@ class DistillationModule(StudentModule):
         safety.check_losses_have_teacher(self.losses, self.teacher)
         safety.check_averaging(self.trainer, self.build_student())
         self.configure_model()
+        if isinstance(self._build_optimizer(), LazyAdamW):
+            ask_for_sparse_gradients(self.build_student())
         datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
         safety.check_lengths(datamodule, self.build_student(), self.active_teacher)
         if getattr(datamodule, "allow_unlabelled", False) and self.active_teacher is None:
@@ -271,8 +275,7 @@ class DistillationModule(StudentModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimiser, and the schedule stepped after each of its steps."""
-        factory = factory_from_plain(self.optimizer, Optimizer, "optimizer")
-        optimizer: Optimizer = factory(parameter_groups(self))
+        optimizer = self._build_optimizer()
         if self.lr_scheduler is None:
             return optimizer
         steps = self.trainer.estimated_stepping_batches
@@ -282,15 +285,24 @@ class DistillationModule(StudentModule):
         schedule = build_schedule(self.lr_scheduler, optimizer, self.warmup_ratio, steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def _build_optimizer(self) -> Optimizer:
+        factory = factory_from_plain(self.optimizer, Optimizer, "optimizer")
+        optimizer: Optimizer = factory(parameter_groups(self))
+        return optimizer
+
     def configure_gradient_clipping(
         self,
         optimizer: Optimizer,
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip with a fused optimiser in bf16, too, which Lightning refuses because of fp16 and its scaler."""
+        """Clip sparse gradients, too, and with a fused optimiser in bf16, which Lightning refuses because of fp16."""
         plugin = self.trainer.precision_plugin
-        if type(plugin) is MixedPrecision and plugin.scaler is None and gradient_clip_val:
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        if gradient_clip_val and any(p.grad is not None and p.grad.is_sparse for p in parameters):
+            clip = clip_grad_value_ if gradient_clip_algorithm == "value" else clip_grad_norm_
+            clip(stand_ins(parameters), gradient_clip_val)
+        elif type(plugin) is MixedPrecision and plugin.scaler is None and gradient_clip_val:
             algorithm = GradClipAlgorithmType(gradient_clip_algorithm or GradClipAlgorithmType.NORM)
             Precision.clip_gradients(plugin, optimizer, gradient_clip_val, algorithm)
         else:

@@ -1,8 +1,6 @@
 """Masked language modelling: the hidden tokens of a text."""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -11,40 +9,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.text import Perplexity
-from transformers import PreTrainedModel
 
 from lightning_kd.outputs import IGNORED, Batch, Head, Need, Outputs
+from lightning_kd.positions import Choice, spare
 from lightning_kd.tasks.base import Task
 from lightning_kd.tasks.unit_scores import UnitScores
-
-
-@contextmanager
-def only_at(network: nn.Module, positions: Tensor) -> Iterator[None]:
-    """Within the context a network's head gets the chosen positions of the encoder's output alone.
-
-    The projection to the vocabulary, most of the work of a small network, is so spared at the others. It needs no code
-    per family: a hook on the encoder replaces ``last_hidden_state``, (B, L, H), by its chosen rows, (N, H). Other
-    networks run as they are.
-
-    Args:
-        network: Its forward pass is to run once within the context.
-        positions: (B, L), True = chosen.
-    """
-    network = getattr(network, "_orig_mod", network)  # of a compiled one
-    encoder = network.base_model if isinstance(network, PreTrainedModel) else network
-    if encoder is network:
-        yield
-        return
-
-    def choose(module: nn.Module, args: Any, output: Any) -> Any:
-        output.last_hidden_state = output.last_hidden_state[positions]
-        return output
-
-    handle = encoder.register_forward_hook(choose)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 class LogPerplexity(Perplexity):
@@ -73,9 +42,13 @@ class MaskedLM(Task):
     monitor_mode = "min"
 
     def run(self, network: nn.Module, batch: Batch, needs: frozenset[Need] = frozenset()) -> Outputs:
-        """Run a network, its head at the masked positions only."""
-        with only_at(network, self._masked(batch)):
+        """Run a network, its head, and what it can of the last layer, at the masked positions only."""
+        with spare(network, self._choice, batch, head_alone=True, keep_layers="hidden_states" in needs):
             return super().run(network, batch, needs)
+
+    def _choice(self, batch: Batch) -> Choice:
+        masked = self._masked(batch)
+        return lambda states: states[masked]
 
     def outputs(self, network_output: Any, batch: Batch) -> Outputs:
         """The head ``token``, whether the network's logits are those of all positions or of the masked ones."""

@@ -4,13 +4,18 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import BinaryRecall, MulticlassAccuracy, MulticlassF1Score
 
-from lightning_kd.outputs import Batch, Head, Outputs
+from lightning_kd.outputs import Batch, Head, Need, Outputs
+from lightning_kd.positions import Choice, spare
 from lightning_kd.tasks.base import Task
 from lightning_kd.tasks.unit_scores import UnitScores
+
+
+def _first_position(batch: Batch) -> Choice:
+    return lambda states: states[:, :1]
 
 
 class OutOfScopeRecall(BinaryRecall):
@@ -48,6 +53,11 @@ class SequenceClassification(Task):
 
     def __init__(self, oos_label: str = "oos") -> None:
         self.oos_label = oos_label
+
+    def run(self, network: nn.Module, batch: Batch, needs: frozenset[Need] = frozenset()) -> Outputs:
+        """Run a network, what it can of the last layer at the first position only, where most heads read."""
+        with spare(network, _first_position, batch, head_alone=False, keep_layers="hidden_states" in needs):
+            return super().run(network, batch, needs)
 
     def outputs(self, network_output: Any, batch: Batch) -> Outputs:
         """One head, ``label``; rows with ``row_id`` -1 only pad an evaluation batch and are left out."""

@@ -1,0 +1,102 @@
+"""AdamW that leaves alone what a batch did not touch."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW
+
+
+class LazyAdamW(AdamW):
+    """AdamW (Loshchilov and Hutter 2019) that updates only those rows of a word embedding that occur in the batch.
+
+    A batch touches some hundred of the tens of thousands of rows; AdamW walks over all of them, and over two moments
+    of each, which for a small student is most of a step. Here a row that does not occur keeps its value and its
+    moments: its momentum does not move it on, and it does not decay. PyTorch's ``SparseAdam`` and TensorFlow's
+    ``LazyAdam`` do the same. All other parameters are updated as by ``AdamW``. ``DistillationModule`` asks the
+    student's word embeddings for sparse gradients where this optimiser is used; embeddings that are tied to an output
+    layer have dense gradients and are updated as by ``AdamW``.
+
+    Args:
+        params: Parameters or groups of them.
+        lr: Learning rate.
+        betas: Decay of the two moments, each in [0, 1).
+        eps: Added to the root of the second moment.
+        weight_decay: Decoupled decay.
+        fused: One kernel for all dense parameters; null = where PyTorch has one.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+        fused: bool | None = True,
+    ) -> None:
+        super().__init__(params, lr, betas, eps, weight_decay, fused=fused)
+        self._step_supports_amp_scaling = False  # a scaler is to unscale the gradients itself
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Update all parameters that have a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        sparse = []
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None and parameter.grad.is_sparse:
+                    sparse.append((group, parameter, parameter.grad.coalesce()))
+                    parameter.grad = None
+        super().step()
+        for group, parameter, gradient in sparse:
+            self._update_rows(group, parameter, gradient)
+            parameter.grad = gradient
+        return loss
+
+    def _update_rows(self, group: dict[str, Any], parameter: Tensor, gradient: Tensor) -> None:
+        state = self.state[parameter]
+        if not state:
+            state["step"] = torch.zeros((), dtype=torch.float32)
+            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
+        state["step"] += 1
+        step, (beta1, beta2), lr = float(state["step"]), group["betas"], group["lr"]
+        rows, values = gradient.indices()[0], gradient.values()
+        first = state["exp_avg"][rows].lerp_(values, 1 - beta1)
+        second = state["exp_avg_sq"][rows].mul_(beta2).addcmul_(values, values, value=1 - beta2)
+        state["exp_avg"].index_copy_(0, rows, first)
+        state["exp_avg_sq"].index_copy_(0, rows, second)
+        updated = parameter[rows].mul_(1 - lr * group["weight_decay"])
+        divisor = second.sqrt_().div_((1 - beta2**step) ** 0.5).add_(group["eps"])
+        parameter.index_copy_(0, rows, updated.addcdiv_(first, divisor, value=-lr / (1 - beta1**step)))
+
+
+def ask_for_sparse_gradients(network: nn.Module) -> None:
+    """Let the word embeddings of a network have sparse gradients, unless their weights are used elsewhere, too."""
+    find = getattr(network, "get_input_embeddings", None)
+    embeddings = find() if find is not None else None
+    if isinstance(embeddings, nn.Embedding):
+        named = network.named_parameters(remove_duplicate=False)
+        embeddings.sparse = sum(parameter is embeddings.weight for _, parameter in named) == 1
+
+
+def stand_ins(parameters: list[nn.Parameter]) -> list[nn.Parameter]:
+    """Parameters whose gradients are those of the given ones, in the same memory, and none of which is sparse.
+
+    PyTorch does not clip sparse gradients.
+    """
+    dense = []
+    for parameter in parameters:
+        if parameter.grad is not None and parameter.grad.is_sparse:
+            parameter.grad = parameter.grad.coalesce()
+            values = parameter.grad.values()
+            stand_in = nn.Parameter(torch.empty_like(values))
+            stand_in.grad = values
+            dense.append(stand_in)
+        else:
+            dense.append(parameter)
+    return dense
