@@ -345,19 +345,20 @@ def main() -> None:
 
 def print_table(args: Any, progress: dict[str, Progress], spent: Any, rates: Any, to_the_end: bool) -> None:
     """One row for each contender; times of the others are given as ratios to it."""
-    columns = ["", "seconds", "rows/s", "median turn", *(f"times {name}" for name in progress)]
+    rivals = [name for name in ("a", "b", "e", "f") if name in progress]
+    columns = ["", "seconds", "rows/s", "median turn", *(f"times {name}" for name in rivals)]
     if to_the_end:
         columns += ["val accuracy", "peak memory"]
     table = Table(*columns, title=f"batches of {BATCH}, {args.threads} threads")
-    speed = {name: sum(r * 1.0 for r in rates[name]) / len(rates[name]) for name in progress}
+    speed = {name: statistics.mean(rates[name]) for name in progress}
     for name in progress:
-        ratios = [spent[other] / spent[name] if to_the_end else speed[name] / speed[other] for other in progress]
+        ratios = [spent[rival] / spent[name] if to_the_end else speed[name] / speed[rival] for rival in rivals]
         cells = [name, f"{spent[name]:.1f}", f"{speed[name]:.0f}", f"{statistics.median(rates[name]):.0f}"]
         cells += [f"{ratio:.3f}" for ratio in ratios]
         if to_the_end:
             cells += [f"{progress[name].accuracy.value:.4f}", f"{progress[name].peak.value / 1e6:.0f} MB"]
         table.add_row(*cells)
-    Console().print(table)
+    Console(width=110).print(table)
     if args.json:
         result = {
             n: {"seconds": spent[n], "rows_per_second": speed[n], "accuracy": p.accuracy.value, "peak": p.peak.value}

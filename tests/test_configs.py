@@ -86,6 +86,8 @@ def stand_ins(tmp_path, clinc_file, squad_folder, monkeypatch):
             given.append(f"--model.student.base={teacher}")
             if model["student"].get("num_hidden_layers", 0) > 4:
                 given.append("--model.student.num_hidden_layers=2")
+        if "teacher_cache" in model:
+            given.append(f"--model.teacher_cache={tmp_path / 'teacher_cache'}")
         if "teacher" in model:
             given += [f"--model.teacher={teacher}", "--model.accept+=weak_teacher"]
         return given
