@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torchmetrics import MeanMetric
 from transformers import PreTrainedTokenizerBase
 
-from lightning_kd import labels, models, safety, teacher_score
+from lightning_kd import labels, models, safety, sharding, teacher_score
 from lightning_kd.losses.base import DistillationLoss
 from lightning_kd.models import Network
 from lightning_kd.optimizers import (
@@ -22,8 +22,9 @@ from lightning_kd.optimizers import (
     build_schedule,
     check_schedule,
     parameter_groups,
+    state_by_name,
 )
-from lightning_kd.outputs import Batch
+from lightning_kd.outputs import Batch, Outputs
 from lightning_kd.plain import factory_from_plain, from_plain, to_plain
 from lightning_kd.student import StudentModule
 from lightning_kd.tasks.base import Task
@@ -116,23 +117,25 @@ class DistillationModule(StudentModule):
     # ---- before the first step
 
     def configure_model(self) -> None:
-        """Build the student, and for fitting what losses train beside it.
+        """Build the student, and for fitting what losses train beside it; divide them where the strategy shards.
 
         Callbacks that copy the module (weight averaging) call this before they do.
         """
         student = self.build_student()
         if self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING:
             safety.prepare_losses(self.losses, student, self.active_teacher)
+        if self.device_mesh is not None:
+            safety.check_sharding(self.trainer)
+            sharding.shard(student, self.device_mesh, keep_layers="projections" in self._needs)
+            for loss in self.losses.values():
+                if any(True for _ in loss.parameters()):
+                    sharding.shard(loss, self.device_mesh)
 
     def setup(self, stage: str) -> None:
         """Build the student and check that data, student and teacher fit together."""
         super().setup(stage)
         if stage != "fit":
             return
-        if self.device_mesh is not None:
-            raise ValueError(
-                "trainer.strategy: one that shards the model (ModelParallelStrategy) is not supported yet; use ddp"
-            )
         self._seed, self.teacher_scores = None, {}  # of an earlier fit; a checkpoint's are restored after this
         # from_pretrained returns eval mode, and Lightning >= 2.2 leaves modes alone: dropout would be silently off
         self.build_student().train()
@@ -159,7 +162,7 @@ class DistillationModule(StudentModule):
         if self._seed is None:
             self._seed = int(self.trainer.strategy.broadcast(torch.initial_seed()))
         if (teacher := self.active_teacher) is not None:
-            teacher.to(self.device, next(self.build_student().parameters()).dtype)
+            teacher.to(self.device, next(self.build_student().parameters()).dtype, self.device_mesh)
 
     def on_train_start(self) -> None:
         """Score the teacher on the validation split and refuse one that is guessing; a resumed run did this."""
@@ -206,13 +209,20 @@ class DistillationModule(StudentModule):
         active = self.active_teacher
         teacher = active(batch, self._needs) if active is not None else None
         terms = {name: loss(student, teacher) for name, loss in self.losses.items()}
-        total = torch.stack([self.losses[name].weight * term for name, term in terms.items()]).sum()
+        weighted = torch.stack([self.losses[name].weight * term for name, term in terms.items()])
+        total = weighted.sum()
         if not torch.isfinite(total):
             rows = batch["row_id"].tolist() if "row_id" in batch else f"of batch {batch_idx}"
             raise safety.not_finite(terms, f"epoch {self.current_epoch}, step {self.global_step}", rows)
         logged = {"train/loss": total, **{f"train/{name}": term for name, term in terms.items()}}
         self.log_dict({n: value.detach() for n, value in logged.items()}, prog_bar=True, batch_size=student.rows)
-        return total
+        return total if self.trainer.world_size == 1 else (weighted * self._shares(student)).sum()
+
+    def _shares(self, student: Outputs) -> Tensor:
+        """What each loss here counts for: strategies average gradients over devices, and these differ in rows."""
+        losses = [loss for loss in self.losses.values() if isinstance(loss, DistillationLoss)]
+        counts = torch.stack([loss.counted(student).to(self.device, torch.float32) for loss in losses])
+        return counts / self.trainer.strategy.reduce(counts.clone(), reduce_op="mean").clamp(min=1e-6)
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Count a batch into the validation metrics and into the losses that need no teacher."""
@@ -259,7 +269,12 @@ class DistillationModule(StudentModule):
             super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the seed of the batches, and the scores so that a resumed run need not score the teacher again."""
+        """Save the seed of the batches, and the scores so that a resumed run need not score the teacher again.
+
+        The optimiser's state gets the names of the parameters, so that it can be continued under any strategy.
+        """
+        if "optimizer_states" in checkpoint and self.trainer.strategy.lightning_restore_optimizer:
+            checkpoint["optimizer_states"] = [state_by_name(opt, self) for opt in self.trainer.optimizers]
         checkpoint[STATE_KEY] = {
             "seed": self._seed,
             "teacher": self.teacher.names if self.teacher is not None else [],

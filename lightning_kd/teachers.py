@@ -7,10 +7,12 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from lightning_kd import models
 from lightning_kd.labels import align, label_names_of
 from lightning_kd.outputs import Batch, Head, Need, Outputs
+from lightning_kd.sharding import shard
 from lightning_kd.tasks.base import Task
 
 
@@ -104,10 +106,21 @@ class Teacher:
                     f"teacher {name!r} does not name its labels; they are taken to be in the student's order"
                 )
 
-    def to(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Move the networks to a device; those loaded from an id or folder take the student's precision, too."""
+    def to(self, device: torch.device, dtype: torch.dtype, mesh: DeviceMesh | None = None) -> None:
+        """Move the networks to a device; those loaded from an id or folder take the student's precision, too.
+
+        Args:
+            device: The student's.
+            dtype: The student's.
+            mesh: The devices among which to divide each network layer by layer, so that none need hold it whole; None
+                where the strategy does not shard.
+        """
         for source, network in zip(self.sources, self.networks, strict=True):
-            network.to(device, dtype if isinstance(source, str) else None)
+            if isinstance(source, str):
+                network.to(dtype=dtype)
+            if mesh is not None:
+                shard(network, mesh)
+            network.to(device)
             network.eval()  # a network given as a module may have been put in train mode meanwhile
         self._columns = [None if columns is None else columns.to(device) for columns in self._columns]
 
