@@ -38,6 +38,6 @@ class FSDP2Strategy(ModelParallelStrategy):
         super().setup_environment()
 
 
-# the second, so that the class's name alone, as one writes it in a YAML file, means the same
-for _name in ("fsdp2", "ModelParallelStrategy"):
+# the second (the Trainer takes names in lower case), so that the name of the class alone means the same in YAML
+for _name in ("fsdp2", "modelparallelstrategy"):
     StrategyRegistry.register(_name, FSDP2Strategy, description="FSDP2 with checkpoints of one file")

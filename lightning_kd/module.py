@@ -45,7 +45,8 @@ class DistillationModule(StudentModule):
         task: What is predicted and how it is scored.
         student: Hub id or folder (pretrained weights); or ``{base: <hub id or folder>, num_hidden_layers: 2, ...}``,
             that model's configuration with fields replaced and fresh weights; or a module.
-        teacher: Hub id or folder; a list of them (an ensemble, logits averaged); a module; or null, which fine-tunes
+        teacher: Hub id or folder; or ``{source: <hub id or folder>, quantization_config: {...}, ...}``, with arguments
+            of ``from_pretrained``; a list of these (an ensemble, logits averaged); a module; or null, which fine-tunes
             the student plainly.
         losses: The terms of the total by name, at least one.
         optimizer: Class and arguments of the optimiser. Biases and norms get no weight decay.
@@ -63,7 +64,7 @@ class DistillationModule(StudentModule):
         self,
         task: Task,
         student: str | dict[str, Any] | Network,
-        teacher: str | list[str] | Network | None = None,
+        teacher: str | dict[str, Any] | list[str | dict[str, Any]] | Network | None = None,
         losses: dict[str, DistillationLoss] = {},  # noqa: B006  only read; None would spoil the shell's messages
         optimizer: OptimizerFactory = DEFAULT_OPTIMIZER,
         lr_scheduler: str | None = "linear",
