@@ -28,8 +28,8 @@ def main() -> None:
 
 def _end(message: str) -> None:
     """Exit with a message; at once where there are several processes: taking leave of the others may wait for them."""
-    distributed = sys.modules.get("torch.distributed")
-    if distributed is None or not distributed.is_available() or not distributed.is_initialized():
+    distributed = sys.modules.get("torch.distributed")  # absent where an argument was wrong
+    if not (distributed and distributed.is_initialized() and distributed.get_world_size() > 1):
         sys.exit(message)
     print(message, file=sys.stderr)
     sys.stdout.flush()

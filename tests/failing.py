@@ -3,7 +3,6 @@
 import os
 import signal
 import time
-from pathlib import Path
 
 import torch
 from lightning.pytorch import Callback
@@ -13,7 +12,8 @@ class Fail(Callback):
     """Fails on one of two devices in the third step, or at the end.
 
     Args:
-        how: ``raise``, ``nan`` (the loss), ``kill`` (as with -9), or ``export`` (at the end, where exporters work).
+        how: ``raise``; ``nan`` (the loss); ``kill`` (as with -9), when the other one waits for nobody; or ``export``
+            (at the end, where exporters work and the others wait).
         rank: The device.
     """
 
@@ -22,22 +22,21 @@ class Fail(Callback):
         self.rank = rank
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        if trainer.global_rank != self.rank or batch_idx != 2 or self.how == "export":
+        here = trainer.global_rank == self.rank
+        if batch_idx != 2:
             return
-        self._note(trainer)
-        if self.how == "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
-        if self.how == "raise":
+        if self.how == "raise" and here:
             raise ValueError("the cause of it all")
-        with torch.no_grad():
-            pl_module.student.classifier.bias.fill_(torch.nan)
+        if self.how == "nan" and here:
+            with torch.no_grad():
+                pl_module.student.classifier.bias.fill_(torch.nan)
+        if self.how == "kill":
+            if here:
+                os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(600)
 
     def on_fit_end(self, trainer, pl_module):
         if self.how == "export":
             if trainer.global_rank == self.rank:
-                self._note(trainer)
                 raise ValueError("the cause of it all")
             trainer.strategy.barrier("exporter")
-
-    def _note(self, trainer):
-        Path(trainer.default_root_dir, "failed").write_text(str(time.time()), encoding="utf-8")

@@ -1,10 +1,12 @@
 """Every YAML in configs/ runs ``fit`` and ``test``, with tiny stand-ins given on the command line."""
 
+import os
 import shutil
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from transformers import (
     BertForMaskedLM,
@@ -69,6 +71,7 @@ def stand_ins(tmp_path, clinc_file, squad_folder, monkeypatch):
         student = save_network(tiny_bert(None, layers=2, seed=2), tmp_path / "student")
         given = [
             "--trainer.accelerator=cpu",
+            "--trainer.devices=1",
             f"--trainer.default_root_dir={tmp_path}",
             "--trainer.enable_progress_bar=false",
             f"--data.init_args.path={paths[kind]}",
@@ -102,7 +105,12 @@ def stand_ins(tmp_path, clinc_file, squad_folder, monkeypatch):
         return given
 
     arguments.for_fit = for_fit
-    return arguments
+    before = set(os.environ)
+    yield arguments
+    if torch.distributed.is_initialized():  # by a strategy that shards, with one process here
+        torch.distributed.destroy_process_group()
+        for name in set(os.environ) - before:  # LOCAL_RANK and others, which later launchers would believe
+            del os.environ[name]
 
 
 def run(monkeypatch, *args: object) -> None:
