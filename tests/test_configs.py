@@ -1,12 +1,10 @@
 """Every YAML in configs/ runs ``fit`` and ``test``, with tiny stand-ins given on the command line."""
 
-import os
 import shutil
 import sys
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 from transformers import (
     BertForMaskedLM,
@@ -48,7 +46,7 @@ def tiny_distilbert() -> DistilBertForMaskedLM:
 
 
 @pytest.fixture
-def stand_ins(tmp_path, clinc_file, squad_folder, monkeypatch):
+def stand_ins(tmp_path, clinc_file, squad_folder, monkeypatch, process_group):
     monkeypatch.chdir(ROOT)
     shutil.copy(squad_folder / "dev-v1.1.json", squad_folder / "test-v1.1.json")
     paths = {
@@ -105,12 +103,7 @@ def stand_ins(tmp_path, clinc_file, squad_folder, monkeypatch):
         return given
 
     arguments.for_fit = for_fit
-    before = set(os.environ)
-    yield arguments
-    if torch.distributed.is_initialized():  # by a strategy that shards, with one process here
-        torch.distributed.destroy_process_group()
-        for name in set(os.environ) - before:  # LOCAL_RANK and others, which later launchers would believe
-            del os.environ[name]
+    return arguments
 
 
 def run(monkeypatch, *args: object) -> None:

@@ -8,6 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from rich.console import Console
+from torch.distributed.fsdp import FSDPModule
 
 from lightning_kd.callbacks.export import exporters
 from lightning_kd.callbacks.model_card import MARK
@@ -114,6 +115,11 @@ def _teachers(pl_module: DistillationModule) -> list[Artefact]:
     source, network = teacher.sources[0], teacher.networks[0]
     if isinstance(source, str):
         return [open_artefact(source, pl_module.task, "teacher")]
+    if isinstance(network, FSDPModule):
+        rank_zero_warn(
+            "CompressionReport: leaves out the teacher, a module that is divided among the devices; give it as a folder"
+        )
+        return []
     return [Artefact("teacher", "PyTorch", network.cpu().eval(), parameter_count(network), None)]
 
 
