@@ -1,6 +1,7 @@
 """The command line."""
 
 import logging
+import shlex
 import warnings
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,13 @@ from jsonargparse import Namespace
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_only
 from transformers.utils.logging import disable_progress_bar
 
 from lightning_kd import data, losses, tasks  # noqa: F401  their classes can be named without a module path
 from lightning_kd.callbacks import LastCheckpoint, PredictionWriter, RunSummary, StudentExport
+from lightning_kd.checkpoints import is_distributed
 from lightning_kd.commands import COMMANDS
 from lightning_kd.fsdp2 import FSDP2Strategy
 from lightning_kd.module import DistillationModule
@@ -118,11 +121,21 @@ class DistillationCLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         try:
+            self._check_checkpoint()
             super()._run_subcommand(subcommand)
         except BaseException:
             if self.new_folder is not None:
                 discard_unused(self.new_folder)
             raise
+
+    def _check_checkpoint(self) -> None:
+        path = self._get(self.config_init, "ckpt_path")
+        divided = isinstance(self.trainer.strategy, ModelParallelStrategy)
+        if path is not None and not divided and is_distributed(Path(path)):
+            raise ValueError(
+                f"ckpt_path: {path!r} is a folder to which each process wrote its part; make a file of it with "
+                f"lightning-kd consolidate {shlex.quote(path)}"
+            )
 
 
 def _quiet() -> None:

@@ -1,4 +1,4 @@
-"""Commands for finished models: ``lightning-kd report`` and ``lightning-kd export``.
+"""Commands that train nothing: ``lightning-kd report``, ``export`` and ``consolidate``.
 
 They have a parser of their own: the subcommands of LightningCLI are methods of the Trainer.
 """
