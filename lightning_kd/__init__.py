@@ -8,6 +8,7 @@ from lightning_kd.data import (
     SST2DataModule,
     TextClassificationDataModule,
 )
+from lightning_kd.fsdp2 import FSDP2Strategy
 from lightning_kd.lazy_adamw import LazyAdamW
 from lightning_kd.module import DistillationModule
 from lightning_kd.tasks import MaskedLM, QuestionAnswering, SequenceClassification
@@ -19,6 +20,7 @@ __all__ = [
     "CLINC150DataModule",
     "CompressionReport",
     "DistillationModule",
+    "FSDP2Strategy",
     "LayerInitialization",
     "LazyAdamW",
     "MaskedLM",

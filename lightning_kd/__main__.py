@@ -20,8 +20,21 @@ def main() -> None:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             again = "continue with fit --resume <run folder>" if sys.argv[1:2] == ["fit"] else "try again"
             message += f"; the disk is full: free some space, then {again}"
+        if "onnection" in message and "by peer" in message:  # of gloo, when a process waits for one that has ended
+            message = f"another process of this run has ended, and it or its log says why ({message:.100}...)"
         kind = "" if isinstance(error, (ValueError, OSError, FloatingPointError)) else f"{type(error).__name__}: "
-        sys.exit(f"lightning-kd: error: {kind}{message} ({DEBUG}=1 shows the traceback)")
+        _end(f"lightning-kd: error: {kind}{message} ({DEBUG}=1 shows the traceback)")
+
+
+def _end(message: str) -> None:
+    """Exit with a message; at once where there are several processes: taking leave of the others may wait for them."""
+    distributed = sys.modules.get("torch.distributed")  # absent where an argument was wrong
+    if not (distributed and distributed.is_initialized() and distributed.get_world_size() > 1):
+        sys.exit(message)
+    print(message, file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
 
 
 if __name__ == "__main__":

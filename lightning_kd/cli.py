@@ -1,19 +1,24 @@
 """The command line."""
 
 import logging
+import shlex
 import warnings
 from pathlib import Path
 from typing import Any
 
+from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_only
 from transformers.utils.logging import disable_progress_bar
 
 from lightning_kd import data, losses, tasks  # noqa: F401  their classes can be named without a module path
 from lightning_kd.callbacks import FillTeacherCache, LastCheckpoint, PredictionWriter, RunSummary, StudentExport
+from lightning_kd.checkpoints import is_distributed
 from lightning_kd.commands import COMMANDS
+from lightning_kd.fsdp2 import FSDP2Strategy
 from lightning_kd.module import DistillationModule
 from lightning_kd.run_folders import ROOT, discard_unused, new_run_folder, resume_arguments, run_logger
 
@@ -30,6 +35,7 @@ class DistillationCLI(LightningCLI):
     def __init__(self, args: list[str], run_folder: Path | None = None) -> None:
         self.run_folder = run_folder
         self.new_folder: Path | None = None
+        self.args = args
         super().__init__(
             DistillationModule,
             LightningDataModule,
@@ -54,8 +60,9 @@ class DistillationCLI(LightningCLI):
         parser.set_defaults({"model.optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 5e-5}}})
 
     def before_instantiate_classes(self) -> None:
-        """Let the data's tokenizer follow the student where none was named."""
+        """Settle what follows from other arguments: the data's tokenizer, and the defaults of a strategy."""
         config = self.config[str(self.subcommand)]
+        self._with_our_defaults(config.trainer)
         arguments = config.data.get("init_args")
         if arguments is None or "tokenizer" not in arguments or arguments.tokenizer is not None:
             return
@@ -63,6 +70,14 @@ class DistillationCLI(LightningCLI):
         if isinstance(student, dict):  # a base with changes, or a whole configuration out of a checkpoint
             student = student.get("base") or student.get("config", {}).get("_name_or_path")
         arguments.tokenizer = student if isinstance(student, str) else None
+
+    def _with_our_defaults(self, trainer: Any) -> None:
+        """``ModelParallelStrategy`` means ours: its own defaults divide layers, too, and write folders."""
+        name = "lightning.pytorch.strategies.ModelParallelStrategy"
+        if isinstance(trainer.strategy, Namespace) and trainer.strategy.class_path == name:
+            given = self.parser.parse_args(self.args, defaults=False)[str(self.subcommand)].trainer.strategy
+            trainer.strategy.class_path = f"{FSDP2Strategy.__module__}.FSDP2Strategy"
+            trainer.strategy.init_args = given.get("init_args", {})
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer, with a run folder of its own and the best checkpoint by the task's metric."""
@@ -106,11 +121,21 @@ class DistillationCLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         try:
+            self._check_checkpoint()
             super()._run_subcommand(subcommand)
         except BaseException:
             if self.new_folder is not None:
                 discard_unused(self.new_folder)
             raise
+
+    def _check_checkpoint(self) -> None:
+        path = self._get(self.config_init, "ckpt_path")
+        divided = isinstance(self.trainer.strategy, ModelParallelStrategy)
+        if path is not None and not divided and is_distributed(Path(path)):
+            raise ValueError(
+                f"ckpt_path: {path!r} is a folder to which each process wrote its part; make a file of it with "
+                f"lightning-kd consolidate {shlex.quote(path)}"
+            )
 
 
 def _quiet() -> None:

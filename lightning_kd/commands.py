@@ -1,4 +1,4 @@
-"""Commands for finished models: ``lightning-kd report`` and ``lightning-kd export``.
+"""Commands that train nothing: ``lightning-kd report``, ``export`` and ``consolidate``.
 
 They have a parser of their own: the subcommands of LightningCLI are methods of the Trainer.
 """
@@ -10,6 +10,7 @@ from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import LightningDataModule
 from rich.console import Console
 
+from lightning_kd import checkpoints
 from lightning_kd.callbacks.compression_report import check_target, own_card, write_report
 from lightning_kd.callbacks.export import Export, Finished
 from lightning_kd.deploy import picture
@@ -86,10 +87,25 @@ def export(args: list[str]) -> None:
     exporter.write(target, Finished(network, task, config.data, own_card(source)))
 
 
+def consolidate(args: list[str]) -> None:
+    """Make one file of a distributed checkpoint."""
+    description = "Make one file of a distributed checkpoint, the folder to which each process wrote its part."
+    parser = ArgumentParser(prog="lightning-kd consolidate", description=description)
+    parser.add_argument("checkpoint", type=str, help="The folder, such as checkpoints/last.ckpt.")
+    parser.add_argument(
+        "--output", type=str | None, help="File to write; null = the folder's name with .file behind it."
+    )
+    config = parser.parse_args(args)
+    source = Path(config.checkpoint).expanduser().absolute()
+    target = Path(config.output).expanduser() if config.output else source.with_name(f"{source.name}.file")
+    checkpoints.consolidate(source, target)
+    print(f"Written to {target}")
+
+
 def _local(source: str) -> str:
     """A folder in the home directory by its whole path."""
     path = Path(source).expanduser()
     return str(path) if path.exists() else source
 
 
-COMMANDS = {"report": report, "export": export}
+COMMANDS = {"report": report, "export": export, "consolidate": consolidate}

@@ -25,19 +25,31 @@ def replaced_folder(target: Path) -> Iterator[Path]:
     fresh.mkdir(parents=True)
     try:
         yield fresh
-        if target.exists():
-            old = target.with_name(f".{target.name}.{os.getpid()}.old")
-            target.rename(old)
-            try:
-                fresh.rename(target)
-            except BaseException:
-                old.rename(target)
-                raise
-            shutil.rmtree(old)
-        else:
-            fresh.rename(target)
+        replace_either(fresh, target)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
+
+
+def replace_either(fresh: Path, target: Path) -> None:
+    """Put a file or folder in the place of a file or folder.
+
+    Between two files at once; else the target is absent between two renames, and the old one then lies beside it under
+    the name ``.<name>.<process>.old``.
+    """
+    if not target.is_dir() and not (target.exists() and fresh.is_dir()):
+        fresh.replace(target)
+        return
+    old = target.with_name(f".{target.name}.{os.getpid()}.old")
+    target.rename(old)
+    try:
+        fresh.rename(target)
+    except BaseException:
+        old.rename(target)
+        raise
+    if old.is_dir():
+        shutil.rmtree(old)
+    else:
+        old.unlink()
 
 
 def _alive(process: str) -> bool:

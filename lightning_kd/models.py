@@ -1,9 +1,11 @@
 """The only place that builds networks, and the one that calls them."""
 
+import copy
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -42,14 +44,19 @@ def _explained(what: str, source: str) -> Iterator[None]:
         raise OSError(f"{what} {source!r} is on disk but cannot be loaded: {kind}{detail:.300}") from error
 
 
-def load_config(source: str, what: str) -> PretrainedConfig:
-    """Read a network's configuration from a hub id or folder.
+WHERE = ("revision", "subfolder", "trust_remote_code", "cache_dir")
+"""Arguments of ``from_pretrained`` that the configuration, too, is found with."""
+
+
+def load_config(source: str, what: str, options: Mapping[str, Any] = MappingProxyType({})) -> PretrainedConfig:
+    """Read a network's configuration from a hub id or folder; see ``load_network`` for the arguments.
 
     Raises:
         OSError: If there is none; the message names ``what`` and the remedy.
     """
     with _explained(what, source):
-        config: PretrainedConfig = AutoConfig.from_pretrained(source)
+        found: dict[str, Any] = {name: options[name] for name in WHERE if name in options}
+        config: PretrainedConfig = AutoConfig.from_pretrained(source, **found)
     return config
 
 
@@ -67,7 +74,13 @@ def load_tokenizer(source: str, what: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_network(source: str, auto_class: str, what: str, labels: list[str] | int | None = None) -> PreTrainedModel:
+def load_network(
+    source: str,
+    auto_class: str,
+    what: str,
+    labels: list[str] | int | None = None,
+    options: Mapping[str, Any] = MappingProxyType({}),
+) -> PreTrainedModel:
     """Load a pretrained network with the head of a task.
 
     Args:
@@ -76,29 +89,40 @@ def load_network(source: str, auto_class: str, what: str, labels: list[str] | in
         what: What the network is to the user (``student``, ``teacher``), for error messages.
         labels: Names of the classes, or their number; a head of another size is replaced by a fresh one. None = as
             saved.
+        options: Further arguments of ``from_pretrained``, as plain data.
 
     Returns:
-        The network in float32, in eval mode as ``from_pretrained`` leaves it.
+        The network in float32 unless the options say otherwise, in eval mode as ``from_pretrained`` leaves it.
 
     Raises:
         OSError: If it cannot be loaded.
     """
-    config = load_config(source, what)
+    config = load_config(source, what, options)
     if labels is not None:
         set_labels(config, labels)
+    arguments = {"dtype": "float32", **copy.deepcopy(dict(options))}  # transformers empties mappings
+    if "quantization_config" in options and "device_map" not in options and torch.cuda.is_available():
+        arguments["device_map"] = {"": torch.cuda.current_device()}  # of this process; it is not moved later
     with _explained(what, source):
         network: PreTrainedModel = getattr(transformers, auto_class).from_pretrained(
-            source, config=config, dtype="float32", ignore_mismatched_sizes=labels is not None
+            source, config=config, ignore_mismatched_sizes=labels is not None, **arguments
         )
     return network
 
 
-def network_without_weights(source: str, auto_class: str, what: str) -> PreTrainedModel:
+def network_without_weights(
+    source: str, auto_class: str, what: str, options: Mapping[str, Any] = MappingProxyType({})
+) -> PreTrainedModel:
     """A network of a hub id or folder that takes no memory, to ask for its sizes; see ``load_network``."""
-    config = load_config(source, what)
+    config = load_config(source, what, options)
     with torch.device("meta"):
         network: PreTrainedModel = getattr(transformers, auto_class).from_config(config)
     return network
+
+
+def is_placed(network: nn.Module) -> bool:
+    """Whether a network is quantised or spread over devices, so that it is neither moved nor cast."""
+    return bool(getattr(network, "is_quantized", False)) or getattr(network, "hf_device_map", None) is not None
 
 
 def student_config(student: Mapping[str, Any]) -> PretrainedConfig:

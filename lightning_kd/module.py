@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from torchmetrics import MeanMetric
 from transformers import PreTrainedTokenizerBase
 
-from lightning_kd import labels, models, safety, teacher_score
+from lightning_kd import labels, models, safety, sharding, teacher_score
 from lightning_kd.lazy_adamw import LazyAdamW, ask_for_sparse_gradients, stand_ins
 from lightning_kd.losses.base import DistillationLoss
 from lightning_kd.models import Network
@@ -26,8 +26,9 @@ from lightning_kd.optimizers import (
     build_schedule,
     check_schedule,
     parameter_groups,
+    state_by_name,
 )
-from lightning_kd.outputs import Batch
+from lightning_kd.outputs import Batch, Outputs
 from lightning_kd.plain import factory_from_plain, from_plain, to_plain
 from lightning_kd.student import StudentModule
 from lightning_kd.tasks.base import Task
@@ -49,7 +50,8 @@ class DistillationModule(StudentModule):
         task: What is predicted and how it is scored.
         student: Hub id or folder (pretrained weights); or ``{base: <hub id or folder>, num_hidden_layers: 2, ...}``,
             that model's configuration with fields replaced and fresh weights; or a module.
-        teacher: Hub id or folder; a list of them (an ensemble, logits averaged); a module; or null, which fine-tunes
+        teacher: Hub id or folder; or ``{source: <hub id or folder>, quantization_config: {...}, ...}``, with arguments
+            of ``from_pretrained``; a list of these (an ensemble, logits averaged); a module; or null, which fine-tunes
             the student plainly.
         losses: The terms of the total by name, at least one.
         optimizer: Class and arguments of the optimiser. Biases and norms get no weight decay.
@@ -69,7 +71,7 @@ class DistillationModule(StudentModule):
         self,
         task: Task,
         student: str | dict[str, Any] | Network,
-        teacher: str | list[str] | Network | None = None,
+        teacher: str | dict[str, Any] | list[str | dict[str, Any]] | Network | None = None,
         losses: dict[str, DistillationLoss] = {},  # noqa: B006  only read; None would spoil the shell's messages
         optimizer: OptimizerFactory = DEFAULT_OPTIMIZER,
         lr_scheduler: str | None = "linear",
@@ -132,28 +134,27 @@ class DistillationModule(StudentModule):
     # ---- before the first step
 
     def configure_model(self) -> None:
-        """Build the student, and for fitting what losses train beside it.
+        """Build the student, and for fitting what losses train beside it; divide them where the strategy shards.
 
         Callbacks that copy the module (weight averaging) call this before they do.
         """
         student = self.build_student()
         if self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING:
             safety.prepare_losses(self.losses, student, self.active_teacher)
+        if self.device_mesh is not None:
+            safety.check_sharding(self.trainer)
+            sharding.shard(student, self.device_mesh, keep_layers="projections" in self._needs)
+            for loss in self.losses.values():
+                if any(True for _ in loss.parameters()):
+                    sharding.shard(loss, self.device_mesh)
 
     def setup(self, stage: str) -> None:
         """Build the student and check that data, student and teacher fit together."""
         super().setup(stage)
         if stage != "fit":
             return
-        if self.device_mesh is not None:
-            raise ValueError(
-                "trainer.strategy: one that shards the model (ModelParallelStrategy) is not supported yet; use ddp"
-            )
-        self._seed, self.teacher_scores, self.cached_teachers = (
-            None,
-            {},
-            {},
-        )  # of an earlier fit; a checkpoint's are restored after this
+        # of an earlier fit; a checkpoint's are restored after this
+        self._seed, self.teacher_scores, self.cached_teachers = None, {}, {}
         # from_pretrained returns eval mode, and Lightning >= 2.2 leaves modes alone: dropout would be silently off
         self.build_student().train()
         safety.check_losses_have_teacher(self.losses, self.teacher)
@@ -192,7 +193,7 @@ class DistillationModule(StudentModule):
         if self._seed is None:
             self._seed = int(self.trainer.strategy.broadcast(torch.initial_seed()))
         if (teacher := self.active_teacher) is not None:
-            teacher.to(self.device, next(self.build_student().parameters()).dtype)
+            teacher.to(self.device, next(self.build_student().parameters()).dtype, self.device_mesh)
             if not self.cached_teachers:
                 _ = teacher.networks
 
@@ -248,13 +249,20 @@ class DistillationModule(StudentModule):
         ask = self.cached_teachers.get("train", self.active_teacher)
         teacher = ask(batch, self._needs) if ask is not None else None
         terms = {name: loss(student, teacher) for name, loss in self.losses.items()}
-        total = torch.stack([self.losses[name].weight * term for name, term in terms.items()]).sum()
+        weighted = torch.stack([self.losses[name].weight * term for name, term in terms.items()])
+        total = weighted.sum()
         if not torch.isfinite(total):
             rows = batch["row_id"].tolist() if "row_id" in batch else f"of batch {batch_idx}"
             raise safety.not_finite(terms, f"epoch {self.current_epoch}, step {self.global_step}", rows)
         logged = {"train/loss": total, **{f"train/{name}": term for name, term in terms.items()}}
         self.log_dict({n: value.detach() for n, value in logged.items()}, prog_bar=True, batch_size=student.rows)
-        return total
+        return total if self.trainer.world_size == 1 else (weighted * self._shares(student)).sum()
+
+    def _shares(self, student: Outputs) -> Tensor:
+        """What each loss here counts for: strategies average gradients over devices, and these differ in rows."""
+        losses = [loss for loss in self.losses.values() if isinstance(loss, DistillationLoss)]
+        counts = torch.stack([loss.counted(student).to(self.device, torch.float32) for loss in losses])
+        return counts / self.trainer.strategy.reduce(counts.clone(), reduce_op="mean").clamp(min=1e-6)
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Count a batch into the validation metrics and into the losses that need no teacher."""
@@ -309,7 +317,12 @@ class DistillationModule(StudentModule):
             super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the seed of the batches, and the scores so that a resumed run need not score the teacher again."""
+        """Save the seed of the batches, and the scores so that a resumed run need not score the teacher again.
+
+        The optimiser's state gets the names of the parameters, so that it can be continued under any strategy.
+        """
+        if "optimizer_states" in checkpoint and self.trainer.strategy.lightning_restore_optimizer:
+            checkpoint["optimizer_states"] = [state_by_name(opt, self) for opt in self.trainer.optimizers]
         checkpoint[STATE_KEY] = {
             "seed": self._seed,
             "teacher": self.teacher.names if self.teacher is not None else [],

@@ -38,6 +38,21 @@ def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
     return [group for group in groups if group["params"]]
 
 
+def state_by_name(optimizer: Optimizer, module: nn.Module) -> dict[str, Any]:
+    """The optimiser's state under the names of the parameters in place of their numbers.
+
+    Numbers follow the order of the groups, and strategies that shard take them for the order of the module.
+    """
+    names = {id(parameter): name for name, parameter in module.named_parameters()}
+    state = optimizer.state_dict()
+    numbered: dict[int, str] = {}
+    for group, saved in zip(optimizer.param_groups, state["param_groups"], strict=True):
+        own = [names[id(parameter)] for parameter in group["params"]]
+        numbered |= dict(zip(saved["params"], own, strict=True))
+        saved["params"] = own
+    return {**state, "state": {numbered[number]: values for number, values in state["state"].items()}}
+
+
 def check_schedule(name: str | None, warmup_ratio: float) -> None:
     """Refuse a schedule that cannot be built.
 

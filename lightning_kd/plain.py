@@ -13,11 +13,12 @@ NOT_SAVED = "not_saved"
 """Key under which stands the class of an object that is no plain data and must be passed again."""
 
 
-def _is_plain(value: Any) -> bool:
+def is_plain(value: Any) -> bool:
+    """Whether a value is made of what checkpoints may hold: numbers, text, None, and lists and mappings of these."""
     if isinstance(value, dict):
-        return all(isinstance(k, str) and _is_plain(v) for k, v in value.items())
+        return all(isinstance(k, (str, int)) and is_plain(v) for k, v in value.items())
     if isinstance(value, (list, tuple)):
-        return all(_is_plain(v) for v in value)
+        return all(is_plain(v) for v in value)
     return value is None or type(value) in (bool, int, float, str)
 
 
@@ -60,7 +61,7 @@ def to_plain(value: Any) -> dict[str, Any]:
             return not_saved(value)
         arguments = {name: getattr(value, name) for name in names}
     arguments = _without_numpy(arguments)
-    if cls is None or "<locals>" in cls.__qualname__ or not _is_plain(arguments):
+    if cls is None or "<locals>" in cls.__qualname__ or not is_plain(arguments):
         return not_saved(value)
     return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": arguments}
 

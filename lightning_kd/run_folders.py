@@ -50,7 +50,7 @@ def resume_arguments(run: Path) -> list[str]:
         raise ValueError(f"--resume: there is no folder {str(run)!r}")
     if not config.is_file():
         raise ValueError(f"--resume: {str(run)!r} is no run folder, it has no config.yaml")
-    if not checkpoint.is_file():
+    if not checkpoint.exists():  # a folder, where each process wrote its part
         raise ValueError(
             f"--resume: {str(run)!r} has no checkpoints/last.ckpt (it is first written after a few minutes or an "
             f"epoch); start again with --config {str(config)!r}"

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.callbacks import ModelPruning, WeightAveraging
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
@@ -171,6 +171,20 @@ def check_averaging(trainer: Trainer, student: nn.Module) -> None:
             raise ValueError(
                 f"trainer.callbacks: {type(callback).__name__} averages buffers, too, and would change the whole "
                 f"numbers in student.{name} by rounding; give it use_buffers: false"
+            )
+
+
+def check_sharding(trainer: Trainer) -> None:
+    """Refuse callbacks that need whole weights where each process holds a part of them.
+
+    Raises:
+        ValueError: Names the callback.
+    """
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, (WeightAveraging, ModelPruning)):
+            raise ValueError(
+                f"trainer.callbacks: {type(callback).__name__} needs whole weights, and trainer.strategy "
+                f"{type(trainer.strategy).__name__} divides them among the devices; leave it out, or use ddp"
             )
 
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from lightning_kd import labels, models
+from lightning_kd.lifeline import end_with_first_process
 from lightning_kd.outputs import Batch, Need, Outputs
 from lightning_kd.plain import not_saved, refuse_not_saved
 from lightning_kd.tasks.base import Task
@@ -111,6 +112,7 @@ class StudentModule(LightningModule):
         Raises:
             ValueError: If they do not, and that was not accepted.
         """
+        end_with_first_process(self.trainer)
         self.task.check_data(self.trainer.datamodule)  # type: ignore[attr-defined]
         self.build_student()
         if stage != "predict" and (data_names := self._data_label_names()):

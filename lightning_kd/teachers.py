@@ -1,17 +1,52 @@
 """The teacher: frozen networks that stand outside the module tree."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from lightning_kd import models
 from lightning_kd.labels import align, label_names_of
 from lightning_kd.outputs import Batch, Head, Need, Outputs
+from lightning_kd.plain import is_plain
+from lightning_kd.sharding import shard
 from lightning_kd.tasks.base import Task
+
+Source = str | nn.Module | Mapping[str, Any]
+
+
+def split_options(mapping: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Split the mapping form of a teacher into its source and plain data for ``from_pretrained``.
+
+    Raises:
+        ValueError: If there is no ``source``, or an argument is no plain data.
+    """
+    options = dict(mapping)
+    source = options.pop("source", None)
+    if source is None:
+        raise ValueError(
+            f"teacher: a mapping needs the key 'source' (a hub id or folder), got {sorted(mapping)}; the other keys "
+            "are arguments of from_pretrained, such as dtype or quantization_config"
+        )
+    if options and not isinstance(source, (str, os.PathLike)):
+        raise ValueError(
+            f"teacher.source: must be a hub id or folder, got {type(source).__name__}; a module has been loaded "
+            "already, so pass it alone"
+        )
+    for name, value in options.items():
+        plain = value.to_dict() if hasattr(value, "to_dict") else value
+        options[name] = str(plain).removeprefix("torch.") if isinstance(plain, torch.dtype) else plain
+        if not is_plain(options[name]):
+            raise ValueError(
+                f"teacher.{name}: {type(value).__name__} is no plain data, which a checkpoint could not save; write it "
+                "as text, numbers, lists and mappings, or load the network yourself and pass it"
+            )
+    return os.fspath(source) if isinstance(source, os.PathLike) else source, options
 
 
 class Teacher:
@@ -22,22 +57,29 @@ class Teacher:
     on first use, are always in eval mode and never require a gradient.
 
     Args:
-        source: Hub id or folder, module, or a list of these (an ensemble).
+        source: Hub id or folder; a mapping of such a ``source`` and arguments of ``from_pretrained``; a module; or a
+            list of these (an ensemble).
         task: The task whose heads the networks have.
 
     Raises:
-        ValueError: If the list is empty.
+        ValueError: If the list is empty, or a mapping has no ``source`` or holds what is no plain data.
     """
 
-    def __init__(self, source: str | nn.Module | list[str] | list[nn.Module], task: Task) -> None:
+    def __init__(self, source: Source | list[Any], task: Task) -> None:
         sources = source if isinstance(source, list) else [source]
-        self.sources: list[str | nn.Module] = [os.fspath(s) if isinstance(s, os.PathLike) else s for s in sources]
+        self.sources: list[str | nn.Module] = []
+        self.options: list[dict[str, Any]] = []
+        for given in sources:
+            mapping = given if isinstance(given, Mapping) else {"source": given}
+            name, options = split_options(mapping)
+            self.sources.append(name)
+            self.options.append(options)
         if not self.sources:
             raise ValueError("teacher: the list is empty; name at least one network, or null for none")
         self.task = task
         self._networks: list[nn.Module] | None = None
         self._columns: list[Tensor | None] = [None] * len(self.sources)
-        self._place: tuple[torch.device, torch.dtype] | None = None
+        self._place: tuple[torch.device, torch.dtype, DeviceMesh | None] | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Teacher":
         # callbacks such as weight averaging copy the whole module; the teacher is shared, not copied
@@ -53,18 +95,22 @@ class Teacher:
         return [source if isinstance(source, str) else type(source).__name__ for source in self.sources]
 
     @property
-    def plain_sources(self) -> list[str] | None:
-        """The hub ids and folders, as checkpoints save them; None if a network was given as a module."""
-        sources = [source for source in self.sources if isinstance(source, str)]
-        return sources if len(sources) == len(self.sources) else None
+    def plain_sources(self) -> list[str | dict[str, Any]] | None:
+        """The hub ids, folders and mappings, as checkpoints save them; None if a network was given as a module."""
+        if not all(isinstance(source, str) for source in self.sources):
+            return None
+        pairs = zip(self.names, self.options, strict=True)
+        return [{"source": source, **options} if options else source for source, options in pairs]
 
     @property
     def networks(self) -> list[nn.Module]:
         """The networks, loaded on first use."""
         if self._networks is None:
             self._networks = [
-                models.load_network(source, self.task.auto_class, "teacher") if isinstance(source, str) else source
-                for source in self.sources
+                models.load_network(source, self.task.auto_class, "teacher", options=options)
+                if isinstance(source, str)
+                else source
+                for source, options in zip(self.sources, self.options, strict=True)
             ]
             for network in self._networks:
                 network.requires_grad_(False)
@@ -79,7 +125,9 @@ class Teacher:
     def config(self, index: int) -> Any:
         """The configuration of one network, None where it has none. Does not load weights."""
         source = self.sources[index]
-        return models.load_config(source, "teacher") if isinstance(source, str) else getattr(source, "config", None)
+        if not isinstance(source, str):
+            return getattr(source, "config", None)
+        return models.load_config(source, "teacher", self.options[index])
 
     def align(self, label_names: list[str], accept_mismatch: bool) -> None:
         """Reorder the logits of each network from its own label order to ``label_names``.
@@ -106,22 +154,39 @@ class Teacher:
                     f"teacher {name!r} does not name its labels; they are taken to be in the student's order"
                 )
 
-    def to(self, device: torch.device, dtype: torch.dtype) -> None:
+    def to(self, device: torch.device, dtype: torch.dtype, mesh: DeviceMesh | None = None) -> None:
         """Settle the device; networks loaded from an id or folder take the student's precision, too.
 
-        Networks that are not loaded yet are moved when they are.
+        Networks that are not loaded yet are moved when they are. Quantised networks and those with a ``device_map``
+        stay as and where they were loaded.
+
+        Args:
+            device: The student's.
+            dtype: The student's.
+            mesh: The devices among which to divide each network layer by layer, so that none need hold it whole; None
+                where the strategy does not shard.
         """
-        self._place = device, dtype
+        self._place = device, dtype, mesh
         self._columns = [None if columns is None else columns.to(device) for columns in self._columns]
         self._move()
 
     def _move(self) -> None:
         if self._place is None or self._networks is None:
             return
-        device, dtype = self._place
-        for source, network in zip(self.sources, self._networks, strict=True):
-            network.to(device, dtype if isinstance(source, str) else None)
+        device, dtype, mesh = self._place
+        for source, options, network in zip(self.sources, self.options, self._networks, strict=True):
+            if not models.is_placed(network):
+                if isinstance(source, str) and "dtype" not in options:
+                    network.to(dtype=dtype)
+                if mesh is not None:
+                    shard(network, mesh)
+                network.to(device)
             network.eval()  # a network given as a module may have been put in train mode meanwhile
+
+    @property
+    def divided(self) -> bool:
+        """Whether the networks are divided among devices, which then must all call them at once."""
+        return self._place is not None and self._place[2] is not None
 
     def parameter_count(self) -> int:
         """Parameters of all networks; does not load weights that are not loaded yet."""
@@ -130,8 +195,10 @@ class Teacher:
         return sum(
             models.parameter_count(source)
             if isinstance(source, nn.Module)
-            else models.parameter_count(models.network_without_weights(source, self.task.auto_class, "teacher"))
-            for source in self.sources
+            else models.parameter_count(
+                models.network_without_weights(source, self.task.auto_class, "teacher", options)
+            )
+            for source, options in zip(self.sources, self.options, strict=True)
         )
 
     @torch.no_grad()

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 # before transformers and datasets are imported: they read these once
@@ -30,6 +31,17 @@ torch.set_num_threads(1)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("datasets")
     datasets.disable_progress_bars()
+
+
+@pytest.fixture
+def process_group() -> Iterator[None]:
+    """For runs with a strategy that shards, with one process: afterwards there is none again."""
+    before = set(os.environ)
+    yield
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    for name in set(os.environ) - before:  # LOCAL_RANK and others, which later launchers would believe
+        del os.environ[name]
 
 
 @pytest.fixture

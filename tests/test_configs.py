@@ -46,7 +46,7 @@ def tiny_distilbert() -> DistilBertForMaskedLM:
 
 
 @pytest.fixture
-def stand_ins(tmp_path, clinc_file, squad_folder, monkeypatch):
+def stand_ins(tmp_path, clinc_file, squad_folder, monkeypatch, process_group):
     monkeypatch.chdir(ROOT)
     shutil.copy(squad_folder / "dev-v1.1.json", squad_folder / "test-v1.1.json")
     paths = {
@@ -69,6 +69,7 @@ def stand_ins(tmp_path, clinc_file, squad_folder, monkeypatch):
         student = save_network(tiny_bert(None, layers=2, seed=2), tmp_path / "student")
         given = [
             "--trainer.accelerator=cpu",
+            "--trainer.devices=1",
             f"--trainer.default_root_dir={tmp_path}",
             "--trainer.enable_progress_bar=false",
             f"--data.init_args.path={paths[kind]}",

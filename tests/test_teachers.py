@@ -1,15 +1,19 @@
 """The teacher stands outside the module tree: shared by copies, loaded when it is first needed, never trained."""
 
 import copy
+import json
 import pickle
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModelForSequenceClassification
 
-from lightning_kd import SequenceClassification
+from lightning_kd import DistillationModule, LayerInitialization, SequenceClassification
 from lightning_kd.teachers import Teacher
 from tests.conftest import LABELS, save_network, tiny_bert
-from tests.runs import module
+from tests.runs import STUDENT, data, module, trainer
 
 BATCH = {
     "input_ids": torch.tensor([[2, 40, 41, 3], [2, 42, 3, 0]]),
@@ -146,3 +150,88 @@ def test_placeholders_in_another_number_are_refused():
 def test_empty_list():
     with pytest.raises(ValueError, match="teacher: the list is empty"):
         teacher([])
+
+
+INT8 = {
+    "quant_method": "torchao",
+    "quant_type": {"default": {"_type": "Int8WeightOnlyConfig", "_version": 2, "_data": {"version": 2}}},
+}
+IN_BF16 = {"dtype": "bfloat16", "attn_implementation": "eager"}
+
+
+@pytest.fixture
+def run_yaml(tmp_path, clinc_file):
+    def write(teacher):
+        config = {
+            "trainer": {"accelerator": "cpu", "max_epochs": 1, "default_root_dir": str(tmp_path)},
+            "model": {
+                "task": "SequenceClassification",
+                "teacher": teacher,
+                "student": STUDENT,
+                "losses": {"soft": "SoftTargetLoss"},
+                "accept": ["weak_teacher"],
+            },
+            "data": {"class_path": "CLINC150DataModule", "init_args": {"path": str(clinc_file)}},
+        }
+        (tmp_path / "run.yaml").write_text(json.dumps(config), encoding="utf-8")
+        return tmp_path / "run.yaml"
+
+    return write
+
+
+def test_quantised_teacher_from_yaml(tmp_path, teacher_folder, run_yaml, shell):
+    pytest.importorskip("torchao")
+    teacher = {"source": "overridden", "quantization_config": INT8}
+    code, message = shell("fit", "--config", run_yaml(teacher), f"--model.teacher.source={teacher_folder}")
+    assert code == 0, message
+    checkpoint = tmp_path / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"
+    saved = torch.load(checkpoint, weights_only=True)
+    assert saved["hyper_parameters"]["teacher"] == [{"source": teacher_folder, "quantization_config": INT8}]
+    loaded = DistillationModule.load_from_checkpoint(checkpoint)
+    network = loaded.teacher.networks[0]
+    assert type(network.bert.encoder.layer[0].attention.self.query.weight).__name__ == "Int8Tensor"
+    loaded.teacher.to(torch.device("cpu"), torch.bfloat16)
+    assert network.bert.embeddings.word_embeddings.weight.dtype == torch.float32  # left as it was loaded
+    difference = (logits(loaded.teacher) - logits(Teacher(teacher_folder, SequenceClassification()))).abs().max()
+    assert 0 < difference < 0.01
+
+
+def test_ensemble_of_mappings(tmp_path, teacher_folder, run_yaml, shell):
+    teacher = [teacher_folder, {"source": teacher_folder, **IN_BF16}]
+    code, message = shell("fit", "--config", run_yaml(teacher))
+    assert code == 0, message
+    loaded = Teacher([teacher_folder, {"source": Path(teacher_folder), "dtype": torch.bfloat16}], None)
+    assert loaded.plain_sources == [teacher_folder, {"source": teacher_folder, "dtype": "bfloat16"}]
+    loaded = Teacher(teacher, SequenceClassification())
+    loaded.to(torch.device("cpu"), torch.float32)
+    assert [network.dtype for network in loaded.networks] == [torch.float32, torch.bfloat16]
+    assert loaded.networks[1].config._attn_implementation == "eager"
+
+
+def test_quantised_teacher_gives_its_layers_as_they_are_on_disk(tmp_path, clinc_file, teacher_folder):
+    pytest.importorskip("torchao")
+    student = {"base": teacher_folder, "num_hidden_layers": 2}
+    still = partial(torch.optim.SGD, lr=0.0)
+    fitted = module({"source": teacher_folder, "quantization_config": INT8}, student=student, optimizer=still)
+    trainer(tmp_path, callbacks=[LayerInitialization()], max_steps=1).fit(fitted, data(clinc_file))
+    own = AutoModelForSequenceClassification.from_pretrained(teacher_folder)
+    ours = fitted.student.bert.encoder.layer[1].state_dict()
+    assert all(torch.equal(w, ours[n]) for n, w in own.bert.encoder.layer[3].state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ({"dtype": "bfloat16"}, "teacher: a mapping needs the key 'source'.*got .'dtype'.*"),
+        ({"source": tiny_bert(), "dtype": "bfloat16"}, "teacher.source: must be a hub id or folder, got Bert.*alone"),
+        ({"source": "x", "device_map": torch.device("cpu")}, "teacher.device_map: device is no plain data.*as text"),
+    ],
+)
+def test_mapping_that_makes_no_teacher(source, message):
+    with pytest.raises(ValueError, match=message):
+        Teacher(source, SequenceClassification())
+
+
+def test_misspelt_argument_is_named(teacher_folder):
+    with pytest.raises(OSError, match="quantisation_config"):
+        _ = Teacher({"source": teacher_folder, "quantisation_config": {}}, SequenceClassification()).networks

@@ -8,6 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from rich.console import Console
+from torch.distributed.fsdp import FSDPModule
 
 from lightning_kd.callbacks.export import exporters
 from lightning_kd.callbacks.model_card import MARK
@@ -17,7 +18,7 @@ from lightning_kd.deploy.report import STAGES, Report, Split, measure
 from lightning_kd.deploy.rows import check_data, check_split
 from lightning_kd.deploy.tracing import for_another_machine
 from lightning_kd.folders import replaced_file
-from lightning_kd.models import parameter_count
+from lightning_kd.models import is_placed, parameter_count
 from lightning_kd.module import DistillationModule
 
 HEADING = "## Compression report"
@@ -112,8 +113,14 @@ def _teachers(pl_module: DistillationModule) -> list[Artefact]:
         )
         return []
     source, network = teacher.sources[0], teacher.networks[0]
-    if isinstance(source, str):
+    if isinstance(source, str) and not teacher.options[0]:
         return [open_artefact(source, pl_module.task, "teacher")]
+    if isinstance(network, FSDPModule) or is_placed(network):
+        rank_zero_warn(
+            "CompressionReport: leaves out the teacher, which is quantised or divided among devices; agreement and "
+            "speed-up are against the student"
+        )
+        return []
     return [Artefact("teacher", "PyTorch", network.cpu().eval(), parameter_count(network), None)]
 
 

@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from lightning_kd import checkpoints, sharding
 from lightning_kd.callbacks.layer_initialization import LayerInitialization
 from lightning_kd.callbacks.model_card import MARK, model_card
 from lightning_kd.folders import replaced_folder
@@ -57,32 +58,44 @@ def _best_checkpoint(trainer: Trainer) -> Path | None:
     for callback in trainer.checkpoint_callbacks:
         if isinstance(callback, ModelCheckpoint) and callback.monitor and callback.best_model_path:
             path = Path(callback.best_model_path)
-            if path.is_file():
+            if path.is_file() or checkpoints.is_distributed(path):
                 return path
             rank_zero_warn(f"the best checkpoint {path} is gone, so the latest weights are taken")
     return None
 
 
-def best_state(trainer: Trainer, pl_module: DistillationModule) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
-    """The student's weights and validation scores at the best checkpoint, or as they are now where there is none."""
+def best_scores(trainer: Trainer, pl_module: DistillationModule) -> dict[str, float]:
+    """``val/<metric>`` of the student at the best checkpoint, or of the latest validation where there is none."""
     path = _best_checkpoint(trainer)
     if path is None:
-        weights, scores = pl_module.state_dict(), pl_module.validation_scores()
-    else:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        weights, scores = checkpoint["state_dict"], checkpoint[STATE_KEY]["scores"]
+        return pl_module.validation_scores()
+    scores: dict[str, float] = checkpoints.read_metadata(path)[STATE_KEY]["scores"]
+    return scores
+
+
+def _best_weights(trainer: Trainer, pl_module: DistillationModule) -> dict[str, torch.Tensor]:
+    """The student's weights at the best checkpoint, or as they are now where there is none.
+
+    To be called on every device: the student may be divided among them. The first one gets the weights.
+    """
+    path = trainer.strategy.broadcast(_best_checkpoint(trainer))
+    if path is None:
+        assert pl_module.student is not None
+        return sharding.collected(pl_module.student)
+    if not trainer.is_global_zero:
+        return {}
     prefix = "student."
-    return {n.removeprefix(prefix): w for n, w in weights.items() if n.startswith(prefix)}, scores
+    weights = checkpoints.read_checkpoint(path)["state_dict"]
+    return {name.removeprefix(prefix): weight for name, weight in weights.items() if name.startswith(prefix)}
 
 
-def finished(trainer: Trainer, pl_module: DistillationModule) -> Finished:
+def finished(trainer: Trainer, pl_module: DistillationModule, weights: dict[str, torch.Tensor]) -> Finished:
     """The best student of a run, as a network of its own: the module's stays as it is."""
     assert isinstance(pl_module.student, PreTrainedModel)
-    weights, scores = best_state(trainer, pl_module)
     network = type(pl_module.student)(pl_module.student.config)
     network.to(dtype=pl_module.student.dtype)  # type: ignore[call-arg]
     network.load_state_dict(weights)
-    card = model_card(trainer, pl_module, scores)
+    card = model_card(trainer, pl_module, best_scores(trainer, pl_module))
     return Finished(network.eval(), pl_module.task, trainer.datamodule, card)  # type: ignore[attr-defined]
 
 
@@ -169,8 +182,9 @@ class Export(Callback, ABC):
         if not isinstance(pl_module.student, PreTrainedModel):
             rank_zero_warn("the student is no transformers model, so it is not exported; its weights are in last.ckpt")
             return
+        weights = _best_weights(trainer, pl_module)  # on every device, too
         if trainer.is_global_zero:
-            self.write(target, finished(trainer, pl_module))
+            self.write(target, finished(trainer, pl_module, weights))
         trainer.strategy.barrier(self.name)
 
     def write(self, target: Path, student: Finished) -> None:

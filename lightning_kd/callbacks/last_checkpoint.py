@@ -11,6 +11,8 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from lightning_kd.folders import replace_either
+
 CHECK_EVERY = 16
 """With several devices the clocks are compared only every so many steps: each comparison is a broadcast."""
 
@@ -97,5 +99,5 @@ class LastCheckpoint(Checkpoint):
         # disk: rename within the folder, so that last.ckpt is whole whenever the run is killed
         trainer.save_checkpoint(folder / ".last.ckpt.tmp", weights_only=False)
         if trainer.is_global_zero:
-            (folder / ".last.ckpt.tmp").replace(folder / "last.ckpt")
+            replace_either(folder / ".last.ckpt.tmp", folder / "last.ckpt")
         self._saved_at = time.monotonic()

@@ -41,10 +41,11 @@ class LayerInitialization(Callback):
         if not isinstance(pl_module, DistillationModule):
             raise ValueError(f"LayerInitialization: works on a DistillationModule, got {type(pl_module).__name__}")
         student = pl_module.build_student()
-        if self.source is not None:
-            source: nn.Module = models.load_network(
-                self.source, pl_module.task.auto_class, "LayerInitialization.source"
-            )
+        name = self.source
+        if name is None and pl_module.teacher is not None and pl_module.teacher.options[0]:
+            name = pl_module.teacher.names[0]  # as it is in the file: it may be loaded quantised, or in parts
+        if name is not None:
+            source: nn.Module = models.load_network(name, pl_module.task.auto_class, "LayerInitialization.source")
         elif pl_module.teacher is not None:
             source = pl_module.teacher.networks[0]
         else:

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from transformers import PreTrainedModel
 
 from lightning_kd.callbacks.compression_report import CompressionReport
-from lightning_kd.callbacks.export import best_state, exporters
+from lightning_kd.callbacks.export import best_scores, exporters
 from lightning_kd.callbacks.student_export import StudentExport
 from lightning_kd.module import DistillationModule
 
@@ -179,7 +179,7 @@ def _exports(trainer: Trainer) -> dict[str, Path]:
 
 def _describe(trainer: Trainer, pl_module: DistillationModule) -> str:
     key = f"val/{pl_module.task.monitor}"
-    score = best_state(trainer, pl_module)[1].get(key)
+    score = best_scores(trainer, pl_module).get(key)
     return "student" if score is None else f"student with {key} {score:.4f}"
 
 

@@ -4,7 +4,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.table import Table
 
-from lightning_kd.callbacks.export import best_state
+from lightning_kd.callbacks.export import best_scores
 from lightning_kd.models import parameter_count
 from lightning_kd.module import DistillationModule
 
@@ -44,4 +44,4 @@ class RunSummary(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the table."""
         if isinstance(pl_module, DistillationModule) and trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            Console().print(summary_table(pl_module, best_state(trainer, pl_module)[1]))
+            Console().print(summary_table(pl_module, best_scores(trainer, pl_module)))

@@ -78,6 +78,10 @@ class AttentionTransferLoss(DistillationLoss):
                 f"{teacher.heads}; give it as many, or use RelationLoss, which takes any number"
             )
 
+    def counted(self, student: Outputs) -> Tensor:
+        """The pairs of tokens."""
+        return super().counted(student) if student.tokens is None else student.tokens.sum(dim=1).square().sum()
+
     def forward(self, student: Outputs, teacher: Outputs | None) -> Tensor:
         """Mean over the pairs of ``attention_transfer_loss``."""
         assert teacher is not None  # promised by needs_teacher

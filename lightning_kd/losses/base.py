@@ -53,6 +53,14 @@ class DistillationLoss(nn.Module):
         """
         raise TypeError(f"{type(self).__name__} does not define forward(student, teacher)")
 
+    def counted(self, student: Outputs) -> Tensor:
+        """How many values ``forward`` takes the mean over, (); of several devices one with more counts for more.
+
+        The rows of the heads, unless a subclass says otherwise.
+        """
+        rows = [len(h.logits) if h.mask is None else h.mask.any(dim=-1).sum() for h in student.heads.values()]
+        return torch.as_tensor(sum(rows))
+
 
 def mean_over_rows(values: Tensor) -> Tensor:
     """Mean of per-row values (N,); 0, still attached to the graph, where no row is left."""

@@ -69,6 +69,11 @@ class HardLabelLoss(DistillationLoss):
             raise ValueError(f"HardLabelLoss: label_smoothing must be in [0, 1), got {label_smoothing}")
         self.label_smoothing = label_smoothing
 
+    def counted(self, student: Outputs) -> Tensor:
+        """The rows with a label."""
+        labels = [head.labels for head in student.heads.values() if head.labels is not None]
+        return torch.stack([(own != IGNORED).sum() for own in labels]).sum()
+
     def forward(self, student: Outputs, teacher: Outputs | None = None) -> Tensor:
         """Mean over the heads of ``hard_label_loss``."""
         losses = []

@@ -59,6 +59,10 @@ class HiddenStateCosineLoss(DistillationLoss):
                 "projection, or RelationLoss"
             )
 
+    def counted(self, student: Outputs) -> Tensor:
+        """The tokens."""
+        return super().counted(student) if student.tokens is None else student.tokens.sum()
+
     def forward(self, student: Outputs, teacher: Outputs | None) -> Tensor:
         """Mean over the pairs of ``hidden_state_cosine_loss``."""
         assert teacher is not None  # promised by needs_teacher

@@ -69,6 +69,10 @@ class HiddenStateMSELoss(DistillationLoss):
             self.projection = nn.Linear(saved.shape[1], saved.shape[0], bias=False)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
+    def counted(self, student: Outputs) -> Tensor:
+        """The tokens."""
+        return super().counted(student) if student.tokens is None else student.tokens.sum()
+
     def forward(self, student: Outputs, teacher: Outputs | None) -> Tensor:
         """Mean over the pairs of ``hidden_state_mse_loss``."""
         assert teacher is not None  # promised by needs_teacher

@@ -89,6 +89,10 @@ class RelationLoss(DistillationLoss):
                     f"{shape.hidden_size}; take a divisor of {common}"
                 )
 
+    def counted(self, student: Outputs) -> Tensor:
+        """The tokens."""
+        return super().counted(student) if student.tokens is None else student.tokens.sum()
+
     def forward(self, student: Outputs, teacher: Outputs | None) -> Tensor:
         """Mean over queries, keys and values of ``relation_loss``."""
         assert teacher is not None  # promised by needs_teacher
