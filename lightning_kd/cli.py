@@ -13,7 +13,9 @@ from transformers.utils.logging import disable_progress_bar
 
 from lightning_kd import data, losses, tasks  # noqa: F401  their classes can be named without a module path
 from lightning_kd.callbacks import LastCheckpoint, PredictionWriter, RunSummary, StudentExport
+from lightning_kd.checkpoints import explained
 from lightning_kd.commands import COMMANDS
+from lightning_kd.folders import writing
 from lightning_kd.module import DistillationModule
 from lightning_kd.run_folders import ROOT, discard_unused, new_run_folder, resume_arguments, run_logger
 
@@ -52,6 +54,11 @@ class DistillationCLI(LightningCLI):
         parser.add_lightning_class_args(PredictionWriter, "predictions")
         # as text: a config.yaml cannot hold the module's own default, an object
         parser.set_defaults({"model.optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 5e-5}}})
+
+    def _parse_ckpt_path(self) -> None:
+        path = self.config[self.config.subcommand].get("ckpt_path") if self.config.get("subcommand") else None
+        with explained(path or ""):  # Lightning reads the hyperparameters in it before all else
+            super()._parse_ckpt_path()
 
     def before_instantiate_classes(self) -> None:
         """Let the data's tokenizer follow the student where none was named."""
@@ -106,7 +113,8 @@ class DistillationCLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         try:
-            super()._run_subcommand(subcommand)
+            with writing(self.run_folder or Path.cwd()):  # TensorBoard's errors do not say which file
+                super()._run_subcommand(subcommand)
         except BaseException:
             if self.new_folder is not None:
                 discard_unused(self.new_folder)

@@ -39,7 +39,10 @@ def _explained(what: str, source: str) -> Iterator[None]:
             ) from error
         kind = "" if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: "
         detail = " ".join(str(error).split())
-        raise OSError(f"{what} {source!r} is on disk but cannot be loaded: {kind}{detail:.300}") from error
+        raise OSError(
+            f"{what} {source!r} is on disk but cannot be loaded: {kind}{detail:.300}; "
+            "copy or download it again, or name another"
+        ) from error
 
 
 def load_config(source: str, what: str) -> PretrainedConfig:

@@ -16,7 +16,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lightning_kd.callbacks.layer_initialization import LayerInitialization
 from lightning_kd.callbacks.model_card import MARK, model_card
-from lightning_kd.folders import replaced_folder
+from lightning_kd.checkpoints import explained
+from lightning_kd.folders import check_writable, replaced_folder
 from lightning_kd.module import STATE_KEY, DistillationModule
 from lightning_kd.tasks.base import Task
 
@@ -45,6 +46,10 @@ class Finished:
             setattr(config, name, value)
         config.save_pretrained(folder)
         if isinstance(tokenizer := getattr(self.datamodule, "tokenizer", None), PreTrainedTokenizerBase):
+            tokenizer = copy.deepcopy(tokenizer)
+            if (backend := getattr(tokenizer, "backend_tokenizer", None)) is not None:
+                backend.no_truncation()  # settings of the last call, and there is none where rows came from the cache
+                backend.no_padding()
             tokenizer.save_pretrained(folder)
 
     def save_card(self, folder: Path, section: str = "") -> None:
@@ -69,7 +74,8 @@ def best_state(trainer: Trainer, pl_module: DistillationModule) -> tuple[dict[st
     if path is None:
         weights, scores = pl_module.state_dict(), pl_module.validation_scores()
     else:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        with explained(path):
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         weights, scores = checkpoint["state_dict"], checkpoint[STATE_KEY]["scores"]
     prefix = "student."
     return {n.removeprefix(prefix): w for n, w in weights.items() if n.startswith(prefix)}, scores
@@ -148,6 +154,7 @@ class Export(Callback, ABC):
                 raise ValueError(
                     f"{self.key}.folder: {str(folder)!r} is or holds the current folder; choose another folder"
                 )
+            check_writable(folder, f"{self.key}.folder")
             if folder.exists() and not _replaceable(folder):
                 raise ValueError(
                     f"{self.key}.folder: {str(folder)!r} exists and is no earlier export; choose another folder"
