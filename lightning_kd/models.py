@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import transformers
 from torch import nn
-from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
 from lightning_kd.outputs import Batch, Shape
 
@@ -70,7 +70,9 @@ def load_tokenizer(source: str, what: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_network(source: str, auto_class: str, what: str, labels: list[str] | int | None = None) -> PreTrainedModel:
+def load_network(
+    source: str, auto_class: str, what: str, labels: list[str] | int | None = None
+) -> "transformers.PreTrainedModel":
     """Load a pretrained network with the head of a task.
 
     Args:
@@ -90,7 +92,7 @@ def load_network(source: str, auto_class: str, what: str, labels: list[str] | in
     if labels is not None:
         set_labels(config, labels)
     with _explained(what, source):
-        network: PreTrainedModel = getattr(transformers, auto_class).from_pretrained(
+        network: transformers.PreTrainedModel = getattr(transformers, auto_class).from_pretrained(
             source, config=config, dtype="float32", ignore_mismatched_sizes=labels is not None
         )
     return network
@@ -136,7 +138,9 @@ def is_saved_config(source: Any) -> bool:
     return isinstance(source, Mapping) and set(source) == {"config"}
 
 
-def build_student(student: str | Mapping[str, Any], auto_class: str, labels: list[str] | int | None) -> PreTrainedModel:
+def build_student(
+    student: str | Mapping[str, Any], auto_class: str, labels: list[str] | int | None
+) -> "transformers.PreTrainedModel":
     """Build the student from its hub id or folder (pretrained weights) or its mapping (fresh weights).
 
     See ``load_network`` and ``student_config`` for the arguments and errors.
@@ -146,7 +150,7 @@ def build_student(student: str | Mapping[str, Any], auto_class: str, labels: lis
     config = student_config(student)
     if labels is not None:
         set_labels(config, labels)
-    network: PreTrainedModel = getattr(transformers, auto_class).from_config(config, dtype=torch.float32)
+    network: transformers.PreTrainedModel = getattr(transformers, auto_class).from_config(config, dtype=torch.float32)
     return network
 
 

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+import transformers
 from huggingface_hub import ModelCard
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from lightning_kd.callbacks.layer_initialization import LayerInitialization
 from lightning_kd.callbacks.model_card import MARK, model_card
@@ -33,7 +34,7 @@ class Finished:
         card: Text of its model card.
     """
 
-    network: PreTrainedModel
+    network: "transformers.PreTrainedModel"
     task: Task
     datamodule: Any
     card: str
@@ -83,7 +84,7 @@ def best_state(trainer: Trainer, pl_module: DistillationModule) -> tuple[dict[st
 
 def finished(trainer: Trainer, pl_module: DistillationModule) -> Finished:
     """The best student of a run, as a network of its own: the module's stays as it is."""
-    assert isinstance(pl_module.student, PreTrainedModel)
+    assert isinstance(pl_module.student, transformers.PreTrainedModel)
     weights, scores = best_state(trainer, pl_module)
     network = type(pl_module.student)(pl_module.student.config)
     network.to(dtype=pl_module.student.dtype)  # type: ignore[call-arg]
@@ -173,7 +174,7 @@ class Export(Callback, ABC):
         if trainer.fast_dev_run or not isinstance(pl_module, DistillationModule):  # type: ignore[attr-defined]
             return
         target = self.target(trainer)  # on every device: log_dir is a broadcast
-        if not isinstance(pl_module.student, PreTrainedModel):
+        if not isinstance(pl_module.student, transformers.PreTrainedModel):
             rank_zero_warn("the student is no transformers model, so it is not exported; its weights are in last.ckpt")
             return
         if trainer.is_global_zero:

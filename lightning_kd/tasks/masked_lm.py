@@ -7,11 +7,11 @@ from functools import partial
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.text import Perplexity
-from transformers import PreTrainedModel
 
 from lightning_kd.outputs import IGNORED, Batch, Head, Need, Outputs
 from lightning_kd.tasks.base import Task
@@ -31,7 +31,7 @@ def only_at(network: nn.Module, positions: Tensor) -> Iterator[None]:
         positions: (B, L), True = chosen.
     """
     network = getattr(network, "_orig_mod", network)  # of a compiled one
-    encoder = network.base_model if isinstance(network, PreTrainedModel) else network
+    encoder = network.base_model if isinstance(network, transformers.PreTrainedModel) else network
     if encoder is network:
         yield
         return
