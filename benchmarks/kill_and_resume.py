@@ -31,11 +31,11 @@ MAIN = (
 """``lightning-kd`` that says where it is when it is asked."""
 
 AIMS = {
-    "writing last.ckpt": "checkpoints/.last.ckpt.*",
-    "writing best.ckpt": "checkpoints/.best.ckpt.*",
-    "writing the student": ".student.*/model.safetensors",
+    "writing last.ckpt": "checkpoints/.last.ckpt.{}.tmp.ckpt",
+    "writing best.ckpt": "checkpoints/.best.ckpt.{}.tmp.ckpt",
+    "writing the student": ".student.{}.tmp/model.safetensors",
 }
-"""What a run folder holds while something is half written."""
+"""What a run folder holds while a process has something half written."""
 
 PLACES = {
     "callbacks/last_checkpoint.py": "writing last.ckpt",
@@ -95,9 +95,7 @@ class Run:
         output = self.root / "output.txt"
         said = output.stat().st_size
         process.send_signal(signal.SIGUSR1)
-        for _ in range(20):
-            if output.stat().st_size > said:
-                break
+        while output.stat().st_size == said and process.poll() is None:
             time.sleep(0.001)
         stack = output.read_bytes()[said:].decode(errors="replace")
         return next((place for part, place in PLACES.items() if part in stack), "importing" if stack else "Python")
@@ -127,7 +125,7 @@ def kill(run: Run, process: subprocess.Popen[bytes], moment: float, aim: str | N
     started = time.monotonic()
     while process.poll() is None:
         lived = time.monotonic() - started
-        if lived >= moment and (aim is None or any(run.folder.glob(AIMS[aim]))):
+        if lived >= moment and (aim is None or (run.folder / AIMS[aim].format(process.pid)).exists()):
             place = run.place(process) if aim is None else aim
             process.kill()
             process.wait()
