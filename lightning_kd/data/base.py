@@ -181,9 +181,10 @@ class TextDataModule(LightningDataModule):
         label_names = None if split == "predict" else self.label_names
         key = hashlib.sha256(f"{raw._fingerprint} {label_names} {self._encoding_key()}".encode()).hexdigest()[:32]
         cache = Path(datasets.config.HF_DATASETS_CACHE) / "lightning_kd"
-        check_writable(cache, "HF_DATASETS_CACHE")
-        cache.mkdir(parents=True, exist_ok=True)
         file = cache / f"{key}.arrow"
+        if not file.exists():  # a cache that others have filled may be read-only
+            check_writable(cache, "HF_DATASETS_CACHE")
+            cache.mkdir(parents=True, exist_ok=True)
         with writing(file):
             rows = raw.map(
                 self._encode_with_length,
