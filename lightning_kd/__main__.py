@@ -3,27 +3,42 @@
 import errno
 import os
 import sys
+import threading
 
 DEBUG = "KD_DEBUG"
 
 
 def main() -> None:
     """Run the command line; an error is one line, its traceback shown where ``KD_DEBUG`` is set."""
+    stopped: list[OSError] = []
+
+    def keep(args: threading.ExceptHookArgs) -> None:
+        if isinstance(args.exc_value, OSError):
+            stopped.append(args.exc_value)
+        else:
+            threading.__excepthook__(args)
+
     try:
+        if not os.environ.get(DEBUG):
+            threading.excepthook = keep  # TensorBoard writes in a thread: no traceback of its own
         from lightning_kd.cli import dispatch  # here, because it takes seconds and may itself fail
 
         dispatch(sys.argv[1:])
+        if stopped:
+            raise stopped[0]
     except Exception as error:
         if os.environ.get(DEBUG):
             raise
         message = " ".join(str(error).split()) or type(error).__name__
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            again = "continue with fit --resume <run folder>" if sys.argv[1:2] == ["fit"] else "try again"
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            again = "try again, or continue with fit --resume <run folder>" if sys.argv[1:2] == ["fit"] else "try again"
             message += f"; the disk is full: free some space, then {again}"
         if "onnection" in message and "by peer" in message:  # of gloo, when a process waits for one that has ended
             message = f"another process of this run has ended, and it or its log says why ({message:.100}...)"
         kind = "" if isinstance(error, (ValueError, OSError, FloatingPointError)) else f"{type(error).__name__}: "
         _end(f"lightning-kd: error: {kind}{message} ({DEBUG}=1 shows the traceback)")
+    finally:
+        threading.excepthook = threading.__excepthook__
 
 
 def _end(message: str) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from lightning_kd.folders import replaced_file
+from lightning_kd.whole_checkpoints import explained
 
 METADATA = "meta.pt"
 """What of a folder is no tensor: loops, hyperparameters, scores."""
@@ -21,7 +22,8 @@ def is_distributed(path: Path) -> bool:
 def read_metadata(path: Path) -> dict[str, Any]:
     """A checkpoint without weights, or with weights that are read when they are used."""
     file = path / METADATA if is_distributed(path) else path
-    metadata: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    with explained(file):
+        metadata: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     return metadata
 
 

@@ -18,9 +18,11 @@ from lightning_kd import data, losses, tasks  # noqa: F401  their classes can be
 from lightning_kd.callbacks import FillTeacherCache, LastCheckpoint, PredictionWriter, RunSummary, StudentExport
 from lightning_kd.checkpoints import is_distributed
 from lightning_kd.commands import COMMANDS
+from lightning_kd.folders import writing
 from lightning_kd.fsdp2 import FSDP2Strategy
 from lightning_kd.module import DistillationModule
 from lightning_kd.run_folders import ROOT, discard_unused, new_run_folder, resume_arguments, run_logger
+from lightning_kd.whole_checkpoints import explained
 
 DESCRIPTION = (
     "Distil transformers: a small student learns what a large teacher knows. For finished models see also "
@@ -58,6 +60,11 @@ class DistillationCLI(LightningCLI):
         parser.add_lightning_class_args(PredictionWriter, "predictions")
         # as text: a config.yaml cannot hold the module's own default, an object
         parser.set_defaults({"model.optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 5e-5}}})
+
+    def _parse_ckpt_path(self) -> None:
+        path = self.config[self.config.subcommand].get("ckpt_path") if self.config.get("subcommand") else None
+        with explained(path or ""):  # Lightning reads the hyperparameters in it before all else
+            super()._parse_ckpt_path()
 
     def before_instantiate_classes(self) -> None:
         """Settle what follows from other arguments: the data's tokenizer, and the defaults of a strategy."""
@@ -122,7 +129,8 @@ class DistillationCLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         try:
             self._check_checkpoint()
-            super()._run_subcommand(subcommand)
+            with writing(self.run_folder or Path.cwd()):  # TensorBoard's errors do not say which file
+                super()._run_subcommand(subcommand)
         except BaseException:
             if self.new_folder is not None:
                 discard_unused(self.new_folder)

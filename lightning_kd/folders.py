@@ -1,11 +1,48 @@
-"""Folders that are complete or absent."""
+"""Folders that are complete or absent, and what stops one from being written."""
 
+import errno
 import glob
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What the system says where a disk or a quota is full."""
+
+
+@contextmanager
+def writing(target: Path) -> Iterator[None]:
+    """Make one error of a full disk, whatever a library makes of it, and let it name what was being written.
+
+    Raises:
+        OSError: In place of PyTorch's RuntimeError, safetensors' own error, and one of the system's without a name.
+    """
+    try:
+        yield
+    except Exception as error:
+        words = f"{error} {error.__context__}"  # PyTorch hides the reason there
+        number = next((number for number in FULL if os.strerror(number) in words), None)
+        if number is None or getattr(error, "filename", None) is not None:
+            raise
+        raise OSError(number, os.strerror(number), str(target)) from error
+
+
+def check_writable(target: Path, field: str) -> None:
+    """Refuse a path at which nothing can be written, before there is anything to lose.
+
+    Args:
+        target: File or folder that is going to be written.
+        field: What the path is called in the message.
+
+    Raises:
+        ValueError: If the folder that it would lie in is read-only, or is no folder.
+    """
+    parent = next(folder for folder in target.absolute().parents if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        why = "is read-only" if parent.is_dir() else "is no folder"
+        raise ValueError(f"{field}: {str(target)!r} cannot be written, {str(parent)!r} {why}; choose another place")
 
 
 @contextmanager
@@ -18,13 +55,11 @@ def replaced_folder(target: Path) -> Iterator[Path]:
     Args:
         target: Folder to write or to replace; folders above it are made.
     """
-    for leftover in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
-        if not _alive(leftover.name.split(".")[-2]):
-            shutil.rmtree(leftover, ignore_errors=True)
-    fresh = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    fresh = _beside(target)
     fresh.mkdir(parents=True)
     try:
-        yield fresh
+        with writing(target):
+            yield fresh
         replace_either(fresh, target)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
@@ -52,6 +87,14 @@ def replace_either(fresh: Path, target: Path) -> None:
         old.unlink()
 
 
+def _beside(target: Path, suffix: str = "") -> Path:
+    """A name of this process's own beside the target; what killed processes left under theirs is removed."""
+    for leftover in target.parent.glob(f".{glob.escape(target.name)}.*.tmp{suffix}"):
+        if not _alive(leftover.name.removeprefix(f".{target.name}.").partition(".")[0]):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+    return target.with_name(f".{target.name}.{os.getpid()}.tmp{suffix}")
+
+
 def _alive(process: str) -> bool:
     """Whether there is such a process on this machine."""
     try:
@@ -71,9 +114,10 @@ def replaced_file(target: Path) -> Iterator[Path]:
         target: File to write or to replace; folders above it are made.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.stem}.{os.getpid()}.tmp{target.suffix}")
+    partial = _beside(target, target.suffix)
     try:
-        yield partial
+        with writing(target):
+            yield partial
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import transformers
 from torch import nn
-from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
 from lightning_kd.outputs import Batch, Shape
 
@@ -41,7 +41,10 @@ def _explained(what: str, source: str) -> Iterator[None]:
             ) from error
         kind = "" if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: "
         detail = " ".join(str(error).split())
-        raise OSError(f"{what} {source!r} is on disk but cannot be loaded: {kind}{detail:.300}") from error
+        raise OSError(
+            f"{what} {source!r} is on disk but cannot be loaded: {kind}{detail:.300}; "
+            "copy or download it again, or name another"
+        ) from error
 
 
 WHERE = ("revision", "subfolder", "trust_remote_code", "cache_dir")
@@ -80,7 +83,7 @@ def load_network(
     what: str,
     labels: list[str] | int | None = None,
     options: Mapping[str, Any] = MappingProxyType({}),
-) -> PreTrainedModel:
+) -> "transformers.PreTrainedModel":
     """Load a pretrained network with the head of a task.
 
     Args:
@@ -104,7 +107,7 @@ def load_network(
     if "quantization_config" in options and "device_map" not in options and torch.cuda.is_available():
         arguments["device_map"] = {"": torch.cuda.current_device()}  # of this process; it is not moved later
     with _explained(what, source):
-        network: PreTrainedModel = getattr(transformers, auto_class).from_pretrained(
+        network: transformers.PreTrainedModel = getattr(transformers, auto_class).from_pretrained(
             source, config=config, ignore_mismatched_sizes=labels is not None, **arguments
         )
     return network
@@ -112,11 +115,11 @@ def load_network(
 
 def network_without_weights(
     source: str, auto_class: str, what: str, options: Mapping[str, Any] = MappingProxyType({})
-) -> PreTrainedModel:
+) -> "transformers.PreTrainedModel":
     """A network of a hub id or folder that takes no memory, to ask for its sizes; see ``load_network``."""
     config = load_config(source, what, options)
     with torch.device("meta"):
-        network: PreTrainedModel = getattr(transformers, auto_class).from_config(config)
+        network: transformers.PreTrainedModel = getattr(transformers, auto_class).from_config(config)
     return network
 
 
@@ -165,7 +168,9 @@ def is_saved_config(source: Any) -> bool:
     return isinstance(source, Mapping) and set(source) == {"config"}
 
 
-def build_student(student: str | Mapping[str, Any], auto_class: str, labels: list[str] | int | None) -> PreTrainedModel:
+def build_student(
+    student: str | Mapping[str, Any], auto_class: str, labels: list[str] | int | None
+) -> "transformers.PreTrainedModel":
     """Build the student from its hub id or folder (pretrained weights) or its mapping (fresh weights).
 
     See ``load_network`` and ``student_config`` for the arguments and errors.
@@ -175,7 +180,7 @@ def build_student(student: str | Mapping[str, Any], auto_class: str, labels: lis
     config = student_config(student)
     if labels is not None:
         set_labels(config, labels)
-    network: PreTrainedModel = getattr(transformers, auto_class).from_config(config, dtype=torch.float32)
+    network: transformers.PreTrainedModel = getattr(transformers, auto_class).from_config(config, dtype=torch.float32)
     return network
 
 

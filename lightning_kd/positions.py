@@ -6,8 +6,8 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
+import transformers
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from lightning_kd.models import encoder_layers, forward
 from lightning_kd.outputs import Batch
@@ -57,7 +57,7 @@ def _cut_inputs(module: nn.Module, choose: Choice) -> Iterator[None]:
 def _cut_encoder(network: nn.Module, choose: Choice) -> Iterator[None]:
     """Choose of the encoder's output, so that a transformers network's head gets nothing else."""
     network = getattr(network, "_orig_mod", network)  # of a compiled one
-    encoder = network.base_model if isinstance(network, PreTrainedModel) else network
+    encoder = network.base_model if isinstance(network, transformers.PreTrainedModel) else network
     if encoder is network:
         yield
         return
@@ -82,7 +82,7 @@ def _try_out(network: nn.Module, choice_of: Callable[[Batch], Choice], batch: Ba
     _last_norms[network] = None
     # a compiled network would be compiled anew for each hook, and checkpointed layers run again without it
     checkpointed = any(getattr(module, "gradient_checkpointing", False) for module in network.modules())
-    stack = encoder_layers(network) if isinstance(network, PreTrainedModel) and not checkpointed else None
+    stack = encoder_layers(network) if isinstance(network, transformers.PreTrainedModel) and not checkpointed else None
     norm = next((m for m in stack[1][-1].modules() if isinstance(m, nn.LayerNorm)), None) if stack else None
     if norm is None:
         return

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from lightning_kd.folders import check_writable
+
 ROOT = "lightning_logs"
 
 
@@ -15,6 +17,7 @@ def new_run_folder(parent: Path) -> Path:
     ``mkdir`` is atomic, so two runs that start together get two folders. Only for the first process of a run.
     """
     root = parent / ROOT
+    check_writable(root / "version_0", "trainer.default_root_dir")
     root.mkdir(parents=True, exist_ok=True)
     number = 0
     while True:
@@ -30,7 +33,9 @@ def discard_unused(folder: Path) -> None:
     """Remove the folder of a run that stopped before it had anything to keep: no checkpoint, student or predictions."""
     if not re.fullmatch(r"version_\d+", folder.name):
         return
-    if not any((folder / kept).exists() for kept in ("checkpoints", "student", "predictions.csv")):
+    if not any(
+        file.is_file() for kept in ("checkpoints/*", "student/*", "predictions.*") for file in folder.glob(kept)
+    ):
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -1,9 +1,10 @@
 """The half of a run that needs no teacher: a student that is built, scored, and used for predictions."""
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.model_helpers import _restricted_classmethod
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
@@ -12,6 +13,10 @@ from lightning_kd.lifeline import end_with_first_process
 from lightning_kd.outputs import Batch, Need, Outputs
 from lightning_kd.plain import not_saved, refuse_not_saved
 from lightning_kd.tasks.base import Task
+from lightning_kd.whole_checkpoints import explained
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class StudentModule(LightningModule):
@@ -97,6 +102,26 @@ class StudentModule(LightningModule):
         return labels.choose_label_names(
             own, self.teacher_label_names(), self._data_label_names(), self._accept_label_mismatch
         )
+
+    @_restricted_classmethod
+    def load_from_checkpoint(
+        cls,  # noqa: N805  made a class method by the decorator, which refuses an instance
+        checkpoint_path: Any,
+        map_location: Any = None,
+        hparams_file: Any = None,
+        strict: bool | None = None,
+        weights_only: bool | None = None,
+        **kwargs: Any,
+    ) -> "Self":
+        """As Lightning's, but a checkpoint from elsewhere is never unpickled unless ``weights_only=False`` asks for it.
+
+        Raises:
+            ValueError: If the checkpoint is damaged, or holds more than tensors and plain data.
+        """
+        with explained(checkpoint_path):
+            return super().load_from_checkpoint(
+                checkpoint_path, map_location, hparams_file, strict, weights_only is not False, **kwargs
+            )
 
     def configure_model(self) -> None:
         """Build the student; also called by ``load_from_checkpoint``, where there is no trainer."""

@@ -66,6 +66,7 @@ def test_leftovers_of_killed_processes_are_removed(tmp_path):
     dead.wait()
     for process in (dead.pid, 1):  # 1 lives
         (tmp_path / f".x.{process}.tmp").mkdir()
-    with replaced_folder(tmp_path / "x"):
-        pass
-    assert {file.name for file in tmp_path.iterdir()} == {"x", ".x.1.tmp"}
+        (tmp_path / f".y.ckpt.{process}.tmp.ckpt").touch()
+    with replaced_folder(tmp_path / "x"), replaced_file(tmp_path / "y.ckpt") as file:
+        file.touch()
+    assert {file.name for file in tmp_path.iterdir()} == {"x", ".x.1.tmp", "y.ckpt", ".y.ckpt.1.tmp.ckpt"}

@@ -41,6 +41,7 @@ def test_folder_of_a_run_that_kept_nothing_is_removed_and_no_other(tmp_path):
     other, unused = new_run_folder(tmp_path), new_run_folder(tmp_path)
     (unused / "config.yaml").write_text("{}")
     (unused / "events.out.tfevents.1").touch()
+    (unused / "checkpoints").mkdir()  # nothing in it: the disk was full
     discard_unused(unused)
     assert not unused.exists()
     assert other.is_dir()

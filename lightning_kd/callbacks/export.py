@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+import transformers
 from huggingface_hub import ModelCard
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from lightning_kd import checkpoints, sharding
 from lightning_kd.callbacks.layer_initialization import LayerInitialization
 from lightning_kd.callbacks.model_card import MARK, model_card
-from lightning_kd.folders import replaced_folder
+from lightning_kd.folders import check_writable, replaced_folder
 from lightning_kd.module import STATE_KEY, DistillationModule
 from lightning_kd.tasks.base import Task
 
@@ -33,7 +34,7 @@ class Finished:
         card: Text of its model card.
     """
 
-    network: PreTrainedModel
+    network: "transformers.PreTrainedModel"
     task: Task
     datamodule: Any
     card: str
@@ -46,6 +47,10 @@ class Finished:
             setattr(config, name, value)
         config.save_pretrained(folder)
         if isinstance(tokenizer := getattr(self.datamodule, "tokenizer", None), PreTrainedTokenizerBase):
+            tokenizer = copy.deepcopy(tokenizer)
+            if (backend := getattr(tokenizer, "backend_tokenizer", None)) is not None:
+                backend.no_truncation()  # settings of the last call, and there is none where rows came from the cache
+                backend.no_padding()
             tokenizer.save_pretrained(folder)
 
     def save_card(self, folder: Path, section: str = "") -> None:
@@ -91,7 +96,7 @@ def _best_weights(trainer: Trainer, pl_module: DistillationModule) -> dict[str, 
 
 def finished(trainer: Trainer, pl_module: DistillationModule, weights: dict[str, torch.Tensor]) -> Finished:
     """The best student of a run, as a network of its own: the module's stays as it is."""
-    assert isinstance(pl_module.student, PreTrainedModel)
+    assert isinstance(pl_module.student, transformers.PreTrainedModel)
     network = type(pl_module.student)(pl_module.student.config)
     network.to(dtype=pl_module.student.dtype)  # type: ignore[call-arg]
     network.load_state_dict(weights)
@@ -161,6 +166,7 @@ class Export(Callback, ABC):
                 raise ValueError(
                     f"{self.key}.folder: {str(folder)!r} is or holds the current folder; choose another folder"
                 )
+            check_writable(folder, f"{self.key}.folder")
             if folder.exists() and not _replaceable(folder):
                 raise ValueError(
                     f"{self.key}.folder: {str(folder)!r} exists and is no earlier export; choose another folder"
@@ -179,7 +185,7 @@ class Export(Callback, ABC):
         if trainer.fast_dev_run or not isinstance(pl_module, DistillationModule):  # type: ignore[attr-defined]
             return
         target = self.target(trainer)  # on every device: log_dir is a broadcast
-        if not isinstance(pl_module.student, PreTrainedModel):
+        if not isinstance(pl_module.student, transformers.PreTrainedModel):
             rank_zero_warn("the student is no transformers model, so it is not exported; its weights are in last.ckpt")
             return
         weights = _best_weights(trainer, pl_module)  # on every device, too

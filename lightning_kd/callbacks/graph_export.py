@@ -2,9 +2,9 @@
 
 from abc import abstractmethod
 
+import transformers
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
-from transformers import PreTrainedModel
 
 from lightning_kd.callbacks.export import Export
 from lightning_kd.data import TextDataModule
@@ -24,12 +24,12 @@ class GraphExport(Export):
     @rank_zero_only
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Try it out, on a network of its own."""
-        if isinstance(pl_module, DistillationModule) and isinstance(pl_module.student, PreTrainedModel):
+        if isinstance(pl_module, DistillationModule) and isinstance(pl_module.student, transformers.PreTrainedModel):
             network = type(pl_module.student)(pl_module.student.config)
             self.try_out(network.eval(), trainer.datamodule)  # type: ignore[attr-defined]
 
     @abstractmethod
-    def try_out(self, network: PreTrainedModel, datamodule: TextDataModule) -> None:
+    def try_out(self, network: "transformers.PreTrainedModel", datamodule: TextDataModule) -> None:
         """Make a graph of a network and throw it away.
 
         Raises:

@@ -8,10 +8,12 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_kd.folders import replace_either
+from lightning_kd.whole_checkpoints import WholeCheckpoints
 
 CHECK_EVERY = 16
 """With several devices the clocks are compared only every so many steps: each comparison is a broadcast."""
@@ -54,6 +56,11 @@ class LastCheckpoint(Checkpoint):
         self._saved_at = time.monotonic()
         self._told_to_end = False
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Have all checkpoints written whole and loaded safely, unless the user's own plugin does it."""
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = WholeCheckpoints()
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock, and listen for SIGTERM until Lightning puts the former handler back."""
         self._saved_at = time.monotonic()
@@ -95,8 +102,7 @@ class LastCheckpoint(Checkpoint):
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         folder = checkpoint_folder(trainer)
-        # Lightning writes to the system's temporary folder and moves the file, which is a copy where that is another
-        # disk: rename within the folder, so that last.ckpt is whole whenever the run is killed
+        # also where it is a folder, which strategies that shard may write
         trainer.save_checkpoint(folder / ".last.ckpt.tmp", weights_only=False)
         if trainer.is_global_zero:
             replace_either(folder / ".last.ckpt.tmp", folder / "last.ckpt")

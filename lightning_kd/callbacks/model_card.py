@@ -2,9 +2,9 @@
 
 from typing import Any
 
+import transformers
 from huggingface_hub import ModelCardData
 from lightning.pytorch import Trainer
-from transformers.pipelines import get_supported_tasks
 
 from lightning_kd.models import parameter_count
 from lightning_kd.module import DistillationModule
@@ -82,7 +82,7 @@ def model_card(trainer: Trainer, pl_module: DistillationModule, scores: dict[str
 
 
 def _usage(task: Task) -> list[str]:
-    if task.pipeline in get_supported_tasks():
+    if task.pipeline in transformers.pipelines.get_supported_tasks():
         return ["from transformers import pipeline", f'predict = pipeline("{task.pipeline}", model="<this folder>")']
     # transformers 5 has no pipeline for question answering
     return [

@@ -4,8 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+import transformers
 from lightning.pytorch.utilities import rank_zero_info
-from transformers import PreTrainedModel
 
 from lightning_kd.callbacks.export import Finished
 from lightning_kd.callbacks.graph_export import GraphExport
@@ -83,7 +83,7 @@ class NeuronTrace(GraphExport):
         """The compiler."""
         self.compiler.check_installed()
 
-    def try_out(self, network: PreTrainedModel, datamodule: TextDataModule) -> None:
+    def try_out(self, network: "transformers.PreTrainedModel", datamodule: TextDataModule) -> None:
         """Ask the compiler about its operators."""
         self._tracing(network, datamodule).support(self.compiler)
 
@@ -104,7 +104,7 @@ class NeuronTrace(GraphExport):
         rank_zero_info(f"Traced for {self.device}: {support or 'operators not analysed'}; {parity or 'not compared'}")
         student.save_card(folder, self._section(tracing, student, support, parity))
 
-    def _tracing(self, network: PreTrainedModel, datamodule: TextDataModule) -> Tracing:
+    def _tracing(self, network: "transformers.PreTrainedModel", datamodule: TextDataModule) -> Tracing:
         longest = min(datamodule.max_length, datamodule.tokenizer.model_max_length)
         length = self.sequence_length or longest
         if length < longest:

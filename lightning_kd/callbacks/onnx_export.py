@@ -3,8 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
+import transformers
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from transformers import PreTrainedModel
 
 from lightning_kd.callbacks.export import Finished
 from lightning_kd.callbacks.graph_export import GraphExport
@@ -60,7 +60,7 @@ class ONNXExport(GraphExport):
         """ONNX and its runtime."""
         onnx.check_installed()
 
-    def try_out(self, network: PreTrainedModel, datamodule: TextDataModule) -> None:
+    def try_out(self, network: "transformers.PreTrainedModel", datamodule: TextDataModule) -> None:
         """Make the graph."""
         onnx.to_onnx(network, next(some_rows(datamodule, 1)))
 

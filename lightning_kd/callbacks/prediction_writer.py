@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_kd.folders import replaced_file
+from lightning_kd.folders import check_writable, replaced_file
 from lightning_kd.tasks.base import Task
 
 
@@ -29,6 +29,13 @@ class PredictionWriter(BasePredictionWriter):
     def __init__(self, path: str | None = None) -> None:
         super().__init__(write_interval="epoch")
         self.path = path
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse a file that cannot be written before there is anything to write."""
+        super().setup(trainer, pl_module, stage)
+        folder = Path(trainer.log_dir or trainer.default_root_dir)
+        if stage == "predict" and self.path is not None:
+            check_writable(folder / Path(self.path).expanduser(), "predictions.path")
 
     def write_on_epoch_end(
         self,

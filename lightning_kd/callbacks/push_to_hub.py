@@ -3,12 +3,12 @@
 import shlex
 from pathlib import Path
 
+import transformers
 from huggingface_hub import HfApi, ModelInfo, get_token, is_offline_mode
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # documented, but not in __all__
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from transformers import PreTrainedModel
 
 from lightning_kd.callbacks.compression_report import CompressionReport
 from lightning_kd.callbacks.export import best_scores, exporters
@@ -77,7 +77,9 @@ class PushToHub(Callback):
         """
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        if not isinstance(pl_module, DistillationModule) or not isinstance(pl_module.student, PreTrainedModel):
+        if not isinstance(pl_module, DistillationModule) or not isinstance(
+            pl_module.student, transformers.PreTrainedModel
+        ):
             raise ValueError(
                 "PushToHub: the student is no transformers model, so it is not exported and cannot be uploaded; "
                 "leave PushToHub out"

@@ -18,6 +18,7 @@ from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
 from lightning_kd.data.loaders import Order, Position, ResumableDataLoader, Rows
 from lightning_kd.data.samplers import EvaluationSampler, LengthGroupedSampler
+from lightning_kd.folders import check_writable, writing
 from lightning_kd.models import load_tokenizer
 from lightning_kd.outputs import Batch
 
@@ -180,15 +181,19 @@ class TextDataModule(LightningDataModule):
         label_names = None if split == "predict" else self.label_names
         key = hashlib.sha256(f"{raw._fingerprint} {label_names} {self._encoding_key()}".encode()).hexdigest()[:32]
         cache = Path(datasets.config.HF_DATASETS_CACHE) / "lightning_kd"
-        cache.mkdir(parents=True, exist_ok=True)
-        rows = raw.map(
-            self._encode_with_length,
-            batched=True,
-            remove_columns=raw.column_names,
-            cache_file_name=str(cache / f"{key}.arrow"),
-            new_fingerprint=key,
-            desc=f"Tokenising {split}",
-        )
+        file = cache / f"{key}.arrow"
+        if not file.exists():  # a cache that others have filled may be read-only
+            check_writable(cache, "HF_DATASETS_CACHE")
+            cache.mkdir(parents=True, exist_ok=True)
+        with writing(file):
+            rows = raw.map(
+                self._encode_with_length,
+                batched=True,
+                remove_columns=raw.column_names,
+                cache_file_name=str(file),
+                new_fingerprint=key,
+                desc=f"Tokenising {split}",
+            )
         if "length" not in rows.column_names or len(rows) == 0:
             raise ValueError(f"data.path: the {split} split of {self.path!r} has no text that makes a token")
         return rows

@@ -5,15 +5,15 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from lightning_kd.models import input_names
 from lightning_kd.outputs import Batch
 
 
 @contextmanager
-def plain_attention(network: PreTrainedModel) -> Iterator[None]:
+def plain_attention(network: "transformers.PreTrainedModel") -> Iterator[None]:
     """Within the context attention is computed as written in the papers.
 
     Compilers know these operators best, and an ONNX graph has a fifth fewer nodes than with PyTorch's fused one.

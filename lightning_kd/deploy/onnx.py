@@ -11,8 +11,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+import transformers
 from torch import nn
-from transformers import AutoConfig, PreTrainedModel
+from transformers import AutoConfig
 
 from lightning_kd.deploy.by_name import ByName, complete, plain_attention
 from lightning_kd.models import most_positions
@@ -32,7 +33,7 @@ def check_installed() -> None:
         raise ValueError(f"ONNX needs {', '.join(missing)}, not installed; run pip install 'lightning-kd[onnx]'")
 
 
-def to_onnx(network: PreTrainedModel, batch: Batch) -> torch.onnx.ONNXProgram:
+def to_onnx(network: "transformers.PreTrainedModel", batch: Batch) -> torch.onnx.ONNXProgram:
     """Turn a network into a graph for any number of rows of any length.
 
     Args:

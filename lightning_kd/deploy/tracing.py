@@ -7,9 +7,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
 from torch.nn.functional import pad
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoTokenizer
 
 from lightning_kd.deploy.by_name import ByName, complete, plain_attention
 from lightning_kd.deploy.compilers import Compiler, Support, quiet
@@ -31,7 +32,7 @@ class Tracing:
         ValueError: If the network has fewer positions.
     """
 
-    def __init__(self, network: PreTrainedModel, batch: Batch, batch_size: int, length: int) -> None:
+    def __init__(self, network: "transformers.PreTrainedModel", batch: Batch, batch_size: int, length: int) -> None:
         positions = most_positions(network.config)
         if positions is not None and length > positions:
             raise ValueError(

@@ -1,0 +1,63 @@
+"""What importing lightning_kd and ``lightning-kd --help`` cost over importing what they stand on.
+
+The baseline is the bare packages that every fit needs, nothing more: no class of transformers that it loads on first
+use, no parser. Each is a process of its own, one after the other in turn, after a first round that warms the file
+cache; ratios are within a round. Processor time is the steadier figure on a machine that does other things, too.
+
+    python benchmarks/import_time.py [--rounds 15]
+
+Exit status 1 if a median ratio is above the limit.
+"""
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import time
+
+from rich.console import Console
+from rich.table import Table
+
+BASELINE = "import torch, lightning.pytorch.cli, transformers, datasets, torchmetrics, jsonargparse"
+COMMANDS = {
+    BASELINE: ["-c", BASELINE],
+    "import lightning_kd": ["-c", "import lightning_kd"],
+    "lightning-kd --help": ["-m", "lightning_kd", "--help"],
+}
+
+
+def measure(arguments: list[str]) -> tuple[float, float]:
+    """Run Python once; returns seconds by the clock and of the processor."""
+    started = time.perf_counter()
+    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen([sys.executable, *arguments], **silent)
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        sys.exit(f"python {' '.join(arguments)} fails")
+    return time.perf_counter() - started, used.ru_utime + used.ru_stime
+
+
+def main() -> int:
+    """Measure, print the table, and return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--limit", type=float, default=1.1, help="of the ratios of processor times")
+    args = parser.parse_args()
+    rounds = [{name: measure(command) for name, command in COMMANDS.items()} for _ in range(args.rounds + 1)][1:]
+    table = Table("", "clock (s)", "ratio", "processor (s)", "ratio", title=f"medians of {args.rounds} rounds")
+    highest = 0.0
+    for name in COMMANDS:
+        row = [name]
+        for kind in (0, 1):
+            ratio = statistics.median(one[name][kind] / one[BASELINE][kind] for one in rounds)
+            row += [f"{statistics.median(one[name][kind] for one in rounds):.2f}", f"{ratio:.3f}"]
+        highest = max(highest, ratio)
+        table.add_row(*row)
+    Console(width=120).print(table)
+    return int(highest > args.limit)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
