@@ -5,7 +5,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from lightning_kd.folders import replaced_file
 from lightning_kd.whole_checkpoints import explained
@@ -32,6 +31,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     checkpoint = read_metadata(path)
     if not is_distributed(path):
         return checkpoint
+    from torch.distributed.checkpoint.format_utils import dcp_to_torch_save  # takes long to import
+
     with TemporaryDirectory(dir=path.parent) as folder:
         file = Path(folder) / "weights.pt"
         dcp_to_torch_save(path, file)
