@@ -5,14 +5,15 @@ import json
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_kd import models
 
 CHUNK = 2**24
 """Bytes read at a time."""
 
-WEIGHTS = ("*.safetensors", "*.bin", "*.index.json")
+FILES = ("*.safetensors", "*.bin", "*.index.json", "*config.json")
+"""What decides what a network in a folder computes: its weights and, of adapters too, its configuration."""
 
 
 def fingerprint(source: str | nn.Module) -> str:
@@ -20,27 +21,35 @@ def fingerprint(source: str | nn.Module) -> str:
 
     Args:
         source: A folder, whose files are hashed; a hub id, known by its commit; or a module. What the ``forward`` of a
-            module computes is not looked at.
+            module computes is not looked at, only how it prints.
 
     Returns:
         64 hexadecimal digits.
 
     Raises:
-        OSError: If there is no such network.
+        OSError: If there is no such network, or the hub does not say which commit it is.
     """
     state = hashlib.sha256()
     if isinstance(source, nn.Module):
-        state.update(f"{type(source).__qualname__} {json.dumps(models.plain_config(source), default=str)}".encode())
-        for name, tensor in sorted(source.state_dict().items()):
-            state.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            state.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        state.update(f"{source!r} {json.dumps(models.plain_config(source), default=str)}".encode())
+        for name, value in sorted(source.state_dict().items()):
+            if not isinstance(value, Tensor):  # a module's extra state
+                state.update(f"{name} {value!r}".encode())
+                continue
+            state.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            state.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         return state.hexdigest()
     config = models.load_config(source, "teacher")
     folder = Path(source)
     if not folder.is_dir():
-        state.update(f"{source} {getattr(config, '_commit_hash', None)}".encode())
+        commit = getattr(config, "_commit_hash", None)
+        if commit is None:
+            raise OSError(
+                f"teacher_cache: the hub does not say which version of teacher {source!r} it gave; name a local folder"
+            )
+        state.update(f"{source} {commit}".encode())
         return state.hexdigest()
-    for file in sorted({folder / "config.json", *(file for kind in WEIGHTS for file in folder.glob(kind))}):
+    for file in sorted({file for kind in FILES for file in folder.glob(kind)}):
         state.update(file.name.encode())
         with file.open("rb") as stream:
             while part := stream.read(CHUNK):
