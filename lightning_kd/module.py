@@ -184,6 +184,7 @@ class DistillationModule(StudentModule):
             return
         matmul = torch.backends.cuda.matmul
         rounded = matmul.fp32_precision if hasattr(matmul, "fp32_precision") else matmul.allow_tf32  # before 2.9
+        teacher.unload()  # of an earlier fit: its folder may hold another since, whose rows these would become
         # not in setup: a checkpoint brings the seed by which the DataModule hides tokens, and is restored after it
         self.cached_teachers = self.teacher_cache.open(
             teacher,

@@ -177,7 +177,7 @@ class CachedTeacher:
         """Let the teacher see those rows of a batch that are not known, and keep its logits.
 
         Raises:
-            FloatingPointError: If the teacher returns NaN or infinity, or what float16 cannot hold.
+            FloatingPointError: If the teacher returns NaN, or what cannot be kept.
             ValueError: If the teacher was changed since the cache was opened.
         """
         rows = _row_ids(batch)
@@ -211,11 +211,12 @@ class CachedTeacher:
         self.store.write(np.array([every[place] for place in places]), blocks, sizes, classes, _origins(part))
 
     def _check(self, logits: NDArray[np.float32], row: int) -> None:
-        if not np.isfinite(logits).all():
+        finite = np.isfinite(logits)  # a network may give -inf to what does not count
+        if np.isnan(logits).any() or (self.packing.top_k is not None and not finite.all()):
             raise FloatingPointError(
                 f"teacher: returns NaN or infinity for {self.split} row {row}; use another precision, or mend the row"
             )
-        if self.packing.dtype == "float16" and (np.abs(logits) > np.finfo(np.float16).max).any():
+        if self.packing.dtype == "float16" and (np.abs(logits[finite]) > np.finfo(np.float16).max).any():
             raise FloatingPointError(
                 f"teacher_cache.dtype: a logit of {self.split} row {row} is too large for float16; use float32"
             )

@@ -357,6 +357,24 @@ def test_teacher_that_is_replaced_during_the_run(tmp_path, teachers, clinc_file)
         fit(tmp_path, cached(), data(clinc_file), Replace())
 
 
+def test_second_fit_with_another_teacher_in_the_folder(tmp_path, teachers, clinc_file):
+    folder = shutil.copytree(teachers["classes"], tmp_path / "teacher")
+    fitted = module(str(folder), teacher_cache=str(tmp_path / "cache"))
+    fit(tmp_path, fitted, data(clinc_file), limit_train_batches=1)
+    other = tiny_bert(layers=2, seed=9, **STEEP)
+    save_network(other, folder)
+    fit(tmp_path, fitted, data(clinc_file), max_epochs=1)
+    assert len(list((tmp_path / "cache").iterdir())) == 4
+    (batch,) = fitted.trainer.datamodule.loader_of("train", [1, 2, 50], 3)
+    expected = own_logits(other, batch)
+    assert fitted.cached_teachers["train"](batch).heads["label"].logits == pytest.approx(expected, abs=1e-5)
+
+
+def own_logits(network, batch):
+    with torch.no_grad():
+        return network.eval()(batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+
+
 # ---- runs that end early, copies, second runs
 
 
@@ -401,7 +419,7 @@ def test_copies_and_pickles_of_a_fitted_module(tmp_path, kinds):
     cached = fitted.cached_teachers["train"]
     assert copy.deepcopy(fitted).cached_teachers["train"] is cached
     fitted.trainer = None
-    other = pickle.loads(pickle.dumps(cached))
+    other = pickle.loads(pickle.dumps(fitted)).cached_teachers["train"]
     batch = next(iter(data_batches(rows())))
     assert torch.equal(other(batch).heads["label"].logits, cached(batch).heads["label"].logits)
 
@@ -483,8 +501,8 @@ def test_rows_that_come_twice_and_rows_that_pad(tmp_path, clinc_file, seen):
 @pytest.mark.parametrize(
     ("answer", "cache", "message"),
     [
-        (lambda ids: ids / 0, {}, r"teacher: returns NaN or infinity for train row \d+"),
-        (lambda ids: ids * torch.nan, {"top_k": 2}, r"teacher: returns NaN or infinity for train row \d+"),
+        (lambda ids: ids * torch.nan, {}, r"teacher: returns NaN or infinity for train row \d+"),
+        (lambda ids: -ids / 0, {"top_k": 2}, r"teacher: returns NaN or infinity for train row \d+"),
         (lambda ids: 1e6 * ids, {"dtype": "float16"}, r"teacher_cache.dtype: a logit of train row \d+ is too large"),
     ],
 )
@@ -493,6 +511,15 @@ def test_logits_that_cannot_be_kept(tmp_path, clinc_file, answer, cache, message
     with pytest.raises(FloatingPointError, match=message):
         opened["train"](batch_of(rows, [0, 1]))
     assert len(opened["train"].store) == 0
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_infinity_is_kept(tmp_path, clinc_file, dtype):
+    """Of classes that do not count."""
+    rows, opened = cached_teacher(tmp_path, clinc_file, lambda ids: ids - torch.tensor([0, torch.inf, 0]), dtype=dtype)
+    logits = opened["train"](batch_of(rows, [0, 1])).heads["label"].logits
+    assert logits.isneginf().tolist() == [[False, True, False]] * 2
+    assert logits.isfinite().tolist() == [[True, False, True]] * 2
 
 
 # ---- refused
@@ -578,13 +605,22 @@ def files(folder):
     return {path: path.stat().st_mtime_ns for path in Path(folder).rglob("*") if path.is_file()}
 
 
-def test_cache_command(tmp_path, distil, shell, seen):
-    assert shell("cache", *distil(), "--fill.batch_size=30") == (0, "")
+def no_step(module, batch, batch_idx):
+    raise AssertionError("a step of training")
+
+
+def test_cache_command(tmp_path, distil, shell, seen, caplog, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(DistillationModule, "training_step", no_step)  # it ends before the first one
+        assert shell("cache", *distil(), "--fill.batch_size=30") == (0, "")
     assert [len(batch) for batch in seen.batches] == [16, 16, 4, 30, 30, 12]
     assert len(files(tmp_path / "cache")) == 8
     assert not (tmp_path / "lightning_logs").exists()
     before = files(tmp_path / "cache")
+    caplog.clear()
     assert shell("cache", *distil()) == (0, "")
+    assert ": 72 of 72 train rows are known" in caplog.text
+    assert ": 36 of 36 validation rows are known" in caplog.text
     assert shell("fit", *distil())[0] == 0
     assert len(seen.batches) == 6
     assert files(tmp_path / "cache") == before
