@@ -19,7 +19,14 @@ from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from transformers import BertForMaskedLM, BertForQuestionAnswering
 
-from lightning_kd import DistillationModule, MaskedLM, QuestionAnswering, SequenceClassification, models
+from lightning_kd import (
+    CLINC150DataModule,
+    DistillationModule,
+    MaskedLM,
+    QuestionAnswering,
+    SequenceClassification,
+    models,
+)
 from lightning_kd.callbacks import FillTeacherCache, LastCheckpoint
 from lightning_kd.losses import HardLabelLoss, HiddenStateCosineLoss, SoftTargetLoss
 from lightning_kd.row_store import RowStore
@@ -146,6 +153,15 @@ def test_same_losses_as_without(tmp_path, kinds, kind, seen):
         assert all(warm.spy.found)
         assert warm.module.teacher._networks is None
     assert len(list((tmp_path / "cache").iterdir())) == 4
+
+
+def test_ensemble_with_labels_in_other_orders(tmp_path, teachers, clinc_file):
+    other = save_network(tiny_bert(LABELS[::-1], layers=1, seed=5, **STEEP), tmp_path / "other")
+    make = partial(module, [other, teachers["classes"]])
+    without = fit(tmp_path, make(), data(clinc_file), max_epochs=1)
+    cold, warm = (fit(tmp_path, make(teacher_cache=str(tmp_path / "c")), data(clinc_file), max_epochs=1) for _ in "cw")
+    assert cold.losses == pytest.approx(without.losses, abs=1e-5)
+    assert same(cold, warm)
 
 
 def test_bfloat16_teacher_and_filling_beforehand(tmp_path, kinds, seen):
@@ -325,7 +341,7 @@ def test_another_precision_of_student_or_products(tmp_path, kinds, seen):
     assert len(list((tmp_path / "cache").iterdir())) == 6
 
 
-class Restless(type(data("x"))):
+class Restless(CLINC150DataModule):
     """Draws a token of each row anew, and does not say so."""
 
     def collate(self, texts, train):
@@ -498,6 +514,20 @@ def test_rows_that_come_twice_and_rows_that_pad(tmp_path, clinc_file, seen):
     assert len(seen.batches) == 1
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_does_not_count(tmp_path, teachers, clinc_file, tokenizer, seen, side):
+    tokenizer.padding_side = side
+    rows = data(clinc_file, tokenizer=tokenizer)
+    rows.setup("fit")
+    of = Teacher(teachers["classes"], SequenceClassification())
+    cached = TeacherCache(str(tmp_path / "cache")).open(of, rows, ("train",), LABELS, "32")["train"]
+    together = cached(batch_of(rows, range(72))).heads["label"].logits
+    assert len({len(batch_of(rows, [row])["input_ids"][0]) for row in range(72)}) > 1
+    alone = [cached(batch_of(rows, [row])).heads["label"].logits for row in range(72)]
+    assert torch.equal(torch.cat(alone), together)
+    assert len(seen.batches) == 1
+
+
 @pytest.mark.parametrize(
     ("answer", "cache", "message"),
     [
@@ -543,7 +573,7 @@ class Foreign(LightningDataModule):
     pass
 
 
-class Drawing(type(data("x"))):
+class Drawing(CLINC150DataModule):
     draws_each_epoch = True
 
 
