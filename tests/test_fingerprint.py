@@ -132,5 +132,13 @@ class Strange(nn.Module):
         return self.extra
 
 
+def test_shape_and_type_of_the_same_bytes():
+    tensors = [torch.ones(2, 3), torch.ones(3, 2), torch.ones(2, 3).view(torch.int32)]
+    modules = [nn.Module() for _ in tensors]
+    for one, tensor in zip(modules, tensors, strict=True):
+        one.register_buffer("weight", tensor)
+    assert len(set(map(fingerprint, modules))) == 3
+
+
 def test_strange_states():
     assert fingerprint(Strange("a")) == fingerprint(Strange("a")) != fingerprint(Strange("b"))

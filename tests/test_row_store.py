@@ -165,15 +165,30 @@ def test_flipped_byte_in_the_index(folder, place):
 
 def test_flipped_byte_in_a_block_costs_that_row_only(folder):
     write(store(folder), 1, 2, 3)
-    values = folder / "values.bin"
-    content = bytearray(values.read_bytes())
-    content[len(block(1)) + 4] ^= 16
-    values.write_bytes(content)
+    flip(folder / "values.bin", len(block(1)) + 4)
     damaged = store(folder)
     assert all_known(damaged) == [1, 3]
     write(damaged, 2)
     for reader in (damaged, store(folder)):
         assert contents(reader, 1, 2, 3) == [block(1), block(2), block(3)]
+
+
+def flip(file, at):
+    content = bytearray(file.read_bytes())
+    content[at] ^= 16
+    file.write_bytes(content)
+
+
+def test_row_that_another_process_found_damaged_and_wrote_again(folder):
+    one = store(folder)
+    write(one, 1, 2)
+    assert all_known(one) == [1, 2]
+    values = folder / "values.bin"
+    flip(values, 3)
+    write(store(folder), 1)
+    flip(values, len(block(1)) + len(block(2)) + 3)  # the second time, too
+    one.refresh()
+    assert all_known(one) == [2]
 
 
 @pytest.mark.parametrize("size", [0, 15, None])
@@ -269,6 +284,9 @@ def test_full_disk_is_one_error_and_leaves_what_is_there(small_disk):  # noqa: F
     ) as full:
         write(other, 1, content=lambda row: bytes([row]) * 5000)
     assert full.value.errno == 28
+    assert not (small_disk / "second" / "values.bin").exists()
+    with pytest.raises(OSError, match=r"bytes are needed: No space left on device\)"):
+        write(one, *range(4, ROWS), content=lambda row: bytes(5000))  # more than was expected
     (small_disk / "ballast").unlink()
     write(other, 1)
     assert contents(other, 1) == [block(1)]

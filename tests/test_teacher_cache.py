@@ -514,6 +514,14 @@ def test_rows_that_come_twice_and_rows_that_pad(tmp_path, clinc_file, seen):
     assert len(seen.batches) == 1
 
 
+def test_what_another_process_learnt_meanwhile(tmp_path, clinc_file, seen):
+    (rows, one), (_, other) = (cached_teacher(tmp_path, clinc_file) for _ in range(2))
+    batch = batch_of(rows, [0, 3, 60])
+    expected = one["train"](batch).heads["label"].logits
+    assert torch.equal(other["train"](batch).heads["label"].logits, expected)
+    assert len(seen.batches) == 1
+
+
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_padding_does_not_count(tmp_path, teachers, clinc_file, tokenizer, seen, side):
     tokenizer.padding_side = side
