@@ -25,7 +25,8 @@ from lightning_kd.run_folders import ROOT, discard_unused, new_run_folder, resum
 from lightning_kd.whole_checkpoints import explained
 
 DESCRIPTION = (
-    "Distil transformers: a small student learns what a large teacher knows. For finished models see also "
+    "Distil transformers: a small student learns what a large teacher knows. `lightning-kd cache`, with the "
+    "arguments of fit, lets the teacher see all rows beforehand. For finished models see also "
     "`lightning-kd report --help` (score, size and speed side by side) and `lightning-kd export --help` (ONNX)."
 )
 FIT = "Train a student, with or without a teacher. `fit --resume <run folder>` continues a run that was interrupted."
@@ -178,7 +179,7 @@ class CacheCLI(DistillationCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """A trainer on the devices and in the precision of the run, without its callbacks and loggers."""
         settings = self._get(self.config_init, "trainer")
-        names = ("accelerator", "strategy", "devices", "num_nodes", "precision", "default_root_dir")
+        names = ("accelerator", "strategy", "devices", "num_nodes", "precision", "plugins", "default_root_dir")
         return Trainer(
             **{name: settings[name] for name in names},
             callbacks=[self._get(self.config_init, "fill"), _StopBeforeTraining()],

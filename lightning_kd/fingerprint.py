@@ -2,25 +2,32 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import torch
-from torch import nn
+from huggingface_hub import hf_hub_download
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from lightning_kd import models
 
 CHUNK = 2**24
 """Bytes read at a time."""
 
-WEIGHTS = ("*.safetensors", "*.bin", "*.index.json")
+FILES = ("*.safetensors", "*.bin", "*.index.json", "*config.json")
+"""What decides what a network in a folder computes: its weights and, of adapters too, its configuration."""
 
 
-def fingerprint(source: str | nn.Module) -> str:
+def fingerprint(source: str | nn.Module, options: Mapping[str, Any] = MappingProxyType({})) -> str:
     """Hash of the weights and the configuration of a network, without loading it where that can be avoided.
 
     Args:
         source: A folder, whose files are hashed; a hub id, known by its commit; or a module. What the ``forward`` of a
-            module computes is not looked at.
+            module computes is not looked at, only how it prints.
+        options: Arguments of ``from_pretrained`` it is loaded with.
 
     Returns:
         64 hexadecimal digits.
@@ -28,19 +35,26 @@ def fingerprint(source: str | nn.Module) -> str:
     Raises:
         OSError: If there is no such network.
     """
-    state = hashlib.sha256()
+    state = hashlib.sha256(json.dumps(dict(options), sort_keys=True).encode() if options else b"")
     if isinstance(source, nn.Module):
-        state.update(f"{type(source).__qualname__} {json.dumps(models.plain_config(source), default=str)}".encode())
-        for name, tensor in sorted(source.state_dict().items()):
-            state.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            state.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        state.update(f"{source!r} {json.dumps(models.plain_config(source), default=str)}".encode())
+        for name, value in sorted(source.state_dict().items()):
+            if not isinstance(value, Tensor):  # a module's extra state
+                state.update(f"{name} {value!r}".encode())
+                continue
+            if isinstance(value, DTensor):  # divided among devices by an earlier fit
+                value = value.full_tensor()
+            state.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            state.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         return state.hexdigest()
-    config = models.load_config(source, "teacher")
+    models.load_config(source, "teacher", options)  # says what is wrong with it
     folder = Path(source)
     if not folder.is_dir():
-        state.update(f"{source} {getattr(config, '_commit_hash', None)}".encode())
+        file = hf_hub_download(source, "config.json", revision=options.get("revision"))
+        commit = Path(file).parent.name  # the hub's cache has a folder for each
+        state.update(f"{source} {commit}".encode())
         return state.hexdigest()
-    for file in sorted({folder / "config.json", *(file for kind in WEIGHTS for file in folder.glob(kind))}):
+    for file in sorted({file for kind in FILES for file in folder.glob(kind)}):
         state.update(file.name.encode())
         with file.open("rb") as stream:
             while part := stream.read(CHUNK):

@@ -22,13 +22,6 @@ class Packing:
     dtype: StoredType = "float32"
     top_k: int | None = None
 
-    def size(self, heads: int, count: int, classes: int) -> int:
-        """Bytes of a row of ``count`` distributions for each head."""
-        itemsize = np.dtype(self.dtype).itemsize
-        if self.top_k is None or self.top_k >= classes:
-            return heads * count * classes * itemsize
-        return heads * count * (self.top_k * (itemsize + 4) + 4)
-
     def pack(self, logits: NDArray[np.float32]) -> bytes:
         """The bytes of the logits of one row, (heads, count, classes)."""
         classes = logits.shape[-1]
@@ -47,7 +40,7 @@ class Packing:
         """The logits of N rows that have as many distributions and classes.
 
         Args:
-            rows: (N, ``size(heads, count, classes)``), contiguous.
+            rows: What ``pack`` made of each, (N, bytes), contiguous.
             heads: Number of heads.
             count: Distributions of a row and head.
             classes: Classes of each.

@@ -106,7 +106,6 @@ class DistillationModule(StudentModule):
         self.lr_scheduler = lr_scheduler
         self.warmup_ratio = warmup_ratio
         self.cached_teachers: dict[str, CachedTeacher] = {}
-        self._split = "train"
         self._seed: int | None = None
         self._needs = frozenset(need for loss in terms.values() for need in loss.needs)
         self.save_hyperparameters(
@@ -161,6 +160,10 @@ class DistillationModule(StudentModule):
         safety.check_averaging(self.trainer, self.build_student())
         self.configure_model()
         if isinstance(self._build_optimizer(), LazyAdamW):
+            if self.device_mesh is not None:
+                raise ValueError(
+                    "optimizer: LazyAdamW needs whole embeddings, and the strategy divides them; use AdamW"
+                )
             ask_for_sparse_gradients(self.build_student())
         datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
         safety.check_lengths(datamodule, self.build_student(), self.active_teacher)
@@ -176,29 +179,42 @@ class DistillationModule(StudentModule):
             tokenizer = getattr(datamodule, "tokenizer", None)
             if isinstance(tokenizer, PreTrainedTokenizerBase):
                 safety.check_tokenizers(teacher, tokenizer, "tokenizer_mismatch" in self.accept)
-            if self.teacher_cache is not None:
-                self.cached_teachers = self.teacher_cache.open(
-                    teacher,
-                    datamodule,
-                    ("train", "validation"),
-                    self.label_names or [],
-                    str(self.trainer.precision),
-                )
-                # looked up while a batch is on the CPU; not as a method, about which Lightning would always warn
-                warnings.filterwarnings("ignore", message="You have overridden `on_before_batch_transfer`")
-                self.on_before_batch_transfer = self._with_teacher_logits  # type: ignore[method-assign]
 
     def on_fit_start(self) -> None:
-        """Settle the seed of the batches and bring the teacher to the student's device."""
+        """Settle the seed of the batches, bring the teacher to the student's device, and open its cache."""
         if self._seed is None:
             self._seed = int(self.trainer.strategy.broadcast(torch.initial_seed()))
-        if (teacher := self.active_teacher) is not None:
-            teacher.to(self.device, next(self.build_student().parameters()).dtype, self.device_mesh)
-            if not self.cached_teachers:
-                _ = teacher.networks
+        if (teacher := self.active_teacher) is None:
+            return
+        dtype = next(self.build_student().parameters()).dtype
+        if self.teacher_cache is not None:
+            self._open_cache(teacher, self.teacher_cache, dtype)
+        teacher.to(self.device, dtype, self.device_mesh)
+        if self.teacher_cache is None:
+            _ = teacher.networks
+
+    def _open_cache(self, teacher: Teacher, cache: TeacherCache, dtype: torch.dtype) -> None:
+        matmul = torch.backends.cuda.matmul
+        rounded = matmul.fp32_precision if hasattr(matmul, "fp32_precision") else matmul.allow_tf32  # before 2.9
+        teacher.unload()  # of an earlier fit: its folder may hold another since, whose rows these would become
+        # not in setup: a checkpoint brings the seed by which the DataModule hides tokens, and is restored after it
+        self.cached_teachers = cache.open(
+            teacher,
+            self.trainer.datamodule,  # type: ignore[attr-defined]
+            ("train", "validation"),
+            self.label_names or [],
+            f"{self.trainer.precision} {dtype} {rounded}",
+        )
+        # looked up while a batch is on the CPU; not as a method, about which Lightning would always warn
+        warnings.filterwarnings("ignore", message="You have overridden `on_before_batch_transfer`")
+        self.on_before_batch_transfer = self._with_teacher_logits  # type: ignore[method-assign]
 
     def on_train_start(self) -> None:
-        """Score the teacher on the validation split and refuse one that is guessing; a resumed run did this."""
+        """Score the teacher."""
+        self.score_teacher()
+
+    def score_teacher(self) -> None:
+        """Score the teacher on the validation split, once, and refuse one that is guessing; a resumed run did this."""
         teacher = self.active_teacher
         if teacher is None or self.teacher_scores:
             return
@@ -206,9 +222,8 @@ class DistillationModule(StudentModule):
             rank_zero_warn("the teacher is not scored: there is no validation split, or it is not validated on now")
             return
         metrics = self.task.metrics(self.label_names or []).to(self.device)
-        ask, self._split = self.cached_teachers.get("validation", teacher), "validation"
+        ask = self.cached_teachers.get("validation", teacher)
         scores, label_counts = teacher_score.score_teacher(self.trainer, ask, self.task, metrics, self._to_device)
-        self._split = "train"
         name, accepted = " + ".join(teacher.names), "weak_teacher" in self.accept
         teacher_score.check_teacher(name, self.task, scores[self.task.monitor], label_counts, accepted)
         self.teacher_scores = scores
@@ -219,7 +234,7 @@ class DistillationModule(StudentModule):
     # ---- steps
 
     def _with_teacher_logits(self, batch: Batch, dataloader_idx: int) -> Batch:
-        cached = self.cached_teachers.get(self._split) if self.trainer.training else None
+        cached = self.cached_teachers.get("train") if self.trainer.training else None
         logits = cached.look_up(batch) if cached is not None else None
         return batch if logits is None else {**batch, LOGITS: logits}
 

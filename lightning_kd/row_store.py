@@ -2,7 +2,8 @@
 
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,10 +13,36 @@ from numpy.typing import NDArray
 
 HEADER = np.dtype([("entries", "<u4"), ("checksum", "<u4")])
 ENTRY = np.dtype(
-    [("row", "<i8"), ("offset", "<i8"), ("count", "<u4"), ("classes", "<u4"), ("size", "<u4"), ("checksum", "<u4")]
+    [("row", "<i8"), ("offset", "<i8")] + [(name, "<u4") for name in ("count", "classes", "size", "checksum", "origin")]
 )
 
 Rows = NDArray[np.int64]
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """Make a folder and keep other processes from writing to it meanwhile.
+
+    Raises:
+        OSError: If something cannot be written; names the folder.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / "lock"):
+            yield
+    except OSError as error:
+        raise OSError(
+            error.errno, f"teacher_cache: cannot write to {str(folder)!r} ({error.strerror}); name another folder"
+        ) from error
+
+
+def _identity(file: Path) -> tuple[int, int] | None:
+    """What tells two files of the same name apart as long as both are in use; None if there is none."""
+    try:
+        state = file.stat()
+    except FileNotFoundError:
+        return None
+    return state.st_dev, state.st_ino
 
 
 class RowStore:
@@ -24,7 +51,7 @@ class RowStore:
     Rows that come together are entered into the index by one record with a checksum, after their blocks were written:
     whenever a process dies, each row is there whole or not at all. The blocks have checksums, too, which are compared
     when a row is first read: after a power failure an entry may have reached the disk without its block. A row that
-    two processes bring is kept as the first wrote it.
+    two processes bring is kept as the first wrote it. The folder may be read-only while nothing is written.
 
     Args:
         folder: Where ``index.bin`` and ``values.bin`` are or will be; the folder is made by the first ``write``.
@@ -32,7 +59,8 @@ class RowStore:
             of them is reserved at the first ``write``.
 
     Raises:
-        ValueError: If the file of blocks is shorter than the index says, or the index names rows that are not there.
+        ValueError: If the file of blocks is shorter than the index says, the index names rows that are not there, or,
+            later, the folder was replaced by another.
     """
 
     def __init__(self, folder: Path, shares: NDArray[np.float64]) -> None:
@@ -45,7 +73,11 @@ class RowStore:
         self._read_to = 0
         self._end = 0
         self._bytes = memoryview(b"")
+        self._mapped: tuple[int, int] | None = None
         self.refresh()
+
+    def __reduce__(self) -> tuple[type["RowStore"], tuple[Path, NDArray[np.float64]]]:
+        return RowStore, (self.folder, self._shares)  # another process maps the file itself
 
     def __len__(self) -> int:
         """Number of rows that are known."""
@@ -53,6 +85,10 @@ class RowStore:
 
     def refresh(self) -> None:
         """Read what was entered since the last time, by whichever process."""
+        if self._mapped is not None and self._mapped != _identity(self._values):
+            raise ValueError(
+                f"teacher_cache: {str(self.folder)!r} was deleted or replaced while it was in use; start again"
+            )
         try:
             with self._index.open("rb") as stream:
                 stream.seek(self._read_to)
@@ -64,8 +100,8 @@ class RowStore:
             header = np.frombuffer(new, HEADER, 1, at)[0]
             stop = at + HEADER.itemsize + int(header["entries"]) * ENTRY.itemsize
             record = new[at + HEADER.itemsize : stop]
-            if stop > len(new) or zlib.crc32(record) != header["checksum"]:
-                break  # being written, or left by a process that died
+            if stop > len(new) or not record or zlib.crc32(record) != header["checksum"]:
+                break  # being written, or left by a process that died, or zeros by a power failure
             entries = np.frombuffer(record, ENTRY)
             if entries["row"].max() >= len(self._entries):
                 raise ValueError(f"{self._damaged()}: it names rows that the data do not have")
@@ -75,9 +111,10 @@ class RowStore:
             at = stop
         self._read_to += at
         if self._end > len(self._bytes):
-            if (size := self._values.stat().st_size) < self._end:
+            size = self._values.stat().st_size if self._values.exists() else 0
+            if size < self._end:
                 raise ValueError(f"{self._damaged()}: values.bin has {size:,} of {self._end:,} bytes")
-            self._bytes = memoryview(np.memmap(self._values, np.uint8, "r"))
+            self._bytes, self._mapped = memoryview(np.memmap(self._values, np.uint8, "r")), _identity(self._values)
 
     def _damaged(self) -> str:
         return f"teacher_cache: {str(self.folder)!r} is damaged; delete this folder and it is filled again"
@@ -98,6 +135,10 @@ class RowStore:
         offset = int(entry["offset"])
         return self._bytes[offset : offset + int(entry["size"])]
 
+    def origins(self, rows: Rows) -> NDArray[np.uint32]:
+        """What ``write`` was told of known rows, (N,)."""
+        return np.asarray(self._entries["origin"][rows])
+
     def read(self, rows: Rows) -> list[tuple[NDArray[np.uint8], int, int]]:
         """The blocks of known rows, in runs of rows whose blocks are alike.
 
@@ -116,7 +157,14 @@ class RowStore:
             runs.append((blocks, int(run["count"][0]), int(run["classes"][0])))
         return runs
 
-    def write(self, rows: Rows, blocks: Sequence[bytes], counts: Sequence[int], classes: Sequence[int]) -> None:
+    def write(
+        self,
+        rows: Rows,
+        blocks: Sequence[bytes],
+        counts: Sequence[int],
+        classes: Sequence[int],
+        origins: NDArray[np.uint32],
+    ) -> None:
         """Enter rows, apart from those that are known meanwhile.
 
         Args:
@@ -124,12 +172,12 @@ class RowStore:
             blocks: The N blocks.
             counts: What to hand back with each, such as the number of its distributions.
             classes: As ``counts``, such as their length.
+            origins: What tells what a row was made of, a checksum.
 
         Raises:
-            OSError: If the disk has no room.
+            OSError: If the disk has no room, or the folder cannot be written.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.folder / "lock"):
+        with writing(self.folder):
             self.refresh()
             _, first = np.unique(rows, return_index=True)
             chosen = first[~self.known(rows[first])]
@@ -141,6 +189,7 @@ class RowStore:
             entries["size"] = [len(part) for part in parts]
             entries["offset"] = self._end + np.cumsum(entries["size"]) - entries["size"]
             entries["count"], entries["classes"] = np.asarray(counts)[chosen], np.asarray(classes)[chosen]
+            entries["origin"] = origins[chosen]
             entries["checksum"] = [zlib.crc32(part) for part in parts]
             together = b"".join(parts)
             self._reserve(self._end + len(together), len(together) / self._shares[rows[chosen]].sum())
@@ -169,6 +218,4 @@ class RowStore:
         except OSError as error:
             if size == 0:
                 self._values.unlink()
-            raise OSError(
-                error.errno, f"teacher_cache: {target:,} bytes are needed in {str(self.folder)!r} ({error.strerror})"
-            ) from error
+            raise OSError(error.errno, f"{target:,} bytes are needed: {error.strerror}") from error

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +19,7 @@ from lightning_kd.fingerprint import fingerprint
 from lightning_kd.folders import replaced_file
 from lightning_kd.logit_packing import Packing, StoredType
 from lightning_kd.outputs import Batch, Need, Outputs
-from lightning_kd.row_store import RowStore
+from lightning_kd.row_store import RowStore, writing
 from lightning_kd.teachers import Teacher
 
 FORMAT = 1
@@ -49,6 +51,7 @@ class TeacherCache:
     top_k: int | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", os.fspath(self.folder))
         if self.dtype not in ("float32", "float16"):
             raise ValueError(f"teacher_cache.dtype: must be float32 or float16, got {self.dtype!r}")
         if self.top_k is not None and self.top_k < 1:
@@ -64,7 +67,7 @@ class TeacherCache:
             datamodule: A DataModule with ``row_key`` and ``row_lengths``, as ``TextDataModule``.
             splits: Such as ``train``.
             label_names: The student's, which order the logits.
-            precision: The Trainer's, in which the teacher computes.
+            precision: In which the teacher computes.
 
         Raises:
             ValueError: If the rows cannot be told apart, are drawn anew in each epoch, or a folder is damaged.
@@ -72,22 +75,22 @@ class TeacherCache:
         """
         task = teacher.task
         if not hasattr(datamodule, "row_key"):
+            data = "a data loader" if datamodule is None else type(datamodule).__name__
             raise ValueError(
-                f"teacher_cache: {type(datamodule).__name__} does not say when its rows change; derive it from "
+                f"teacher_cache: {data} does not say when its rows change; give a DataModule derived from "
                 "TextDataModule, or do without teacher_cache"
             )
         if self.top_k is not None and task.classes_are_positions:
             raise ValueError(f"teacher_cache.top_k: {type(task).__name__} has few classes, positions; set it to null")
-        prints = [fingerprint(source) for source in teacher.sources]
+        prints = _fingerprints(teacher)
         opened = {}
         for split in splits:
-            if not datamodule.has_rows(split):
-                continue
             key = {
                 "format": FORMAT,
                 "teacher": prints,
-                "task": type(task).__qualname__,
+                "task": f"{type(task).__module__}.{type(task).__qualname__}",
                 "labels": label_names,
+                "split": split,
                 "rows": datamodule.row_key(split),
                 "precision": precision,
                 **{name: value for name, value in asdict(self).items() if name != "folder"},
@@ -97,11 +100,13 @@ class TeacherCache:
             shares = lengths if task.size_follows_length else np.ones(len(lengths))
             store = RowStore(folder, shares)
             if not (folder / "about.json").exists():
-                about = {"of": teacher.names, "split": split, "number_of_rows": len(shares), **key}
-                with replaced_file(folder / "about.json") as file:
+                about = {"of": teacher.names, "number_of_rows": len(shares), **key}
+                with writing(folder), replaced_file(folder / "about.json") as file:
                     file.write_text(json.dumps(about, indent=2, ensure_ascii=False), encoding="utf-8")
             rank_zero_info(f"Teacher cache {folder}: {len(store):,} of {len(shares):,} {split} rows are known")
-            opened[split] = CachedTeacher(teacher, store, Packing(self.dtype, self.top_k))
+            opened[split] = CachedTeacher(
+                teacher, prints, store, Packing(self.dtype, self.top_k), split, len(label_names)
+            )
         return opened
 
 
@@ -113,21 +118,33 @@ class CachedTeacher:
 
     Args:
         teacher: Loaded when the first row is not known.
+        prints: The fingerprints of its networks.
         store: The rows of the split.
         packing: How logits are kept.
+        split: Its name, for messages.
+        classes: Number of named labels.
     """
 
-    def __init__(self, teacher: Teacher, store: RowStore, packing: Packing) -> None:
+    def __init__(
+        self, teacher: Teacher, prints: list[str], store: RowStore, packing: Packing, split: str, classes: int
+    ) -> None:
         self.teacher = teacher
         self.task = teacher.task
         self.store = store
         self.packing = packing
+        self.split = split
+        self._prints: list[str] | None = prints  # until they were compared
+        self._classes = classes
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "CachedTeacher":
         return self
 
     def look_up(self, batch: Batch) -> dict[str, Tensor] | None:
-        """The logits of a batch on the CPU, (N, C) float32 for each head; None if the teacher has yet to see a row."""
+        """The logits of a batch on the CPU, (N, C) float32 for each head; None if the teacher has yet to see a row.
+
+        Raises:
+            ValueError: If a row is not what the teacher saw.
+        """
         rows = _row_ids(batch)
         if not self.store.known(rows).all():
             self.store.refresh()  # another process may have been faster
@@ -138,7 +155,13 @@ class CachedTeacher:
     def _read(self, rows: NDArray[np.int64], batch: Batch) -> dict[str, Tensor]:
         names = self.task.heads
         if not len(rows):
-            return {name: torch.zeros(0, 1) for name in names}
+            return {name: torch.zeros(0, self._classes) for name in names}
+        if len(other := rows[self.store.origins(rows) != _origins(batch)]):
+            raise ValueError(
+                f"teacher_cache: row {other[0]} of the {self.split} split is not what the teacher saw, so it changes "
+                "from epoch to epoch or from run to run; do without teacher_cache, or delete "
+                f"{str(self.store.folder)!r} if only the code of the DataModule was changed"
+            )
         parts: list[NDArray[np.float32]] = []
         for blocks, count, classes in self.store.read(rows):
             logits = self.packing.unpack(blocks, len(names), count, classes)
@@ -154,13 +177,16 @@ class CachedTeacher:
         """Let the teacher see those rows of a batch that are not known, and keep its logits.
 
         Raises:
-            FloatingPointError: If the teacher returns NaN, or what float16 cannot hold.
+            FloatingPointError: If the teacher returns NaN, or what cannot be kept.
+            ValueError: If the teacher was changed since the cache was opened.
         """
         rows = _row_ids(batch)
         wanted = set(rows[~self.store.known(rows)].tolist())
         every = batch["row_id"].tolist()
         places = [place for place, row in enumerate(every) if row in wanted]
         if not places:
+            if self.teacher.divided:  # the other devices need this one's part of the weights
+                self.teacher({name: value[:1] for name, value in batch.items()})
             return
         index = torch.tensor(places, device=batch["row_id"].device)
         part: Batch = {
@@ -168,6 +194,10 @@ class CachedTeacher:
             for name, value in batch.items()
         }
         outputs = self.teacher(part)
+        if self._prints is not None:  # its networks were loaded just now, maybe hours after they were looked at
+            if self._prints != _fingerprints(self.teacher):
+                raise ValueError(f"teacher: {' + '.join(self.teacher.names)} was changed during the run; start again")
+            self._prints = None
         logits = torch.stack([outputs.heads[name].logits.float() for name in self.task.heads]).cpu().numpy()
         counts = self.task.distributions_per_row(part)
         sizes = [1] * len(places) if counts is None else counts.tolist()
@@ -180,16 +210,25 @@ class CachedTeacher:
             own = logits[:, stop - size : stop, :width]
             self._check(own, every[place])
             blocks.append(self.packing.pack(own))
-        self.store.write(np.array([every[place] for place in places]), blocks, sizes, classes)
+        self.store.write(np.array([every[place] for place in places]), blocks, sizes, classes, _origins(part))
+
+    def _unknown_anywhere(self, unknown: bool, device: torch.device) -> bool:
+        """Whether the teacher has to run: for this device's rows, or where it is divided for those of any."""
+        if not self.teacher.divided:
+            return unknown
+        flag = torch.tensor(int(unknown), device=device)
+        torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
+        return bool(flag)
 
     def _check(self, logits: NDArray[np.float32], row: int) -> None:
-        if np.isnan(logits).any():
+        finite = np.isfinite(logits)  # a network may give -inf to what does not count
+        if np.isnan(logits).any() or (self.packing.top_k is not None and not finite.all()):
             raise FloatingPointError(
-                f"teacher: returns NaN for the row {row}; use another precision, or look at the row"
+                f"teacher: returns NaN or infinity for {self.split} row {row}; use another precision, or mend the row"
             )
-        if self.packing.dtype == "float16" and (np.abs(logits) > np.finfo(np.float16).max).any():
+        if self.packing.dtype == "float16" and (np.abs(logits[finite]) > np.finfo(np.float16).max).any():
             raise FloatingPointError(
-                f"teacher_cache.dtype: a logit of the row {row} is too large for float16; use float32"
+                f"teacher_cache.dtype: a logit of {self.split} row {row} is too large for float16; use float32"
             )
 
     def __call__(self, batch: Batch, needs: frozenset[Need] = frozenset()) -> Outputs:
@@ -197,14 +236,26 @@ class CachedTeacher:
         logits = batch.get(LOGITS)
         if logits is None:
             logits = self.look_up(batch)
-        if logits is None:
+        if self._unknown_anywhere(logits is None, batch["row_id"].device):
             self.learn(batch)
-            logits = self._read(_row_ids(batch), batch)
+            logits = self.look_up(batch)
+        if logits is None:
+            raise OSError(f"teacher_cache: what was written to {str(self.store.folder)!r} cannot be read; use another")
         device = batch["row_id"].device
         return self.task.from_logits({name: value.to(device) for name, value in logits.items()}, batch)
+
+
+def _fingerprints(teacher: Teacher) -> list[str]:
+    return [fingerprint(source, options) for source, options in zip(teacher.sources, teacher.options, strict=True)]
 
 
 def _row_ids(batch: Batch) -> NDArray[np.int64]:
     """The rows of a batch that count."""
     rows: NDArray[np.int64] = batch["row_id"].cpu().numpy()
     return rows[rows >= 0]
+
+
+def _origins(batch: Batch) -> NDArray[np.uint32]:
+    """Checksums of the tokens of the rows that count, whatever they were padded to."""
+    rows, ids, tokens = (batch[name].cpu().numpy() for name in ("row_id", "input_ids", "attention_mask"))
+    return np.array([zlib.crc32(i[t > 0].tobytes()) for r, i, t in zip(rows, ids, tokens, strict=True) if r >= 0], "u4")

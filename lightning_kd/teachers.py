@@ -118,6 +118,10 @@ class Teacher:
             self._move()
         return self._networks
 
+    def unload(self) -> None:
+        """Forget the networks; those of a folder or id are loaded anew when they are needed, others are at hand."""
+        self._networks = None
+
     def label_names(self, index: int = 0) -> list[str] | None:
         """The label names of one network; None where it has only placeholders. Does not load weights."""
         return label_names_of(models.id_labels(self.config(index)))

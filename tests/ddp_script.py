@@ -50,6 +50,21 @@ def from_both(value):
     return parts
 
 
+def rows_asked(work):
+    """What ``work`` returns, and the rows each process asked its teacher for meanwhile."""
+    rows, ask = [], Teacher.__call__
+
+    def spy(self, batch, needs=frozenset()):
+        rows.extend(batch["row_id"].tolist())
+        return ask(self, batch, needs)
+
+    Teacher.__call__ = spy
+    try:
+        return work(), from_both(rows)
+    finally:
+        Teacher.__call__ = ask
+
+
 def differences(first, second):
     other = second.state_dict()
     return [name for name, tensor in first.state_dict().items() if not torch.equal(tensor, other[name])]
@@ -60,9 +75,9 @@ def main(folder: Path) -> None:
     rows = {"path": folder / "data_oos_plus.json", "batch_size": 4, "eval_batch_size": 17}
     teacher = str(folder / "teacher")
 
-    def fit(name, *callbacks, resume=None):
+    def fit(name, *callbacks, resume=None, **settings):
         run = trainer(folder / name, callbacks=[LastCheckpoint(0.0), *callbacks], max_epochs=EPOCHS, **TWO)
-        fitted = module(teacher, student=LEARNS_FAST)
+        fitted = module(teacher, student=LEARNS_FAST, **settings)
         run.fit(fitted, data(**rows), ckpt_path=resume)
         return fitted
 
@@ -73,6 +88,8 @@ def main(folder: Path) -> None:
         fit("killed", Kill())
     except KilledError:
         resumed = fit("killed", resume=folder / "killed" / "checkpoints" / "last.ckpt")
+    cold, asked_cold = rows_asked(lambda: fit("cold", teacher_cache=str(folder / "cache")))
+    warm, asked_warm = rows_asked(lambda: fit("warm", teacher_cache=str(folder / "cache")))
     results = {
         "rows": spy.rows,
         "scores": spy.scores,
@@ -81,6 +98,9 @@ def main(folder: Path) -> None:
         "teacher trains": from_both(any(p.requires_grad or p.grad is not None for p in network.parameters())),
         "teacher in train mode": from_both(any(m.training for m in network.modules())),
         "student in the processes": from_both([float(p.detach().double().sum()) for p in whole.student.parameters()]),
+        "asked": {"cold": asked_cold, "warm": asked_warm},
+        "teacher loaded when warm": from_both(warm.teacher._networks is not None),
+        "warm differs": differences(cold.student, warm.student),
         "resumed differs": differences(whole.student, resumed.student),
         "validated": trainer(folder, **TWO).validate(whole, data(**rows), verbose=False)[0],
     }

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,17 @@ def test_both_processes_hold_the_same_student_and_the_untouched_teacher(results)
 
 def test_killed_in_mid_epoch_and_resumed_ends_in_the_same_weights(results):
     assert results["resumed differs"] == []
+
+
+def test_teacher_cache_is_shared(results, folder):
+    cold = Counter(row for rows in results["asked"]["cold"] for row in rows)
+    assert set(cold) == set(range(71))
+    assert all(results["asked"]["cold"])
+    assert cold.total() <= 71 + 35 + 2  # a row that comes on both devices at once
+    assert results["asked"]["warm"] == [[], []]
+    assert results["teacher loaded when warm"] == [False, False]
+    assert results["warm differs"] == []
+    assert len(list((folder / "cache").iterdir())) == 2
 
 
 def test_predictions_are_complete_in_order_and_those_of_one_process(folder, last):

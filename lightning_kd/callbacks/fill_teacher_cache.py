@@ -11,7 +11,7 @@ from lightning_kd.teacher_cache import CachedTeacher
 
 
 class FillTeacherCache(Callback):
-    """Fills the ``teacher_cache`` before training, the rows sorted by length, in large batches, behind a progress bar.
+    """Fills the ``teacher_cache`` before training, the longest rows first, in large batches, behind a progress bar.
 
     Without it the teacher sees a row when it first comes, in the batches of training. ``lightning-kd cache`` does the
     same without training. Each device takes its share of the rows that are not known yet.
@@ -29,14 +29,18 @@ class FillTeacherCache(Callback):
         self.batch_size = batch_size
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse a module that has no cache."""
-        cached = isinstance(pl_module, DistillationModule) and pl_module.teacher_cache is not None
-        if stage == "fit" and not cached:
+        """Refuse a module that has no cache, or nothing to keep in it."""
+        if stage != "fit":
+            return
+        if not isinstance(pl_module, DistillationModule) or pl_module.teacher_cache is None:
             raise ValueError("model.teacher_cache: none given, so there is nothing to fill; name a folder")
+        if pl_module.active_teacher is None:
+            raise ValueError("model.teacher: no loss reads one, so there is nothing to keep; give a teacher and a loss")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Fill it, before the teacher is scored."""
+        """Fill it, after the teacher was scored on the validation split and is known not to guess."""
         assert isinstance(pl_module, DistillationModule)
+        pl_module.score_teacher()
         for split, cached in pl_module.cached_teachers.items():
             self._fill(trainer, pl_module, split, cached)
         trainer.strategy.barrier("teacher cache")
@@ -44,8 +48,14 @@ class FillTeacherCache(Callback):
     def _fill(self, trainer: Trainer, pl_module: DistillationModule, split: str, cached: CachedTeacher) -> None:
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
         lengths = np.asarray(datamodule.row_lengths(split))
-        missing = np.flatnonzero(~cached.store.known(np.arange(len(lengths))))
+        # settled by the first device, or the shares would not fit together while another run fills the cache, too
+        unknown = np.flatnonzero(~cached.store.known(np.arange(len(lengths)))).tolist()
+        missing = np.array(trainer.strategy.broadcast(unknown), dtype=np.int64)
+        if not len(missing):
+            return
         order = missing[np.argsort(-lengths[missing], kind="stable")]
+        # as many batches on each: they call a teacher that is divided among them at the same time
+        order = np.resize(order, -(-len(order) // trainer.world_size) * trainer.world_size)
         loader = datamodule.loader_of(
             split,
             order[trainer.global_rank :: trainer.world_size].tolist(),

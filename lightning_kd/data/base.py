@@ -227,16 +227,17 @@ class TextDataModule(LightningDataModule):
         Raises:
             ValueError: If a row is not the same in each epoch.
         """
+        if split == "train" and self.draws_each_epoch:
+            raise ValueError(
+                f"teacher_cache: {type(self).__name__} draws rows anew in each epoch, so that the teacher never sees "
+                "one twice; do without it"
+            )
         return str(self._splits[split]._fingerprint)
 
     def row_lengths(self, split: str) -> list[int]:
         """The number of tokens of each row of a loaded split."""
         lengths: list[int] = self._splits[split]["length"][:]
         return lengths
-
-    def has_rows(self, split: str) -> bool:
-        """Whether a split is loaded and can be addressed by ``row_id``."""
-        return split in self._splits
 
     def loader_of(self, split: str, row_ids: Sequence[int], batch_size: int) -> DataLoader[Any]:
         """Chosen rows of a loaded split, in the order given."""

@@ -215,11 +215,12 @@ class MaskedLMDataModule(TextDataModule):
         """The masks count, too; they depend on the run's seed."""
         if split == "train" and self.dynamic_masking:
             raise ValueError(
-                "data.dynamic_masking: hides other tokens in each epoch, so that the teacher never sees a row twice; "
-                "set it to false, or do without teacher_cache"
+                f"data.{'streaming' if self.streaming else 'dynamic_masking'}: hides other tokens in each epoch, so "
+                "that the teacher never sees a row twice; set it to false, or do without teacher_cache"
             )
         drawn = [self.mlm_probability, self.mlm_smoothing, self._seed] if split == "train" else [self.mlm_probability]
-        return f"{super().row_key(split)} {drawn}"
+        tokens = [self.tokenizer.mask_token_id, sorted(self.tokenizer.all_special_ids), len(self.tokenizer)]
+        return f"{super().row_key(split)} {drawn} {tokens}"
 
     @cached_property
     def token_weights(self) -> NDArray[np.float64]:
