@@ -50,8 +50,8 @@ def fingerprint(source: str | nn.Module, options: Mapping[str, Any] = MappingPro
     models.load_config(source, "teacher", options)  # says what is wrong with it
     folder = Path(source)
     if not folder.is_dir():
-        file = hf_hub_download(source, "config.json", revision=options.get("revision"))
-        commit = Path(file).parent.name  # the hub's cache has a folder for each
+        config = hf_hub_download(source, "config.json", revision=options.get("revision"))
+        commit = Path(config).parent.name  # the hub's cache has a folder for each
         state.update(f"{source} {commit}".encode())
         return state.hexdigest()
     for file in sorted({file for kind in FILES for file in folder.glob(kind)}):

@@ -24,7 +24,8 @@ def writing(target: Path) -> Iterator[None]:
     except Exception as error:
         words = f"{error} {error.__context__}"  # PyTorch hides the reason there
         number = next((number for number in FULL if os.strerror(number) in words), None)
-        if number is None or getattr(error, "filename", None) is not None:
+        ours = isinstance(error, OSError) and error.strerror not in (None, *map(os.strerror, FULL))
+        if number is None or ours or getattr(error, "filename", None) is not None:
             raise
         raise OSError(number, os.strerror(number), str(target)) from error
 

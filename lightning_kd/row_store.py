@@ -20,7 +20,7 @@ Rows = NDArray[np.int64]
 
 
 @contextmanager
-def writing(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Make a folder and keep other processes from writing to it meanwhile.
 
     Raises:
@@ -177,7 +177,7 @@ class RowStore:
         Raises:
             OSError: If the disk has no room, or the folder cannot be written.
         """
-        with writing(self.folder):
+        with locked(self.folder):
             self.refresh()
             _, first = np.unique(rows, return_index=True)
             chosen = first[~self.known(rows[first])]

@@ -19,7 +19,7 @@ from lightning_kd.fingerprint import fingerprint
 from lightning_kd.folders import replaced_file
 from lightning_kd.logit_packing import Packing, StoredType
 from lightning_kd.outputs import Batch, Need, Outputs
-from lightning_kd.row_store import RowStore, writing
+from lightning_kd.row_store import RowStore, locked
 from lightning_kd.teachers import Teacher
 
 FORMAT = 1
@@ -101,7 +101,7 @@ class TeacherCache:
             store = RowStore(folder, shares)
             if not (folder / "about.json").exists():
                 about = {"of": teacher.names, "number_of_rows": len(shares), **key}
-                with writing(folder), replaced_file(folder / "about.json") as file:
+                with locked(folder), replaced_file(folder / "about.json") as file:
                     file.write_text(json.dumps(about, indent=2, ensure_ascii=False), encoding="utf-8")
             rank_zero_info(f"Teacher cache {folder}: {len(store):,} of {len(shares):,} {split} rows are known")
             opened[split] = CachedTeacher(

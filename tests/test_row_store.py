@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from lightning_kd.row_store import HEADER, RowStore
-from tests.test_disk_full import fill, small_disk  # noqa: F401
+from tests.test_disk_full import small_disk, squeeze  # noqa: F401
 
 SCRIPT = Path(__file__).parent / "row_store_script.py"
 ROWS = 20
@@ -276,7 +276,7 @@ def test_processes_that_write_the_same_rows_at_once(folder):
 def test_full_disk_is_one_error_and_leaves_what_is_there(small_disk):  # noqa: F811
     one = store(small_disk / "first")
     write(one, 1, 2, content=lambda row: bytes([row]) * 1000)
-    fill(small_disk)
+    squeeze(small_disk)
     write(one, 3, content=lambda row: bytes([row]) * 1000)  # has its room
     other = store(small_disk / "second")
     with pytest.raises(

@@ -36,7 +36,7 @@ from tests.conftest import LABELS, TINY_BERT, clinc_rows, save_network, tiny_ber
 from tests.runs import data, module, squad_data, trainer
 from tests.test_cli import config  # noqa: F401
 from tests.test_cli import folder as run_folder
-from tests.test_disk_full import fill, small_disk  # noqa: F401
+from tests.test_disk_full import small_disk, squeeze  # noqa: F401
 from tests.test_masked_lm import corpus  # noqa: F401
 from tests.test_masked_lm import data as mlm_data
 from tests.test_resume import Kill, KilledError
@@ -69,9 +69,9 @@ def seen(monkeypatch):
         result.precisions |= {head.logits.dtype for head in outputs.heads.values()}
         return outputs
 
-    def counted(source, auto_class, what, labels=None):
+    def counted(source, auto_class, what, labels=None, **options):
         result.loaded += what == "teacher"
-        return load(source, auto_class, what, labels)
+        return load(source, auto_class, what, labels, **options)
 
     monkeypatch.setattr(Teacher, "__call__", spy)
     monkeypatch.setattr(models, "load_network", counted)
@@ -139,7 +139,9 @@ def test_same_losses_as_without(tmp_path, kinds, kind, seen):
         cache = TeacherCache(str(tmp_path / "cache"), dtype)
         seen.batches, seen.loaded = [], 0
         cold = fit(tmp_path, make(teacher_cache=cache), rows())
-        assert cold.losses == pytest.approx(without.losses, abs=tolerance, rel=0)
+        # the weights differ, too, after some steps with rounded logits
+        assert cold.losses[0] == pytest.approx(without.losses[0], abs=tolerance, rel=0)
+        assert cold.losses == pytest.approx(without.losses, abs=tolerance, rel=0 if dtype == "float32" else tolerance)
         assert cold.scores == pytest.approx(without.scores, rel=1e-3)
         assert seen.loaded == 1
         assert set(times_seen(seen).values()) <= {1, 2}  # once in each split
@@ -710,7 +712,7 @@ def test_full_disk(small_disk, tmp_path, distil, shell):  # noqa: F811
     earlier = small_disk / "earlier"
     assert shell("cache", *distil(earlier))[0] == 0
     before = {path: path.read_bytes() for path in files(earlier)}
-    fill(small_disk)
+    squeeze(small_disk)
     for command in ("fit", "cache"):
         code, last = shell(command, *distil(small_disk / "new"))
         assert code

@@ -101,9 +101,11 @@ class LastCheckpoint(Checkpoint):
     def _save(self, trainer: Trainer) -> None:
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        folder = checkpoint_folder(trainer)
-        # also where it is a folder, which strategies that shard may write
-        trainer.save_checkpoint(folder / ".last.ckpt.tmp", weights_only=False)
-        if trainer.is_global_zero:
-            replace_either(folder / ".last.ckpt.tmp", folder / "last.ckpt")
+        target = checkpoint_folder(trainer) / "last.ckpt"
+        # a file is renamed by WholeCheckpoints; a folder, as strategies that shard may write, has to be here
+        parts = getattr(trainer.strategy, "_save_distributed_checkpoint", False) or target.is_dir()
+        fresh = target.with_name(".last.ckpt.tmp") if trainer.strategy.broadcast(parts) else target
+        trainer.save_checkpoint(fresh, weights_only=False)
+        if fresh != target and trainer.is_global_zero:
+            replace_either(fresh, target)
         self._saved_at = time.monotonic()
