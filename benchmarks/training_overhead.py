@@ -3,13 +3,16 @@
 Both train the same student on the same batches, step by step in turn: a callback runs one step of the bare loop before
 each odd step of the Trainer and after each even one, so that whatever else the machine does hits both alike, and so
 does being the first to meet a shape, for which oneDNN has to compile its kernels. Both include fetching the batch; the
-Trainer has its progress bar, TensorBoard and its logged losses on. At the end the weights are compared: without a
-teacher they must be the same bit for bit, or the two did not do the same work; with one they differ by rounding.
+Trainer has its progress bar, TensorBoard and its logged losses on. The bare networks, too, work at the first position
+only in their last layer after the attention, as the package lets them, so that both do the same work. At the end the
+weights are compared: without a teacher they must be the same bit for bit, or the two did not do the same work; with one
+they differ by rounding.
 
     python benchmarks/training_overhead.py --student <folder> --data <CLINC150 file or folder> [--teacher <folder>]
 """
 
 import argparse
+import copy
 import statistics
 import tempfile
 import time
@@ -25,6 +28,7 @@ from transformers import AutoModelForSequenceClassification, get_linear_schedule
 
 from lightning_kd import CLINC150DataModule, DistillationModule, SequenceClassification
 from lightning_kd.losses import HardLabelLoss, LogitMSELoss, SoftTargetLoss
+from lightning_kd.models import encoder_layers
 
 WEIGHTS = {"hard": 0.3, "soft": 0.6, "mse": 0.1}
 TEMPERATURE = 4.0
@@ -108,15 +112,20 @@ def main() -> None:
             source, id2label=names, num_labels=len(names), ignore_mismatched_sizes=True
         )
 
+    def first_position_only(network: nn.Module) -> nn.Module:
+        _, layers = encoder_layers(network)  # type: ignore[misc]
+        norm = next(module for module in layers[-1].modules() if isinstance(module, nn.LayerNorm))
+        norm.register_forward_pre_hook(lambda module, args: (args[0][:, :1],))
+        return network
+
     student, teacher = build(args.student), build(args.teacher).eval() if args.teacher else None
-    twin = build(args.student)
-    twin.load_state_dict(student.state_dict())
+    twin = first_position_only(copy.deepcopy(student))
     losses: dict[str, nn.Module] = {"hard": HardLabelLoss(WEIGHTS["hard"] if teacher else 1.0)}
     if teacher is not None:
         losses |= {"soft": SoftTargetLoss(WEIGHTS["soft"], TEMPERATURE), "mse": LogitMSELoss(WEIGHTS["mse"])}
     optimizer = partial(torch.optim.AdamW, lr=1e-4, fused=True)
     module = DistillationModule(SequenceClassification(), student, teacher, losses, optimizer, accept=["weak_teacher"])
-    bare = BareLoop(twin, teacher, args)
+    bare = BareLoop(twin, None if teacher is None else first_position_only(copy.deepcopy(teacher)), args)
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
             accelerator="cpu",

@@ -12,7 +12,14 @@ from lightning.pytorch import Callback, Trainer
 from torch.distributed.fsdp import FSDPModule
 from transformers import BertForMaskedLM
 
-from lightning_kd import DistillationModule, FSDP2Strategy, MaskedLM, MaskedLMDataModule, TextClassificationDataModule
+from lightning_kd import (
+    DistillationModule,
+    FSDP2Strategy,
+    LazyAdamW,
+    MaskedLM,
+    MaskedLMDataModule,
+    TextClassificationDataModule,
+)
 from lightning_kd.callbacks import LastCheckpoint, RunSummary, StudentExport
 from lightning_kd.losses import AttentionTransferLoss, HardLabelLoss, HiddenStateMSELoss, RelationLoss, SoftTargetLoss
 from lightning_kd.sharding import collected
@@ -25,6 +32,7 @@ ROWS = 8
 
 STILL = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "initializer_range": 0.2}
 SGD = partial(torch.optim.SGD, lr=0.1, momentum=0.9)
+LAZY = partial(LazyAdamW, lr=1e-2, eps=1e-2)
 ADAM = partial(torch.optim.AdamW, lr=1e-2, eps=1e-2, fused=True)  # with a small eps it makes steps of rounding errors
 
 
@@ -87,6 +95,15 @@ class Runs:
         self.trainer("relations", max_steps=3).fit(fitted, self.texts())
         return fitted
 
+    def fit_cached(self, cache: str, optimizer: object, steps: int = 10) -> DistillationModule:
+        """A row a step on each of two devices: now and then one finds its row in the cache and the other does not."""
+        losses = {"hard": HardLabelLoss(), "soft": SoftTargetLoss(1.0, 2.0)}
+        fitted = self.classifier(losses=losses, optimizer=optimizer, teacher_cache=str(self.folder / cache))
+        rows = self.texts()
+        rows.batch_size = 2 if self.kind is None else 1
+        self.trainer("cached", max_steps=steps).fit(fitted, rows)
+        return fitted
+
     def corpus(self) -> MaskedLMDataModule:
         settings = {"batch_size": self.rows, "max_length": 16, "packing": "lines"}
         return MaskedLMDataModule(str(self.folder / "corpus"), tokenizer=str(TINY_BERT), **settings)
@@ -143,6 +160,9 @@ def in_two(folder: Path, kind: str) -> dict[str, object]:
         for build in ("classifier", "masked"):
             resumed = runs.fit_epoch(build, f"{kind} from one {build}", last(folder / f"one {build}"))
             found[f"{build} from one"] = collected(resumed)
+        cached = runs.fit_cached(f"{kind} cache", LAZY if kind == "ddp" else SGD)
+        found["cached"] = collected(cached)
+        found["rows known"] = len(cached.cached_teachers["train"].store)
     if kind == "fsdp2":  # DDP refuses a student of whose head no loss reads anything
         found["relations"] = collected(runs.fit_relations())
     for build in ("classifier", "masked"):

@@ -1,12 +1,14 @@
 """FSDP2 with one process: from the shell, in other precisions, and what is refused. Two are in test_scale.py."""
 
 import json
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging
 
+from lightning_kd import LazyAdamW
 from lightning_kd.callbacks import StudentPruning
 from lightning_kd.sharding import collected, shard
 from tests.conftest import TINY_BERT, tiny_bert
@@ -83,6 +85,12 @@ def test_callbacks_that_need_whole_weights(tmp_path, clinc_file, callback):
     run = trainer(tmp_path, strategy="fsdp2", devices=1, callbacks=[callback])
     with pytest.raises(ValueError, match=r"needs whole weights, and trainer.strategy FSDP2Strategy divides.*use ddp"):
         run.fit(module(), data(clinc_file))
+
+
+def test_lazy_optimizer_needs_whole_embeddings(tmp_path, clinc_file):
+    fitted = module(optimizer=partial(LazyAdamW, lr=1e-3))
+    with pytest.raises(ValueError, match=r"optimizer: LazyAdamW needs whole embeddings.*use AdamW"):
+        trainer(tmp_path, strategy="fsdp2", devices=1).fit(fitted, data(clinc_file))
 
 
 def test_layers_are_not_divided():

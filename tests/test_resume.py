@@ -1,11 +1,13 @@
 """A run that is killed and resumed ends in the same weights, bit for bit."""
 
+from functools import partial
 from typing import ClassVar
 
 import pytest
 import torch
 from lightning.pytorch import Callback
 
+from lightning_kd import LazyAdamW
 from lightning_kd.callbacks import LastCheckpoint
 from tests.runs import data, module, trainer
 
@@ -28,11 +30,11 @@ class Kill(Callback):
 BY_EPOCHS, BY_STEPS = {"max_epochs": EPOCHS}, {"max_epochs": -1, "max_steps": EPOCHS * BATCHES}
 
 
-def run(folder, clinc_file, workers, accumulate, kill=None, resume=None, every_minutes=0.0, end=BY_EPOCHS):
+def run(folder, clinc_file, workers, accumulate, kill=None, resume=None, every_minutes=0.0, end=BY_EPOCHS, **given):
     callbacks = [LastCheckpoint(every_minutes), *([Kill(kill)] if kill is not None else [])]
     settings = {**end, "accumulate_grad_batches": accumulate, "enable_checkpointing": True}
     fit = trainer(folder, callbacks=callbacks, **settings)
-    fitted = module(warmup_ratio=0.1)
+    fitted = module(warmup_ratio=0.1, **given)
     try:
         fit.fit(fitted, data(clinc_file, num_workers=workers), ckpt_path=resume)
     except KilledError:
@@ -56,6 +58,16 @@ def test_killed_twice(tmp_path, clinc_file, workers, accumulate):
         assert fit.global_step == whole.global_step
         for name, tensor in expected.items():
             assert torch.equal(tensor, weights[name]), f"{name} after kills at {kills}"
+
+
+def test_killed_with_the_lazy_optimizer(tmp_path, clinc_file):
+    optimizer = partial(LazyAdamW, lr=1e-2)
+    _, expected = run(tmp_path / "whole", clinc_file, 0, 1, optimizer=optimizer)
+    last = tmp_path / "killed" / "checkpoints" / "last.ckpt"
+    for kill in (4, 14, None):
+        resume = last if last.exists() else None
+        _, weights = run(tmp_path / "killed", clinc_file, 0, 1, kill, resume, optimizer=optimizer)
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in expected.items())
 
 
 @pytest.mark.parametrize("kills", [[9], [9, 9, 9], [18, 18], [4, 9], [9, 14], [8, 17]])

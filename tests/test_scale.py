@@ -1,5 +1,7 @@
 """DDP and FSDP2 on two processes over gloo, held against one process with the same rows in a step."""
 
+import shutil
+
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
@@ -7,7 +9,7 @@ from transformers import AutoModelForSequenceClassification
 from lightning_kd import DistillationModule
 from lightning_kd.checkpoints import consolidate, read_checkpoint
 from lightning_kd.sharding import collected
-from tests.scale_script import Runs, last, write_inputs
+from tests.scale_script import LAZY, SGD, Runs, last, write_inputs
 from tests.test_ddp import python_module
 
 BUILDS = ("classifier", "masked")
@@ -23,6 +25,9 @@ def runs(tmp_path_factory):
     write_inputs(runs.folder)
     for build in BUILDS:
         runs.fit_epoch(build, f"one {build}")
+    runs.fit_cached("cache", SGD, steps=4)  # 8 of the rows
+    for kind in STRATEGIES:
+        shutil.copytree(runs.folder / "cache", runs.folder / f"{kind} cache")
     return runs
 
 
@@ -71,6 +76,14 @@ def test_masked_tokens_and_tied_embeddings(runs, two):
     expected = collected(runs.fit_masked())
     for kind in STRATEGIES:
         assert_same(two[kind]["masked"], expected)
+
+
+def test_cache_that_knows_the_row_of_one_process_only(runs, two):
+    """The divided teacher needs both processes; sparse gradients are gathered from both."""
+    for kind, optimizer in (("ddp", LAZY), ("fsdp2", SGD)):
+        expected = runs.fit_cached("cache of one", optimizer)
+        assert_same(two[kind]["cached"], collected(expected))
+        assert two[kind]["rows known"] > len(expected.cached_teachers["train"].store) >= 20
 
 
 def test_loss_that_reads_inside_the_layers(runs, two):
