@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary
 import torch
 import transformers
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 from lightning_kd.models import encoder_layers, forward
 from lightning_kd.outputs import Batch
@@ -80,9 +81,11 @@ def _try_out(network: nn.Module, choice_of: Callable[[Batch], Choice], batch: Ba
     Nothing is noted where the rows tell nothing, because nothing is chosen of them or all logits are 0.
     """
     _last_norms[network] = None
-    # a compiled network would be compiled anew for each hook, and checkpointed layers run again without it
+    # a compiled network would be compiled anew for each hook, checkpointed layers run again without it, and a divided
+    # network all devices would have to try at once
     checkpointed = any(getattr(module, "gradient_checkpointing", False) for module in network.modules())
-    stack = encoder_layers(network) if isinstance(network, transformers.PreTrainedModel) and not checkpointed else None
+    fits = isinstance(network, transformers.PreTrainedModel) and not isinstance(network, FSDPModule)
+    stack = encoder_layers(network) if fits and not checkpointed else None
     norm = next((m for m in stack[1][-1].modules() if isinstance(m, nn.LayerNorm)), None) if stack else None
     if norm is None:
         return

@@ -186,7 +186,7 @@ class CachedTeacher:
         places = [place for place, row in enumerate(every) if row in wanted]
         if not places:
             if self.teacher.divided:  # the other devices need this one's part of the weights
-                self.teacher({name: value[:1] for name, value in batch.items()})
+                self.teacher({name: value[:1] for name, value in batch.items() if name != LOGITS})
             return
         index = torch.tensor(places, device=batch["row_id"].device)
         part: Batch = {

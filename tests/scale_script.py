@@ -95,12 +95,12 @@ class Runs:
         self.trainer("relations", max_steps=3).fit(fitted, self.texts())
         return fitted
 
-    def fit_cached(self, cache: str, optimizer: object, steps: int = 10) -> DistillationModule:
+    def fit_cached(self, cache: str, optimizer: object, steps: int = 10, rows_a_step: int = 2) -> DistillationModule:
         """A row a step on each of two devices: now and then one finds its row in the cache and the other does not."""
         losses = {"hard": HardLabelLoss(), "soft": SoftTargetLoss(1.0, 2.0)}
         fitted = self.classifier(losses=losses, optimizer=optimizer, teacher_cache=str(self.folder / cache))
         rows = self.texts()
-        rows.batch_size = 2 if self.kind is None else 1
+        rows.batch_size = rows_a_step if self.kind is None else rows_a_step // 2
         self.trainer("cached", max_steps=steps).fit(fitted, rows)
         return fitted
 

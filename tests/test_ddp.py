@@ -161,6 +161,7 @@ def test_sigterm_saves_and_ends_both_processes(tmp_path, fit):
         while not last.exists() and run.poll() is None:
             time.sleep(0.05)
         before = last.stat().st_mtime_ns
+        time.sleep(0.5)  # told while it writes, it would not write again
         run.terminate()
         assert run.wait(timeout=30) == 143
     finally:

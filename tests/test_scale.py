@@ -25,7 +25,7 @@ def runs(tmp_path_factory):
     write_inputs(runs.folder)
     for build in BUILDS:
         runs.fit_epoch(build, f"one {build}")
-    runs.fit_cached("cache", SGD, steps=4)  # 8 of the rows
+    runs.fit_cached("cache", SGD, steps=7, rows_a_step=1)  # other pairs than those of a step
     for kind in STRATEGIES:
         shutil.copytree(runs.folder / "cache", runs.folder / f"{kind} cache")
     return runs
