@@ -17,6 +17,7 @@ class DistillationLoss(nn.Module):
     Attributes:
         needs_teacher: Whether ``forward`` reads the teacher's outputs.
         needs: What it reads of both networks beside their heads.
+        counts_tokens: Whether it is a mean over tokens; else over the rows of the heads.
 
     Args:
         weight: Factor of this loss in the total, any finite number >= 0.
@@ -27,6 +28,7 @@ class DistillationLoss(nn.Module):
 
     needs_teacher: bool = True
     needs: frozenset[Need] = frozenset()
+    counts_tokens: bool = False
 
     def __init__(self, weight: float = 1.0) -> None:
         super().__init__()
@@ -54,10 +56,9 @@ class DistillationLoss(nn.Module):
         raise TypeError(f"{type(self).__name__} does not define forward(student, teacher)")
 
     def counted(self, student: Outputs) -> Tensor:
-        """How many values ``forward`` takes the mean over, (); of several devices one with more counts for more.
-
-        The rows of the heads, unless a subclass says otherwise.
-        """
+        """How many values ``forward`` takes the mean over, (); of several devices one with more counts for more."""
+        if self.counts_tokens and student.tokens is not None:
+            return student.tokens.sum()
         rows = [len(h.logits) if h.mask is None else h.mask.any(dim=-1).sum() for h in student.heads.values()]
         return torch.as_tensor(sum(rows))
 

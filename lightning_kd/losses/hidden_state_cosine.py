@@ -44,6 +44,7 @@ class HiddenStateCosineLoss(DistillationLoss):
     """
 
     needs = frozenset({"hidden_states"})
+    counts_tokens = True
 
     def __init__(self, weight: float = 1.0, layer_map: LayerMap | None = None) -> None:
         super().__init__(weight)
@@ -58,10 +59,6 @@ class HiddenStateCosineLoss(DistillationLoss):
                 f"{teacher.hidden_size}, so there is no angle between them; use HiddenStateMSELoss, which learns a "
                 "projection, or RelationLoss"
             )
-
-    def counted(self, student: Outputs) -> Tensor:
-        """The tokens."""
-        return super().counted(student) if student.tokens is None else student.tokens.sum()
 
     def forward(self, student: Outputs, teacher: Outputs | None) -> Tensor:
         """Mean over the pairs of ``hidden_state_cosine_loss``."""

@@ -48,6 +48,7 @@ class HiddenStateMSELoss(DistillationLoss):
     """
 
     needs = frozenset({"hidden_states"})
+    counts_tokens = True
 
     def __init__(self, weight: float = 1.0, layer_map: LayerMap | None = None) -> None:
         super().__init__(weight)
@@ -68,10 +69,6 @@ class HiddenStateMSELoss(DistillationLoss):
         if saved is not None and self.projection is None:
             self.projection = nn.Linear(saved.shape[1], saved.shape[0], bias=False)
         super()._load_from_state_dict(state_dict, prefix, *args)
-
-    def counted(self, student: Outputs) -> Tensor:
-        """The tokens."""
-        return super().counted(student) if student.tokens is None else student.tokens.sum()
 
     def forward(self, student: Outputs, teacher: Outputs | None) -> Tensor:
         """Mean over the pairs of ``hidden_state_mse_loss``."""

@@ -67,6 +67,7 @@ class RelationLoss(DistillationLoss):
     """
 
     needs = frozenset({"projections"})
+    counts_tokens = True
 
     def __init__(
         self, weight: float = 1.0, num_relation_heads: int = 12, student_layer: int = -1, teacher_layer: int = -1
@@ -88,10 +89,6 @@ class RelationLoss(DistillationLoss):
                     f"RelationLoss: num_relation_heads {self.num_relation_heads} does not divide the {who}'s width, "
                     f"{shape.hidden_size}; take a divisor of {common}"
                 )
-
-    def counted(self, student: Outputs) -> Tensor:
-        """The tokens."""
-        return super().counted(student) if student.tokens is None else student.tokens.sum()
 
     def forward(self, student: Outputs, teacher: Outputs | None) -> Tensor:
         """Mean over queries, keys and values of ``relation_loss``."""
