@@ -178,6 +178,8 @@ class CacheCLI(DistillationCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """A trainer on the devices and in the precision of the run, without its callbacks and loggers."""
+        if self._get(self.config_init, "ckpt_path") is not None:
+            raise ValueError("ckpt_path: cache trains nothing, so it continues nothing; leave it out")
         settings = self._get(self.config_init, "trainer")
         names = ("accelerator", "strategy", "devices", "num_nodes", "precision", "plugins", "default_root_dir")
         return Trainer(

@@ -17,8 +17,8 @@ from lightning_kd import models
 CHUNK = 2**24
 """Bytes read at a time."""
 
-FILES = ("*.safetensors", "*.bin", "*.index.json", "*config.json")
-"""What decides what a network in a folder computes: its weights and, of adapters too, its configuration."""
+FILES = ("*.safetensors", "*.bin", "*.index.json", "*config.json", "*.py")
+"""What decides what a network in a folder computes: its weights, of adapters too its configuration, its own code."""
 
 
 def fingerprint(source: str | nn.Module, options: Mapping[str, Any] = MappingProxyType({})) -> str:
@@ -37,7 +37,8 @@ def fingerprint(source: str | nn.Module, options: Mapping[str, Any] = MappingPro
     """
     state = hashlib.sha256(json.dumps(dict(options), sort_keys=True).encode() if options else b"")
     if isinstance(source, nn.Module):
-        state.update(f"{source!r} {json.dumps(models.plain_config(source), default=str)}".encode())
+        printed = repr(source).replace("FSDP", "")  # which dividing it puts before the names of classes
+        state.update(f"{printed} {json.dumps(models.plain_config(source), default=str)}".encode())
         for name, value in sorted(source.state_dict().items()):
             if not isinstance(value, Tensor):  # a module's extra state
                 state.update(f"{name} {value!r}".encode())
@@ -50,10 +51,12 @@ def fingerprint(source: str | nn.Module, options: Mapping[str, Any] = MappingPro
     models.load_config(source, "teacher", options)  # says what is wrong with it
     folder = Path(source)
     if not folder.is_dir():
-        config = hf_hub_download(source, "config.json", revision=options.get("revision"))
-        commit = Path(config).parent.name  # the hub's cache has a folder for each
+        where = {name: options[name] for name in ("revision", "subfolder", "cache_dir") if name in options}
+        parts = Path(hf_hub_download(source, "config.json", **where)).parts
+        commit = parts[len(parts) - parts[::-1].index("snapshots")]  # the hub's cache has a folder for each
         state.update(f"{source} {commit}".encode())
         return state.hexdigest()
+    folder /= options.get("subfolder", "")
     for file in sorted({file for kind in FILES for file in folder.glob(kind)}):
         state.update(file.name.encode())
         with file.open("rb") as stream:

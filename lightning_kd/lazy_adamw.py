@@ -15,7 +15,8 @@ class LazyAdamW(AdamW):
     of each, which for a small student is most of a step. Here a row that does not occur keeps its value and its
     moments: its momentum does not move it on, and it does not decay. PyTorch's ``SparseAdam`` and TensorFlow's
     ``LazyAdam`` do the same. All other parameters are updated as by ``AdamW``. ``DistillationModule`` asks the
-    student's word embeddings for sparse gradients where this optimiser is used; embeddings that are tied to an output
+    student's word embeddings for sparse gradients where this optimiser is used (on several devices only CPUs can add
+    these up); embeddings that are tied to an output
     layer have dense gradients and are updated as by ``AdamW``.
 
     Args:
@@ -24,7 +25,7 @@ class LazyAdamW(AdamW):
         betas: Decay of the two moments, each in [0, 1).
         eps: Added to the root of the second moment.
         weight_decay: Decoupled decay.
-        fused: One kernel for all dense parameters; null = where PyTorch has one.
+        fused: One kernel for all dense parameters; false or null = several.
     """
 
     def __init__(
@@ -75,13 +76,13 @@ class LazyAdamW(AdamW):
         parameter.index_copy_(0, rows, updated.addcdiv_(first, divisor, value=-lr / (1 - beta1**step)))
 
 
-def ask_for_sparse_gradients(network: nn.Module) -> None:
-    """Let the word embeddings of a network have sparse gradients, unless their weights are used elsewhere, too."""
+def set_sparse_gradients(network: nn.Module, wanted: bool) -> None:
+    """Let the word embeddings of a network have sparse gradients or not; never if their weights are used elsewhere."""
     find = getattr(network, "get_input_embeddings", None)
     embeddings = find() if find is not None else None
     if isinstance(embeddings, nn.Embedding):
         named = network.named_parameters(remove_duplicate=False)
-        embeddings.sparse = sum(parameter is embeddings.weight for _, parameter in named) == 1
+        embeddings.sparse = wanted and sum(parameter is embeddings.weight for _, parameter in named) == 1
 
 
 def stand_ins(parameters: list[nn.Parameter]) -> list[nn.Parameter]:

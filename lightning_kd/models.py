@@ -48,7 +48,11 @@ def _explained(what: str, source: str) -> Iterator[None]:
 
 
 WHERE = ("revision", "subfolder", "trust_remote_code", "cache_dir")
-"""Arguments of ``from_pretrained`` that the configuration, too, is found with."""
+"""Arguments of ``from_pretrained`` that configuration and tokenizer, too, are found with."""
+
+
+def _where(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: options[name] for name in WHERE if name in options}
 
 
 def load_config(source: str, what: str, options: Mapping[str, Any] = MappingProxyType({})) -> PretrainedConfig:
@@ -58,19 +62,20 @@ def load_config(source: str, what: str, options: Mapping[str, Any] = MappingProx
         OSError: If there is none; the message names ``what`` and the remedy.
     """
     with _explained(what, source):
-        found: dict[str, Any] = {name: options[name] for name in WHERE if name in options}
-        config: PretrainedConfig = AutoConfig.from_pretrained(source, **found)
+        config: PretrainedConfig = AutoConfig.from_pretrained(source, **_where(options))
     return config
 
 
-def load_tokenizer(source: str, what: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    source: str, what: str, options: Mapping[str, Any] = MappingProxyType({})
+) -> PreTrainedTokenizerBase:
     """Load a tokenizer from a hub id or folder.
 
     Raises:
         OSError: If there is none; the message names ``what`` and the remedy.
     """
     with _explained(what, source):
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, **_where(options))
         if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):
             # what transformers 5 makes of a folder without tokenizer files
             raise ValueError("it has no vocabulary, such as tokenizer.json")
@@ -104,8 +109,6 @@ def load_network(
     if labels is not None:
         set_labels(config, labels)
     arguments = {"dtype": "float32", **copy.deepcopy(dict(options))}  # transformers empties mappings
-    if "quantization_config" in options and "device_map" not in options and torch.cuda.is_available():
-        arguments["device_map"] = {"": torch.cuda.current_device()}  # of this process; it is not moved later
     with _explained(what, source):
         network: transformers.PreTrainedModel = getattr(transformers, auto_class).from_pretrained(
             source, config=config, ignore_mismatched_sizes=labels is not None, **arguments

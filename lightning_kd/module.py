@@ -17,7 +17,7 @@ from torchmetrics import MeanMetric
 from transformers import PreTrainedTokenizerBase
 
 from lightning_kd import labels, models, safety, sharding, teacher_score
-from lightning_kd.lazy_adamw import LazyAdamW, ask_for_sparse_gradients, stand_ins
+from lightning_kd.lazy_adamw import LazyAdamW, set_sparse_gradients, stand_ins
 from lightning_kd.losses.base import DistillationLoss
 from lightning_kd.models import Network
 from lightning_kd.optimizers import (
@@ -106,6 +106,7 @@ class DistillationModule(StudentModule):
         self.lr_scheduler = lr_scheduler
         self.warmup_ratio = warmup_ratio
         self.cached_teachers: dict[str, CachedTeacher] = {}
+        self._stepping = False
         self._seed: int | None = None
         self._needs = frozenset(need for loss in terms.values() for need in loss.needs)
         self.save_hyperparameters(
@@ -153,18 +154,16 @@ class DistillationModule(StudentModule):
         if stage != "fit":
             return
         # of an earlier fit; a checkpoint's are restored after this
-        self._seed, self.teacher_scores, self.cached_teachers = None, {}, {}
+        self._seed, self.teacher_scores, self.cached_teachers, self._stepping = None, {}, {}, False
         # from_pretrained returns eval mode, and Lightning >= 2.2 leaves modes alone: dropout would be silently off
         self.build_student().train()
         safety.check_losses_have_teacher(self.losses, self.teacher)
         safety.check_averaging(self.trainer, self.build_student())
         self.configure_model()
-        if isinstance(self._build_optimizer(), LazyAdamW):
-            if self.device_mesh is not None:
-                raise ValueError(
-                    "optimizer: LazyAdamW needs whole embeddings, and the strategy divides them; use AdamW"
-                )
-            ask_for_sparse_gradients(self.build_student())
+        lazy = isinstance(self._build_optimizer(), LazyAdamW)
+        if lazy:
+            safety.check_sparse_gradients(self.trainer, divided=self.device_mesh is not None)
+        set_sparse_gradients(self.build_student(), lazy)
         datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
         safety.check_lengths(datamodule, self.build_student(), self.active_teacher)
         if getattr(datamodule, "allow_unlabelled", False) and self.active_teacher is None:
@@ -212,6 +211,7 @@ class DistillationModule(StudentModule):
     def on_train_start(self) -> None:
         """Score the teacher."""
         self.score_teacher()
+        self._stepping = True
 
     def score_teacher(self) -> None:
         """Score the teacher on the validation split, once, and refuse one that is guessing; a resumed run did this."""
@@ -223,18 +223,21 @@ class DistillationModule(StudentModule):
             return
         metrics = self.task.metrics(self.label_names or []).to(self.device)
         ask = self.cached_teachers.get("validation", teacher)
-        scores, label_counts = teacher_score.score_teacher(self.trainer, ask, self.task, metrics, self._to_device)
+        scores, label_counts = teacher_score.score_teacher(self.trainer, ask, self.task, metrics, self.to_device)
         name, accepted = " + ".join(teacher.names), "weak_teacher" in self.accept
         teacher_score.check_teacher(name, self.task, scores[self.task.monitor], label_counts, accepted)
         self.teacher_scores = scores
 
-    def _to_device(self, batch: Batch) -> Batch:
+    def to_device(self, batch: Batch) -> Batch:
+        """A batch from a loader as the steps get it: through the hooks of module and DataModule, on the device."""
+        batch = self._on_before_batch_transfer(batch)
         return self.in_student_order(self.trainer.strategy.batch_to_device(batch, self.device))
 
     # ---- steps
 
     def _with_teacher_logits(self, batch: Batch, dataloader_idx: int) -> Batch:
-        cached = self.cached_teachers.get("train") if self.trainer.training else None
+        batch = type(self).on_before_batch_transfer(self, batch, dataloader_idx)  # which this stands in for
+        cached = self.cached_teachers.get("train") if self.trainer.training and self._stepping else None
         logits = cached.look_up(batch) if cached is not None else None
         return batch if logits is None else {**batch, LOGITS: logits}
 

@@ -78,7 +78,9 @@ def _cut_encoder(network: nn.Module, choose: Choice) -> Iterator[None]:
 def _try_out(network: nn.Module, choice_of: Callable[[Batch], Choice], batch: Batch, head_alone: bool) -> None:
     """Note the norm after the attention of the last layer, if the logits stay what they were with its input cut.
 
-    Nothing is noted where the rows tell nothing, because nothing is chosen of them or all logits are 0.
+    Nothing is noted where the rows tell nothing, because all or none of their positions are chosen or all logits are 0.
+    Networks that normalise before the attention are told by what the norm gets, the very input of the layer: in half
+    precision the logits alone would not show it.
     """
     _last_norms[network] = None
     # a compiled network would be compiled anew for each hook, checkpointed layers run again without it, and a divided
@@ -92,19 +94,34 @@ def _try_out(network: nn.Module, choice_of: Callable[[Batch], Choice], batch: Ba
     rows = {name: value[:TRIED_ROWS] for name, value in batch.items() if isinstance(value, Tensor) and value.ndim}
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
+    inputs: dict[str, Tensor] = {}
+
+    def note_layer(module: nn.Module, args: Any, options: dict[str, Any]) -> None:
+        inputs["layer"] = args[0] if args else options["hidden_states"]
+
+    def note_norm(module: nn.Module, args: Any) -> None:
+        inputs["norm"] = args[0]
+
+    handles = [
+        stack[1][-1].register_forward_pre_hook(note_layer, with_kwargs=True),  # type: ignore[index]
+        norm.register_forward_pre_hook(note_norm),
+    ]
     try:
         with torch.autocast(batch["input_ids"].device.type, enabled=False):
             with _cut_encoder(network, choice_of(rows)) if head_alone else nullcontext():
                 expected = forward(network, rows).logits
+            whole, normalises_first = inputs["norm"], inputs["norm"].data_ptr() == inputs["layer"].data_ptr()
             with _cut_inputs(norm, choice_of(rows)):
                 logits = forward(network, rows).logits
     except Exception:  # whatever a network raises that makes something else of its hidden states
         return
     finally:
+        for handle in handles:
+            handle.remove()
         for module, training in modes:
             module.training = training
-    if not expected.any():
+    if not expected.any() or choice_of(rows)(whole).shape == whole.shape:
         del _last_norms[network]
-    elif logits.shape == expected.shape:
+    elif logits.shape == expected.shape and not normalises_first:
         tolerance = (1e-3 if logits.dtype == torch.float32 else 5e-2) * float(expected.abs().max())
         _last_norms[network] = norm if float((logits - expected).abs().max()) <= tolerance else None

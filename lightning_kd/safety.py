@@ -72,11 +72,11 @@ def check_tokenizers(teacher: Teacher, tokenizer: PreTrainedTokenizerBase, accep
     Raises:
         ValueError: If the fingerprints differ and ``accepted`` is False.
     """
-    for source in teacher.sources:
+    for source, options in zip(teacher.sources, teacher.options, strict=True):
         if not isinstance(source, str):
             continue  # a module comes without a tokenizer: nothing to compare
         try:
-            teachers_own = load_tokenizer(source, "teacher tokenizer")
+            teachers_own = load_tokenizer(source, "teacher tokenizer", options)
         except OSError as error:
             rank_zero_warn(f"tokenizers not compared: {error}")
             continue
@@ -155,6 +155,22 @@ def check_losses_on_logits(losses: Mapping[str, DistillationLoss]) -> None:
                 f"losses.{name}: compares {' and '.join(sorted(loss.needs))}, and teacher_cache keeps logits only; "
                 "remove one of the two"
             )
+
+
+def check_sparse_gradients(trainer: Trainer, divided: bool) -> None:
+    """Refuse LazyAdamW where sparse gradients cannot be had.
+
+    Args:
+        trainer: Says on which devices.
+        divided: Whether the strategy divides the embeddings.
+
+    Raises:
+        ValueError: Names the reason and what to use.
+    """
+    if divided:
+        raise ValueError("optimizer: LazyAdamW needs whole embeddings, and the strategy divides them; use AdamW")
+    if trainer.world_size > 1 and trainer.strategy.root_device.type != "cpu":
+        raise ValueError("optimizer: LazyAdamW has sparse gradients, which several GPUs cannot add up; use AdamW")
 
 
 def check_averaging(trainer: Trainer, student: nn.Module) -> None:

@@ -82,7 +82,7 @@ class TeacherCache:
             )
         if self.top_k is not None and task.classes_are_positions:
             raise ValueError(f"teacher_cache.top_k: {type(task).__name__} has few classes, positions; set it to null")
-        prints = _fingerprints(teacher)
+        prints = [fingerprint(*pair) for pair in zip(teacher.sources, teacher.options, strict=True)]
         opened = {}
         for split in splits:
             key = {
@@ -104,9 +104,8 @@ class TeacherCache:
                 with locked(folder), replaced_file(folder / "about.json") as file:
                     file.write_text(json.dumps(about, indent=2, ensure_ascii=False), encoding="utf-8")
             rank_zero_info(f"Teacher cache {folder}: {len(store):,} of {len(shares):,} {split} rows are known")
-            opened[split] = CachedTeacher(
-                teacher, prints, store, Packing(self.dtype, self.top_k), split, len(label_names)
-            )
+            classes = len(label_names) or getattr(teacher.config(0), "vocab_size", 0)
+            opened[split] = CachedTeacher(teacher, prints, store, Packing(self.dtype, self.top_k), split, classes)
         return opened
 
 
@@ -122,7 +121,7 @@ class CachedTeacher:
         store: The rows of the split.
         packing: How logits are kept.
         split: Its name, for messages.
-        classes: Number of named labels.
+        classes: Number of labels, or of tokens; of no use where the classes are positions.
     """
 
     def __init__(
@@ -155,7 +154,8 @@ class CachedTeacher:
     def _read(self, rows: NDArray[np.int64], batch: Batch) -> dict[str, Tensor]:
         names = self.task.heads
         if not len(rows):
-            return {name: torch.zeros(0, self._classes) for name in names}
+            width = batch["input_ids"].shape[1] if self.task.classes_are_positions else self._classes
+            return {name: torch.zeros(0, width) for name in names}
         if len(other := rows[self.store.origins(rows) != _origins(batch)]):
             raise ValueError(
                 f"teacher_cache: row {other[0]} of the {self.split} split is not what the teacher saw, so it changes "
@@ -195,7 +195,13 @@ class CachedTeacher:
         }
         outputs = self.teacher(part)
         if self._prints is not None:  # its networks were loaded just now, maybe hours after they were looked at
-            if self._prints != _fingerprints(self.teacher):
+            if any(
+                print_ != fingerprint(source, options)
+                for print_, source, options in zip(
+                    self._prints, self.teacher.sources, self.teacher.options, strict=True
+                )
+                if isinstance(source, str)  # a module is at hand from the beginning
+            ):
                 raise ValueError(f"teacher: {' + '.join(self.teacher.names)} was changed during the run; start again")
             self._prints = None
         logits = torch.stack([outputs.heads[name].logits.float() for name in self.task.heads]).cpu().numpy()
@@ -243,10 +249,6 @@ class CachedTeacher:
             raise OSError(f"teacher_cache: what was written to {str(self.store.folder)!r} cannot be read; use another")
         device = batch["row_id"].device
         return self.task.from_logits({name: value.to(device) for name, value in logits.items()}, batch)
-
-
-def _fingerprints(teacher: Teacher) -> list[str]:
-    return [fingerprint(source, options) for source, options in zip(teacher.sources, teacher.options, strict=True)]
 
 
 def _row_ids(batch: Batch) -> NDArray[np.int64]:

@@ -107,7 +107,7 @@ class Teacher:
         """The networks, loaded on first use."""
         if self._networks is None:
             self._networks = [
-                models.load_network(source, self.task.auto_class, "teacher", options=options)
+                models.load_network(source, self.task.auto_class, "teacher", options=self._placed(options))
                 if isinstance(source, str)
                 else source
                 for source, options in zip(self.sources, self.options, strict=True)
@@ -117,6 +117,12 @@ class Teacher:
                 network.eval()
             self._move()
         return self._networks
+
+    def _placed(self, options: dict[str, Any]) -> dict[str, Any]:
+        """A quantised network is loaded where it is to be, because it is not moved later."""
+        if "quantization_config" not in options or "device_map" in options or self._place is None:
+            return options
+        return {**options, "device_map": {"": self._place[0]}} if self._place[0].type != "cpu" else options
 
     def unload(self) -> None:
         """Forget the networks; those of a folder or id are loaded anew when they are needed, others are at hand."""
@@ -215,7 +221,9 @@ class Teacher:
         heads = {}
         for name, head in outputs[0].heads.items():
             logits = [
-                output.heads[name].logits if columns is None else output.heads[name].logits[:, columns]
+                output.heads[name].logits
+                if columns is None
+                else output.heads[name].logits[:, columns.to(output.heads[name].logits.device)]
                 for output, columns in zip(outputs, self._columns, strict=True)
             ]
             mean = logits[0] if len(logits) == 1 else torch.stack(logits).float().mean(dim=0)

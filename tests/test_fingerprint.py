@@ -70,6 +70,15 @@ def test_every_kind_of_weights_counts(teacher, copy):
     assert len(prints) == 6
 
 
+def test_weights_in_a_subfolder_and_other_arguments(teacher, tmp_path):
+    folder = tmp_path / "several"
+    shutil.copytree(teacher, folder / "first")
+    first = fingerprint(str(folder), {"subfolder": "first"})
+    assert first != fingerprint(str(folder), {"subfolder": "first", "dtype": "bfloat16"})
+    flip(folder / "first" / "model.safetensors", -1)
+    assert first != fingerprint(str(folder), {"subfolder": "first"})
+
+
 def test_no_network():
     with pytest.raises(OSError, match="teacher 'no/body' is neither a folder"):
         fingerprint("no/body")

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EMAWeightAveraging
 
 from lightning_kd import LazyAdamW
@@ -87,6 +88,20 @@ def test_callbacks_that_need_whole_weights(tmp_path, clinc_file, callback):
     run = trainer(tmp_path, strategy="fsdp2", devices=1, callbacks=[callback])
     with pytest.raises(ValueError, match=r"needs whole weights, and trainer.strategy FSDP2Strategy divides.*use ddp"):
         run.fit(module(), data(clinc_file))
+
+
+def test_module_as_cached_teacher(tmp_path, clinc_file):
+    teacher = tiny_bert(layers=2, seed=1)
+    for known in (0, 72):  # dividing it changes how it prints
+        fitted = module(teacher, teacher_cache=str(tmp_path / "cache"))
+        known_at_start = []
+
+        class Look(Callback):
+            def on_train_start(self, trainer, pl_module, into=known_at_start):
+                into.append(len(pl_module.cached_teachers["train"].store))
+
+        trainer(tmp_path, strategy="fsdp2", devices=1, callbacks=[Look()]).fit(fitted, data(clinc_file))
+        assert known_at_start == [known]
 
 
 def test_lazy_optimizer_needs_whole_embeddings(tmp_path, clinc_file):

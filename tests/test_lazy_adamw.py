@@ -9,7 +9,7 @@ from lightning.pytorch import Callback
 from torch import nn
 
 from lightning_kd import LazyAdamW
-from lightning_kd.lazy_adamw import ask_for_sparse_gradients, stand_ins
+from lightning_kd.lazy_adamw import set_sparse_gradients, stand_ins
 from tests.conftest import tiny_bert
 from tests.runs import data, module, trainer
 
@@ -100,12 +100,12 @@ def test_tied_embeddings_keep_dense_gradients():
     from transformers import BertForMaskedLM
 
     tied = tiny_bert(labels=None, network=BertForMaskedLM)
-    ask_for_sparse_gradients(tied)
+    set_sparse_gradients(tied, True)
     assert not tied.get_input_embeddings().sparse
     classifier = tiny_bert()
-    ask_for_sparse_gradients(classifier)
+    set_sparse_gradients(classifier, True)
     assert classifier.get_input_embeddings().sparse
-    ask_for_sparse_gradients(nn.Linear(2, 2))  # has none
+    set_sparse_gradients(nn.Linear(2, 2), True)  # has none
 
 
 def test_stand_ins_share_the_gradients():
@@ -115,6 +115,15 @@ def test_stand_ins_share_the_gradients():
     norm = nn.utils.clip_grad_norm_(stand_ins(list(network.parameters())), 0.5)
     assert norm == pytest.approx(float(nn.utils.clip_grad_norm_(twin.parameters(), 0.5)), rel=1e-5)
     torch.testing.assert_close(network[0].weight.grad.to_dense(), twin[0].weight.grad)
+
+
+def test_student_goes_on_with_another_optimizer(tmp_path, clinc_file):
+    student = tiny_bert()
+    for optimizer in (LazyAdamW, torch.optim.AdamW):  # which takes no sparse gradients
+        trainer(tmp_path, max_steps=2).fit(
+            module(student=student, optimizer=partial(optimizer, lr=1e-3)), data(clinc_file)
+        )
+        assert student.get_input_embeddings().sparse == (optimizer is LazyAdamW)
 
 
 @pytest.mark.parametrize("settings", [{}, {"gradient_clip_val": 0.1}, {"accumulate_grad_batches": 2}])

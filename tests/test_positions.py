@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 from transformers import (
+    AutoConfig,
     AutoModelForSequenceClassification,
     BertConfig,
     BertForMaskedLM,
@@ -14,7 +15,7 @@ from transformers import (
 from lightning_kd import MaskedLM, SequenceClassification
 from lightning_kd.positions import _last_norms
 from tests.conftest import tiny_bert
-from tests.test_layer_copy import FAMILIES, TEXT, network
+from tests.test_layer_copy import FAMILIES, SIZES, TEXT, network
 
 BATCH = {"input_ids": TEXT, "attention_mask": torch.ones_like(TEXT), "row_id": torch.tensor([0, 1])}
 MASKED = {**BATCH, "labels": torch.where(torch.arange(TEXT.shape[1]) % 3 == 1, TEXT, -100)}
@@ -128,3 +129,22 @@ def test_checkpointed_layers_are_run_as_they_are():
     enable()
     SequenceClassification().run(model, BATCH).heads["label"].logits.sum().backward()
     assert _last_norms[model] is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["roberta-prelayernorm", "megatron-bert"])
+def test_normalising_first_is_told_in_half_precision_too(kind, dtype):
+    """Their last attention moves the logits by less than bfloat16 rounds them."""
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(kind, **SIZES, num_hidden_layers=6, num_labels=3)
+    model = AutoModelForSequenceClassification.from_config(config).to(dtype).eval()
+    SequenceClassification().run(model, BATCH)
+    assert _last_norms[model] is None
+
+
+def test_nothing_is_concluded_from_rows_of_one_token():
+    model = tiny_bert().eval()
+    SequenceClassification().run(
+        model, {name: value[:, :1] if value.ndim > 1 else value for name, value in BATCH.items()}
+    )
+    assert model not in _last_norms

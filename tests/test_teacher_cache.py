@@ -676,6 +676,44 @@ def test_cache_command_refuses(tmp_path, config, shell, distil):  # noqa: F811
     assert not (folders["train"] / "values.bin").exists()  # asked before it sees all rows
 
 
+def test_cache_command_continues_nothing(tmp_path, distil, shell):
+    code, message = shell("cache", *distil(), "--ckpt_path=last.ckpt")
+    assert code
+    assert "ckpt_path: cache trains nothing" in message
+
+
+@pytest.mark.parametrize("kind", ROWS)
+def test_batch_of_padding_only(tmp_path, kinds, kind):
+    """With several devices one may get such a batch."""
+    make, rows = kinds[kind]
+    fitted = fit(tmp_path, make(teacher_cache=str(tmp_path / "cache")), rows()).module
+    batch = next(iter(fitted.trainer.val_dataloaders))
+    outputs = fitted.cached_teachers["validation"](batch)
+    empty = fitted.cached_teachers["validation"]({**batch, "row_id": torch.full_like(batch["row_id"], -1)})
+    for name, head in empty.heads.items():
+        assert head.logits.shape == (0, outputs.heads[name].logits.shape[1])
+
+
+def test_hooks_of_the_module_see_each_batch(tmp_path, teachers, clinc_file):
+    """Rows are filled, scored and trained on as the hook makes them."""
+
+    class Own(DistillationModule):
+        seen = 0
+
+        def on_before_batch_transfer(self, batch, dataloader_idx):
+            self.seen += 1
+            ids = batch["input_ids"].clone()
+            ids[:, 1] = 7
+            return {**batch, "input_ids": ids}
+
+    cache = str(tmp_path / "cache")
+    template = module(teachers["classes"])
+    settings = {"losses": dict(template.losses), "optimizer": template.optimizer, "accept": ["weak_teacher"]}
+    own = Own(SequenceClassification(), template._student_source, teachers["classes"], teacher_cache=cache, **settings)
+    trainer(tmp_path, callbacks=[FillTeacherCache()]).fit(own, data(clinc_file))
+    assert own.seen == 9 + 3 + 3 + 3  # steps; filled in batches of 32; scored and validated in batches of 16
+
+
 def test_hidden_tokens_of_command_and_run_are_the_same(tmp_path, shell, teachers, corpus, seen):  # noqa: F811
     arguments = [
         "--model.task=MaskedLM", f"--model.teacher={teachers['tokens']}", f"--model.student={teachers['tokens']}",

@@ -38,18 +38,18 @@ class FillTeacherCache(Callback):
             raise ValueError("model.teacher: no loss reads one, so there is nothing to keep; give a teacher and a loss")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Fill it, after the teacher was scored on the validation split and is known not to guess."""
+        """Fill it, after the teacher was scored, which fills the rows of the validation split."""
         assert isinstance(pl_module, DistillationModule)
         pl_module.score_teacher()
-        for split, cached in pl_module.cached_teachers.items():
-            self._fill(trainer, pl_module, split, cached)
+        self._fill(trainer, pl_module, pl_module.cached_teachers["train"])
         trainer.strategy.barrier("teacher cache")
 
-    def _fill(self, trainer: Trainer, pl_module: DistillationModule, split: str, cached: CachedTeacher) -> None:
+    def _fill(self, trainer: Trainer, pl_module: DistillationModule, cached: CachedTeacher) -> None:
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
-        lengths = np.asarray(datamodule.row_lengths(split))
+        lengths = np.asarray(datamodule.row_lengths("train"))
         # settled by the first device, or the shares would not fit together while another run fills the cache, too
-        unknown = np.flatnonzero(~cached.store.known(np.arange(len(lengths)))).tolist()
+        every = np.arange(len(lengths))
+        unknown = every[~cached.store.known(every)].tolist() if trainer.is_global_zero else []
         missing = np.array(trainer.strategy.broadcast(unknown), dtype=np.int64)
         if not len(missing):
             return
@@ -57,11 +57,11 @@ class FillTeacherCache(Callback):
         # as many batches on each: they call a teacher that is divided among them at the same time
         order = np.resize(order, -(-len(order) // trainer.world_size) * trainer.world_size)
         loader = datamodule.loader_of(
-            split,
+            "train",
             order[trainer.global_rank :: trainer.world_size].tolist(),
             self.batch_size or 4 * datamodule.batch_size,
         )
         show = trainer.progress_bar_callback is not None and trainer.is_global_zero
         with trainer.precision_plugin.forward_context():
-            for batch in tqdm(loader, desc=f"Teacher on {split}", disable=not show, leave=False):
-                cached.learn(trainer.strategy.batch_to_device(batch, pl_module.device))
+            for batch in tqdm(loader, desc="Teacher on train", disable=not show, leave=False):
+                cached.learn(pl_module.to_device(batch))

@@ -48,7 +48,7 @@ class MaskedLM(Task):
 
     def _choice(self, batch: Batch) -> Choice:
         masked = self._masked(batch)
-        return lambda states: states[masked]
+        return lambda states: states[masked.to(states.device)]  # a network may lie on several
 
     def outputs(self, network_output: Any, batch: Batch) -> Outputs:
         """The head ``token``, whether the network's logits are those of all positions or of the masked ones."""
