@@ -711,7 +711,7 @@ def test_hooks_of_the_module_see_each_batch(tmp_path, teachers, clinc_file):
     settings = {"losses": dict(template.losses), "optimizer": template.optimizer, "accept": ["weak_teacher"]}
     own = Own(SequenceClassification(), template._student_source, teachers["classes"], teacher_cache=cache, **settings)
     trainer(tmp_path, callbacks=[FillTeacherCache()]).fit(own, data(clinc_file))
-    assert own.seen == 9 + 3 + 3 + 3  # steps; filled in batches of 32; scored and validated in batches of 16
+    assert own.seen == 9 + 3 + 3 + 3 + 2  # steps; filled in batches of 32; scored, validated and looked at in 16
 
 
 def test_hidden_tokens_of_command_and_run_are_the_same(tmp_path, shell, teachers, corpus, seen):  # noqa: F811
