@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
 from tqdm.auto import tqdm
 
 from lightning_kd.module import DistillationModule
@@ -43,6 +44,7 @@ class FillTeacherCache(Callback):
         pl_module.score_teacher()
         self._fill(trainer, pl_module, pl_module.cached_teachers["train"])
         trainer.strategy.barrier("teacher cache")
+        rank_zero_info("Teacher cache: the teacher has seen all rows to train on")
 
     def _fill(self, trainer: Trainer, pl_module: DistillationModule, cached: CachedTeacher) -> None:
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
