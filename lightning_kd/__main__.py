@@ -1,9 +1,10 @@
 """``lightning-kd`` and ``python -m lightning_kd``."""
 
-import errno
 import os
 import sys
 import threading
+
+from lightning_kd.folders import FULL
 
 DEBUG = "KD_DEBUG"
 
@@ -30,7 +31,7 @@ def main() -> None:
         if os.environ.get(DEBUG):
             raise
         message = " ".join(str(error).split()) or type(error).__name__
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if isinstance(error, OSError) and error.errno in FULL:
             again = "try again, or continue with fit --resume <run folder>" if sys.argv[1:2] == ["fit"] else "try again"
             message += f"; the disk is full: free some space, then {again}"
         if "onnection" in message and "by peer" in message:  # of gloo, when a process waits for one that has ended

@@ -116,16 +116,6 @@ def load_network(
     return network
 
 
-def network_without_weights(
-    source: str, auto_class: str, what: str, options: Mapping[str, Any] = MappingProxyType({})
-) -> "transformers.PreTrainedModel":
-    """A network of a hub id or folder that takes no memory, to ask for its sizes; see ``load_network``."""
-    config = load_config(source, what, options)
-    with torch.device("meta"):
-        network: transformers.PreTrainedModel = getattr(transformers, auto_class).from_config(config)
-    return network
-
-
 def is_placed(network: nn.Module) -> bool:
     """Whether a network is quantised or spread over devices, so that it is neither moved nor cast."""
     return bool(getattr(network, "is_quantized", False)) or getattr(network, "hf_device_map", None) is not None
@@ -294,3 +284,9 @@ def most_positions(config: Any) -> int | None:
 def parameter_count(network: nn.Module) -> int:
     """Number of parameters, tied ones counted once."""
     return sum(parameter.numel() for parameter in network.parameters())
+
+
+def parameters_of(config: PretrainedConfig, auto_class: str) -> int:
+    """``parameter_count`` of the network that a configuration describes, without its weights."""
+    with torch.device("meta"):
+        return parameter_count(getattr(transformers, auto_class).from_config(config))

@@ -205,10 +205,8 @@ class Teacher:
         return sum(
             models.parameter_count(source)
             if isinstance(source, nn.Module)
-            else models.parameter_count(
-                models.network_without_weights(source, self.task.auto_class, "teacher", options)
-            )
-            for source, options in zip(self.sources, self.options, strict=True)
+            else models.parameters_of(self.config(index), self.task.auto_class)
+            for index, source in enumerate(self.sources)
         )
 
     @torch.no_grad()

@@ -4,12 +4,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-import transformers
 from torch import nn
-from transformers import PretrainedConfig
 
 from lightning_kd.deploy import onnx, tracing
-from lightning_kd.models import load_config, load_network, parameter_count
+from lightning_kd.models import load_config, load_network, parameter_count, parameters_of
 from lightning_kd.tasks import MaskedLM, QuestionAnswering, SequenceClassification
 from lightning_kd.tasks.base import Task
 
@@ -53,13 +51,15 @@ def open_artefact(source: str, task: Task, what: str = "model") -> Artefact:
     )
     config = load_config(str(folder) if folder.exists() else source, what)
     if (folder / onnx.FILE).is_file():
-        parameters = _parameters(config, task)
+        parameters = parameters_of(config, task.auto_class)
         return Artefact(
             folder.name, "ONNX Runtime", onnx.OnnxNetwork(folder, torch.get_num_threads()), parameters, size
         )
     if (compiler := tracing.traced_for(folder)) is not None:
         runtime = "TorchScript" if compiler.module is None else "Neuron"
-        return Artefact(folder.name, runtime, tracing.TracedNetwork(folder), _parameters(config, task), size)
+        return Artefact(
+            folder.name, runtime, tracing.TracedNetwork(folder), parameters_of(config, task.auto_class), size
+        )
     network = load_network(str(folder) if folder.exists() else source, task.auto_class, what)
     return Artefact(folder.name, "PyTorch", network, parameter_count(network), size)
 
@@ -81,11 +81,6 @@ def open_artefacts(sources: list[str], task: Task) -> list[Artefact]:
         end = next(end for end in ends if all(other.parts[-len(end) :] != end for other in others))
         artefacts.append(replace(open_artefact(source, task), name="/".join(end)))
     return artefacts
-
-
-def _parameters(config: PretrainedConfig, task: Task) -> int:
-    with torch.device("meta"):
-        return parameter_count(getattr(transformers, task.auto_class).from_config(config))
 
 
 def task_of(source: str) -> Task:
