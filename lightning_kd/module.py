@@ -51,8 +51,9 @@ class DistillationModule(StudentModule):
         student: Hub id or folder (pretrained weights); or ``{base: <hub id or folder>, num_hidden_layers: 2, ...}``,
             that model's configuration with fields replaced and fresh weights; or a module.
         teacher: Hub id or folder; or ``{source: <hub id or folder>, quantization_config: {...}, ...}``, with arguments
-            of ``from_pretrained``; a list of these (an ensemble, logits averaged); a module; or null, which fine-tunes
-            the student plainly.
+            of ``from_pretrained``; a list of these (an ensemble, logits averaged); ``{ensemble: [...], combine:
+            probabilities}`` (or ``confidence``: weighted by each network's entropy, row by row); a module; or null,
+            which fine-tunes the student plainly.
         losses: The terms of the total by name, at least one.
         optimizer: Class and arguments of the optimiser. Biases and norms get no weight decay.
         lr_scheduler: One of ``optimizers.SCHEDULES`` (names of ``transformers.get_scheduler``) over all steps; null =
@@ -112,7 +113,7 @@ class DistillationModule(StudentModule):
         self.save_hyperparameters(
             {
                 "task": to_plain(self.task),
-                "teacher": self.teacher.plain_sources if self.teacher is not None else None,
+                "teacher": self.teacher.plain_source if self.teacher is not None else None,
                 "losses": {name: to_plain(loss) for name, loss in terms.items()},
                 "optimizer": optimizer if isinstance(optimizer, dict) else to_plain(optimizer),
                 "lr_scheduler": lr_scheduler,

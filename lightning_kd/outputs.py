@@ -38,6 +38,10 @@ class Head:
 IGNORED = -100
 """Label of what does not count, in data, losses and scores, as in PyTorch and transformers."""
 
+TEACHER_INPUTS = "teacher_inputs"
+"""Entry of a batch whose rows the teacher reads in another encoding: a list of batches, one for each network of the
+teacher, or one for all of them."""
+
 Need = Literal["hidden_states", "projections"]
 """What a loss may ask for beside the heads. Nothing is kept that no loss asks for."""
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from typing import Any, Literal
 
@@ -66,27 +66,41 @@ def _first_difference(teacher: PreTrainedTokenizerBase, student: PreTrainedToken
     return f"{entries}, first difference: {names[0]} against {names[1]} at id {(one or other)[1]}"
 
 
-def check_tokenizers(teacher: Teacher, tokenizer: PreTrainedTokenizerBase, accepted: bool) -> None:
-    """Refuse a teacher whose tokenizer would have made other ids of the student's texts.
+def check_tokenizers(
+    teacher: Teacher,
+    tokenizer: PreTrainedTokenizerBase,
+    accepted: bool,
+    own: Sequence[PreTrainedTokenizerBase] = (),
+) -> None:
+    """Refuse a teacher whose tokenizer would have made other ids of the texts than those it is to read.
+
+    Args:
+        teacher: Its networks.
+        tokenizer: The student's.
+        accepted: Let it pass.
+        own: Tokenizers of what the teacher reads, one for each network or one for all; empty = the student's.
 
     Raises:
         ValueError: If the fingerprints differ and ``accepted`` is False.
     """
-    for source, options in zip(teacher.sources, teacher.options, strict=True):
-        if not isinstance(source, str):
+    for index, member in enumerate(teacher.members):
+        if not isinstance(member.source, str):
             continue  # a module comes without a tokenizer: nothing to compare
         try:
-            teachers_own = load_tokenizer(source, "teacher tokenizer", options)
+            teachers_own = load_tokenizer(member.source, "teacher tokenizer", member.options)
         except OSError as error:
             rank_zero_warn(f"tokenizers not compared: {error}")
             continue
-        if accepted or tokenizer_fingerprint(teachers_own) == tokenizer_fingerprint(tokenizer):
+        read = own[min(index, len(own) - 1)] if own else tokenizer
+        if accepted or tokenizer_fingerprint(teachers_own) == tokenizer_fingerprint(read):
             continue
+        who = "data.teacher_tokenizer" if own else "student"
         raise ValueError(
-            f"teacher {source!r} and student {tokenizer.name_or_path!r} have different tokenizers "
-            f"({_first_difference(teachers_own, tokenizer)}), so the teacher would read other words than were "
-            "written; choose a student with the teacher's vocabulary, or accept it with "
-            "--model.accept+=tokenizer_mismatch (accept=['tokenizer_mismatch'])"
+            f"teacher {member.name!r} and {who} {read.name_or_path!r} have different tokenizers "
+            f"({_first_difference(teachers_own, read)}), so the teacher would read other words than were "
+            f"written; let it read the texts in its own encoding with data.teacher_tokenizer={member.name!r}, choose a "
+            "student with the teacher's vocabulary, or accept it with --model.accept+=tokenizer_mismatch "
+            "(accept=['tokenizer_mismatch'])"
         )
 
 
@@ -118,7 +132,7 @@ def check_lengths(datamodule: Any, student: nn.Module, teacher: Teacher | None) 
     longest = min(longest, tokenizer.model_max_length)
     configs = {"the student": getattr(student, "config", None)}
     if teacher is not None:
-        configs |= {f"teacher {name!r}": teacher.config(index) for index, name in enumerate(teacher.names)}
+        configs |= {f"teacher {member.name!r}": member.config() for member in teacher.members}
     for name, config in configs.items():
         positions = most_positions(config)
         if positions is not None and longest > positions:
@@ -134,11 +148,11 @@ def check_vocabularies(student: nn.Module, teacher: Teacher) -> None:
         ValueError: Names the sizes and how to make them the same.
     """
     ours = getattr(getattr(student, "config", None), "vocab_size", None)
-    for index, name in enumerate(teacher.names):
-        theirs = getattr(teacher.config(index), "vocab_size", None)
+    for member in teacher.members:
+        theirs = getattr(member.config(), "vocab_size", None)
         if None not in (ours, theirs) and ours != theirs:
             raise ValueError(
-                f"student.vocab_size: the student's head has {ours} tokens and that of teacher {name!r} {theirs}; "
+                f"student.vocab_size: the student's head has {ours} tokens, that of teacher {member.name!r} {theirs}; "
                 f"build the student with vocab_size: {theirs}, or call resize_token_embeddings({theirs}) on it and save"
             )
 

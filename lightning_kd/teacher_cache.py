@@ -82,12 +82,13 @@ class TeacherCache:
             )
         if self.top_k is not None and task.classes_are_positions:
             raise ValueError(f"teacher_cache.top_k: {type(task).__name__} has few classes, positions; set it to null")
-        prints = [fingerprint(*pair) for pair in zip(teacher.sources, teacher.options, strict=True)]
+        prints = [fingerprint(member.source, member.options) for member in teacher.members]
         opened = {}
         for split in splits:
             key = {
                 "format": FORMAT,
                 "teacher": prints,
+                "combine": teacher.combine,
                 "task": f"{type(task).__module__}.{type(task).__qualname__}",
                 "labels": label_names,
                 "split": split,
@@ -104,7 +105,7 @@ class TeacherCache:
                 with locked(folder), replaced_file(folder / "about.json") as file:
                     file.write_text(json.dumps(about, indent=2, ensure_ascii=False), encoding="utf-8")
             rank_zero_info(f"Teacher cache {folder}: {len(store):,} of {len(shares):,} {split} rows are known")
-            classes = len(label_names) or getattr(teacher.config(0), "vocab_size", 0)
+            classes = len(label_names) or getattr(teacher.members[0].config(), "vocab_size", 0)
             opened[split] = CachedTeacher(teacher, prints, store, Packing(self.dtype, self.top_k), split, classes)
         return opened
 
@@ -196,11 +197,9 @@ class CachedTeacher:
         outputs = self.teacher(part)
         if self._prints is not None:  # its networks were loaded just now, maybe hours after they were looked at
             if any(
-                print_ != fingerprint(source, options)
-                for print_, source, options in zip(
-                    self._prints, self.teacher.sources, self.teacher.options, strict=True
-                )
-                if isinstance(source, str)  # a module is at hand from the beginning
+                print_ != fingerprint(member.source, member.options)
+                for print_, member in zip(self._prints, self.teacher.members, strict=True)
+                if isinstance(member.source, str)  # a module is at hand from the beginning
             ):
                 raise ValueError(f"teacher: {' + '.join(self.teacher.names)} was changed during the run; start again")
             self._prints = None
