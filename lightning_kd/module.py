@@ -176,9 +176,12 @@ class DistillationModule(StudentModule):
             teacher.align(self.label_names or [], self._accept_label_mismatch)
             if not self.task.named_labels and self.task.num_labels is None:  # the classes are the tokens
                 safety.check_vocabularies(self.build_student(), teacher)
+            own = getattr(datamodule, "teacher_tokenizers", [])
+            if own:
+                safety.check_own_encodings(own, self.losses, teacher)
             tokenizer = getattr(datamodule, "tokenizer", None)
             if isinstance(tokenizer, PreTrainedTokenizerBase):
-                safety.check_tokenizers(teacher, tokenizer, "tokenizer_mismatch" in self.accept)
+                safety.check_tokenizers(teacher, tokenizer, "tokenizer_mismatch" in self.accept, own)
 
     def on_fit_start(self) -> None:
         """Settle the seed of the batches, bring the teacher to the student's device, and open its cache."""

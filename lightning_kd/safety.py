@@ -130,13 +130,34 @@ def check_lengths(datamodule: Any, student: nn.Module, teacher: Teacher | None) 
     if longest is None or tokenizer is None:
         return
     longest = min(longest, tokenizer.model_max_length)
-    configs = {"the student": getattr(student, "config", None)}
+    readers = [("the student", getattr(student, "config", None), longest)]
     if teacher is not None:
-        configs |= {f"teacher {member.name!r}": member.config() for member in teacher.members}
-    for name, config in configs.items():
+        own = datamodule.teacher_length() if getattr(datamodule, "teacher_tokenizers", []) else None
+        readers += [(f"teacher {member.name!r}", member.config(), own or longest) for member in teacher.members]
+    for name, config, tokens in readers:
         positions = most_positions(config)
-        if positions is not None and longest > positions:
-            raise ValueError(f"data.max_length: {longest} is more than the {positions} positions of {name}; lower it")
+        if positions is not None and tokens > positions:
+            raise ValueError(f"data.max_length: {tokens} is more than the {positions} positions of {name}; lower it")
+
+
+def check_own_encodings(tokenizers: Sequence[PreTrainedTokenizerBase], losses: nn.ModuleDict, teacher: Teacher) -> None:
+    """Refuse what does not go with a teacher that reads the rows in an encoding of its own.
+
+    Raises:
+        ValueError: If a loss compares layers, or there are neither one tokenizer nor one for each network.
+    """
+    if len(tokenizers) not in (1, len(teacher.members)):
+        raise ValueError(
+            f"data.teacher_tokenizer: names {len(tokenizers)} tokenizers for {len(teacher.members)} networks; name one "
+            "for each, or one for all"
+        )
+    for name, loss in losses.items():
+        assert isinstance(loss, DistillationLoss)
+        if loss.needs:
+            raise ValueError(
+                f"losses.{name}: compares {' and '.join(sorted(loss.needs))} token by token, and the teacher reads "
+                "other tokens (data.teacher_tokenizer, data.teacher_prompt); use losses on logits"
+            )
 
 
 def check_vocabularies(student: nn.Module, teacher: Teacher) -> None:
