@@ -232,6 +232,7 @@ def test_spans_are_carried_over_by_their_characters(tmp_path, spans, tokenizer, 
             first, after_last = batch["context_tokens"][number].tolist()
             begin, end = offsets[first][0], offsets[after_last - 1][1]
             begin += context[begin] == " "  # the first token of a part counts the space before it
+            end -= context[end - 1] == " "  # a space alone may be the last
             begin, end = context.rfind(" ", 0, begin) + 1, (context + " ").index(" ", end)  # whole words
             masses = masses_by_character(
                 fitted.teacher.networks[0], tokenizer, batch["question"][number], context[begin:end]

@@ -3,8 +3,6 @@
 import torch
 from torch import Tensor
 
-from lightning_kd.losses.base import masked_log_softmax
-
 
 def carried_over(logits: Tensor, mask: Tensor, to: Tensor, size: int) -> Tensor:
     """Give each token of the other encoding the probability of all tokens that stand at its place.
@@ -21,7 +19,7 @@ def carried_over(logits: Tensor, mask: Tensor, to: Tensor, size: int) -> Tensor:
     Returns:
         Float32 logarithms of probabilities, (N, M).
     """
-    log_p = masked_log_softmax(logits.float(), mask).masked_fill(to < 0, -torch.inf)
+    log_p = logits.float().masked_fill(~mask, -torch.inf).log_softmax(dim=-1).masked_fill(to < 0, -torch.inf)
     to = to.clamp(min=0)
     highest = log_p.new_full((len(log_p), size), -torch.inf).scatter_reduce(1, to, log_p, "amax")
     got_some = highest > -torch.inf
