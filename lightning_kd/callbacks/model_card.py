@@ -18,9 +18,10 @@ MARK = "lightning_kd"
 def _loss_rows(pl_module: DistillationModule) -> list[str]:
     rows = []
     for name, loss in pl_module.losses.items():
-        arguments = {k: v for k, v in to_plain(loss).get("init_args", {}).items() if k != "weight"}
+        arguments = {**to_plain(loss).get("init_args", {}), **loss.schedules}
+        weight = arguments.pop("weight", loss.weight)
         settings = ", ".join(f"{key} {value}" for key, value in arguments.items())
-        rows.append(f"| {name} | {type(loss).__name__} | {loss.weight} | {settings} |")
+        rows.append(f"| {name} | {type(loss).__name__} | {weight} | {settings} |")
     return rows
 
 
