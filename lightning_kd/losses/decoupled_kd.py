@@ -8,7 +8,7 @@ from torch import Tensor
 from lightning_kd.losses.anneal import Anneal
 from lightning_kd.losses.base import DistillationLoss, mean_over_heads
 from lightning_kd.losses.soft_target import soft_target_loss
-from lightning_kd.outputs import IGNORED, Outputs
+from lightning_kd.outputs import IGNORED, Head, Outputs
 
 
 def decoupled_kd_loss(
@@ -34,16 +34,16 @@ def decoupled_kd_loss(
         teacher_logits: (N, C).
         labels: (N,), class indices; -100 drops the row.
         temperature: T > 0; divides both logits.
-        target_weight: α >= 0, of the target class.
-        nontarget_weight: β >= 0, of the others.
+        target_weight: Of the target class, alpha >= 0.
+        nontarget_weight: Of the others, beta >= 0.
         mask: (N, C), True = the class counts; None = all of them. A label must not point at a masked class.
 
     Returns:
         Float32 scalar; 0 with zero gradient if no row is left.
 
     Example:
-        >>> teacher = torch.tensor([[2.0, 1.0, 0.0]])  # the student has the others right, and the target's share too low
-        >>> decoupled_kd_loss(teacher - torch.tensor([[1.0, 0.0, 0.0]]), teacher, torch.tensor([0]), 1.0, 0.0, 1.0)
+        >>> student, teacher = torch.tensor([[1.0, 1.0, 0.0]]), torch.tensor([[5.0, 1.0, 0.0]])  # agree on the others
+        >>> decoupled_kd_loss(student, teacher, torch.tensor([0]), target_weight=0.0, nontarget_weight=1.0)
         tensor(0.)
     """
     labelled = labels != IGNORED
@@ -110,12 +110,10 @@ class DecoupledKDLoss(DistillationLoss):
         """Mean over the heads of ``decoupled_kd_loss``."""
         assert teacher is not None  # promised by needs_teacher
         losses = []
-        for (name, own), (_, theirs) in zip(student.heads.items(), student.paired_with(teacher), strict=True):
+        for name, (own, theirs) in zip(student.heads, student.paired_with(teacher), strict=True):
             labels = own.labels
             if self.pseudo_labels:
-                guess = (
-                    theirs.decision if own.mask is None else theirs.logits.masked_fill(~own.mask, -math.inf).argmax(-1)
-                )
+                guess = Head(theirs.logits, mask=own.mask).decision
                 labels = guess if labels is None else torch.where(labels == IGNORED, guess, labels)
             if labels is None:
                 raise ValueError(

@@ -2,7 +2,6 @@
 
 import math
 
-import torch
 from torch import Tensor
 
 from lightning_kd.losses.anneal import Anneal
@@ -29,7 +28,8 @@ def dist_loss(
     r"""1 - Pearson's correlation of the probabilities, over classes (inter) and over rows (intra), times T².
 
     .. math::
-        T^2 \Bigl(\frac{\beta}{N} \sum_n 1 - \rho(q_{n:}, p_{n:}) + \frac{\gamma}{C} \sum_c 1 - \rho(q_{:c}, p_{:c})\Bigr)
+        T^2 \Bigl(\frac{\beta}{N} \sum_n (1 - \rho(q_{n:}, p_{n:}))
+        + \frac{\gamma}{C} \sum_c (1 - \rho(q_{:c}, p_{:c}))\Bigr)
 
     The student need not match the teacher's probabilities, only how they rise and fall. Huang et al. 2022, Knowledge
     Distillation from A Stronger Teacher, equations 7 to 10; T² as in the official code. There a constant is added to
@@ -39,8 +39,8 @@ def dist_loss(
         student_logits: (N, C), any floating dtype; computed in float32.
         teacher_logits: (N, C).
         temperature: T > 0; divides both logits.
-        inter_weight: β >= 0, of the correlations over the classes of each row.
-        intra_weight: γ >= 0, of the correlations over the rows of each class. These rows are one batch's on one
+        inter_weight: Of the correlations over the classes of each row, beta >= 0.
+        intra_weight: Of the correlations over the rows of each class, gamma >= 0. These rows are one batch's on one
             device; accumulating gradients or adding devices does not add rows.
         mask: (N, C), True = the class counts; None = all of them. Only with ``intra_weight`` 0.
 

@@ -1,6 +1,5 @@
 """Logits with mean 0 and standard deviation 1 in each row."""
 
-import torch
 from torch import Tensor
 
 
@@ -19,6 +18,7 @@ def standardized_logits(logits: Tensor, mask: Tensor | None = None) -> Tensor:
         gradient is that of the logits less their mean: it has no deviation to be divided by.
 
     Example:
+        >>> import torch
         >>> standardized_logits(torch.tensor([[1.0, 3.0]]))
         tensor([[-1.,  1.]])
     """
