@@ -46,12 +46,13 @@ def dist_loss(
 
     Returns:
         Float32 scalar; 0 with zero gradient if no row is left. What is constant, in student or teacher, has no
-        correlation: it counts 1, without gradient.
+        correlation: it counts 1, with the gradient of the covariance.
 
     Raises:
         ValueError: If there is a mask and ``intra_weight`` is not 0: a column then holds a class of some rows only.
 
     Example:
+        >>> import torch
         >>> logits = torch.tensor([[1.0, 0.0, 2.0], [0.0, 3.0, 1.0]])
         >>> bool(dist_loss(logits, logits) < 1e-6)
         True
