@@ -168,7 +168,8 @@ def check_losses_between_rows(losses: Mapping[str, DistillationLoss], task: Task
         if loss.compares_rows and task.classes_are_positions:
             raise ValueError(
                 f"losses.{name}: {type(loss).__name__} compares what rows have in one class, and the classes of "
-                f"{type(task).__name__} are positions, which have nothing in common; set its intra_weight to 0"
+                f"{type(task).__name__} are positions, which have nothing in common; leave it "
+                "out (DISTLoss: set intra_weight to 0)"
             )
 
 

@@ -150,7 +150,7 @@ def test_mask_and_intra_are_refused():
 
 def test_question_answering_is_refused_at_construction():
     with pytest.raises(
-        ValueError, match=r"losses\.dist: DISTLoss .* QuestionAnswering are positions.*intra_weight to 0"
+        ValueError, match=r"losses\.dist: DISTLoss .* QuestionAnswering are positions.*set intra_weight to 0"
     ):
         DistillationModule(QuestionAnswering(), "folder", "teacher", losses={"dist": DISTLoss()})
     DistillationModule(QuestionAnswering(), "folder", "teacher", losses={"dist": DISTLoss(intra_weight=0)})

@@ -4,6 +4,7 @@ import torch
 from scipy.special import softmax
 from scipy.stats import entropy
 
+from lightning_kd.logit_packing import Packing
 from lightning_kd.losses import SoftTargetLoss, soft_target_loss
 from lightning_kd.outputs import Head, Outputs
 from tests.losses.numeric import numeric_gradient, some_logits
@@ -102,6 +103,16 @@ def test_row_with_fewer_classes_than_k():
     first = soft_target_loss(student[:1, [0, 2]], teacher[:1, [0, 2]], 2.0)
     second = soft_target_loss(student[1:], teacher[1:], 2.0, top_k=3)
     torch.testing.assert_close(value, (first + second) / 2)
+
+
+def test_a_teacher_cache_of_as_many_logits_loses_nothing():
+    student, teacher = some_logits()
+    packing = Packing(top_k=2)
+    row = np.frombuffer(packing.pack(teacher[None].astype(np.float32)), dtype=np.uint8)
+    cached = torch.tensor(packing.unpack(row[None], 1, *teacher.shape)[0, 0])
+    (own,) = tensors(student)
+    value = soft_target_loss(own, cached, 1.0, top_k=2).item()
+    assert value == pytest.approx(reference(student, teacher, 1.0, 2), rel=1e-4)
 
 
 def test_module_passes_it_on():
