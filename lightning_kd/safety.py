@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from lightning_kd.losses.base import DistillationLoss
 from lightning_kd.models import load_tokenizer, most_positions, shape_of
 from lightning_kd.projections import projection_maps
+from lightning_kd.tasks.base import Task
 from lightning_kd.teachers import Teacher
 
 Acceptable = Literal["tokenizer_mismatch", "label_mismatch", "weak_teacher"]
@@ -189,6 +190,21 @@ def check_losses_on_logits(losses: Mapping[str, DistillationLoss]) -> None:
             raise ValueError(
                 f"losses.{name}: compares {' and '.join(sorted(loss.needs))}, and teacher_cache keeps logits only; "
                 "remove one of the two"
+            )
+
+
+def check_losses_between_rows(losses: Mapping[str, DistillationLoss], task: Task) -> None:
+    """Refuse losses that compare a class between rows where classes are positions.
+
+    Raises:
+        ValueError: Names the loss and what to do.
+    """
+    for name, loss in losses.items():
+        if loss.compares_rows and task.classes_are_positions:
+            raise ValueError(
+                f"losses.{name}: {type(loss).__name__} compares what rows have in one class, and the classes of "
+                f"{type(task).__name__} are positions, which have nothing in common; leave it "
+                "out (DISTLoss: set intra_weight to 0)"
             )
 
 
