@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ from lightning_kd.optimizers import (
     parameter_groups,
     state_by_name,
 )
-from lightning_kd.outputs import Batch, Outputs
+from lightning_kd.outputs import AUGMENTED, Batch, Outputs, in_other_encoding
 from lightning_kd.plain import factory_from_plain, from_plain, to_plain
 from lightning_kd.student import StudentModule
 from lightning_kd.tasks.base import Task
@@ -102,7 +103,9 @@ class DistillationModule(StudentModule):
             safety.check_losses_on_logits(terms)
         self.losses = nn.ModuleDict(terms)
         # not Lightning's own mean: on several devices it rounds the mean number of rows of a device down
-        self.val_losses = nn.ModuleDict({name: MeanMetric() for name, loss in terms.items() if not loss.needs_teacher})
+        self.val_losses = nn.ModuleDict(
+            {n: MeanMetric() for n, loss in terms.items() if not (loss.needs_teacher or loss.needs_augmented)}
+        )
         self.teacher = None if teacher is None else Teacher(teacher, self.task)
         self.teacher_scores: dict[str, float] = {}
         self.optimizer = optimizer
@@ -113,6 +116,7 @@ class DistillationModule(StudentModule):
         self._annealed = {name: loss for name, loss in terms.items() if loss.schedules}
         self._total_steps = 0
         self._seed: int | None = None
+        self._augments = any(loss.needs_augmented for loss in terms.values())
         self._needs = frozenset(need for loss in terms.values() for need in loss.needs)
         self.save_hyperparameters(
             {
@@ -171,11 +175,12 @@ class DistillationModule(StudentModule):
         set_sparse_gradients(self.build_student(), lazy)
         datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
         safety.check_lengths(datamodule, self.build_student(), self.active_teacher)
-        if getattr(datamodule, "allow_unlabelled", False) and self.active_teacher is None:
+        if getattr(datamodule, "allow_unlabelled", False) and self.active_teacher is None and not self._augments:
             raise ValueError(
                 "data.allow_unlabelled: no loss compares with a teacher, so nothing is learnt from rows without a "
-                "label; add a teacher and a loss such as SoftTargetLoss, or leave it out"
+                "label; add a teacher and a loss such as SoftTargetLoss, or ConsistencyLoss, or leave it out"
             )
+        safety.check_augmentation(datamodule, self.losses)
         if (teacher := self.active_teacher) is not None:
             teacher.align(self.label_names or [], self._accept_label_mismatch)
             if not self.task.named_labels and self.task.num_labels is None:  # the classes are the tokens
@@ -277,6 +282,8 @@ class DistillationModule(StudentModule):
             self._anneal()
         batch = self.in_student_order(batch)
         student = self(batch, self._needs)
+        if self._augments:
+            student = replace(student, augmented=self(in_other_encoding(batch, batch[AUGMENTED])))
         ask = self.cached_teachers.get("train", self.active_teacher)
         teacher = ask(batch, self._needs) if ask is not None else None
         terms = {name: loss(student, teacher) for name, loss in self.losses.items()}
