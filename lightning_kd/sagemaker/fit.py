@@ -23,6 +23,19 @@ class ScriptModeCLI(DistillationCLI):
         return super().init_parser(**kwargs, exit_on_error=False)
 
 
+class ParseOnly(ScriptModeCLI):
+    """Reads a command line as a job does, and neither builds nor runs anything."""
+
+    def _parse_ckpt_path(self) -> None: ...
+
+    def _set_seed(self) -> None: ...
+
+    def instantiate_classes(self) -> None:
+        """Nothing is."""
+
+    def _run_subcommand(self, subcommand: str) -> None: ...
+
+
 def fit_arguments(job: ScriptMode, variables: Mapping[str, str], folder: Path) -> list[str]:
     """The command line of a job's ``fit``.
 
