@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from lightning_kd.sagemaker.arguments import CONFIG
 from lightning_kd.sagemaker.environment import CHECKPOINTS
 
 ENTRY = "train.py"
@@ -22,7 +23,7 @@ PATTERNS = {
     "checkpoints": (r"s3://[^/\s]+(/\S*)?", "such as s3://bucket/prefix, or leave it out"),
     "name": (r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,42}", "of up to 43 letters, digits and hyphens"),
 }
-"""What the service accepts, and what to say otherwise. It appends nothing to a name; we append the time."""
+"""What the service accepts, and what to say otherwise. Of a name it takes 63 characters; 20 are the time's."""
 
 
 @dataclass
@@ -37,13 +38,14 @@ class Job:
         output: Where on S3 source, results and checkpoints go, each in a folder of the job's name.
         instance_count: Number of machines, >= 1.
         channels: S3 locations by name; in YAML file and hyperparameters, ``${SM_CHANNEL_<NAME>}`` is the folder.
-        hyperparameters: Overrides of the YAML file, each as ``key=value``.
+        hyperparameters: Changes to the YAML file, each as ``key=value``.
         name: How the job's name begins.
         checkpoints: Where on S3 checkpoints go, if not to the output; a job given the place of an earlier one
             continues it.
         spot: Take spare machines, which are cheaper and may be taken away; the job then continues on the next.
         max_hours: The job is ended after so many hours of training, > 0.
         volume_gb: Disk of each machine in GB, >= 1.
+        request: Further fields of CreateTrainingJob as JSON, such as ``{"Environment": {"HF_HUB_OFFLINE": "1"}}``.
 
     Raises:
         ValueError: If something is not what the service accepts.
@@ -61,6 +63,7 @@ class Job:
     spot: bool = False
     max_hours: float = 24.0
     volume_gb: int = 30
+    request: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for key, (pattern, example) in PATTERNS.items():
@@ -89,6 +92,8 @@ class Job:
                     f"{name + equals + value!r:.100}"
                 )
         result = {name: value for name, _, value in pairs}
+        if CONFIG in result:
+            raise ValueError(f"hyperparameters: {CONFIG} is not one here; name the file with --config")
         if len(result) > COUNT_LIMIT - 2:  # two are the toolkit's
             raise ValueError(
                 f"hyperparameters: at most {COUNT_LIMIT - 2}, got {len(result)}; put some into the YAML file"
@@ -104,7 +109,7 @@ class Job:
         """Where everything of a job goes on S3."""
         return f"{self.output.rstrip('/')}/{full_name}"
 
-    def request(self, full_name: str, source: str) -> dict[str, Any]:
+    def full_request(self, full_name: str, source: str) -> dict[str, Any]:
         """The arguments of CreateTrainingJob.
 
         Args:
@@ -115,7 +120,8 @@ class Job:
         waiting = {"MaxWaitTimeInSeconds": seconds + round(3600 * GRACE_HOURS)} if self.spot else {}
         place = self.folder(full_name)
         toolkit = {"sagemaker_program": ENTRY, "sagemaker_submit_directory": source}
-        request: dict[str, Any] = {
+        channels = [_channel(name, place) for name, place in self.channels.items()]
+        return {
             "TrainingJobName": full_name,
             "RoleArn": self.role,
             "AlgorithmSpecification": {"TrainingImage": self.image, "TrainingInputMode": "File"},
@@ -129,10 +135,9 @@ class Job:
             "StoppingCondition": {"MaxRuntimeInSeconds": seconds, **waiting},
             "EnableManagedSpotTraining": self.spot,
             "CheckpointConfig": {"S3Uri": self.checkpoints or f"{place}/checkpoints", "LocalPath": CHECKPOINTS},
+            **({"InputDataConfig": channels} if channels else {}),
+            **self.request,
         }
-        if self.channels:
-            request["InputDataConfig"] = [_channel(name, place) for name, place in self.channels.items()]
-        return request
 
 
 def _channel(name: str, place: str) -> Mapping[str, Any]:

@@ -41,7 +41,7 @@ def launch(args: list[str]) -> None:
     check(config, job)
     full_name = f"{job.name}-{time.strftime('%Y-%m-%d-%H-%M-%S', time.gmtime())}"
     packed = f"{job.folder(full_name)}/source/sourcedir.tar.gz"
-    request = job.request(full_name, packed)
+    request = job.full_request(full_name, packed)
     with TemporaryDirectory() as folder:
         archive = Path(folder) / "sourcedir.tar.gz"
         pack(archive, config, source)

@@ -112,11 +112,17 @@ class Host:
         }
         return {f"SM_{name}": line(value) for name, value in values.items()}
 
-    def start(self, hyperparameters: dict | None = None, **more: str) -> subprocess.Popen:
-        """The entry in a process of its own, in the folder of the source, with the arguments that it gets there."""
+    def start(self, hyperparameters: dict | None = None, python: tuple[str, ...] = (), **more: str) -> subprocess.Popen:
+        """The entry in a process of its own, in the folder of the source, with the arguments that it gets there.
+
+        Args:
+            hyperparameters: By name.
+            python: Arguments of Python before those of the entry.
+            more: Further variables.
+        """
         variables = self.variables(**(hyperparameters or {}))
         here = {"KD_CHECKPOINT_DIR": str(self.root / "checkpoints"), "PYTHONPATH": str(ROOT)}
-        command = [sys.executable, "-m", "lightning_kd.sagemaker", *json.loads(variables["SM_USER_ARGS"])]
+        command = [sys.executable, *python, "-m", "lightning_kd.sagemaker", *json.loads(variables["SM_USER_ARGS"])]
         with (self.root / "log").open("a") as log:
             return subprocess.Popen(
                 command, cwd=self.root / "code", env={**os.environ, **variables, **here, **more}, stdout=log, stderr=log

@@ -70,6 +70,16 @@ def test_both_are_told_to_end(make_job):
     assert [host.failure() for host in job] == [None, None]
 
 
+@pytest.mark.parametrize("launcher", [(), ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")])
+def test_two_processes_on_one_host(host, launcher):
+    """Started by Lightning, or by torchrun as the toolkit does on request."""
+    process = host.start({"trainer.devices": 2, "trainer.strategy": "ddp"}, launcher)
+    assert process.wait(timeout=180) == 0, host.log()[-2000:]
+    assert AutoModelForSequenceClassification.from_pretrained(host.root / "model").config.num_labels == 3
+    assert host.steps() == 2 * 5
+    assert host.failure() is None
+
+
 def meeting(make_host, name="algo-2", hosts=("algo-2", "algo-1", "algo-3"), **set_already):
     return ScriptMode.read(make_host(hosts=hosts, name=name).variables()).meeting(set_already)
 

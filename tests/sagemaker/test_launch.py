@@ -113,6 +113,17 @@ def test_the_smallest_request(launch, arguments, refused):
     assert "MaxWaitTimeInSeconds" not in request["StoppingCondition"]
 
 
+def test_further_fields(launch, arguments, refused):
+    subnets = {"SecurityGroupIds": ["sg-1"], "Subnets": ["subnet-1"]}
+    more = {"Environment": {"HF_HUB_OFFLINE": "1"}, "VpcConfig": subnets}
+    request = json.loads(
+        launch(arguments, "--dry_run", f"--request={json.dumps(more)}", "--checkpoints=s3://bucket/old")
+    )
+    assert refused(request) == []
+    assert {name: request[name] for name in more} == more
+    assert request["CheckpointConfig"]["S3Uri"] == "s3://bucket/old"
+
+
 def test_the_check_itself_finds_what_is_wrong(launch, arguments, refused):
     request = json.loads(launch(arguments, "--dry_run"))
     request["RoleArn"] = "nobody-in-particular-at-all"
@@ -163,6 +174,7 @@ def test_submits_what_the_dry_run_prints(launch, arguments, monkeypatch, tmp_pat
         ({"config": "gone.yaml"}, "config: there is no 'gone.yaml'"),
         ({"source": "gone"}, "source: there is no 'gone'"),
         ({"hyperparameters": "model.warmup_ratio"}, "hyperparameters: must be key=value"),
+        ({"hyperparameters": "config=other.yaml"}, "hyperparameters: config is not one here; name the file with"),
         ({"hyperparameters": "model.warm_up=1"}, "model.warm_up"),
         ({"hyperparameters": "model.losses.hard.init_args.weigth=1"}, "'weigth' is not accepted"),
         ({"hyperparameters": "model.teacher=${SM_CHANNEL_TEACHER}"}, "${SM_CHANNEL_TEACHER} is not set, the channels"),
