@@ -13,14 +13,19 @@ ENTRY = "train.py"
 CHANNELS = "/opt/ml/input/data"
 """The service puts each channel into a folder of its name in this one."""
 
-VALUE_LIMIT, COUNT_LIMIT, GRACE_HOURS = 2500, 100, 24.0
+VALUE_LIMIT, COUNT_LIMIT = 2500, 100
+
+MOST_HOURS, WAITING_HOURS = 28 * 24.0, 24.0
+"""The service's limit, and how long a job on spare machines may wait for some."""
+
+S3 = r"s3://[^/\s]+(/\S*)?"
 
 PATTERNS = {
     "role": (r"arn:aws[a-z-]*:iam::\d{12}:role/?[\w+=,.@/-]+", "such as arn:aws:iam::123456789012:role/training"),
     "image": (r"\S{1,255}", "such as <account>.dkr.ecr.<region>.amazonaws.com/pytorch-training:<tag>"),
     "instance_type": (r"ml\.[a-z0-9.-]+", "such as ml.g5.xlarge"),
-    "output": (r"s3://[^/\s]+(/\S*)?", "such as s3://bucket/prefix"),
-    "checkpoints": (r"s3://[^/\s]+(/\S*)?", "such as s3://bucket/prefix, or leave it out"),
+    "output": (S3, "such as s3://bucket/prefix"),
+    "checkpoints": (S3, "such as s3://bucket/prefix, or leave it out"),
     "name": (r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,42}", "of up to 43 letters, digits and hyphens"),
 }
 """What the service accepts, and what to say otherwise. Of a name it takes 63 characters; 20 are the time's."""
@@ -43,7 +48,7 @@ class Job:
         checkpoints: Where on S3 checkpoints go, if not to the output; a job given the place of an earlier one
             continues it.
         spot: Take spare machines, which are cheaper and may be taken away; the job then continues on the next.
-        max_hours: The job is ended after so many hours of training, > 0.
+        max_hours: The job is ended after so many hours of training, at most 672 (28 days).
         volume_gb: Disk of each machine in GB, >= 1.
         request: Further fields of CreateTrainingJob as JSON, such as ``{"Environment": {"HF_HUB_OFFLINE": "1"}}``.
 
@@ -70,15 +75,16 @@ class Job:
             value = getattr(self, key)
             if value is not None and not re.fullmatch(pattern, value):
                 raise ValueError(f"{key}: must be {example}, got {value!r}")
-        for key in ("instance_count", "volume_gb", "max_hours"):
-            smallest = 1 / 60 if key == "max_hours" else 1
-            if not getattr(self, key) >= smallest:
-                raise ValueError(f"{key}: must be >= {smallest:.3g}, got {getattr(self, key)}")
+        for key in ("instance_count", "volume_gb"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"{key}: must be >= 1, got {getattr(self, key)}")
+        if not 0.01 <= self.max_hours <= MOST_HOURS:
+            raise ValueError(f"max_hours: must be in [0.01, {MOST_HOURS:.0f}], got {self.max_hours}")
         for channel, place in self.channels.items():
             # SM_CHANNEL_<NAME> is no name for a shell otherwise
             if not re.fullmatch(r"[A-Za-z0-9_]{1,64}", channel):
                 raise ValueError(f"channels: must be named with letters, digits and underscores, got {channel!r}")
-            if not re.fullmatch(r"s3://[^/\s]+(/\S*)?", place):
+            if not re.fullmatch(S3, place):
                 raise ValueError(f"channels.{channel}: must be such as s3://bucket/prefix, got {place!r}")
         self.overrides()
 
@@ -109,22 +115,26 @@ class Job:
         """Where everything of a job goes on S3."""
         return f"{self.output.rstrip('/')}/{full_name}"
 
-    def full_request(self, full_name: str, source: str) -> dict[str, Any]:
+    def full_request(self, full_name: str, source: str, metrics: list[str]) -> dict[str, Any]:
         """The arguments of CreateTrainingJob.
 
         Args:
             full_name: Name of the job, which must be new.
             source: Where on S3 the packed source is.
+            metrics: Names of the metrics that the service finds in the lines of the log.
         """
-        seconds = round(3600 * self.max_hours)
-        waiting = {"MaxWaitTimeInSeconds": seconds + round(3600 * GRACE_HOURS)} if self.spot else {}
+        found = [{"Name": name, "Regex": f"{name}=([-+.0-9e]+)"} for name in metrics]  # see progress.py
+        algorithm = {"TrainingImage": self.image, "TrainingInputMode": "File", "MetricDefinitions": found}
+        limits = {"MaxRuntimeInSeconds": round(3600 * self.max_hours)}
+        if self.spot:
+            limits["MaxWaitTimeInSeconds"] = round(3600 * min(self.max_hours + WAITING_HOURS, MOST_HOURS))
         place = self.folder(full_name)
         toolkit = {"sagemaker_program": ENTRY, "sagemaker_submit_directory": source}
         channels = [_channel(name, place) for name, place in self.channels.items()]
         return {
             "TrainingJobName": full_name,
             "RoleArn": self.role,
-            "AlgorithmSpecification": {"TrainingImage": self.image, "TrainingInputMode": "File"},
+            "AlgorithmSpecification": algorithm,
             "HyperParameters": {**self.overrides(), **toolkit},
             "OutputDataConfig": {"S3OutputPath": self.output},
             "ResourceConfig": {
@@ -132,7 +142,7 @@ class Job:
                 "InstanceCount": self.instance_count,
                 "VolumeSizeInGB": self.volume_gb,
             },
-            "StoppingCondition": {"MaxRuntimeInSeconds": seconds, **waiting},
+            "StoppingCondition": limits,
             "EnableManagedSpotTraining": self.spot,
             "CheckpointConfig": {"S3Uri": self.checkpoints or f"{place}/checkpoints", "LocalPath": CHECKPOINTS},
             **({"InputDataConfig": channels} if channels else {}),

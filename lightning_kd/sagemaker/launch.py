@@ -38,10 +38,10 @@ def launch(args: list[str]) -> None:
     for name, path, there in (("config", config, config.is_file()), ("source", source, not source or source.is_dir())):
         if not there:
             raise ValueError(f"{name}: there is no {str(path)!r}")
-    check(config, job)
+    monitored = check(config, job)
     full_name = f"{job.name}-{time.strftime('%Y-%m-%d-%H-%M-%S', time.gmtime())}"
     packed = f"{job.folder(full_name)}/source/sourcedir.tar.gz"
-    request = job.full_request(full_name, packed)
+    request = job.full_request(full_name, packed, [monitored, "train/loss"])
     with TemporaryDirectory() as folder:
         archive = Path(folder) / "sourcedir.tar.gz"
         pack(archive, config, source)
@@ -51,8 +51,11 @@ def launch(args: list[str]) -> None:
             submit(request, archive, packed, given.region)
 
 
-def check(config: Path, job: Job) -> None:
+def check(config: Path, job: Job) -> str:
     """Parse the run as the job is going to, so that a misspelt key costs no machine.
+
+    Returns:
+        The metric by which the run picks its best student.
 
     Raises:
         ValueError: If a placeholder has no value.
@@ -65,7 +68,9 @@ def check(config: Path, job: Job) -> None:
     with TemporaryDirectory() as folder:
         filled = Path(folder) / config.name
         filled.write_text(fill_in(config.read_text(encoding="utf-8"), variables, config.name), encoding="utf-8")
-        run(["fit", "--config", str(filled), *overrides(job.overrides(), variables)], cli=ParseOnly)
+        cli = run(["fit", "--config", str(filled), *overrides(job.overrides(), variables)], cli=ParseOnly)
+    assert isinstance(cli, ParseOnly)
+    return cli.monitored
 
 
 def submit(request: dict[str, Any], archive: Path, place: str, region: str | None) -> None:

@@ -1,5 +1,6 @@
 """A training job from its variables to its artefacts, in the folders and processes that it would have."""
 
+import re
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import yaml
 from transformers import pipeline
 
 from lightning_kd.sagemaker.__main__ import main
+from lightning_kd.sagemaker.job import Job
 from tests.conftest import LABELS, save_network, tiny_bert
 from tests.sagemaker.host import ROOT, same_weights, wait_for_steps
 
@@ -56,6 +58,12 @@ def test_distils_from_a_channel_with_hyperparameters(host):
     assert config["data"]["init_args"]["path"] == str(host.root / "input/data/training")
     assert config["data"]["init_args"]["batch_size"] == 4
     assert list((host.root / "output" / "data").glob("events.out.tfevents.*"))
+    lines = [line for line in host.log().splitlines() if line.startswith("step ")]
+    assert [line.partition(":")[0] for line in lines] == ["step 18, epoch 0", "step 36, epoch 1"]
+    for found in Job("arn:aws:iam::123456789012:role/r", "i", "ml.m5.large", "s3://b").full_request(
+        "name", "s3://b/c", ["val/accuracy", "train/loss"]
+    )["AlgorithmSpecification"]["MetricDefinitions"]:
+        assert all(0 <= float(re.search(found["Regex"], line)[1]) < 10 for line in lines)
 
 
 @pytest.fixture

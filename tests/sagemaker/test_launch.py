@@ -98,6 +98,8 @@ def test_request_is_what_the_service_describes(launch, arguments, refused):
         "sagemaker_program": "train.py",
         "sagemaker_submit_directory": f"s3://bucket/kd/{name}/source/sourcedir.tar.gz",
     }
+    metrics = request["AlgorithmSpecification"]["MetricDefinitions"]
+    assert [metric["Name"] for metric in metrics] == ["val/accuracy", "train/loss"]
     assert request["EnableManagedSpotTraining"]
     limits = request["StoppingCondition"]
     assert limits["MaxWaitTimeInSeconds"] > limits["MaxRuntimeInSeconds"] == 24 * 3600
@@ -168,7 +170,7 @@ def test_submits_what_the_dry_run_prints(launch, arguments, monkeypatch, tmp_pat
         ({"name": "my_job"}, "name: must be of up to 43 letters, digits and hyphens, got 'my_job'"),
         ({"name": "x" * 44}, "name: must be of up to 43"),
         ({"instance_count": 0}, "instance_count: must be >= 1, got 0"),
-        ({"max_hours": 0}, "max_hours: must be >= 0.0167, got 0.0"),
+        ({"max_hours": 0}, "max_hours: must be in [0.01, 672], got 0.0"),
         ({"channels.training": "texts"}, "channels.training: must be such as s3://bucket/prefix, got 'texts'"),
         ({"channels.a-b": "s3://b/c"}, "channels: must be named with letters, digits and underscores, got 'a-b'"),
         ({"config": "gone.yaml"}, "config: there is no 'gone.yaml'"),
