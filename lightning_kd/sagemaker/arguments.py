@@ -48,8 +48,10 @@ def fill_in(text: str, variables: Mapping[str, str], where: str) -> str:
 def overrides(hyperparameters: Mapping[str, Any], variables: Mapping[str, str]) -> list[str]:
     """Hyperparameters as arguments of ``fit``: their names are the keys of a config.
 
-    >>> overrides({"model.warmup_ratio": 0.1, "trainer__max_epochs": 3, "config": "other.yaml"}, {})
-    ['--model.warmup_ratio=0.1', '--trainer.max_epochs=3']
+    >>> overrides({"model.warmup_ratio": 0.1, "trainer__max_epochs": 3, "model.teacher": None}, {})
+    ['--model.teacher=null', '--model.warmup_ratio=0.1', '--trainer.max_epochs=3']
+    >>> overrides({"config": "other.yaml", "sagemaker_program": "train.py"}, {})
+    []
 
     Args:
         hyperparameters: Values by name. Two underscores are read as a dot, for launchers whose scripts break at dots.
