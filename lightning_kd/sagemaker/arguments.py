@@ -61,13 +61,12 @@ def overrides(hyperparameters: Mapping[str, Any], variables: Mapping[str, str]) 
         ValueError: If a placeholder has no value.
     """
     arguments = []
-    for name, value in sorted(hyperparameters.items()):  # a class comes before its arguments
+    for name, value in hyperparameters.items():
         if name == CONFIG or name.startswith(OWN):
             continue
         text = value if isinstance(value, str) else json.dumps(value)
-        filled = fill_in(text, variables, f"hyperparameter {name}")
-        arguments.append(f"--{name.replace('__', '.')}={filled}")
-    return arguments
+        arguments.append((name.replace("__", "."), fill_in(text, variables, f"hyperparameter {name}")))
+    return [f"--{key}={text}" for key, text in sorted(arguments)]  # a class comes before its arguments
 
 
 def find_config(hyperparameters: Mapping[str, Any], variables: Mapping[str, str]) -> Path:

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,9 +79,9 @@ class ScriptMode:
 
 def keep_failure(line: str) -> None:
     """Write why a job failed to where the service reads it, unless another process of this host was first."""
-    folder = Path(os.environ.get("SM_OUTPUT_DIR", ""))
-    if "SM_OUTPUT_DIR" in os.environ and folder.is_dir() and not (folder / "failure").exists():
-        (folder / "failure").write_text(line, encoding="utf-8")
+    if folder := os.environ.get("SM_OUTPUT_DIR"):
+        with suppress(OSError), (Path(folder) / "failure").open("x", encoding="utf-8") as file:
+            file.write(line)
 
 
 def _folder(variables: Mapping[str, str], name: str) -> Path:

@@ -10,7 +10,7 @@ import lightning_kd
 from lightning_kd.sagemaker.arguments import DEFAULT_CONFIG
 from lightning_kd.sagemaker.job import ENTRY
 
-PACKAGE = Path(lightning_kd.__file__).parent
+PACKAGE = Path(lightning_kd.__file__).resolve().parent
 
 REQUIREMENTS = "requirements.txt"
 

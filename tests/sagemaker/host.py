@@ -129,7 +129,7 @@ class Host:
             )
 
     def run(self, hyperparameters: dict | None = None, **more: str) -> int:
-        return self.start(hyperparameters, **more).wait(timeout=180)
+        return self.start(hyperparameters, **more).wait(timeout=600)
 
     def log(self) -> str:
         return (self.root / "log").read_text(encoding="utf-8")

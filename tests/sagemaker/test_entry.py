@@ -81,7 +81,7 @@ def test_interrupted_twice_ends_in_the_same_weights(host, whole):
         process = host.start(LONG)
         wait_for_steps(host, before + 40, process)
         process.send_signal(number)
-        assert process.wait(timeout=60) == code
+        assert process.wait(timeout=600) == code
         assert before < host.steps() < whole.steps()
         assert host.failure() is None
         assert not list((host.root / "model").iterdir())

@@ -30,7 +30,7 @@ def start(job, hyperparameters):
 
 
 def ended(processes):
-    return [process.wait(timeout=180) for process in processes]
+    return [process.wait(timeout=600) for process in processes]
 
 
 def test_one_model_of_both_and_the_same_weights_after_an_interruption(make_job):
@@ -74,7 +74,7 @@ def test_both_are_told_to_end(make_job):
 def test_two_processes_on_one_host(host, launcher):
     """Started by Lightning, or by torchrun as the toolkit does on request."""
     process = host.start({"trainer.devices": 2, "trainer.strategy": "ddp"}, launcher)
-    assert process.wait(timeout=180) == 0, host.log()[-2000:]
+    assert process.wait(timeout=600) == 0, host.log()[-2000:]
     assert AutoModelForSequenceClassification.from_pretrained(host.root / "model").config.num_labels == 3
     assert host.steps() == 2 * 5
     assert host.failure() is None

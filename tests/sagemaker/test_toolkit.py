@@ -31,7 +31,7 @@ def toolkit(program, host, hyperparameters, **variables):
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # what was packed runs
     environment |= {"SAGEMAKER_BASE_DIR": str(host.root), "AWS_REGION": "eu-west-1", **variables}
     return subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False, timeout=180
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False, timeout=600
     )
 
 
