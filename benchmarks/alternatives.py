@@ -17,12 +17,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import yaml
 from rich.box import MARKDOWN
 from rich.console import Console
 from rich.table import Table
 from seeds import run_seed
 
-CONFIG = "configs/clinc150/distil_fast.yaml"
+CONFIG = Path(__file__).parent.parent / "configs" / "clinc150" / "distil_fast.yaml"
 CHOOSING_SEED = 0
 SCORES = ("val/accuracy", "val/oos_recall", "test/accuracy", "test/in_scope_accuracy", "test/oos_recall")
 Losses = dict[str, dict[str, Any]]
@@ -95,25 +96,23 @@ METHODS: dict[str, dict[str, Losses]] = {
 
 def run(losses: Losses, seed: int, args: argparse.Namespace, overrides: list[str]) -> dict[str, float]:
     """Train, score, and leave nothing on disk but the teacher's logits."""
-    learns = any(kind["class_path"] != "HardLabelLoss" for kind in losses.values())
-    cache = args.results.parent.resolve() / "alternatives_teacher_cache"
+    config = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
+    # not on the command line: there a loss of the same name and class keeps what the config says and the line does not
+    config["model"]["losses"] = losses
+    config["model"]["student"]["base"] = args.teacher
+    if any(kind["class_path"] != "HardLabelLoss" for kind in losses.values()):
+        config["model"]["teacher"] = args.teacher
+        config["model"]["teacher_cache"] = str(args.results.parent.resolve() / "alternatives_teacher_cache")
+    else:
+        del config["model"]["teacher"], config["model"]["teacher_cache"]
+    config["trainer"]["callbacks"] = [{"class_path": "LayerInitialization", "init_args": {"source": args.teacher}}]
+    config["trainer"] |= {"max_epochs": args.epochs, "enable_progress_bar": False}
+    config["data"]["init_args"]["path"] = args.data
     with tempfile.TemporaryDirectory(prefix="alternatives-") as folder:
-        return run_seed(
-            seed,
-            [
-                f"--config={CONFIG}",
-                f"--model.losses={json.dumps(losses)}",
-                f"--model.teacher={args.teacher if learns else 'null'}",
-                f"--model.teacher_cache={cache if learns else 'null'}",
-                f"--model.student={json.dumps({'base': args.teacher, 'num_hidden_layers': 2})}",
-                f"--trainer.callbacks.init_args.source={args.teacher}",
-                f"--trainer.max_epochs={args.epochs}",
-                "--trainer.enable_progress_bar=false",
-                f"--trainer.default_root_dir={folder}",
-                f"--data.init_args.path={args.data}",
-                *overrides,
-            ],
-        )
+        config["trainer"]["default_root_dir"] = folder
+        file = Path(folder) / "config.yaml"
+        file.write_text(yaml.safe_dump(config), encoding="utf-8")
+        return run_seed(seed, [f"--config={file}", *overrides])
 
 
 class Results:

@@ -13,7 +13,7 @@ class Anneal:
 
     Temperatures that fall (Jafari et al. 2021, Annealing Knowledge Distillation, which so scales the teacher's logits
     for a squared error) show the student easy targets first; weights that move from the teacher to the labels are the
-    teacher annealing of Clark et al. 2019, BAM!, section 3.2 (linear, over the whole run).
+    teacher annealing of Clark et al. 2019, BAM! (linear, over the whole run).
 
     Args:
         start: Value at the first step.

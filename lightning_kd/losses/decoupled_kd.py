@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lightning_kd.losses.anneal import Anneal
 from lightning_kd.losses.base import DistillationLoss, mean_over_heads
-from lightning_kd.losses.soft_target import soft_target_loss
+from lightning_kd.losses.soft_target import divergence, sum_over_rows
 from lightning_kd.outputs import IGNORED, Head, Outputs
 
 
@@ -46,21 +46,28 @@ def decoupled_kd_loss(
         >>> decoupled_kd_loss(student, teacher, torch.tensor([0]), target_weight=0.0, nontarget_weight=1.0)
         tensor(0.)
     """
-    labelled = labels != IGNORED
-    student, teacher, target = (z[labelled] for z in (student_logits, teacher_logits, labels.unsqueeze(-1)))
-    counts = torch.ones_like(student, dtype=torch.bool) if mask is None else mask[labelled]
-    counts, student, teacher, target = (z[counts.any(dim=-1)] for z in (counts, student, teacher, target))
-    others = counts.scatter(-1, target, False)
+    keep = labels != IGNORED if mask is None else (labels != IGNORED) & mask.any(dim=-1)
+    student_logits, teacher_logits, target = (z[keep] for z in (student_logits, teacher_logits, labels.unsqueeze(-1)))
+    counts = torch.ones_like(student_logits, dtype=torch.bool) if mask is None else mask[keep]
 
-    def against_others(logits: Tensor) -> Tensor:
-        scaled = logits.float() / temperature
-        # not -inf: where there are no others, their gradient would be NaN
-        rest = scaled.masked_fill(~others, torch.finfo(scaled.dtype).min).logsumexp(dim=-1, keepdim=True)
-        return torch.cat([scaled.gather(-1, target), rest], dim=-1)  # (N, 2)
+    def row_sum(student: Tensor, place: slice) -> Tensor:
+        student, teacher = (z.float() / temperature for z in (student, teacher_logits[place]))
+        others = counts[place].scatter(-1, target[place], False)
+        on_target = divergence(_against(others, student, target[place]), _against(others, teacher, target[place]))
+        # without any others the target is alone, and there is nothing to diverge
+        compared = torch.where(others.any(dim=-1, keepdim=True), others, counts[place])
+        on_others = divergence(student, teacher, mask=compared)
+        return (target_weight * on_target + nontarget_weight * on_others).sum()
 
-    on_target = soft_target_loss(against_others(student), against_others(teacher)) * temperature**2
-    on_others = soft_target_loss(student, teacher, temperature, mask=others)
-    return target_weight * on_target + nontarget_weight * on_others
+    total = sum_over_rows(student_logits, teacher_logits, row_sum)
+    return total / max(len(student_logits), 1) * temperature**2
+
+
+def _against(others: Tensor, logits: Tensor, target: Tensor) -> Tensor:
+    """The target's logit and that of all others together, (N, 2)."""
+    # not -inf: where there are no others, their gradient would be NaN
+    rest = logits.masked_fill(~others, torch.finfo(logits.dtype).min).logsumexp(dim=-1, keepdim=True)
+    return torch.cat([logits.gather(-1, target), rest], dim=-1)
 
 
 class DecoupledKDLoss(DistillationLoss):

@@ -32,7 +32,7 @@ def dist_loss(
         + \frac{\gamma}{C} \sum_c (1 - \rho(q_{:c}, p_{:c}))\Bigr)
 
     The student need not match the teacher's probabilities, only how they rise and fall. Huang et al. 2022, Knowledge
-    Distillation from A Stronger Teacher, equations 7 to 10; T² as in the official code. There a constant is added to
+    Distillation from A Stronger Teacher, section 3; T² as in the official code. There a constant is added to
     the divisor, so that classes that no row of a batch is likely to have hardly count; here all classes count alike.
 
     Args:
@@ -76,8 +76,8 @@ def dist_loss(
 class DISTLoss(DistillationLoss):
     """Correlation of the student's with the teacher's probabilities, within each row and within each class.
 
-    The paper weighs both parts 1 or 2, at temperature 1 (ImageNet) or 4 (CIFAR-100). The part within classes compares
-    the rows of a batch on one device, so batches should have many.
+    The paper weighs both parts alike, at temperature 1 for ImageNet and 4 for CIFAR-100. The part within classes
+    compares the rows of a batch on one device, so batches should have many.
 
     Args:
         weight: Factor of this loss in the total, >= 0, or a schedule.

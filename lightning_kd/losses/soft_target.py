@@ -47,7 +47,7 @@ class _ForwardKL(torch.autograd.Function):
         p = log_p.exp_()
         ctx.slope = log_q.exp_().sub_(p)
         ctx.temperature, ctx.dtype = temperature, student_logits.dtype
-        return p.mul_(difference).add_(ctx.slope).sum(dim=-1)  # as in _divergence: q - p sums to 0
+        return p.mul_(difference).add_(ctx.slope).sum(dim=-1)  # as in divergence: q - p sums to 0
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> Any:
@@ -103,29 +103,34 @@ def soft_target_loss(
         if standardize:
             student, teacher = standardized_logits(student, kept), standardized_logits(teacher, kept)
         if top_k is None or top_k >= student.shape[-1]:
-            return _divergence(student, teacher, temperature, beta, kept).sum()
+            return divergence(student, teacher, temperature, beta, kept).sum()
         pooled = pool_tail(student.float() / temperature, teacher.float() / temperature, top_k, kept)
-        return _divergence(pooled[0], pooled[1], 1.0, beta, pooled[2]).sum()
+        return divergence(pooled[0], pooled[1], 1.0, beta, pooled[2]).sum()
 
-    # where the teacher learns, too, as in mutual learning, its gradient is wanted as well
-    sum_over = chunked_sum if not teacher_logits.requires_grad else _plain_sum
-    return sum_over(student_logits, row_sum) / max(len(student_logits), 1) * temperature**2
-
-
-def _plain_sum(logits: Tensor, row_sum: RowSum) -> Tensor:
-    """At once."""
-    return row_sum(logits, slice(None))
+    total = sum_over_rows(student_logits, teacher_logits, row_sum)
+    return total / max(len(student_logits), 1) * temperature**2
 
 
-def _divergence(
-    student_logits: Tensor, teacher_logits: Tensor, temperature: float, beta: float, mask: Tensor | None
+def sum_over_rows(student_logits: Tensor, teacher_logits: Tensor, row_sum: RowSum) -> Tensor:
+    """``chunked_sum``, but at once where the teacher learns, too, as in mutual learning: its gradient is wanted."""
+    if teacher_logits.requires_grad:
+        return row_sum(student_logits, slice(None))
+    return chunked_sum(student_logits, row_sum)
+
+
+def divergence(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    temperature: float = 1.0,
+    beta: float = 0.0,
+    mask: Tensor | None = None,
 ) -> Tensor:
-    """The divergence of each row, (N,), without T²."""
+    """The divergence of each row, (N,), without T²; arguments as of ``soft_target_loss``."""
     if beta == 0 and not teacher_logits.requires_grad:
-        divergence: Tensor = _ForwardKL.apply(  # type: ignore[no-untyped-call]
+        forward_kl: Tensor = _ForwardKL.apply(  # type: ignore[no-untyped-call]
             student_logits, teacher_logits, temperature, mask
         )
-        return divergence
+        return forward_kl
     log_q = masked_log_softmax(student_logits.float() / temperature, mask)
     log_p = masked_log_softmax(teacher_logits.float() / temperature, mask)
     p, q = log_p.exp(), log_q.exp()
@@ -135,14 +140,14 @@ def _divergence(
     # A divergence is of second order in its distributions' difference. Adding the first-order term p - q, whose sum
     # over the classes is 0, cancels rounding errors, which T² and the division by beta(1 - beta) would magnify.
     if beta == 0:
-        divergence = p * difference - (p - q)
+        values = p * difference - (p - q)
     elif beta == 1:
-        divergence = (p - q) - q * difference
+        values = (p - q) - q * difference
     else:
         kl_p = (1 - beta) * (q - p) - p * _log_mixture_ratio(-difference, 1 - beta, beta)
         kl_q = beta * (p - q) - q * _log_mixture_ratio(difference, beta, 1 - beta)
-        divergence = kl_p / (1 - beta) + kl_q / beta
-    return divergence.sum(dim=-1)
+        values = kl_p / (1 - beta) + kl_q / beta
+    return values.sum(dim=-1)
 
 
 class SoftTargetLoss(DistillationLoss):
