@@ -100,9 +100,9 @@ def probe(args: list[str]) -> None:
             raise ValueError(f"{name}: {source!r} has another tokenizer than the data; probe it by itself")
     task = config.task or task_of(sources["teacher"])
     result = probe_folders(selection, task, config.data, config.split, list(sources.values()))
+    write_probe(result, folder)
     for table in result.tables():
         Console().print(table)
-    write_probe(result, folder)
     print(f"Probe written to {folder / 'probe.md'}")
 
 

@@ -174,9 +174,9 @@ class TemperatureProbe(Callback):
         names = pl_module.label_names or []
         probe = finish(self.selection, sources, names, self.split, raw, self._teacher[1], answers)
         console = Console(width=None if trainer.progress_bar_callback is not None else 160)
+        write_probe(probe, target)
         for table in probe.tables():
             console.print(table)
-        write_probe(probe, target)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_text("probe", probe.markdown(), trainer.global_step)
@@ -190,4 +190,4 @@ def write_probe(probe: Probe, folder: Path) -> None:
         with replaced_file(folder / name) as file:
             file.write_text(text, encoding="utf-8")
     with replaced_file(folder / "probe.png") as file:
-        picture.draw(probe).savefig(file, dpi=150)
+        picture.draw(probe).savefig(file, dpi=120)

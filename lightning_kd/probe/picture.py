@@ -22,10 +22,11 @@ def draw(probe: Probe) -> "Figure":
     Axes are linear, as is what a loss sees, and the same in all charts of a temperature; a dotted line marks 1/C.
     """
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     columns, networks = len(probe.temperatures), len(probe.sources)
     heights = [BAR * (networks + 0.4) * (len(sentence.classes) + 1) + 0.7 for sentence in probe.sentences]
-    figure = Figure(figsize=(1.8 + 2.6 * columns, sum(heights) + 0.4), layout="constrained")
+    figure = Figure(figsize=(1.8 + 2.6 * columns, sum(heights) + 0.4), layout=ConstrainedLayoutEngine(h_pad=0.08))
     grid = figure.subplots(len(heights), columns, sharey="row", squeeze=False, height_ratios=heights)
     for place, temperature in enumerate(probe.temperatures):
         views = [view for sentence in probe.sentences for view in sentence.views]
@@ -36,8 +37,15 @@ def draw(probe: Probe) -> "Figure":
             axes.set_xlabel(f"probability at T = {temperature:g}", fontsize=9)
     for axes, sentence in zip(grid[:, 0], probe.sentences, strict=True):
         _names(axes, sentence, probe.classes)
-        title = textwrap.shorten(heading(sentence), 34 * columns, placeholder=" ...")
-        axes.set_title(title, loc="left", fontsize=11, fontweight="bold", parse_math=False)
+        axes.set_title(" ", fontsize=11)
+        title = textwrap.shorten(heading(sentence), 28 * columns, placeholder=" ...")
+        style = {
+            "fontsize": 11,
+            "fontweight": "bold",
+            "parse_math": False,
+            "in_layout": False,
+        }  # or it widens the chart
+        axes.annotate(title, (0, 1), (0, 7), xycoords="axes fraction", textcoords="offset points", **style)
     legend = dict(zip(*reversed(grid[0, 0].get_legend_handles_labels()), strict=True))
     lines = {f"1/{probe.classes}, all classes alike": grid[0, 0].lines[0]}
     entries = {**legend, **lines}

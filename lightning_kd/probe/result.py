@@ -169,8 +169,8 @@ class Probe:
 
 
 def short(probability: float, digits: int = 3) -> str:
-    """So many digits that count."""
-    return f"{probability:#.{digits}g}"
+    """Three decimals, and of small ones so many digits that count."""
+    return f"{probability:.3f}" if probability >= 0.1 else f"{probability:#.{digits}g}"
 
 
 def heading(sentence: Sentence) -> str:
