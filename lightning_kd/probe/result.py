@@ -130,15 +130,16 @@ class Probe:
         """What belongs below the table of the split."""
         parts = [f"{self.split.capitalize()}, {self.rows:,} rows, {self.classes} classes"]
         if self.accuracy:
-            parts.append("accuracy " + ", ".join(f"{value:.1%} {name}" for name, value in self.accuracy.items()))
+            parts.append("accuracy: " + ", ".join(f"{name} {value:.1%}" for name, value in self.accuracy.items()))
         if self.agreement is not None:
-            parts.append(f"agreement {self.agreement:.1%}")
+            parts.append(f"agreement: {self.agreement:.1%}")
         found = {name: value for name, value in self.best_temperature.items() if value is not None}
         if found:
-            parts.append("labels likeliest at T " + ", ".join(f"{value:.2f} {name}" for name, value in found.items()))
-        sources = ", ".join(f"{name} {source}" for name, source in self.sources.items())
+            temperatures = ", ".join(f"{name} {value:.2f}" for name, value in found.items())
+            parts.append(f"temperature at which the labels are likeliest: {temperatures}")
         units = f"Entropy, at most {math.log(self.classes):.2f}, and KL in nats; calibration in {softness.BINS} bins."
-        return f"{'; '.join(parts)}. {units} Networks: {sources}."
+        sources = ", ".join(f"{name}: {source}" for name, source in self.sources.items())
+        return f"{'; '.join(parts)}. {units} {sources[0].upper()}{sources[1:]}."
 
     def _split_cells(self) -> tuple[list[str], list[list[str]]]:
         columns = ["network", "T", "entropy", "mass on wrong classes", "calibration error", "KL(teacher ‖ student)"]
