@@ -1,6 +1,5 @@
 """A probe as a picture: a row of bar charts for each sentence, one for each temperature."""
 
-import textwrap
 from typing import TYPE_CHECKING
 
 from lightning_kd.probe.result import Probe, Sentence, heading, short
@@ -38,7 +37,7 @@ def draw(probe: Probe) -> "Figure":
     for axes, sentence in zip(grid[:, 0], probe.sentences, strict=True):
         _names(axes, sentence, probe.classes)
         axes.set_title(" ", fontsize=11)
-        title = textwrap.shorten(heading(sentence), 28 * columns, placeholder=" ...")
+        title = _cut(heading(sentence), 28 * columns)
         style = {
             "fontsize": 11,
             "fontweight": "bold",
@@ -81,5 +80,9 @@ def _names(axes: "Axes", sentence: Sentence, classes: int) -> None:
         gap = next(place for place, rank in enumerate(sentence.ranks) if rank > place + 1)
         ticks.insert(gap, gap)
         names.insert(gap, f"... {hidden:,} more ...")
-    axes.set_yticks(ticks, [textwrap.shorten(n, 30, placeholder="...") for n in names], fontsize=9, parse_math=False)
+    axes.set_yticks(ticks, [_cut(name, 30) for name in names], fontsize=9, parse_math=False)
     axes.set_ylim(max(ticks) + 0.6, -0.6)
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: width - 3]}..."

@@ -175,8 +175,9 @@ def short(probability: float, digits: int = 3) -> str:
 
 
 def heading(sentence: Sentence) -> str:
-    """The sentence and its true class."""
-    return sentence.text if sentence.label is None else f"{sentence.text} ({sentence.label})"
+    """The sentence in one line, and its true class."""
+    text = " ".join(sentence.text.split())
+    return text if sentence.label is None else f"{text} ({sentence.label})"
 
 
 def _markdown(columns: list[str], rows: list[list[str]]) -> str:

@@ -151,3 +151,15 @@ def test_more_classes_than_there_are():
         selection(bottom_k=6).check_classes(5)
     with pytest.raises(ValueError, match="there is 1 class"):
         selection(top_k=1).check_classes(1)
+
+
+def test_long_words_are_cut_and_lines_joined():
+    chosen = selection(sentences=["x" * 500, "two\n\nlines"], top_k=5, bottom_k=5)
+    answers = [Answers("teacher", TEACHER, TEACHER[:2])]
+    names = ["y" * 99, *NAMES[1:]]
+    probe = compare(chosen, ["t"], names, "validation", LABELS, chosen.sentences, None, answers)
+    axes = draw(probe).axes
+    assert axes[0].texts[-1].get_text() == "x" * 53 + "..."
+    assert axes[2].texts[-1].get_text() == "two lines"
+    assert "y" * 27 + "..." in [tick.get_text() for tick in axes[0].get_yticklabels()]
+    assert "**two lines**" in probe.markdown()
