@@ -22,7 +22,8 @@ from lightning_kd.module import DistillationModule
 from lightning_kd.outputs import Batch, Outputs
 from lightning_kd.probe import picture
 from lightning_kd.probe.answers import Answers, SplitLogits, ask_about, raw_rows, sentence_batch
-from lightning_kd.probe.folders import check_task, finish
+from lightning_kd.probe.compare import compare
+from lightning_kd.probe.folders import check_task
 from lightning_kd.probe.result import Probe
 from lightning_kd.probe.selection import WHO, Selection
 
@@ -172,7 +173,7 @@ class TemperatureProbe(Callback):
         sources = [" + ".join(pl_module.teacher.names), "of this run"][: len(answers)]
         raw = raw_rows(trainer.datamodule, self.split)  # type: ignore[attr-defined]
         names = pl_module.label_names or []
-        probe = finish(self.selection, sources, names, self.split, raw, self._teacher[1], answers)
+        probe = compare(self.selection, sources, names, self.split, raw, self._teacher[1], answers)
         console = Console(width=None if trainer.progress_bar_callback is not None else 160)
         write_probe(probe, target)
         for table in probe.tables():

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 import torch
-from datasets import Dataset
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -14,8 +13,9 @@ from lightning_kd.deploy.rows import whole_splits
 from lightning_kd.labels import align, label_names_of, relabel
 from lightning_kd.models import check_label_count, id_labels
 from lightning_kd.outputs import Batch, Head, Outputs
-from lightning_kd.probe.answers import Answers, SplitLogits, ask_about, raw_rows, sentence_batch, texts_of
-from lightning_kd.probe.result import Probe, compare
+from lightning_kd.probe.answers import Answers, SplitLogits, ask_about, raw_rows, sentence_batch
+from lightning_kd.probe.compare import compare
+from lightning_kd.probe.result import Probe
 from lightning_kd.probe.selection import WHO, Selection
 from lightning_kd.tasks.base import Task
 
@@ -73,22 +73,7 @@ def probe_folders(
             said, labels = ask_about(name, ask, batches, SplitLogits(alone=True), ask, batch)
             answers.append(said)
     labels = labels if index is None else relabel(labels, index)
-    return finish(selection, sources, names, split, raw, labels, answers)
-
-
-def finish(
-    selection: Selection,
-    sources: list[str],
-    label_names: list[str],
-    split: str,
-    raw: Dataset,
-    labels: Tensor,
-    answers: list[Answers],
-) -> Probe:
-    """Choose rows where no sentences are given, and put all together; arguments as of ``compare``."""
-    rows = selection.certain_rows(answers[0].split) if selection.sentences is None else None
-    texts = selection.sentences or texts_of(raw, rows or [])
-    return compare(selection, sources, label_names, split, labels, texts, rows, answers)
+    return compare(selection, sources, names, split, raw, labels, answers)
 
 
 def _names(artefact: Artefact, others: list[str], what: str) -> list[str]:

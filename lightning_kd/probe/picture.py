@@ -38,12 +38,8 @@ def draw(probe: Probe) -> "Figure":
         _names(axes, sentence, probe.classes)
         axes.set_title(" ", fontsize=11)
         title = _cut(heading(sentence), 28 * columns)
-        style = {
-            "fontsize": 11,
-            "fontweight": "bold",
-            "parse_math": False,
-            "in_layout": False,
-        }  # or it widens the chart
+        # not as the title: it would widen the chart
+        style = {"fontsize": 11, "fontweight": "bold", "parse_math": False, "in_layout": False}
         axes.annotate(title, (0, 1), (0, 7), xycoords="axes fraction", textcoords="offset points", **style)
     legend = dict(zip(*reversed(grid[0, 0].get_legend_handles_labels()), strict=True))
     lines = {f"1/{probe.classes}, all classes alike": grid[0, 0].lines[0]}

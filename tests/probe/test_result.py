@@ -5,17 +5,19 @@ from io import StringIO
 
 import pytest
 import torch
+from datasets import Dataset
 from rich.console import Console
 
 from lightning_kd.probe.answers import Answers
+from lightning_kd.probe.compare import compare
 from lightning_kd.probe.picture import draw
-from lightning_kd.probe.result import compare
 from lightning_kd.probe.selection import Selection
 
 NAMES = ["a|b", "$5 or $6", "third", "fourth", "fifth"]
 TEACHER = torch.tensor([[4.0, 3.0, 2.0, 1.0, 0.0], [0.1, 0.0, 0.3, 0.2, 0.15], [0.0, 9.0, 2.0, 1.0, 3.0]])
 STUDENT = TEACHER.flip(dims=[0])
 LABELS = torch.tensor([0, 2, 4])
+RAW = Dataset.from_dict({"text": ["row [0]", "row [1]", "row [2]"], "label": LABELS.tolist()})
 
 
 def selection(**settings):
@@ -26,9 +28,7 @@ def selection(**settings):
 def both(chosen=None, labels=LABELS, networks=2, **settings):
     chosen = chosen or selection(**settings)
     answers = [Answers("teacher", TEACHER, None), Answers("student", STUDENT, None)][:networks]
-    rows = chosen.certain_rows(TEACHER)
-    texts = [f"row [{row}]" for row in rows]
-    return compare(chosen, ["t", "s"][:networks], NAMES, "validation", labels, texts, rows, answers)
+    return compare(chosen, ["t", "s"][:networks], NAMES, "validation", RAW, labels, answers)
 
 
 def test_most_certain_rows_come_first_then_the_least():
@@ -157,7 +157,7 @@ def test_long_words_are_cut_and_lines_joined():
     chosen = selection(sentences=["x" * 500, "two\n\nlines"], top_k=5, bottom_k=5)
     answers = [Answers("teacher", TEACHER, TEACHER[:2])]
     names = ["y" * 99, *NAMES[1:]]
-    probe = compare(chosen, ["t"], names, "validation", LABELS, chosen.sentences, None, answers)
+    probe = compare(chosen, ["t"], names, "validation", RAW, LABELS, answers)
     axes = draw(probe).axes
     assert axes[0].texts[-1].get_text() == "x" * 53 + "..."
     assert axes[2].texts[-1].get_text() == "two lines"
