@@ -25,6 +25,7 @@ from lightning_kd.optimizers import (
     OptimizerFactory,
     build_schedule,
     check_schedule,
+    known_end,
     parameter_groups,
     state_by_name,
 )
@@ -43,16 +44,17 @@ class DistillationModule(StudentModule):
     """A trainable student and a frozen teacher.
 
     The total loss is the plain weighted sum of the losses. Logged are ``train/loss``, ``train/<loss name>`` (not
-    weighted), ``val/<metric>``, ``test/<metric>``, ``val/<loss name>`` of losses that need no teacher and, once,
-    ``val/teacher_<metric>``.
+    weighted), ``train/<loss name>_<argument>`` of what is annealed, ``val/<metric>``, ``test/<metric>``,
+    ``val/<loss name>`` of losses that need no teacher and, once, ``val/teacher_<metric>``.
 
     Args:
         task: What is predicted and how it is scored.
         student: Hub id or folder (pretrained weights); or ``{base: <hub id or folder>, num_hidden_layers: 2, ...}``,
             that model's configuration with fields replaced and fresh weights; or a module.
         teacher: Hub id or folder; or ``{source: <hub id or folder>, quantization_config: {...}, ...}``, with arguments
-            of ``from_pretrained``; a list of these (an ensemble, logits averaged); a module; or null, which fine-tunes
-            the student plainly.
+            of ``from_pretrained``; a list of these (an ensemble, logits averaged); ``{ensemble: [...], combine:
+            probabilities}`` (or ``confidence``: weighted by each network's entropy, row by row); a module; or null,
+            which fine-tunes the student plainly.
         losses: The terms of the total by name, at least one.
         optimizer: Class and arguments of the optimiser. Biases and norms get no weight decay.
         lr_scheduler: One of ``optimizers.SCHEDULES`` (names of ``transformers.get_scheduler``) over all steps; null =
@@ -91,6 +93,7 @@ class DistillationModule(StudentModule):
                 raise ValueError(f"losses.{name}: the name is taken, or no plain word; use another")
         if isinstance(teacher, nn.Module) and teacher is student:
             raise ValueError("teacher: is the very module given as student; pass a copy, because it will be frozen")
+        safety.check_losses_between_rows(terms, self.task)
         check_schedule(lr_scheduler, warmup_ratio)
         if isinstance(teacher_cache, (str, os.PathLike)):
             teacher_cache = TeacherCache(os.fspath(teacher_cache))
@@ -107,12 +110,14 @@ class DistillationModule(StudentModule):
         self.warmup_ratio = warmup_ratio
         self.cached_teachers: dict[str, CachedTeacher] = {}
         self._stepping = False
+        self._annealed = {name: loss for name, loss in terms.items() if loss.schedules}
+        self._total_steps = 0
         self._seed: int | None = None
         self._needs = frozenset(need for loss in terms.values() for need in loss.needs)
         self.save_hyperparameters(
             {
                 "task": to_plain(self.task),
-                "teacher": self.teacher.plain_sources if self.teacher is not None else None,
+                "teacher": self.teacher.plain_source if self.teacher is not None else None,
                 "losses": {name: to_plain(loss) for name, loss in terms.items()},
                 "optimizer": optimizer if isinstance(optimizer, dict) else to_plain(optimizer),
                 "lr_scheduler": lr_scheduler,
@@ -175,9 +180,12 @@ class DistillationModule(StudentModule):
             teacher.align(self.label_names or [], self._accept_label_mismatch)
             if not self.task.named_labels and self.task.num_labels is None:  # the classes are the tokens
                 safety.check_vocabularies(self.build_student(), teacher)
+            own = getattr(datamodule, "teacher_tokenizers", [])
+            if own:
+                safety.check_own_encodings(own, self.losses, teacher)
             tokenizer = getattr(datamodule, "tokenizer", None)
             if isinstance(tokenizer, PreTrainedTokenizerBase):
-                safety.check_tokenizers(teacher, tokenizer, "tokenizer_mismatch" in self.accept)
+                safety.check_tokenizers(teacher, tokenizer, "tokenizer_mismatch" in self.accept, own)
 
     def on_fit_start(self) -> None:
         """Settle the seed of the batches, bring the teacher to the student's device, and open its cache."""
@@ -209,7 +217,10 @@ class DistillationModule(StudentModule):
         self.on_before_batch_transfer = self._with_teacher_logits  # type: ignore[method-assign]
 
     def on_train_start(self) -> None:
-        """Score the teacher."""
+        """Learn how many steps schedules of losses are laid out over, and score the teacher."""
+        for name in self._annealed:  # not earlier: Lightning would set up the loader for it, see configure_optimizers
+            steps = self.trainer.estimated_stepping_batches
+            self._total_steps = known_end(steps, f"losses.{name}: a schedule", "give a number")
         self.score_teacher()
         self._stepping = True
 
@@ -262,6 +273,8 @@ class DistillationModule(StudentModule):
         Raises:
             FloatingPointError: If it is not finite; names the loss and the rows.
         """
+        if self._annealed:
+            self._anneal()
         batch = self.in_student_order(batch)
         student = self(batch, self._needs)
         ask = self.cached_teachers.get("train", self.active_teacher)
@@ -275,6 +288,12 @@ class DistillationModule(StudentModule):
         logged = {"train/loss": total, **{f"train/{name}": term for name, term in terms.items()}}
         self.log_dict({n: value.detach() for n, value in logged.items()}, prog_bar=True, batch_size=student.rows)
         return total if self.trainer.world_size == 1 else (weighted * self._shares(student)).sum()
+
+    def _anneal(self) -> None:
+        """Set what losses have scheduled, by the optimiser's steps, and log it as ``train/<loss name>_<argument>``."""
+        progress = self.trainer.global_step / self._total_steps
+        for name, loss in self._annealed.items():
+            self.log_dict({f"train/{name}_{argument}": value for argument, value in loss.anneal(progress).items()})
 
     def _shares(self, student: Outputs) -> Tensor:
         """What each loss here counts for: strategies average gradients over devices, and these differ in rows."""

@@ -14,6 +14,22 @@ Always has ``row_id`` (B,): the row's index in its split, or -1 for a row that o
 """
 
 
+TEACHER_INPUTS = "teacher_inputs"
+"""Entry of a batch whose rows the teacher reads in another encoding: a list of batches, one for each network of the
+teacher, or one for all of them."""
+
+
+def rows_of(batch: Batch, places: list[int]) -> Batch:
+    """Some rows of a batch."""
+    part: Batch = {}
+    for name, value in batch.items():
+        if name == TEACHER_INPUTS:
+            part[name] = [rows_of(own, places) for own in value]
+        else:
+            part[name] = value[places] if isinstance(value, Tensor) else [value[place] for place in places]
+    return part
+
+
 @dataclass(frozen=True)
 class Head:
     """One distribution per row that a network predicts.

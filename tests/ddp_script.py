@@ -107,7 +107,7 @@ def main(folder: Path) -> None:
         "teacher in train mode": from_both(any(m.training for m in network.modules())),
         "student in the processes": from_both([float(p.detach().double().sum()) for p in whole.student.parameters()]),
         "asked": {"cold": asked_cold, "warm": asked_warm},
-        "teacher loaded when warm": from_both(warm.teacher._networks is not None),
+        "teacher loaded when warm": from_both(warm.teacher.members[0].loaded),
         "warm differs": differences(cold.student, warm.student),
         "resumed differs": differences(whole.student, resumed.student),
         "validated": trainer(folder, **TWO).validate(whole, data(**rows), verbose=False)[0],

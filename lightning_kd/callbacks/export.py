@@ -222,7 +222,7 @@ def _sources(trainer: Trainer, pl_module: LightningModule) -> list[Path]:
     if isinstance(pl_module, DistillationModule):
         source = pl_module._student_source
         given.append(source.get("base") if isinstance(source, dict) else source)
-        given += pl_module.teacher.sources if pl_module.teacher is not None else []
+        given += [member.source for member in pl_module.teacher.members] if pl_module.teacher is not None else []
     return [Path(source) for source in given if isinstance(source, str) and Path(source).expanduser().is_dir()]
 
 

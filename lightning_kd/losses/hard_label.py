@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from lightning_kd.losses.anneal import Anneal
 from lightning_kd.losses.base import (
     DistillationLoss,
     drop_masked_rows,
@@ -54,7 +55,7 @@ class HardLabelLoss(DistillationLoss):
     """Cross-entropy of the student with the true labels.
 
     Args:
-        weight: Factor of this loss in the total, >= 0.
+        weight: Factor of this loss in the total, >= 0, or a schedule.
         label_smoothing: Probability mass spread evenly over all classes, in [0, 1).
 
     Raises:
@@ -63,7 +64,7 @@ class HardLabelLoss(DistillationLoss):
 
     needs_teacher = False
 
-    def __init__(self, weight: float = 1.0, label_smoothing: float = 0.0) -> None:
+    def __init__(self, weight: float | Anneal = 1.0, label_smoothing: float = 0.0) -> None:
         super().__init__(weight)
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"HardLabelLoss: label_smoothing must be in [0, 1), got {label_smoothing}")
