@@ -5,7 +5,8 @@ import json
 import pytest
 from transformers import AutoTokenizer
 
-from tests.conftest import TINY_BERT, clinc_rows, save_network, tiny_bert
+from tests.conftest import LABELS, TINY_BERT, clinc_rows, save_network, tiny_bert
+from tests.roberta import roberta_tokenizer, save_roberta, tiny_roberta
 
 
 @pytest.fixture(scope="module")
@@ -219,8 +220,29 @@ def test_probe_of_networks_that_do_not_fit(root, shell, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(TINY_BERT)
     tokenizer.add_tokens(["lightning"])
     save_network(tiny_bert(), tmp_path / "tokenizer", tokenizer)
-    assert "tokenizer' has another tokenizer than the data; probe it by itself" in refusal("tokenizer")
+    assert "tokenizer' has another tokenizer than the data; name the student's with data.tokenizer" in refusal(
+        "tokenizer"
+    )
     save_network(tiny_bert(labels=["greet", "leave", "stay"]), tmp_path / "other data")
     code, _ = shell("probe", "--teacher", tmp_path / "other data", *rows(root), "--top_k", 3)
     assert "data and teacher have different label sets" in code
     assert not (tmp_path / "p").exists()
+
+
+def test_probe_of_a_teacher_with_a_tokenizer_of_its_own(root, shell, tmp_path):
+    """It says the same beside a student of another tokenizer as alone."""
+    other = roberta_tokenizer([text for text, _ in clinc_rows()["train"]], 290)
+    student = save_roberta(tiny_roberta(LABELS, other), other, tmp_path / "roberta")
+    pair = [*rows(root), "--teacher", root / "teacher", "--student", student, "--data.tokenizer", student]
+    shown = ["--top_k", 3, "--sentences", "hello water", "--folder"]
+    code, _ = shell("probe", *pair, *shown, tmp_path / "both")
+    assert "have different tokenizers" in code
+    assert "data.teacher_tokenizer=" in code
+    code, last = shell("probe", *pair, "--data.teacher_tokenizer", root / "teacher", *shown, tmp_path / "both")
+    assert code == 0, last
+    code, last = shell("probe", "--teacher", root / "teacher", *rows(root), *shown, tmp_path / "alone")
+    assert code == 0, last
+    both, alone = (json.loads((tmp_path / name / "probe.json").read_text()) for name in ("both", "alone"))
+    assert both["levels"][0]["wrong_mass"] == pytest.approx(alone["levels"][0]["wrong_mass"])
+    views = [content["sentences"][0]["views"][0] for content in (both, alone)]
+    assert views[0]["second"] == pytest.approx(views[1]["second"])

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from datasets import Dataset, Value
@@ -122,6 +123,9 @@ def sentence_batch(datamodule: TextDataModule, raw: Dataset, sentences: list[str
             f"TemperatureProbe.sentences: a row of {datamodule.path!r} has {len(columns)} texts "
             f"({', '.join(columns)}), so one sentence is none; leave them out, to see the most and least certain rows"
         )
-    encoded = datamodule.encode({columns[0]: sentences})
+    rows: dict[str, list[Any]] = {columns[0]: sentences}
+    if "label" in raw.column_names:  # rows without one are to predict, and those the teacher does not read
+        rows["label"] = [IGNORED] * len(sentences)
+    encoded = datamodule.encode(rows)
     encoded["row_id"] = list(range(len(sentences)))
     return datamodule.collate(set(), train=False)(encoded)

@@ -13,7 +13,8 @@ from lightning_kd.callbacks import StudentExport, temperature_probe
 from lightning_kd.deploy import picture
 from lightning_kd.losses import HardLabelLoss, SoftTargetLoss
 from tests.callbacks.conftest import Spoil, best_checkpoint
-from tests.conftest import LABELS, TINY_BERT, save_network, tiny_bert
+from tests.conftest import LABELS, TINY_BERT, clinc_rows, save_network, tiny_bert
+from tests.roberta import roberta_tokenizer, save_roberta, tiny_roberta
 from tests.runs import data, module, squad_data, trainer
 
 SENTENCES = ["hello water good morning to you", "call me | something [else]"]
@@ -146,6 +147,20 @@ def test_ensemble(tmp_path, clinc_file):
     teachers = [save_network(tiny_bert(seed=seed), tmp_path / f"teacher{seed}") for seed in (1, 2)]
     fit(tmp_path, clinc_file, probe(), teacher=teachers)
     assert result(tmp_path)["sources"]["teacher"] == " + ".join(teachers)
+
+
+def test_teacher_with_a_tokenizer_of_its_own(tmp_path, clinc_file):
+    """It says the same to a student of another tokenizer."""
+    teacher = save_network(tiny_bert(layers=3, seed=1, initializer_range=0.5), tmp_path / "teacher")
+    other = roberta_tokenizer([text for text, _ in clinc_rows()["train"]], 290)
+    student = save_roberta(tiny_roberta(LABELS, other), other, tmp_path / "roberta")
+    rows = data(clinc_file, tokenizer=student, teacher_tokenizer=teacher)
+    fit(tmp_path, None, probe(folder=str(tmp_path / "both")), teacher=teacher, student=student, rows=rows)
+    fit(tmp_path, clinc_file, probe(folder=str(tmp_path / "own")), teacher=teacher)
+    both, own = result(tmp_path / "both"), result(tmp_path / "own")
+    assert both["levels"][:2] == [pytest.approx(level) for level in own["levels"][:2]]
+    for ours, expected in zip(both["sentences"], own["sentences"], strict=True):
+        assert ours["views"][0]["second"] == pytest.approx(expected["views"][0]["second"])
 
 
 @pytest.mark.parametrize("top_k", [None, 1])
