@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lightning_kd.callbacks.compression_report import check_target
 from lightning_kd.callbacks.export import best_weights, network_of
-from lightning_kd.deploy import picture as matplotlib
+from lightning_kd.deploy.picture import check_installed
 from lightning_kd.deploy.report import STAGES, Split
 from lightning_kd.deploy.rows import check_data, check_split, whole_splits
 from lightning_kd.folders import check_writable, replaced_file
@@ -83,7 +83,7 @@ class TemperatureProbe(Callback):
             return
         if not isinstance(pl_module, DistillationModule):
             raise ValueError(f"{WHO}: works on a DistillationModule, got {type(pl_module).__name__}")
-        matplotlib.check_installed(WHO)
+        check_installed(WHO)
         check_task(pl_module.task)
         if pl_module.active_teacher is None:
             raise ValueError(
@@ -120,6 +120,8 @@ class TemperatureProbe(Callback):
             sentences = self._sentences(trainer)
             sentences = None if sentences is None else pl_module.to_device(sentences)
             self._teacher = ask_about("teacher", ask, batches, kept, teacher, sentences)
+        if cache is not None:
+            teacher.unload()  # it may not be needed again
         self._show(trainer, pl_module, self._target(trainer), [self._teacher[0]])
 
     def _loader(self, trainer: Trainer) -> Any:

@@ -168,7 +168,10 @@ def test_teacher_out_of_the_cache(tmp_path, clinc_file, top_k):
     teacher = save_network(tiny_bert(layers=3, seed=1, initializer_range=0.5), tmp_path / "teacher")
     for name in ("plain", "cached"):
         cache = TeacherCache(str(tmp_path / "cache"), top_k=top_k) if name == "cached" else None
-        fit(tmp_path, clinc_file, probe(folder=str(tmp_path / name)), teacher=teacher, teacher_cache=cache)
+        for _ in range(2):  # the second time all rows are known
+            shown = probe(folder=str(tmp_path / name))
+            fitted = fit(tmp_path, clinc_file, shown, teacher=teacher, teacher_cache=cache)
+    assert not fitted.teacher.members[0].loaded
     plain, cached = result(tmp_path / "plain"), result(tmp_path / "cached")
     for key in ("entropy", "wrong_mass", "calibration_error"):
         assert cached["levels"][0][key] == pytest.approx(plain["levels"][0][key], abs=1e-6)
