@@ -208,6 +208,25 @@ def check_losses_between_rows(losses: Mapping[str, DistillationLoss], task: Task
             )
 
 
+def check_augmentation(datamodule: Any, losses: nn.ModuleDict) -> None:
+    """Refuse a loss on other wordings of the rows where there are none; warn where nobody reads them.
+
+    Raises:
+        ValueError: Names the loss and what to do.
+    """
+    reading = [name for name, loss in losses.items() if loss.needs_augmented]
+    made = getattr(datamodule, "augmentation", None) is not None
+    if reading and not made:
+        raise ValueError(
+            f"losses.{reading[0]}: compares with other wordings of the rows, and the data make none; set "
+            "data.augmentation, for instance to TfIdfReplacement"
+        )
+    if made and not reading:
+        rank_zero_warn(
+            "data.augmentation: no loss reads other wordings of the rows; add ConsistencyLoss or leave it out"
+        )
+
+
 def check_sparse_gradients(trainer: Trainer, divided: bool) -> None:
     """Refuse LazyAdamW where sparse gradients cannot be had.
 

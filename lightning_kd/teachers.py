@@ -13,7 +13,7 @@ from lightning_kd import models
 from lightning_kd.ensemble import COMBINE, Combine, combined_logits
 from lightning_kd.frozen_network import FrozenNetwork, Source
 from lightning_kd.labels import align
-from lightning_kd.outputs import TEACHER_INPUTS, Batch, Head, Need, Outputs
+from lightning_kd.outputs import TEACHER_INPUTS, Batch, Head, Need, Outputs, in_other_encoding
 from lightning_kd.tasks.base import Task
 
 
@@ -163,7 +163,7 @@ class Teacher:
         member = self.members[index]
         encodings = batch.get(TEACHER_INPUTS, [])
         own = encodings[min(index, len(encodings) - 1)] if encodings else None
-        outputs = self.task.run(member.network, batch if own is None else in_own_encoding(batch, own), needs)
+        outputs = self.task.run(member.network, batch if own is None else in_other_encoding(batch, own), needs)
         if own is not None:
             outputs = self.task.at_student_positions(outputs, own, batch)
         heads = {
@@ -171,13 +171,3 @@ class Teacher:
             for name, head in outputs.heads.items()
         }
         return replace(outputs, heads=heads)
-
-
-ENCODING = ("input_ids", "attention_mask", "token_type_ids")
-"""Entries of a batch that depend on the tokenizer, whatever the task."""
-
-
-def in_own_encoding(batch: Batch, own: Batch) -> Batch:
-    """The batch as a network reads it that has another encoding of the same rows."""
-    kept = {name: value for name, value in batch.items() if name not in (*ENCODING, TEACHER_INPUTS)}
-    return {**kept, **own}

@@ -13,6 +13,9 @@ Collate = Callable[[dict[str, list[Any]]], Batch]
 
 Columns = dict[str, list[Any]]
 
+WORDING = "wording"
+"""Column of texts that are worded anew."""
+
 
 def holds_text(feature: Any) -> bool:
     """Whether a column of a data set holds texts, or lists of them."""
@@ -49,7 +52,7 @@ def collate(
     """
     columns = dict(columns)
     encodings = [_own(index, columns) for index in range(len(teacher_tokenizers))]
-    for name in ("length", "epoch"):  # were for the sampler, and for those who draw
+    for name in ("length", "epoch", WORDING):  # were for the sampler, and for those who draw
         columns.pop(name, None)
     read = {name: columns.pop(name) for name in (*tokenizer.model_input_names, "token_type_ids") if name in columns}
     batch: Batch = dict(DataCollatorWithPadding(tokenizer)(read))  # type: ignore[arg-type]

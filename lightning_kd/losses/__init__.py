@@ -3,6 +3,7 @@
 from lightning_kd.losses.anneal import Anneal
 from lightning_kd.losses.attention_transfer import AttentionTransferLoss, attention_transfer_loss
 from lightning_kd.losses.base import DistillationLoss
+from lightning_kd.losses.consistency import ConsistencyLoss, consistency_loss
 from lightning_kd.losses.decoupled_kd import DecoupledKDLoss, decoupled_kd_loss
 from lightning_kd.losses.dist import DISTLoss, dist_loss
 from lightning_kd.losses.hard_label import HardLabelLoss, hard_label_loss
@@ -15,6 +16,7 @@ from lightning_kd.losses.soft_target import SoftTargetLoss, soft_target_loss
 __all__ = [
     "Anneal",
     "AttentionTransferLoss",
+    "ConsistencyLoss",
     "DISTLoss",
     "DecoupledKDLoss",
     "DistillationLoss",
@@ -25,6 +27,7 @@ __all__ = [
     "RelationLoss",
     "SoftTargetLoss",
     "attention_transfer_loss",
+    "consistency_loss",
     "decoupled_kd_loss",
     "dist_loss",
     "hard_label_loss",

@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+SHAPES = ("linear", "cosine", "exponential", "saturating")
+
 
 @dataclass(frozen=True)
 class Anneal:
@@ -17,7 +19,8 @@ class Anneal:
         start: Value at the first step.
         end: Value from ``until`` on.
         until: Share of the steps after which ``end`` is reached, in (0, 1].
-        shape: ``linear``; ``cosine``, which starts and ends slowly; ``exponential``, by the same factor at each step.
+        shape: ``linear``; ``cosine``, which starts and ends slowly; ``exponential``, by the same factor at each step;
+            ``saturating``, which nears ``end`` as 1 - exp(-5 x) does, the ``log`` schedule of Xie et al. 2020 (UDA).
 
     Raises:
         ValueError: If a value is not finite, ``until`` is outside (0, 1], or ``exponential`` has a value <= 0.
@@ -30,15 +33,15 @@ class Anneal:
     start: float
     end: float
     until: float = 1.0
-    shape: Literal["linear", "cosine", "exponential"] = "linear"
+    shape: Literal["linear", "cosine", "exponential", "saturating"] = "linear"
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.start) and math.isfinite(self.end)):
             raise ValueError(f"Anneal: start and end must be finite numbers, got {self.start} and {self.end}")
         if not 0 < self.until <= 1:
             raise ValueError(f"Anneal: until must be in (0, 1], a share of the steps, got {self.until}")
-        if self.shape not in ("linear", "cosine", "exponential"):
-            raise ValueError(f"Anneal: shape must be linear, cosine or exponential, got {self.shape!r}")
+        if self.shape not in SHAPES:
+            raise ValueError(f"Anneal: shape must be one of {', '.join(SHAPES)}, got {self.shape!r}")
         if self.shape == "exponential" and min(self.start, self.end) <= 0:
             raise ValueError(
                 f"Anneal: exponential never reaches or leaves 0, got {self.start} to {self.end}; use linear or cosine"
@@ -59,4 +62,6 @@ class Anneal:
             return float(self.start ** (1 - done) * self.end**done)
         if self.shape == "cosine":
             done = (1 - math.cos(math.pi * done)) / 2
+        if self.shape == "saturating":
+            done = math.expm1(-5 * done) / math.expm1(-5)
         return float(self.start + (self.end - self.start) * done)

@@ -21,6 +21,7 @@ class DistillationLoss(nn.Module):
         schedules: The arguments that change over the run, by name.
         needs_teacher: Whether ``forward`` reads the teacher's outputs.
         needs: What it reads of both networks beside their heads.
+        needs_augmented: Whether it reads what the student returned for other wordings of the rows; only in training.
         counts_tokens: Whether it is a mean over tokens; else over the rows of the heads.
         compares_rows: Whether a class must mean the same in all rows, which positions of a row do not.
 
@@ -33,6 +34,7 @@ class DistillationLoss(nn.Module):
 
     needs_teacher: bool = True
     needs: frozenset[Need] = frozenset()
+    needs_augmented: bool = False
     counts_tokens: bool = False
     compares_rows: bool = False
 
