@@ -1,6 +1,13 @@
 """Distil transformers with PyTorch Lightning."""
 
-from lightning_kd.callbacks import CompressionReport, LayerInitialization, NeuronTrace, ONNXExport, PushToHub
+from lightning_kd.callbacks import (
+    CompressionReport,
+    LayerInitialization,
+    NeuronTrace,
+    ONNXExport,
+    PushToHub,
+    TemperatureProbe,
+)
 from lightning_kd.data import (
     CLINC150DataModule,
     MaskedLMDataModule,
@@ -33,5 +40,6 @@ __all__ = [
     "SST2DataModule",
     "SequenceClassification",
     "TeacherCache",
+    "TemperatureProbe",
     "TextClassificationDataModule",
 ]

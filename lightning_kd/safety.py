@@ -121,7 +121,7 @@ def check_losses_have_teacher(losses: nn.ModuleDict, teacher: Teacher | None) ->
         rank_zero_warn("a teacher is given but no loss reads it, so it is not loaded; remove it or add a loss")
 
 
-def check_lengths(datamodule: Any, student: nn.Module, teacher: Teacher | None) -> None:
+def check_lengths(datamodule: Any, student: nn.Module | None, teacher: Teacher | None) -> None:
     """Refuse rows that may be longer than a network has positions.
 
     Raises:
