@@ -196,7 +196,7 @@ def test_probe_of_certain_rows_and_of_labels_in_another_order(root, shell, tmp_p
     [
         (["--temperatures", 1, 0], "TemperatureProbe.temperatures: each must be > 0, got 0.0"),
         (["--sentences", "good", " "], "TemperatureProbe.sentences: number 2 has no text"),
-        (["--top_k", 4], "TemperatureProbe.top_k: 4 is more than the 3 classes; give 3 or less"),
+        (["--top_k", 0], "TemperatureProbe.top_k: must be >= 1, got 0"),
         (["--folder", __file__], "is a file; choose a folder"),
     ],
 )

@@ -46,7 +46,7 @@ class TemperatureProbe(Callback):
         rows: Without sentences: how many rows of the split with the highest probability of the teacher's likeliest
             class (at temperature 1) are shown, and how many with the lowest, >= 1.
         temperatures: Each > 0.
-        top_k: How many of the likeliest classes are shown, >= 1.
+        top_k: How many of the likeliest classes are shown, >= 1; all where there are fewer.
         bottom_k: How many of the least likely, >= 1.
         split: The split over which means are taken.
         folder: Where to write; null = the run's log folder.

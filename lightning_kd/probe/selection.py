@@ -18,7 +18,7 @@ class Selection:
         sentences: Texts; None = rows of the split.
         rows: How many of the teacher's most certain, and of its least certain rows are shown without sentences, >= 1.
         temperatures: Each > 0.
-        top_k: How many of the likeliest classes are shown, >= 1.
+        top_k: How many of the likeliest classes are shown, >= 1; all where there are fewer.
         bottom_k: How many of the least likely, >= 1.
 
     Raises:
@@ -48,25 +48,22 @@ class Selection:
             if getattr(self, name) < 1:
                 raise ValueError(f"{WHO}.{name}: must be >= 1, got {getattr(self, name)}")
 
-    def check_classes(self, classes: int) -> None:
-        """Refuse to show more classes than there are.
+    @staticmethod
+    def check_classes(classes: int) -> None:
+        """Refuse a single class.
 
         Raises:
-            ValueError: Names the field and the number of classes.
+            ValueError: Names the number of classes.
         """
         if classes < 2:
             raise ValueError(
                 f"{WHO}: there is {classes} class, and a temperature changes nothing about it; leave it out"
             )
-        for name in ("top_k", "bottom_k"):
-            if getattr(self, name) > classes:
-                raise ValueError(
-                    f"{WHO}.{name}: {getattr(self, name)} is more than the {classes} classes; give {classes} or less"
-                )
 
     def ranks(self, classes: int) -> list[int]:
         """The places shown, from 0, the likeliest class; each once."""
-        return sorted({*range(self.top_k), *range(classes - self.bottom_k, classes)})
+        top, bottom = range(min(self.top_k, classes)), range(max(classes - self.bottom_k, 0), classes)
+        return sorted({*top, *bottom})
 
     def certain_rows(self, logits: Tensor) -> list[int]:
         """The rows with the highest, then those with the lowest probability of the likeliest class, at T = 1.

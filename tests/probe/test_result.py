@@ -143,12 +143,9 @@ def test_bad_settings(settings, message):
         selection(**settings)
 
 
-def test_more_classes_than_there_are():
-    selection(top_k=5, bottom_k=5).check_classes(5)
-    with pytest.raises(ValueError, match=r"top_k: 6 is more than the 5 classes; give 5 or less"):
-        selection(top_k=6).check_classes(5)
-    with pytest.raises(ValueError, match=r"bottom_k: 6 is more than the 5 classes"):
-        selection(bottom_k=6).check_classes(5)
+def test_more_classes_than_there_are_shows_each_once():
+    assert selection(top_k=6, bottom_k=6).ranks(5) == [0, 1, 2, 3, 4]
+    assert selection(top_k=5, bottom_k=3).ranks(2) == [0, 1]
     with pytest.raises(ValueError, match="there is 1 class"):
         selection(top_k=1).check_classes(1)
 
