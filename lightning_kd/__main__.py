@@ -22,9 +22,14 @@ def main() -> None:
     try:
         if not os.environ.get(DEBUG):
             threading.excepthook = keep  # TensorBoard writes in a thread: no traceback of its own
-        from lightning_kd.cli import dispatch  # here, because it takes seconds and may itself fail
+        if sys.argv[1:2] == ["tune"]:  # not in the command line itself, which tuning runs
+            from lightning_kd.tuning.command import tune
 
-        dispatch(sys.argv[1:])
+            tune(sys.argv[2:])
+        else:
+            from lightning_kd.cli import dispatch  # here, because it takes seconds and may itself fail
+
+            dispatch(sys.argv[1:])
         if stopped:
             raise stopped[0]
     except Exception as error:

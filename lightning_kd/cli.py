@@ -147,7 +147,7 @@ class DistillationCLI(LightningCLI):
             )
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Silence what says nothing to the user: advertisements, and notes about what is meant to be so."""
     for message in (
         "Be aware that when using `ckpt_path`, callbacks used to create.*",  # the best checkpoint's, in test or predict
@@ -201,10 +201,10 @@ class _StopBeforeTraining(Callback):
 def dispatch(args: list[str]) -> None:
     """Run a command line without the program's name, be it Lightning's or one of ours."""
     if args and args[0] == "cache":
-        _quiet()
+        quiet()
         CacheCLI(["fit", *args[1:]])
     elif args and args[0] in COMMANDS:
-        _quiet()
+        quiet()
         COMMANDS[args[0]](args[1:])
     else:
         run(args)
@@ -212,7 +212,7 @@ def dispatch(args: list[str]) -> None:
 
 def run(args: list[str]) -> DistillationCLI:
     """Run one of Lightning's commands, such as ``fit``; the result holds the trainer and the run's folder."""
-    _quiet()
+    quiet()
     args = [part for arg in args for part in (arg.split("=", 1) if arg.startswith("--resume=") else [arg])]
     folder = None
     if "--resume" in args:
