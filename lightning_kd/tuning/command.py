@@ -13,8 +13,10 @@ from rich.console import Console
 
 from lightning_kd.cli import quiet
 from lightning_kd.folders import check_writable
-from lightning_kd.tuning import search, storage
+from lightning_kd.tuning import storage
 from lightning_kd.tuning.configuration import Configuration
+from lightning_kd.tuning.objective import KEEP, Objective
+from lightning_kd.tuning.search import Search
 from lightning_kd.tuning.space import read_space
 from lightning_kd.tuning.trial_run import Metric
 
@@ -45,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--pruner", choices=storage.PRUNERS, default="median", help="which trials to stop early (median)")
     add("--seeds", type=int, default=1, help="runs of each trial with seeds that count up; their mean counts (1)")
     add("--seed", type=int, default=0, help="of the proposals, not of the trials (0)")
-    add("--keep", choices=search.KEEP, default="best", help="whose students to keep (best)")
+    add("--keep", choices=KEEP, default="best", help="whose students to keep (best)")
     add("--verbose", action="store_true", help="show the bars and messages of each run")
     return parser
 
@@ -89,9 +91,10 @@ def _tune(given: argparse.Namespace, fit_args: list[str]) -> None:
     if repeated := storage.repeat_interrupted(study):
         console.print(f"Interrupted, to be run again: trial {', '.join(map(str, repeated))}", highlight=False)
     prune = given.pruner != "none"
-    search.Search(
-        study, space, configuration, metric, folder, seeds, given.trials, prune, given.keep, given.verbose, console
-    ).run()
+    objective = Objective(
+        space, configuration, metric, folder, seeds, given.trials, prune, given.keep, given.verbose
+    )  # fmt: skip
+    Search(study, objective, console).run()
 
 
 def _metric(given: argparse.Namespace, monitor: str, mode: Any) -> Metric:

@@ -60,10 +60,10 @@ class Configuration:
         try:
             config = self._parser.parse_args(["fit", *self.args, *_arguments(settings)], defaults=False)
         except argparse.ArgumentError as error:
-            raise ValueError(_one_line(error)) from error
+            raise ValueError(one_line(error)) from error
         given = config.fit.clone()
         given.pop("config", None)
-        plain: dict[str, Any] = yaml.safe_load(self._parser.dump(Namespace(fit=given), skip_validation=True))["fit"]
+        plain: dict[str, Any] = yaml.safe_load(self._parser.dump(Namespace(fit=given), skip_validation=True))["fit"]  # type: ignore[no-untyped-call]
         return plain
 
     def build(self, settings: dict[str, Any]) -> tuple[DistillationModule, LightningDataModule]:
@@ -79,7 +79,7 @@ class Configuration:
         try:
             return _Reader(["fit", *self.args, *_arguments(settings)])
         except argparse.ArgumentError as error:
-            raise ValueError(_one_line(error)) from error
+            raise ValueError(one_line(error)) from error
 
     def check(self, space: Space) -> list[tuple[DistillationModule, LightningDataModule]]:
         """Build module and DataModule at each choice and at both ends of each number of a space.
@@ -94,7 +94,7 @@ class Configuration:
                 built.append(self.build(settings))
             except Exception as error:
                 guilty = self._guilty(space, settings) or parameter.name
-                raise ValueError(f"--space: parameter {guilty!r} = {values[guilty]!r}: {_one_line(error)}") from error
+                raise ValueError(f"--space: parameter {guilty!r} = {values[guilty]!r}: {one_line(error)}") from error
         return built
 
     def _guilty(self, space: Space, settings: dict[str, Any]) -> str | None:
@@ -114,5 +114,6 @@ def _arguments(settings: dict[str, Any]) -> list[str]:
     return [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in settings.items()]
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """What an error says, or what it is where it says nothing."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -90,7 +90,10 @@ class Parameter:
         """
         if not self.sets:
             return dict(values[self.name])
-        return {key: value(values) if isinstance(value, Expression) else value for key, value in self.sets.items()}
+        try:
+            return {key: value(values) if isinstance(value, Expression) else value for key, value in self.sets.items()}
+        except ValueError as error:
+            raise ValueError(f"parameter {self.name!r}: {error}") from error
 
 
 def among(value: Any, wanted: list[Any]) -> bool:

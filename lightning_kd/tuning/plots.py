@@ -14,6 +14,7 @@ import numpy as np
 from lightning_kd.folders import replaced_file
 from lightning_kd.tuning import results
 from lightning_kd.tuning.parameter import Parameter
+from lightning_kd.tuning.space import Space
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,23 +24,27 @@ if TYPE_CHECKING:
 ABSENT = -0.12
 """Where a line passes the axis of a parameter that did not count in its trial."""
 
+LINE = 16
+"""Characters of a line of a parameter's name."""
+
 MOST_CHARACTERS = 24
 """Longer choices are cut in the middle."""
 
 
-def write(folder: Path, study: "Study", parameters: list[Parameter], metric: str) -> list[str]:
+def write(folder: Path, study: "Study", space: Space, metric: str) -> list[str]:
     """Draw what there are enough trials for.
 
     Args:
         folder: Where to.
         study: Whose trials.
-        parameters: Of the space.
+        space: What was tried.
         metric: Name of the value.
 
     Returns:
         The names of the files that are there.
     """
     complete = [trial for trial in results.counted(study) if trial.state.name == "COMPLETE"]
+    parameters = sorted(space.parameters, key=lambda parameter: space.names.index(parameter.name))
     figures: dict[str, Callable[[], Figure]] = {"history.png": lambda: history(study, metric)}
     if len({trial.value for trial in complete}) > 1:
         figures["importance.png"] = lambda: importance(study, metric)
@@ -68,7 +73,14 @@ def history(study: "Study", metric: str) -> "Figure":
     axes.step(numbers, better.accumulate(values), where="post", color="C0", alpha=0.5, label="best so far")
     axes.scatter(numbers, values, 16, color="C0", label="finished")
     if pruned:
-        axes.scatter([t.number for t in pruned], [t.value or 0 for t in pruned], 16, "0.6", "x", label="stopped early")
+        axes.scatter(
+            [t.number for t in pruned],
+            [t.value or 0 for t in pruned],
+            16,
+            color="0.6",
+            marker="x",
+            label="stopped early",
+        )
     if failed:
         axes.plot(failed, np.full(len(failed), 0.01), "|", color="C3", transform=axes.get_xaxis_transform(), label="failed")  # fmt: skip  # noqa: E501
     axes.set(xlabel="trial", ylabel=metric)
@@ -120,7 +132,7 @@ def parallel_coordinates(
         heights = [_height(parameter, trial.params) for parameter in shown]
         own = norm(value) if max(values) > min(values) else 0.5
         best = trial is best_last[-1]
-        axes.plot([*heights, own], color="C3" if best else colors.to_rgba(value), lw=2.2 if best else 1, alpha=1 if best else 0.6)  # fmt: skip  # noqa: E501
+        axes.plot([*heights, own], color="C3" if best else colors.cmap(norm(value)), lw=2.2 if best else 1, alpha=1 if best else 0.6)  # fmt: skip  # noqa: E501
     for place, parameter in enumerate(shown):
         _axis(axes, place, _ticks(parameter), right=False)
         if any(parameter.name not in trial.params for trial in trials):
@@ -190,5 +202,10 @@ def _short(text: str) -> str:
 
 
 def _broken(name: str) -> str:
-    """A name with a line break after each part of a key."""
-    return name.replace(".", ".\n").replace("_", "_\n") if len(name) > 16 else name
+    """A long name in several lines, each the end of a part of a key."""
+    lines = [""]
+    for part in name.replace(".", ".\n").splitlines():
+        if len(lines[-1]) + len(part) > LINE:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(line for line in lines if line)

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 REASON, SCORES, SURPLUS = "reason", "scores", "surplus"
 """Attributes of a trial: why it failed, its value for each seed, and that another process was faster with the last."""
 
-SHOWN = 10
-"""Rows of the table on the screen."""
+SHOWN = 4
+"""Trials in the table on the screen."""
 
 
 def counted(study: "Study") -> "list[FrozenTrial]":
@@ -103,14 +103,27 @@ def write_config(file: Path, config: dict[str, Any], header: list[str]) -> None:
 
 
 def table(study: "Study", names: list[str], metric: str) -> Table:
-    """The best trials side by side."""
+    """The best trials side by side, parameters downwards."""
     complete = [trial for trial in counted(study) if trial.state.name == "COMPLETE"]
-    down = study.direction.name == "MAXIMIZE"
-    complete.sort(key=lambda trial: trial.value or 0.0, reverse=down)
-    repeated = any(len(scores(trial)) > 1 for trial in complete)
-    result = Table("trial", metric, *(["spread"] if repeated else []), *names, "s", title="Best trials")
-    for trial in complete[:SHOWN]:
-        own = [f"{spread(list(scores(trial).values())) or 0:.4f}"] if repeated else []
-        values = [readable(trial.params[name]) if name in trial.params else "" for name in names]
-        result.add_row(str(trial.number), f"{trial.value:.4f}", *own, *values, f"{duration(trial):.1f}")
+    complete.sort(key=lambda trial: trial.value or 0.0, reverse=study.direction.name == "MAXIMIZE")
+    best = complete[:SHOWN]
+    result = Table("trial", *(str(trial.number) for trial in best), title="Best trials")
+    result.add_row(metric, *(f"{trial.value:.4f}" for trial in best))
+    spreads = [spread(list(scores(trial).values())) for trial in best]
+    if any(each is not None for each in spreads):
+        result.add_row("spread over seeds", *("" if each is None else f"{each:.4f}" for each in spreads))
+    result.add_row("seconds", *(f"{duration(trial):.1f}" for trial in best))
+    result.add_section()
+    for name in names:
+        result.add_row(name, *(_own(trial.params[name]) if name in trial.params else "" for trial in best))
     return result
+
+
+def _own(value: Any) -> str:
+    """A value for a narrow column: a class by its own name."""
+    return readable(value).rpartition(".")[2] if isinstance(value, str) else readable(value)
+
+
+def trial_folder(folder: Path, number: int) -> Path:
+    """Where a trial of a study has its config, logs and student."""
+    return folder / "trials" / f"{number:05}"

@@ -2,73 +2,41 @@
 
 import shutil
 import sys
-from dataclasses import dataclass
-from pathlib import Path
-from statistics import fmean, median
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from lightning_kd.folders import FULL
 from lightning_kd.tuning import plots, results, storage
-from lightning_kd.tuning.configuration import Configuration
-from lightning_kd.tuning.space import Space
-from lightning_kd.tuning.trial_run import Metric, ReportToTrial, StudyError, run_trial
+from lightning_kd.tuning.objective import Objective, TrialFailedError
+from lightning_kd.tuning.trial_run import StudyError
 
 if TYPE_CHECKING:
-    from optuna import Study, Trial
+    from optuna import Study
     from optuna.trial import FrozenTrial
-
-Keep = Literal["best", "all", "none"]
-KEEP: tuple[Keep, ...] = ("best", "all", "none")
 
 FAILURES, FAILURES_LATER = 3, 10
 """Failed trials in a row after which a process gives up, before and after any has succeeded."""
-
-STARTUP = 5
-"""Trials with all seeds finished before one is stopped between two seeds."""
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C."""
 
 
-class _TrialFailed(Exception):
-    """A trial that ended with an error of its own."""
-
-
-@dataclass
 class Search:
     """Trials of a study, one after the other, until it has as many as wanted.
 
-    Attributes:
+    Args:
         study: Which other processes may work on, too.
-        space: What to try.
-        configuration: What a trial runs.
-        metric: What is tuned.
-        folder: Where everything goes.
-        seeds: Of the runs of each trial.
-        trials: Number of trials of the whole study.
-        prune: Whether a trial may be stopped between two seeds.
-        keep: Whose students to keep.
-        verbose: Whether to show the bars of each run.
+        objective: Runs a trial.
         console: Where to print.
     """
 
-    study: "Study"
-    space: Space
-    configuration: Configuration
-    metric: Metric
-    folder: Path
-    seeds: list[int]
-    trials: int
-    prune: bool
-    keep: Keep
-    verbose: bool
-    console: Console
-
-    def __post_init__(self) -> None:
-        self._running: int | None = None
+    def __init__(self, study: "Study", objective: Objective, console: Console) -> None:
+        self.study = study
+        self.objective = objective
+        self.console = console
+        self.folder = objective.folder
+        self.metric = objective.metric.name
 
     def run(self) -> None:
         """Run trials, then write what was found.
@@ -83,9 +51,9 @@ class Search:
         except KeyboardInterrupt:
             self._queue_again()
             self.finish()
-            self.console.print("Interrupted; the same command continues the study.", highlight=False)
+            self._print("Interrupted; the same command continues the study.")
             sys.exit(INTERRUPTED)
-        except OSError:  # of a disk that is full; other errors belong to a trial
+        except OSError:  # of a disk that is full; any other belongs to a trial
             self._queue_again()
             raise
         except StudyError:
@@ -94,141 +62,71 @@ class Search:
         self.finish()
 
     def _loop(self) -> None:
-        in_a_row = 0
+        in_a_row, total = 0, self.objective.trials
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-        hidden = self.verbose or not self.console.is_terminal
+        hidden = self.objective.verbose or not self.console.is_terminal
         with Progress(*columns, *times, console=self.console, disable=hidden) as progress:
-            bar = progress.add_task("trials", total=self.trials)
+            bar = progress.add_task("trials", total=total, completed=len(results.counted(self.study)))
             while self._more():
-                progress.update(bar, completed=len(results.counted(self.study)))
-                self.study.optimize(self._objective, n_trials=1, catch=(_TrialFailed,))
-                number, self._running = self._running, None
-                trial = next((trial for trial in results.counted(self.study) if trial.number == number), None)
+                self.study.optimize(self.objective, n_trials=1, catch=(TrialFailedError,))
+                trials = results.counted(self.study)
+                progress.update(bar, completed=len(trials))
+                trial = next((trial for trial in trials if trial.number == self.objective.running), None)
+                self.objective.running = None
                 if trial is None:  # surplus, or given up by another process
                     continue
                 self._say(trial)
                 self._tidy()
                 self.write()
                 in_a_row = in_a_row + 1 if trial.state.name == "FAIL" else 0
-                self._check_failures(in_a_row, results.reason(trial))
-            progress.update(bar, completed=len(results.counted(self.study)))
+                useful = any(trial.state.name != "FAIL" for trial in trials)
+                if in_a_row >= (FAILURES_LATER if useful else FAILURES):
+                    raise StudyError(f"{in_a_row} trials failed in a row, the last one: {results.reason(trial)}")
 
     def _more(self) -> bool:
+        """Whether there is a trial left that no process has begun."""
         from optuna.storages import fail_stale_trials
 
         fail_stale_trials(self.study)
-        taken = [trial for trial in results.wanted(self.study) if trial.state.name != "WAITING"]
-        return len(taken) < self.trials
+        begun = [trial for trial in results.wanted(self.study) if trial.state.name != "WAITING"]
+        return len(begun) < self.objective.trials
 
-    def _check_failures(self, in_a_row: int, why: str) -> None:
-        useful = any(trial.state.name != "FAIL" for trial in results.counted(self.study))
-        if in_a_row >= (FAILURES_LATER if useful else FAILURES):
-            raise StudyError(f"{in_a_row} trials failed one after the other, the last one: {why}")
-
-    # ---- a trial
-
-    def _objective(self, trial: "Trial") -> float:
-        import optuna
-
-        self._running = trial.number
-        trial.set_user_attr(storage.PROCESS, storage.identity())
-        if sum(other.number < trial.number for other in results.wanted(self.study)) >= self.trials:
-            trial.set_user_attr(results.SURPLUS, True)  # two processes began the last one at the same moment
-            raise _TrialFailed
-        try:
-            return self._run(trial)
-        except (optuna.TrialPruned, StudyError):
-            raise
-        except (KeyboardInterrupt, SystemExit) as stop:  # Lightning makes an exit of Ctrl-C
-            raise KeyboardInterrupt from stop
-        except Exception as error:
-            if isinstance(error, OSError) and error.errno in FULL:
-                raise
-            kind = "" if isinstance(error, (ValueError, OSError, FloatingPointError)) else f"{type(error).__name__}: "
-            why = kind + (" ".join(str(error).split()) or type(error).__name__)
-        finally:
-            for checkpoints in self._folder(trial.number).glob("**/checkpoints"):
-                shutil.rmtree(checkpoints, ignore_errors=True)
-        # outside: the error's traceback would keep the network
-        trial.set_user_attr(results.REASON, why)
-        raise _TrialFailed(why)
-
-    def _run(self, trial: "Trial") -> float:
-        settings = self.space.settings(self.space.suggest(trial))
-        own: dict[str, float] = {}
-        for place, seed in enumerate(self.seeds):
-            folder = self._folder(trial.number) / (f"seed_{seed}" if len(self.seeds) > 1 else "")
-            content = self.configuration.with_settings(settings)
-            content["seed_everything"] = seed
-            results.write_config(folder / "config.yaml", content, [f"Trial {trial.number}"])
-            watch = ReportToTrial(self.metric, lambda step, value: self._report(trial, step, value))
-            if place:
-                watch.report = lambda step, value: None
-            own[str(seed)] = run_trial(folder / "config.yaml", folder, watch, self.keep != "none", self.verbose)
-            trial.set_user_attr(results.SCORES, own)
-            if 0 < place < len(self.seeds) - 1 or (place == 0 and len(self.seeds) > 1):
-                self._compare(own)
-        return fmean(own.values())
-
-    def _report(self, trial: "Trial", step: int, value: float) -> None:
-        import optuna
-
-        trial.report(value, step)
-        if trial.should_prune():
-            raise optuna.TrialPruned
-
-    def _compare(self, own: dict[str, float]) -> None:
-        """Stop between two seeds where the mean so far is worse than the median of finished trials over the same."""
-        import optuna
-
-        complete = self.study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
-        others = [fmean(results.scores(trial)[seed] for seed in own) for trial in complete]
-        if not self.prune or len(others) < STARTUP:
-            return
-        ours, middle = fmean(own.values()), median(others)
-        if self.metric.best([ours, middle]) != ours:
-            raise optuna.TrialPruned
-
-    # ---- around a trial
-
-    def _folder(self, number: int) -> Path:
-        return self.folder / "trials" / f"{number:05}"
+    def _print(self, line: str) -> None:
+        self.console.print(line, soft_wrap=True, markup=False, highlight=False)
 
     def _say(self, trial: "FrozenTrial") -> None:
         best = results.best_trial(self.study)
         parameters = " ".join(f"{name}={results.readable(value)}" for name, value in trial.params.items())
-        value = results.readable(trial.value)
         state = {
-            "COMPLETE": f"{self.metric.name} {value}",
-            "PRUNED": f"stopped early at {value}",
+            "COMPLETE": f"{self.metric} {results.readable(trial.value)}",
+            "PRUNED": f"stopped early at {results.readable(trial.value)}",
             "FAIL": f"failed: {results.reason(trial)}",
         }[trial.state.name]
         so_far = f"best {results.readable(best.value)} (trial {best.number})" if best else "none finished yet"
-        line = f"trial {trial.number}: {state}; {so_far}; {results.duration(trial):.1f} s; {parameters}"
-        self.console.print(line, soft_wrap=True, markup=False, highlight=False)
+        self._print(f"trial {trial.number}: {state}; {so_far}; {results.duration(trial):.1f} s; {parameters}")
 
     def _tidy(self) -> None:
         """Remove the students of all finished trials but the best."""
         best = results.best_trial(self.study)
-        for trial in results.counted(self.study) if self.keep == "best" else []:
+        for trial in results.counted(self.study) if self.objective.keep == "best" else []:
             if best is None or trial.number != best.number:
-                for student in self._folder(trial.number).glob("**/student"):
+                for student in results.trial_folder(self.folder, trial.number).glob("**/student"):
                     shutil.rmtree(student, ignore_errors=True)
 
     def write(self) -> None:
         """Write the table of trials and the best config."""
-        names = [parameter.name for parameter in self.space.parameters]
-        results.write_trials(self.folder / "trials.csv", self.study, names)
+        space, configuration = self.objective.space, self.objective.configuration
+        results.write_trials(self.folder / "trials.csv", self.study, space.names)
         best = results.best_trial(self.study)
         if best is None:
             return
         file = self.folder / "best.yaml"
-        config: dict[str, Any] = self.configuration.with_settings(self.space.settings(best.params))
-        config["seed_everything"] = self.seeds[0]
-        own = ", ".join(f"{value:.4f} with seed {seed}" for seed, value in results.scores(best).items())
+        config: dict[str, Any] = configuration.with_settings(space.settings(best.params))
+        config["seed_everything"] = self.objective.seeds[0]
+        scores = ", ".join(f"{value:.4f} with seed {seed}" for seed, value in results.scores(best).items())
         header = [
-            f"The best of {len(results.counted(self.study))} trials, number {best.number}: {self.metric.name} {own}.",
+            f"Trial {best.number}, the best of {len(results.counted(self.study))}: {self.metric} {scores}.",
             *(f"  {name} = {results.readable(value)}" for name, value in best.params.items()),
             "",
             f"  lightning-kd fit --config {file}",
@@ -242,22 +140,27 @@ class Search:
         if not trials:
             return
         self.write()
-        names = [parameter.name for parameter in self.space.parameters]
-        drawn = plots.write(self.folder, self.study, self.space.parameters, self.metric.name)
+        drawn = plots.write(self.folder, self.study, self.objective.space, self.metric)
         states = [trial.state.name for trial in trials]
         if "COMPLETE" in states:
-            self.console.print(results.table(self.study, names, self.metric.name))
-        counts = f"{states.count('COMPLETE')} finished, {states.count('PRUNED')} stopped early, {states.count('FAIL')} failed"
-        self.console.print(f"{len(trials)} trials: {counts}; written to {self.folder}: {', '.join(drawn)}", soft_wrap=True)
+            self.console.print(results.table(self.study, self.objective.space.names, self.metric))
+        words = {"COMPLETE": "finished", "PRUNED": "stopped early", "FAIL": "failed"}
+        counts = ", ".join(f"{states.count(state)} {word}" for state, word in words.items())
+        self._print(f"{len(trials)} trials: {counts}")
+        self._print(f"Written to {self.folder}: {', '.join(drawn)}")
+        running = [t for t in results.wanted(self.study) if t.state.name == "RUNNING"]
+        if running:
+            self._print(f"{len(running)} more run in other processes")
 
     def _queue_again(self) -> None:
+        """Queue the trial that was interrupted, and remove what it wrote."""
         for trial in self.study.get_trials(deepcopy=False):
-            if trial.number == self._running and trial.state.name == "FAIL":
+            if trial.number == self.objective.running and trial.state.name == "FAIL":
                 storage.queue_again(self.study, trial)
-                shutil.rmtree(self._folder(trial.number), ignore_errors=True)
+                shutil.rmtree(results.trial_folder(self.folder, trial.number), ignore_errors=True)
 
     def _forget_if_useless(self) -> None:
-        """Remove a study in which nothing but failures happened, so that a corrected one can have its name."""
+        """Remove a study of nothing but failures, so that a corrected one can have its name."""
         import optuna
 
         if all(trial.state.name == "FAIL" for trial in results.wanted(self.study)):

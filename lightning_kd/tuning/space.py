@@ -13,18 +13,17 @@ from lightning_kd.tuning.expressions import Expression
 from lightning_kd.tuning.parameter import Parameter, Suggests, among, read_parameter
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
     """Reads ``1e-5`` as a number, as configs do and YAML 1.1 does not, and refuses a key that is given twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = []
         for key, _ in node.value:
             if key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"{key.value!r} is given twice", key.start_mark
-                )
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is given twice", key.start_mark)
             seen.append(key.value)
-        return super().construct_mapping(node, deep)
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
 
 
 _Loader.add_implicit_resolver(
@@ -33,7 +32,11 @@ _Loader.add_implicit_resolver(
 
 
 class Space:
-    """The parameters of a study, those first on which others depend.
+    """The parameters of a study.
+
+    Attributes:
+        names: Of the parameters, in the order given.
+        parameters: Those first on which others depend.
 
     Args:
         parameters: By name; at least one.
@@ -50,10 +53,13 @@ class Space:
             _check_conditions(parameter, parameters)
         graph = {parameter.name: list(parameter.when) for parameter in parameters.values()}
         try:
-            order = list(TopologicalSorter(graph).static_order())
+            TopologicalSorter(graph).prepare()
         except CycleError as error:
             raise ValueError(f"when: {' -> '.join(error.args[1])} go round in a circle; leave one out") from error
-        self.parameters = [parameters[name] for name in order]
+        self.names = list(parameters)
+        self.parameters: list[Parameter] = []
+        for parameter in parameters.values():
+            self._place(parameter, parameters)
         for parameter in self.parameters:
             _check_expressions(parameter, parameters)
         for one, other in combinations(self.parameters, 2):
@@ -62,6 +68,12 @@ class Space:
                     f"parameter {other.name!r}: {min(both)} is also set by {one.name!r}; set it by one of them, or "
                     "give them conditions (when) that exclude each other"
                 )
+
+    def _place(self, parameter: Parameter, parameters: dict[str, Parameter]) -> None:
+        for name in parameter.when:
+            self._place(parameters[name], parameters)
+        if parameter not in self.parameters:
+            self.parameters.append(parameter)
 
     def plain(self) -> dict[str, Any]:
         """All of it as plain data, to tell whether another is the same."""
@@ -93,10 +105,7 @@ class Space:
         meant = {p.name: p.choices[values[p.name]] if p.choices else values[p.name] for p in counting}
         settings: dict[str, Any] = {}
         for parameter in counting:
-            try:
-                settings.update(parameter.settings(meant))
-            except ValueError as error:
-                raise ValueError(f"parameter {parameter.name!r}: {error}") from error
+            settings.update(parameter.settings(meant))
         return dict(sorted(settings.items(), key=lambda item: item[0].count(".")))
 
     def samples(self) -> Iterator[tuple[Parameter, dict[str, Any]]]:

@@ -82,7 +82,9 @@ def open_storage(given: str | None, folder: Path) -> "BaseStorage":
     except Exception as error:  # of the driver, each has its own, or an ImportError where there is none
         place = f"{url.partition('://')[0]}://{url.rpartition('@')[2].partition('://')[2] or url.rpartition('@')[2]}"
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"--storage: {place!r} cannot be opened ({reason}); check address, login and driver") from error
+        raise ValueError(
+            f"--storage: {place!r} cannot be opened ({reason}); check address, login and driver"
+        ) from error
 
 
 def open_study(
@@ -104,8 +106,9 @@ def open_study(
     """
     import optuna
     from optuna.samplers import TPESampler
+    from optuna.study import StudyDirection
 
-    direction = "maximize" if metric.mode == "max" else "minimize"
+    direction = StudyDirection.MAXIMIZE if metric.mode == "max" else StudyDirection.MINIMIZE
     kept = json.dumps(about, sort_keys=True)
     try:
         study = optuna.create_study(storage=storage, study_name=name, direction=direction)

@@ -49,10 +49,10 @@ class ReportToTrial(Callback):
 
     Args:
         metric: What to read.
-        report: Called with the number of the validation, from 1, and the best value so far; it may raise.
+        report: Called with the number of the validation, from 1, and the best value so far; it may raise. None = none.
     """
 
-    def __init__(self, metric: Metric, report: Callable[[int, float], None]) -> None:
+    def __init__(self, metric: Metric, report: Callable[[int, float], None] | None) -> None:
         self.metric = metric
         self.report = report
         self.values: list[float] = []
@@ -73,7 +73,8 @@ class ReportToTrial(Callback):
         if not math.isfinite(value):
             raise FloatingPointError(f"{self.metric.name} is {float(value)} after validation {len(self.values) + 1}")
         self.values.append(float(value))
-        self.report(len(self.values), self.metric.best(self.values))
+        if self.report is not None:
+            self.report(len(self.values), self.metric.best(self.values))
 
 
 class _TrialCLI(FitCLI):
