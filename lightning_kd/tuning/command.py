@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -68,7 +69,7 @@ def tune(args: list[str]) -> None:
 
 
 def _tune(given: argparse.Namespace, fit_args: list[str]) -> None:
-    console = Console()
+    console = Console(file=sys.stdout)  # also while the output of a trial is held back
     space = read_space(Path(given.space).expanduser())
     configuration = Configuration(fit_args)
     built = configuration.check(space)

@@ -3,7 +3,9 @@
 import gc
 import math
 from collections.abc import Callable
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any, Literal
 
@@ -135,8 +137,10 @@ def run_trial(config: Path, folder: Path, watch: ReportToTrial, keep_student: bo
     Raises:
         StudyError: If nothing was validated.
     """
+    silence = nullcontext() if verbose else redirect_stdout(StringIO())  # tables that callbacks print
     try:
-        _TrialCLI(config, folder, watch, keep_student, verbose)
+        with silence:
+            _TrialCLI(config, folder, watch, keep_student, verbose)
     finally:
         gc.collect()  # trainer and module point at each other
         if torch.cuda.is_available():

@@ -124,7 +124,10 @@ def test_refused(tmp_path, text, says):
 
 
 def test_two_parameters_set_a_key_where_they_exclude_each_other(tmp_path):
-    text = "k: {choices: [x, y], key: k}\na: {when: {k: x}, float: [0, 1], key: lr}\nb: {when: {k: y}, float: [2, 3], key: lr}"
+    text = (
+        "k: {choices: [x, y], key: k}\n"
+        "a: {when: {k: x}, float: [0, 1], key: lr}\nb: {when: {k: y}, float: [2, 3], key: lr}"
+    )
     assert space(tmp_path, text).settings({"k": "y", "b": 2.5}) == {"k": "y", "lr": 2.5}
 
 
