@@ -27,7 +27,8 @@ from lightning_kd.whole_checkpoints import explained
 DESCRIPTION = (
     "Distil transformers: a small student learns what a large teacher knows. `lightning-kd cache`, with the "
     "arguments of fit, lets the teacher see all rows beforehand. For finished models see also "
-    "`lightning-kd report --help` (score, size and speed side by side) and `lightning-kd export --help` (ONNX)."
+    "`lightning-kd report --help` (score, size and speed side by side) and `lightning-kd export --help` (ONNX); "
+    "`lightning-kd tune --help` searches for good settings."
 )
 FIT = "Train a student, with or without a teacher. `fit --resume <run folder>` continues a run that was interrupted."
 
