@@ -1,6 +1,6 @@
-"""What the hundredth trial of a study costs compared with the first, which tokenises and asks the teacher.
+r"""What the hundredth trial of a study costs compared with the first, which tokenises and asks the teacher.
 
-    python benchmarks/tuning_cost.py --folder runs/tuning_cost --trials 100 \\
+    python benchmarks/tuning_cost.py --folder runs/tuning_cost --trials 100 \
         --config configs/quickstart/distil.yaml --space configs/quickstart/tune/space.yaml --trainer.max_epochs=2
 
 Takes the arguments of ``lightning-kd tune`` and starts with empty caches. Stopped trials are counted apart.
@@ -17,10 +17,12 @@ from statistics import median
 
 
 def seconds(rows: list[dict[str, str]], state: str) -> list[float]:
+    """What the trials in a state took."""
     return [float(row["seconds"]) for row in rows if row["state"] == state]
 
 
 def main() -> None:
+    """Run the study and compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", required=True, type=Path, help="emptied first")
     given, rest = parser.parse_known_args()
