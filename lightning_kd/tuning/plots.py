@@ -121,7 +121,8 @@ def parallel_coordinates(
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
-    best_last = sorted(trials, key=lambda trial: trial.value or 0.0, reverse=study.direction.name != "MAXIMIZE")
+    sign = 1 if study.direction.name == "MAXIMIZE" else -1
+    best_last = sorted(trials, key=lambda trial: (sign * (trial.value or 0.0), -trial.number))  # of equals the first
     values = [trial.value or 0.0 for trial in best_last]
     norm = Normalize(min(values), max(values))
     colors = ScalarMappable(norm, "viridis" if study.direction.name == "MAXIMIZE" else "viridis_r")
@@ -142,7 +143,8 @@ def parallel_coordinates(
     names = [_broken(parameter.name) for parameter in shown]
     axes.set_xticks(range(len(shown) + 1), [*names, _broken(metric)], fontsize=9)
     axes.tick_params(axis="x", length=0, pad=8)
-    axes.set(ylim=(ABSENT - 0.06, 1.04), xlim=(-0.35, len(shown) + 0.45), yticks=[])
+    conditional = any(parameter.when for parameter in shown)
+    axes.set(ylim=(ABSENT - 0.06 if conditional else -0.04, 1.04), xlim=(-0.35, len(shown) + 0.45), yticks=[])
     axes.spines[:].set_visible(False)
     axes.set_title("finished trials; red: the best", fontsize=10, loc="left")
     return figure
