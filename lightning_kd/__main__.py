@@ -11,12 +11,17 @@ def main() -> None:
 
 
 def _dispatch(args: list[str]) -> None:
-    if args and args[0] == "sagemaker":
+    # imported here: it takes seconds and may itself fail
+    if args[:1] == ["sagemaker"]:
         from lightning_kd.sagemaker.launch import launch
 
         launch(args[1:])
+    elif args[:1] == ["tune"]:
+        from lightning_kd.tuning.command import tune
+
+        tune(args[1:])
     else:
-        from lightning_kd.cli import dispatch  # here, because it takes seconds and may itself fail
+        from lightning_kd.cli import dispatch
 
         dispatch(args)
 

@@ -36,7 +36,8 @@ DESCRIPTION = (
     "arguments of fit, lets the teacher see all rows beforehand. For finished models see also "
     "`lightning-kd report --help` (score, size and speed side by side), `lightning-kd probe --help` (what a "
     "temperature makes of a teacher's probabilities) and `lightning-kd export --help` (ONNX). "
-    "`lightning-kd sagemaker --help` starts a fit on Amazon SageMaker."
+    "`lightning-kd tune --help` searches for good settings, `lightning-kd sagemaker --help` starts a fit on Amazon "
+    "SageMaker."
 )
 FIT = "Train a student, with or without a teacher. `fit --resume <run folder>` continues a run that was interrupted."
 
@@ -157,7 +158,7 @@ class DistillationCLI(LightningCLI):
             )
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Silence what says nothing to the user: advertisements, and notes about what is meant to be so."""
     for message in (
         "Be aware that when using `ckpt_path`, callbacks used to create.*",  # the best checkpoint's, in test or predict
@@ -211,10 +212,10 @@ class _StopBeforeTraining(Callback):
 def dispatch(args: list[str]) -> None:
     """Run a command line without the program's name, be it Lightning's or one of ours."""
     if args and args[0] == "cache":
-        _quiet()
+        quiet()
         CacheCLI(["fit", *args[1:]])
     elif args and args[0] in COMMANDS:
-        _quiet()
+        quiet()
         COMMANDS[args[0]](args[1:])
     else:
         run(args)
@@ -228,7 +229,7 @@ def run(args: list[str], folder: Path | None = None, cli: type[DistillationCLI] 
         folder: The run's folder; null = a new one.
         cli: The class that parses and runs.
     """
-    _quiet()
+    quiet()
     args = [part for arg in args for part in (arg.split("=", 1) if arg.startswith("--resume=") else [arg])]
     if "--resume" in args:
         at = args.index("--resume")

@@ -91,12 +91,12 @@ def replace_either(fresh: Path, target: Path) -> None:
 def _beside(target: Path, suffix: str = "") -> Path:
     """A name of this process's own beside the target; what killed processes left under theirs is removed."""
     for leftover in target.parent.glob(f".{glob.escape(target.name)}.*.tmp{suffix}"):
-        if not _alive(leftover.name.removeprefix(f".{target.name}.").partition(".")[0]):
+        if not alive(leftover.name.removeprefix(f".{target.name}.").partition(".")[0]):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
     return target.with_name(f".{target.name}.{os.getpid()}.tmp{suffix}")
 
 
-def _alive(process: str) -> bool:
+def alive(process: str) -> bool:
     """Whether there is such a process on this machine."""
     try:
         os.kill(int(process), 0)
