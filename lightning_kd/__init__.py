@@ -1,6 +1,13 @@
 """Distil transformers with PyTorch Lightning."""
 
-from lightning_kd.callbacks import CompressionReport, LayerInitialization, NeuronTrace, ONNXExport, PushToHub
+from lightning_kd.callbacks import (
+    CompressionReport,
+    DistillationCallback,
+    LayerInitialization,
+    NeuronTrace,
+    ONNXExport,
+    PushToHub,
+)
 from lightning_kd.data import (
     CLINC150DataModule,
     MaskedLMDataModule,
@@ -19,6 +26,7 @@ __version__ = "0.1.0"
 __all__ = [
     "CLINC150DataModule",
     "CompressionReport",
+    "DistillationCallback",
     "DistillationModule",
     "FSDP2Strategy",
     "LayerInitialization",
