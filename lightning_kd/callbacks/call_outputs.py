@@ -147,7 +147,10 @@ class Layer:
             next((part for part in output if isinstance(part, Tensor)), None) if isinstance(output, tuple) else output
         )
         if not isinstance(states, Tensor):
-            raise ValueError(f"{what} gave no tensor in this call; name a layer that the network calls")
+            raise ValueError(
+                f"{what} gave no tensor in this call; name a layer that the network calls (where it was compiled and "
+                "run before this fit, call torch.compiler.reset() first)"
+            )
         # classes of images come second, of tokens last
         wide = [dim for dim in ((1, -1) if states.ndim > 3 else (-1, 1)) if states.shape[dim] == self.width]
         if states.ndim < 2 or not wide:

@@ -105,21 +105,13 @@ class DistillationCallback(Callback):
                 f"DistillationCallback: {type(trainer.strategy).__name__} divides weights and optimiser, which the "
                 "losses' parameters then cannot join; use ddp, or DistillationModule"
             )
-        if sum(isinstance(callback, DistillationCallback) for callback in trainer.callbacks) > 1:  # type: ignore[attr-defined]
-            raise ValueError("DistillationCallback: one for each run; put all losses into one")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Load the teacher, let the losses' parameters join the optimiser, and stand in for ``training_step``.
 
         Raises:
-            ValueError: If the module has no such network or several optimisers, or student and teacher do not go
-                together.
+            ValueError: If the module has no such network, or student and teacher do not go together.
         """
-        if len(trainer.optimizers) != 1:
-            raise ValueError(
-                f"DistillationCallback: {type(pl_module).__name__} has {len(trainer.optimizers)} optimisers, and it "
-                "cannot be told which loss is whose; use the losses of lightning_kd.losses in the step"
-            )
         student = self._network(pl_module)
         weights = next(pl_module.parameters())
         with torch.random.fork_rng(devices=[]):  # the module draws the same numbers as without a teacher
