@@ -225,7 +225,7 @@ def test_what_the_teacher_does_not_take_is_left_out():
 
 
 def test_recording_leaves_nothing_behind():
-    network = tiny_bert()
+    network = tiny_bert().eval()
     ids = torch.ones(1, 4).long()
     with pytest.raises(ValueError, match="exactly one of input_ids"), recorded_calls(network, ["bert.encoder.layer.0"]):
         network(None)
