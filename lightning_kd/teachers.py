@@ -160,9 +160,10 @@ class Teacher:
                 self._columns[index] = align(label_names, own, who, remedy, accept_mismatch)
             else:
                 models.check_label_count(self.config(index), len(label_names), f"teacher {name!r}")
-                rank_zero_warn(
-                    f"teacher {name!r} does not name its labels; they are taken to be in the student's order"
-                )
+                if self.config(index) is not None:  # a plain network has nowhere to name them
+                    rank_zero_warn(
+                        f"teacher {name!r} does not name its labels; they are taken to be in the student's order"
+                    )
 
     def to(self, device: torch.device, dtype: torch.dtype, mesh: DeviceMesh | None = None) -> None:
         """Settle the device; networks loaded from an id or folder take the student's precision, too.
