@@ -3,6 +3,7 @@
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, StochasticWeightAveraging
+from lightning.pytorch.plugins import MixedPrecision
 from torch import nn
 
 from lightning_kd.losses import HiddenStateMSELoss, SoftTargetLoss
@@ -112,6 +113,21 @@ def test_precision(tmp_path, precision, inside):
     fraction = {"64-true": 1e-5}.get(precision, 5e-2)
     for own, other in zip(weights(module).values(), weights(fitted(tmp_path)).values(), strict=True):
         torch.testing.assert_close(own.float(), other, rtol=fraction, atol=fraction)
+
+
+def test_scaled_gradients(tmp_path):
+    """With a scaler of gradients, as float16 has one, on the projection's, too."""
+
+    class Norms(Callback):
+        def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+            self.largest = max(p.grad.abs().max() for group in optimizer.param_groups for p in group["params"])
+
+    norms, plugin = Norms(), MixedPrecision("16-mixed", "cpu")
+    module = fitted(tmp_path, plugins=[plugin], callbacks=[norms])
+    assert plugin.scaler.get_scale() == 65536
+    assert norms.largest < 10  # unscaled, the projection's, too
+    for own, other in zip(weights(module).values(), weights(fitted(tmp_path)).values(), strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-2, atol=1e-2)
 
 
 def test_averaged_weights(tmp_path):
