@@ -1,5 +1,6 @@
 """Adds a teacher to a LightningModule that knows nothing of one."""
 
+import os
 from typing import Any, cast
 
 import torch
@@ -32,8 +33,8 @@ class DistillationCallback(Callback):
         student: Name of the network in the module, such as ``net`` or ``model.encoder``; empty = the module itself,
             whose step calls ``self(batch)``.
         teacher: Hub id or folder; or ``{source: <hub id or folder>, ...}``, with arguments of ``from_pretrained``; a
-            list of these (an ensemble, logits averaged); a ``.ckpt`` of the same LightningModule class, of which the
-            network of the same name is taken; or a module.
+            list of these (an ensemble, logits averaged); a ``.ckpt`` of the same LightningModule class, or such a
+            module, of which the network of the same name is taken; or any other module.
         losses: The terms that are added, by name.
         logits: Key or index of the logits in what the networks return, or several of these, each then a head; null =
             the tensor, the first one in a tuple, ``logits`` in a mapping.
@@ -139,18 +140,19 @@ class DistillationCallback(Callback):
 
     def _build_teacher(self, pl_module: LightningModule, student: nn.Module) -> Teacher:
         given = self.teacher if isinstance(self.teacher, list) else [self.teacher]
-        sources = [
-            network_in_checkpoint(source, pl_module, self.student)
-            if isinstance(source, str) and source.endswith(".ckpt")
-            else source
-            for source in given
-        ]
+        sources = [self._source(os.fspath(s) if isinstance(s, os.PathLike) else s, pl_module) for s in given]
         own = {id(parameter) for parameter in pl_module.parameters()}
         for source in sources:
             if isinstance(source, nn.Module) and any(id(parameter) in own for parameter in source.parameters()):
                 raise ValueError("DistillationCallback.teacher: has weights of the student; pass a copy.deepcopy of it")
         keys = None if all(loss.needs for loss in self.losses.values()) else _keys(self.logits)
         return teacher_for(student, sources, self.auto_class, keys)
+
+    def _source(self, source: Any, pl_module: LightningModule) -> Any:
+        """What a teacher is made of; of a module of the same class the network of the same name."""
+        if isinstance(source, str) and source.endswith(".ckpt"):
+            return network_in_checkpoint(source, pl_module, self.student)
+        return source.get_submodule(self.student) if type(source) is type(pl_module) else source
 
     def _pairs(self, student: nn.Module, teacher: Teacher) -> tuple[list[Layer], list[Layer]]:
         """The layers of both that are compared; the teacher is told to record its own."""

@@ -119,6 +119,7 @@ class DistilledStep:
 
     def _added(self, own_loss: Tensor, student: Outputs, teacher: Outputs | None) -> Tensor:
         """The weighted sum of the losses, which are logged."""
+        # losses whose weight or temperature changes over a run would be told here how far the run is
         terms = self.terms(student, teacher)
         added = torch.stack([self.terms.weight(name) * term for name, term in terms.items()]).sum()
         if not torch.isfinite(added):

@@ -22,6 +22,8 @@ class AsCalled:
     Args:
         auto_class: Name of the transformers class that loads the network.
         keys: Where its logits are; None = they are not read.
+
+    Attributes:
         layers: Whose outputs are its hidden states.
     """
 
@@ -36,10 +38,13 @@ class AsCalled:
     def run(self, network: nn.Module, batch: Batch, needs: frozenset[Need] = frozenset()) -> Outputs:
         """Repeat the call."""
         call: Call = batch["call"]
-        with recorded_calls(network, [layer.path for layer in self.layers]) as calls:
-            repeat(call, network)
-        # what is padding, the student was told
-        made = replace(call, output=calls[-1].output, layers=calls[-1].layers)
+        if not self.layers:
+            made = replace(call, output=repeat(call, network))
+        else:
+            with recorded_calls(network, [layer.path for layer in self.layers]) as calls:
+                repeat(call, network)
+            made = replace(call, output=calls[-1].output, layers=calls[-1].layers)
+        # made by the student's arguments: what is padding, it was told
         return outputs_of(made, "teacher", self.keys, [], self.layers)
 
 

@@ -1,5 +1,8 @@
 """Teachers from a folder, a checkpoint of the same class, or somebody's hands; texts with padding."""
 
+import copy
+from pathlib import Path
+
 import pytest
 import torch
 from lightning.pytorch import LightningModule
@@ -122,13 +125,15 @@ class Smaller(Classifier):
         return torch.optim.SGD(self.parameters(), lr=0.0)
 
 
-def test_checkpoint_of_the_same_class(tmp_path):
+@pytest.mark.parametrize("given", [str, Path, "module"])
+def test_checkpoint_or_module_of_the_same_class(tmp_path, given):
     """Of another size, which its hyperparameters say."""
     large = Smaller(hidden=32)
     run = fit(large, tmp_path)
     run.save_checkpoint(tmp_path / "large.ckpt")
+    source = copy.deepcopy(large) if given == "module" else given(tmp_path / "large.ckpt")
     losses = {"mse": LogitMSELoss()}
-    found = fit(Smaller(), tmp_path, callback(teacher=str(tmp_path / "large.ckpt"), losses=losses), loader(16))
+    found = fit(Smaller(), tmp_path, callback(teacher=source, losses=losses), loader(16))
     (inputs, _), *_ = loader(16)
     expected = mse_loss(mlp()(inputs), large.net(inputs))
     assert float(found.logged_metrics["distillation/mse"]) == pytest.approx(expected.item(), rel=1e-5)
