@@ -110,8 +110,9 @@ class DistilledStep:
 
     def _check_gradient(self, student: Outputs) -> None:
         tensors = [head.logits for head in student.heads.values()] + list(student.hidden_states or ())
-        learns = any(parameter.requires_grad for parameter in self.student.parameters())
-        if learns and not any(tensor.requires_grad for tensor in tensors):
+        if any(tensor.requires_grad for tensor in tensors):
+            return
+        if any(parameter.requires_grad for parameter in self.student.parameters()):
             raise ValueError(
                 "DistillationCallback.call: the call that counts was made without gradients, so nothing would be "
                 "learnt from the teacher; say which other call counts"
