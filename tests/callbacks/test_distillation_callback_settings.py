@@ -2,12 +2,20 @@
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, StochasticWeightAveraging
+from lightning.pytorch import seed_everything
+from lightning.pytorch.callbacks import (
+    Callback,
+    EMAWeightAveraging,
+    LearningRateFinder,
+    ModelCheckpoint,
+    StochasticWeightAveraging,
+)
 from lightning.pytorch.plugins import MixedPrecision
 from torch import nn
 
 from lightning_kd.losses import HiddenStateMSELoss, SoftTargetLoss
-from tests.callbacks.dropin import Classifier, callback, fit, mlp, same, teacher, weights
+from tests.callbacks.dropin import Classifier, callback, fit, loader, mlp, same, teacher, weights
+from tests.runs import trainer
 
 BOTH = {"losses": {"soft": SoftTargetLoss(0.5), "hidden": HiddenStateMSELoss(0.5)}, "layers": {"0": "0"}}
 
@@ -178,3 +186,27 @@ def test_averaged_run_resumes_bit_for_bit(tmp_path):
 
 def test_stochastic_weight_averaging(tmp_path):
     fitted(tmp_path, callbacks=[StochasticWeightAveraging(swa_lrs=0.01, swa_epoch_start=1)])
+
+
+def test_finder_of_learning_rates_before_and_after_it(tmp_path):
+    """It trains some steps, and goes back."""
+
+    class Watch(Callback):
+        def on_train_start(self, trainer, pl_module):
+            (self.projection,) = (p.detach().clone() for p in distillation._terms.parameters())
+
+    def run(*callbacks):
+        seed_everything(1, verbose=False)
+        trainer(tmp_path, callbacks=[*callbacks, watch]).fit(Classifier(), loader())
+        return watch.projection
+
+    class Still(LearningRateFinder):
+        """Finds a rate and leaves it at that."""
+
+        def __init__(self):
+            super().__init__(num_training_steps=3, update_attr=False)
+
+    watch, distillation = Watch(), callback(**BOTH)
+    alone = run(distillation)
+    for order in ([Still(), distillation], [distillation, Still()]):
+        assert torch.equal(run(*order), alone)

@@ -169,6 +169,20 @@ def test_padding_does_not_count_for_tokens(tmp_path):
     assert found["hard"] == pytest.approx(float(nn.functional.cross_entropy(own, batch["labels"][keep])), rel=1e-5)
 
 
+def test_two_heads(tmp_path):
+    ours, theirs = (no_dropout(seed=seed, network=BertForQuestionAnswering, labels=None) for seed in (0, 1))
+    batch = texts()
+    del batch["labels"]
+    batch |= {"start_positions": torch.tensor([0, 1, 2, 3]), "end_positions": torch.tensor([1, 1, 4, 5])}
+    heads, labels = ["start_logits", "end_logits"], ["start_positions", "end_positions"]
+    losses = {"mse": LogitMSELoss(), "hard": HardLabelLoss()}
+    found = fitted(tmp_path, Text(ours), batch, teacher=theirs, losses=losses, logits=heads, labels=labels)
+    own, other = (logits(network, batch) for network in (ours, theirs))
+    expected = sum(mse_loss(own[head], other[head]) for head in heads) / 2
+    assert found["mse"] == pytest.approx(float(expected), rel=1e-4)
+    assert found["hard"] == pytest.approx(found["own_loss"], rel=1e-5)  # which is the mean over both, too
+
+
 def test_hidden_states_of_tokens(tmp_path):
     ours, theirs = no_dropout(), no_dropout(seed=1, layers=4)
     layers = {"bert.encoder.layer.0": "bert.encoder.layer.1", "bert.encoder.layer.1": "bert.encoder.layer.3"}
