@@ -197,10 +197,8 @@ class DistillationCallback(Callback):
         return {"losses": self._saved if self._terms is None else self._terms.state()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep them until the losses are built; Lightning's finders of rates and batch sizes go back in mid-fit."""
+        """Keep them until the losses are built."""
         self._saved = state_dict["losses"]
-        if self._step is not None and self._terms is not None:
-            self._terms.load(self._saved)
 
 
 def _keys(given: Any) -> list[Key]:
