@@ -7,6 +7,7 @@ from lightning_kd.callbacks import (
     NeuronTrace,
     ONNXExport,
     PushToHub,
+    TemperatureProbe,
 )
 from lightning_kd.data import (
     CLINC150DataModule,
@@ -41,5 +42,6 @@ __all__ = [
     "SST2DataModule",
     "SequenceClassification",
     "TeacherCache",
+    "TemperatureProbe",
     "TextClassificationDataModule",
 ]

@@ -21,13 +21,22 @@ from lightning_kd.commands import COMMANDS
 from lightning_kd.folders import writing
 from lightning_kd.fsdp2 import FSDP2Strategy
 from lightning_kd.module import DistillationModule
-from lightning_kd.run_folders import ROOT, discard_unused, new_run_folder, resume_arguments, run_logger
+from lightning_kd.run_folders import (
+    ROOT,
+    discard_unused,
+    last_checkpoint,
+    new_run_folder,
+    resume_arguments,
+    run_logger,
+)
 from lightning_kd.whole_checkpoints import explained
 
 DESCRIPTION = (
     "Distil transformers: a small student learns what a large teacher knows. `lightning-kd cache`, with the "
     "arguments of fit, lets the teacher see all rows beforehand. For finished models see also "
-    "`lightning-kd report --help` (score, size and speed side by side) and `lightning-kd export --help` (ONNX)."
+    "`lightning-kd report --help` (score, size and speed side by side), `lightning-kd probe --help` (what a "
+    "temperature makes of a teacher's probabilities) and `lightning-kd export --help` (ONNX). "
+    "`lightning-kd sagemaker --help` starts a fit on Amazon SageMaker."
 )
 FIT = "Train a student, with or without a teacher. `fit --resume <run folder>` continues a run that was interrupted."
 
@@ -39,6 +48,7 @@ class DistillationCLI(LightningCLI):
         self.run_folder = run_folder
         self.new_folder: Path | None = None
         self.args = args
+        continued = run_folder is not None and last_checkpoint(run_folder).exists()
         super().__init__(
             DistillationModule,
             LightningDataModule,
@@ -48,7 +58,7 @@ class DistillationCLI(LightningCLI):
             # the module saves its own hyperparameters as plain data
             load_from_checkpoint_support=False,
             # a resumed run keeps the config it was started with
-            save_config_callback=SaveConfigCallback if run_folder is None else None,
+            save_config_callback=None if continued else SaveConfigCallback,
             save_config_kwargs={"overwrite": True},
             seed_everything_default=42,
             parser_kwargs={"prog": "lightning-kd", "description": DESCRIPTION, "fit": {"description": FIT}},
@@ -210,11 +220,16 @@ def dispatch(args: list[str]) -> None:
         run(args)
 
 
-def run(args: list[str]) -> DistillationCLI:
-    """Run one of Lightning's commands, such as ``fit``; the result holds the trainer and the run's folder."""
+def run(args: list[str], folder: Path | None = None, cli: type[DistillationCLI] = DistillationCLI) -> DistillationCLI:
+    """Run one of Lightning's commands, such as ``fit``; the result holds the trainer and the run's folder.
+
+    Args:
+        args: The command line without the program's name.
+        folder: The run's folder; null = a new one.
+        cli: The class that parses and runs.
+    """
     _quiet()
     args = [part for arg in args for part in (arg.split("=", 1) if arg.startswith("--resume=") else [arg])]
-    folder = None
     if "--resume" in args:
         at = args.index("--resume")
         if args[0] != "fit":
@@ -223,4 +238,4 @@ def run(args: list[str]) -> DistillationCLI:
             raise ValueError("--resume: name the run folder, for instance lightning_logs/version_0")
         folder = Path(args[at + 1]).expanduser().resolve()
         args = ["fit", *resume_arguments(folder), *args[1:at], *args[at + 2 :]]
-    return DistillationCLI(args, folder)
+    return cli(args, folder)

@@ -1,4 +1,4 @@
-"""Commands that train nothing: ``lightning-kd report``, ``export`` and ``consolidate``.
+"""Commands that train nothing: ``lightning-kd report``, ``probe``, ``export`` and ``consolidate``.
 
 They have a parser of their own: the subcommands of LightningCLI are methods of the Trainer.
 """
@@ -13,11 +13,14 @@ from rich.console import Console
 from lightning_kd import checkpoints
 from lightning_kd.callbacks.compression_report import check_target, own_card, write_report
 from lightning_kd.callbacks.export import Export, Finished
+from lightning_kd.callbacks.temperature_probe import write_probe
 from lightning_kd.deploy import picture
 from lightning_kd.deploy.artefacts import open_artefacts, task_of
 from lightning_kd.deploy.report import Split, measure
 from lightning_kd.deploy.rows import check_data, check_split
 from lightning_kd.models import load_network, load_tokenizer
+from lightning_kd.probe.folders import probe_folders
+from lightning_kd.probe.selection import WHO, Selection
 from lightning_kd.safety import check_lengths, tokenizer_fingerprint
 from lightning_kd.tasks.base import Task
 
@@ -68,6 +71,35 @@ def report(args: list[str]) -> None:
     print(f"Report written to {folder / 'report.md'}")
 
 
+def probe(args: list[str]) -> None:
+    """Show what temperatures make of a teacher's probabilities."""
+    parser = _parser("probe", "Show what temperatures make of a teacher's probabilities, and maybe of its student's.")
+    parser.add_argument("--teacher", type=str, required=True, help="Folder or hub id.")
+    parser.add_argument("--student", type=str | None, help="Folder or hub id.")
+    sentences = "Texts to show; null = rows of the split, the teacher's most and least certain ones."
+    parser.add_argument("--sentences", type=str, nargs="+", help=sentences)
+    parser.add_argument("--rows", type=int, default=2, help="How many of the most, and how many of the least certain.")
+    parser.add_argument("--temperatures", type=float, nargs="+", default=[1.0, 5.0, 19.0], help="Each > 0.")
+    parser.add_argument("--top_k", type=int, default=5, help="How many of the likeliest classes to show, >= 1.")
+    parser.add_argument("--bottom_k", type=int, default=3, help="How many of the least likely, >= 1.")
+    parser.add_argument("--split", type=Split, default="validation", help="Over which means are taken.")
+    parser.add_argument("--folder", type=str, default="probe", help="Where probe.md, probe.json and probe.png go.")
+    config = _instantiate(parser, args, lambda config: _local(config.teacher))
+    selection = Selection(config.sentences, config.rows, config.temperatures, config.top_k, config.bottom_k)
+    folder = Path(config.folder).expanduser()
+    picture.check_installed(WHO)
+    check_target(folder)
+    check_data(config.data, "probe")
+    check_split(config.data, config.split)
+    sources = [_local(source) for source in (config.teacher, config.student) if source is not None]
+    task = config.task or task_of(sources[0])
+    result = probe_folders(selection, task, config.data, config.split, sources)
+    write_probe(result, folder)
+    for table in result.tables():
+        Console().print(table)
+    print(f"Probe written to {folder / 'probe.md'}")
+
+
 def export(args: list[str]) -> None:
     """Write a finished model in another form."""
     parser = _parser("export", "Write a finished model in another form, as the callbacks do at the end of training.")
@@ -108,4 +140,4 @@ def _local(source: str) -> str:
     return str(path) if path.exists() else source
 
 
-COMMANDS = {"report": report, "export": export, "consolidate": consolidate}
+COMMANDS = {"report": report, "probe": probe, "export": export, "consolidate": consolidate}

@@ -82,6 +82,17 @@ def load_tokenizer(
     return tokenizer
 
 
+def load_tokenizers(given: str | PreTrainedTokenizerBase | list[str]) -> list[PreTrainedTokenizerBase]:
+    """The tokenizers of a teacher's networks, one for all or one for each; see ``load_tokenizer`` for errors."""
+    each = given if isinstance(given, list) else [given]
+    if not each:
+        raise ValueError("data.teacher_tokenizer: the list is empty; name a tokenizer for each network, or null")
+    return [
+        own if isinstance(own, PreTrainedTokenizerBase) else load_tokenizer(str(own), "data.teacher_tokenizer")
+        for own in each
+    ]
+
+
 def load_network(
     source: str,
     auto_class: str,

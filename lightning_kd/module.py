@@ -2,35 +2,24 @@
 
 import os
 import warnings
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
-from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import GradClipAlgorithmType, rank_zero_warn
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
-from torch.nn.utils import clip_grad_norm_, clip_grad_value_
-from torch.optim import Optimizer
 from torchmetrics import MeanMetric
 from transformers import PreTrainedTokenizerBase
 
 from lightning_kd import labels, models, safety, sharding, teacher_score
-from lightning_kd.lazy_adamw import LazyAdamW, set_sparse_gradients, stand_ins
+from lightning_kd.lazy_adamw import LazyAdamW, set_sparse_gradients
 from lightning_kd.losses.base import DistillationLoss
 from lightning_kd.models import Network
-from lightning_kd.optimizers import (
-    DEFAULT_OPTIMIZER,
-    OptimizerFactory,
-    build_schedule,
-    check_schedule,
-    parameter_groups,
-    state_by_name,
-)
-from lightning_kd.outputs import Batch, Outputs
-from lightning_kd.plain import factory_from_plain, from_plain, to_plain
-from lightning_kd.student import StudentModule
+from lightning_kd.optimized import OptimizedModule
+from lightning_kd.optimizers import DEFAULT_OPTIMIZER, OptimizerFactory, known_end
+from lightning_kd.outputs import AUGMENTED, Batch, Outputs, in_other_encoding
+from lightning_kd.plain import from_plain, to_plain
 from lightning_kd.tasks.base import Task
 from lightning_kd.teacher_cache import LOGITS, CachedTeacher, TeacherCache
 from lightning_kd.teachers import Teacher
@@ -39,20 +28,21 @@ STATE_KEY = "lightning_kd"
 """Where a checkpoint keeps the seed of the batches and the scores of teacher and student."""
 
 
-class DistillationModule(StudentModule):
+class DistillationModule(OptimizedModule):
     """A trainable student and a frozen teacher.
 
     The total loss is the plain weighted sum of the losses. Logged are ``train/loss``, ``train/<loss name>`` (not
-    weighted), ``val/<metric>``, ``test/<metric>``, ``val/<loss name>`` of losses that need no teacher and, once,
-    ``val/teacher_<metric>``.
+    weighted), ``train/<loss name>_<argument>`` of what is annealed, ``val/<metric>``, ``test/<metric>``,
+    ``val/<loss name>`` of losses that need no teacher and, once, ``val/teacher_<metric>``.
 
     Args:
         task: What is predicted and how it is scored.
         student: Hub id or folder (pretrained weights); or ``{base: <hub id or folder>, num_hidden_layers: 2, ...}``,
             that model's configuration with fields replaced and fresh weights; or a module.
         teacher: Hub id or folder; or ``{source: <hub id or folder>, quantization_config: {...}, ...}``, with arguments
-            of ``from_pretrained``; a list of these (an ensemble, logits averaged); a module; or null, which fine-tunes
-            the student plainly.
+            of ``from_pretrained``; a list of these (an ensemble, logits averaged); ``{ensemble: [...], combine:
+            probabilities}`` (or ``confidence``: weighted by each network's entropy, row by row); a module; or null,
+            which fine-tunes the student plainly.
         losses: The terms of the total by name, at least one.
         optimizer: Class and arguments of the optimiser. Biases and norms get no weight decay.
         lr_scheduler: One of ``optimizers.SCHEDULES`` (names of ``transformers.get_scheduler``) over all steps; null =
@@ -82,7 +72,9 @@ class DistillationModule(StudentModule):
     ) -> None:
         self.accept: list[str] = list(accept or [])
         # a checkpoint hands objects over as plain data
-        super().__init__(from_plain(task, Task, "task"), student, label_names, "label_mismatch" in self.accept)
+        mismatch = "label_mismatch" in self.accept
+        plan = (optimizer, lr_scheduler, warmup_ratio)
+        super().__init__(from_plain(task, Task, "task"), student, label_names, mismatch, *plan)
         terms = {name: from_plain(loss, DistillationLoss, f"losses.{name}") for name, loss in losses.items()}
         if not terms:
             raise ValueError("losses: none given; name at least one, for instance hard: HardLabelLoss")
@@ -91,7 +83,7 @@ class DistillationModule(StudentModule):
                 raise ValueError(f"losses.{name}: the name is taken, or no plain word; use another")
         if isinstance(teacher, nn.Module) and teacher is student:
             raise ValueError("teacher: is the very module given as student; pass a copy, because it will be frozen")
-        check_schedule(lr_scheduler, warmup_ratio)
+        safety.check_losses_between_rows(terms, self.task)
         if isinstance(teacher_cache, (str, os.PathLike)):
             teacher_cache = TeacherCache(os.fspath(teacher_cache))
         self.teacher_cache: TeacherCache | None = from_plain(teacher_cache, TeacherCache, "teacher_cache")
@@ -99,24 +91,22 @@ class DistillationModule(StudentModule):
             safety.check_losses_on_logits(terms)
         self.losses = nn.ModuleDict(terms)
         # not Lightning's own mean: on several devices it rounds the mean number of rows of a device down
-        self.val_losses = nn.ModuleDict({name: MeanMetric() for name, loss in terms.items() if not loss.needs_teacher})
+        self.val_losses = nn.ModuleDict(
+            {n: MeanMetric() for n, loss in terms.items() if not (loss.needs_teacher or loss.needs_augmented)}
+        )
         self.teacher = None if teacher is None else Teacher(teacher, self.task)
         self.teacher_scores: dict[str, float] = {}
-        self.optimizer = optimizer
-        self.lr_scheduler = lr_scheduler
-        self.warmup_ratio = warmup_ratio
         self.cached_teachers: dict[str, CachedTeacher] = {}
         self._stepping = False
-        self._seed: int | None = None
+        self._annealed = {name: loss for name, loss in terms.items() if loss.schedules}
+        self._total_steps = 0
+        self._augments = any(loss.needs_augmented for loss in terms.values())
         self._needs = frozenset(need for loss in terms.values() for need in loss.needs)
         self.save_hyperparameters(
             {
                 "task": to_plain(self.task),
-                "teacher": self.teacher.plain_sources if self.teacher is not None else None,
+                "teacher": self.teacher.plain_source if self.teacher is not None else None,
                 "losses": {name: to_plain(loss) for name, loss in terms.items()},
-                "optimizer": optimizer if isinstance(optimizer, dict) else to_plain(optimizer),
-                "lr_scheduler": lr_scheduler,
-                "warmup_ratio": warmup_ratio,
                 "accept": self.accept,
                 "teacher_cache": None if self.teacher_cache is None else to_plain(self.teacher_cache),
             }
@@ -166,23 +156,26 @@ class DistillationModule(StudentModule):
         set_sparse_gradients(self.build_student(), lazy)
         datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
         safety.check_lengths(datamodule, self.build_student(), self.active_teacher)
-        if getattr(datamodule, "allow_unlabelled", False) and self.active_teacher is None:
+        if getattr(datamodule, "allow_unlabelled", False) and self.active_teacher is None and not self._augments:
             raise ValueError(
                 "data.allow_unlabelled: no loss compares with a teacher, so nothing is learnt from rows without a "
-                "label; add a teacher and a loss such as SoftTargetLoss, or leave it out"
+                "label; add a teacher and a loss such as SoftTargetLoss, or ConsistencyLoss, or leave it out"
             )
+        safety.check_augmentation(datamodule, self.losses)
         if (teacher := self.active_teacher) is not None:
             teacher.align(self.label_names or [], self._accept_label_mismatch)
             if not self.task.named_labels and self.task.num_labels is None:  # the classes are the tokens
                 safety.check_vocabularies(self.build_student(), teacher)
+            own = getattr(datamodule, "teacher_tokenizers", [])
+            if own:
+                safety.check_own_encodings(own, self.losses, teacher)
             tokenizer = getattr(datamodule, "tokenizer", None)
             if isinstance(tokenizer, PreTrainedTokenizerBase):
-                safety.check_tokenizers(teacher, tokenizer, "tokenizer_mismatch" in self.accept)
+                safety.check_tokenizers(teacher, tokenizer, "tokenizer_mismatch" in self.accept, own)
 
     def on_fit_start(self) -> None:
-        """Settle the seed of the batches, bring the teacher to the student's device, and open its cache."""
-        if self._seed is None:
-            self._seed = int(self.trainer.strategy.broadcast(torch.initial_seed()))
+        """Bring the teacher to the student's device, and open its cache."""
+        super().on_fit_start()
         if (teacher := self.active_teacher) is None:
             return
         dtype = next(self.build_student().parameters()).dtype
@@ -209,7 +202,10 @@ class DistillationModule(StudentModule):
         self.on_before_batch_transfer = self._with_teacher_logits  # type: ignore[method-assign]
 
     def on_train_start(self) -> None:
-        """Score the teacher."""
+        """Learn how many steps schedules of losses are laid out over, and score the teacher."""
+        for name in self._annealed:  # not earlier: Lightning would set up the loader for it, see configure_optimizers
+            steps = self.trainer.estimated_stepping_batches
+            self._total_steps = known_end(steps, f"losses.{name}: a schedule", "give a number")
         self.score_teacher()
         self._stepping = True
 
@@ -241,29 +237,18 @@ class DistillationModule(StudentModule):
         logits = cached.look_up(batch) if cached is not None else None
         return batch if logits is None else {**batch, LOGITS: logits}
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Seed dropout by the batch's number, so that nothing about it needs to be saved to resume."""
-        number = self.trainer.fit_loop.epoch_loop.total_batch_idx
-        state = np.random.SeedSequence([self._seed or 0, self.global_rank, number]).generate_state(1, np.uint64)
-        seed = int(state[0])
-        # not torch.manual_seed, which formats a stack trace (2 ms) where CUDA has not been initialised
-        torch.default_generator.manual_seed(seed)
-        if self.device.type != "cpu":
-            torch.get_device_module(self.device).manual_seed(seed)
-
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Free the gradients after the optimiser's step; Lightning frees them after the next forward pass."""
-        if not self.trainer.fit_loop._should_accumulate():
-            self.zero_grad()
-
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The weighted sum of the losses.
 
         Raises:
             FloatingPointError: If it is not finite; names the loss and the rows.
         """
+        if self._annealed:
+            self._anneal()
         batch = self.in_student_order(batch)
         student = self(batch, self._needs)
+        if self._augments:
+            student = replace(student, augmented=self(in_other_encoding(batch, batch[AUGMENTED])))
         ask = self.cached_teachers.get("train", self.active_teacher)
         teacher = ask(batch, self._needs) if ask is not None else None
         terms = {name: loss(student, teacher) for name, loss in self.losses.items()}
@@ -275,6 +260,12 @@ class DistillationModule(StudentModule):
         logged = {"train/loss": total, **{f"train/{name}": term for name, term in terms.items()}}
         self.log_dict({n: value.detach() for n, value in logged.items()}, prog_bar=True, batch_size=student.rows)
         return total if self.trainer.world_size == 1 else (weighted * self._shares(student)).sum()
+
+    def _anneal(self) -> None:
+        """Set what losses have scheduled, by the optimiser's steps, and log it as ``train/<loss name>_<argument>``."""
+        progress = self.trainer.global_step / self._total_steps
+        for name, loss in self._annealed.items():
+            self.log_dict({f"train/{name}_{argument}": value for argument, value in loss.anneal(progress).items()})
 
     def _shares(self, student: Outputs) -> Tensor:
         """What each loss here counts for: strategies average gradients over devices, and these differ in rows."""
@@ -297,50 +288,11 @@ class DistillationModule(StudentModule):
             self.log(f"val/{name}", mean.compute(), sync_dist=True)
             mean.reset()
 
-    # ---- optimiser and checkpoints
-
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimiser, and the schedule stepped after each of its steps."""
-        optimizer = self._build_optimizer()
-        if self.lr_scheduler is None:
-            return optimizer
-        steps = self.trainer.estimated_stepping_batches
-        # estimating has made an iterator over the train loader, and a checkpoint's position is restored only after:
-        # let Lightning set the loader up again, or a resumed run would begin its epoch anew
-        self.trainer.fit_loop._combined_loader = None
-        schedule = build_schedule(self.lr_scheduler, optimizer, self.warmup_ratio, steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def _build_optimizer(self) -> Optimizer:
-        factory = factory_from_plain(self.optimizer, Optimizer, "optimizer")
-        optimizer: Optimizer = factory(parameter_groups(self))
-        return optimizer
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: Optimizer,
-        gradient_clip_val: int | float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Clip sparse gradients, too, and with a fused optimiser in bf16, which Lightning refuses because of fp16."""
-        plugin = self.trainer.precision_plugin
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        if gradient_clip_val and any(p.grad is not None and p.grad.is_sparse for p in parameters):
-            clip = clip_grad_value_ if gradient_clip_algorithm == "value" else clip_grad_norm_
-            clip(stand_ins(parameters), gradient_clip_val)
-        elif type(plugin) is MixedPrecision and plugin.scaler is None and gradient_clip_val:
-            algorithm = GradClipAlgorithmType(gradient_clip_algorithm or GradClipAlgorithmType.NORM)
-            Precision.clip_gradients(plugin, optimizer, gradient_clip_val, algorithm)
-        else:
-            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+    # ---- checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the seed of the batches, and the scores so that a resumed run need not score the teacher again.
-
-        The optimiser's state gets the names of the parameters, so that it can be continued under any strategy.
-        """
-        if "optimizer_states" in checkpoint and self.trainer.strategy.lightning_restore_optimizer:
-            checkpoint["optimizer_states"] = [state_by_name(opt, self) for opt in self.trainer.optimizers]
+        """Save the seed of the batches, and the scores so that a resumed run need not score the teacher again."""
+        super().on_save_checkpoint(checkpoint)
         checkpoint[STATE_KEY] = {
             "seed": self._seed,
             "teacher": self.teacher.names if self.teacher is not None else [],

@@ -69,6 +69,25 @@ def check_schedule(name: str | None, warmup_ratio: float) -> None:
         )
 
 
+def known_end(total_steps: float, needy: str, remedy: str) -> int:
+    """The number of optimiser steps of a run.
+
+    Args:
+        total_steps: As Lightning estimates it.
+        needy: What asks for it, for the message.
+        remedy: How to do without it, for the message.
+
+    Raises:
+        ValueError: If it is infinite or unknown.
+    """
+    if not 0 < total_steps < float("inf"):  # -1: the loader has no length
+        raise ValueError(
+            f"{needy} needs the number of steps, and the run has no known end; set trainer.max_steps, or "
+            f"trainer.max_epochs where the data have a length, or {remedy}"
+        )
+    return int(total_steps)
+
+
 def build_schedule(name: str, optimizer: Optimizer, warmup_ratio: float, total_steps: float) -> LRScheduler:
     """Build a schedule over the optimiser steps of a run.
 
@@ -81,12 +100,8 @@ def build_schedule(name: str, optimizer: Optimizer, warmup_ratio: float, total_s
     Raises:
         ValueError: If the number of steps is infinite or unknown.
     """
-    if not 0 < total_steps < float("inf"):  # -1: the loader has no length
-        raise ValueError(
-            f"lr_scheduler: {name!r} needs the number of steps, and the run has no known end; set trainer.max_steps, "
-            "or trainer.max_epochs where the data have a length, or lr_scheduler to null"
-        )
+    steps = known_end(total_steps, f"lr_scheduler: {name!r}", "lr_scheduler to null")
     # at least one step after the warm-up: transformers' polynomial divides by their number
-    warmup_steps = min(round(warmup_ratio * total_steps), int(total_steps) - 1)
-    schedule: LRScheduler = get_scheduler(name, optimizer, warmup_steps, int(total_steps))
+    warmup_steps = min(round(warmup_ratio * steps), steps - 1)
+    schedule: LRScheduler = get_scheduler(name, optimizer, warmup_steps, steps)
     return schedule

@@ -14,6 +14,34 @@ Always has ``row_id`` (B,): the row's index in its split, or -1 for a row that o
 """
 
 
+TEACHER_INPUTS = "teacher_inputs"
+"""Entry of a batch whose rows the teacher reads in another encoding: a list of batches, one for each network of the
+teacher, or one for all of them."""
+
+
+AUGMENTED = "augmented"
+"""Entry of a batch to train on: a batch of other wordings of the same rows."""
+
+
+def rows_of(batch: Batch, places: list[int]) -> Batch:
+    """Some rows of a batch."""
+    part: Batch = {}
+    for name, value in batch.items():
+        if name == TEACHER_INPUTS:
+            part[name] = [rows_of(own, places) for own in value]
+        elif name == AUGMENTED:
+            part[name] = rows_of(value, places)
+        else:
+            part[name] = value[places] if isinstance(value, Tensor) else [value[place] for place in places]
+    return part
+
+
+def in_other_encoding(batch: Batch, encoding: Batch) -> Batch:
+    """The batch as a network reads it that is given another encoding of the same rows."""
+    own = ("input_ids", "attention_mask", "token_type_ids", TEACHER_INPUTS, AUGMENTED)
+    return {**{name: value for name, value in batch.items() if name not in own}, **encoding}
+
+
 @dataclass(frozen=True)
 class Head:
     """One distribution per row that a network predicts.
@@ -83,12 +111,14 @@ class Outputs:
         tokens: Which positions hold a token and no padding, (B, L), True = a token; None = all.
         hidden_states: The embeddings and the output of each layer, each (B, L, H), if a loss asked for them.
         projections: The queries, keys and values of each layer, if a loss asked for them.
+        augmented: What it returned for other wordings of the rows, if a loss asked for it.
     """
 
     heads: dict[str, Head]
     tokens: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     projections: tuple[Projections, ...] | None = None
+    augmented: "Outputs | None" = None
 
     @property
     def rows(self) -> int:

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+from dataclasses import asdict, is_dataclass
 from functools import partial
 from typing import Any, TypeVar
 
@@ -22,9 +23,13 @@ def is_plain(value: Any) -> bool:
     return value is None or type(value) in (bool, int, float, str)
 
 
-def _without_numpy(arguments: dict[str, Any]) -> dict[str, Any]:
+def _as_plain(value: Any) -> Any:
     # a NumPy number, as from a sweep over np.logspace, would keep a checkpoint from loading with weights_only=True
-    return {name: value.item() if isinstance(value, np.generic) else value for name, value in arguments.items()}
+    if isinstance(value, np.generic):
+        return value.item()
+    if is_dataclass(value) and not isinstance(value, type):
+        return {name: _as_plain(field) for name, field in asdict(value).items()}
+    return value
 
 
 def _is_description(value: Any) -> bool:
@@ -39,7 +44,8 @@ def not_saved(value: Any) -> dict[str, Any]:
 def to_plain(value: Any) -> dict[str, Any]:
     """Describe an object, a class or a ``functools.partial`` of a class by class path and arguments.
 
-    An object must keep each constructor argument under the argument's name.
+    An object must keep each constructor argument under the argument's name, or in its mapping ``schedules`` where the
+    attribute changes. A dataclass among the arguments becomes a mapping, which the constructor must take, too.
 
     Returns:
         ``{"class_path": ..., "init_args": {...}}``, or ``not_saved`` for what cannot be described so (a lambda, an
@@ -59,8 +65,8 @@ def to_plain(value: Any) -> dict[str, Any]:
         names = inspect.signature(cls).parameters
         if not all(hasattr(value, name) for name in names):
             return not_saved(value)
-        arguments = {name: getattr(value, name) for name in names}
-    arguments = _without_numpy(arguments)
+        arguments = {name: getattr(value, name) for name in names} | getattr(value, "schedules", {})
+    arguments = {name: _as_plain(argument) for name, argument in arguments.items()}
     if cls is None or "<locals>" in cls.__qualname__ or not is_plain(arguments):
         return not_saved(value)
     return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": arguments}

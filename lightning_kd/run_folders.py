@@ -44,18 +44,23 @@ def run_logger(folder: Path) -> TensorBoardLogger:
     return TensorBoardLogger(str(folder), name="", version="")
 
 
+def last_checkpoint(run: Path) -> Path:
+    """Where a run keeps what it continues from: a file, or a folder to which each process wrote its part."""
+    return run / "checkpoints" / "last.ckpt"
+
+
 def resume_arguments(run: Path) -> list[str]:
     """The command line that continues a run.
 
     Raises:
         ValueError: If the folder is no run folder or has no ``last.ckpt``.
     """
-    config, checkpoint = run / "config.yaml", run / "checkpoints" / "last.ckpt"
+    config, checkpoint = run / "config.yaml", last_checkpoint(run)
     if not run.is_dir():
         raise ValueError(f"--resume: there is no folder {str(run)!r}")
     if not config.is_file():
         raise ValueError(f"--resume: {str(run)!r} is no run folder, it has no config.yaml")
-    if not checkpoint.exists():  # a folder, where each process wrote its part
+    if not checkpoint.exists():
         raise ValueError(
             f"--resume: {str(run)!r} has no checkpoints/last.ckpt (it is first written after a few minutes or an "
             f"epoch); start again with --config {str(config)!r}"

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from lightning_kd.losses.base import DistillationLoss
 from lightning_kd.models import load_tokenizer, most_positions, shape_of
 from lightning_kd.projections import projection_maps
+from lightning_kd.tasks.base import Task
 from lightning_kd.teachers import Teacher
 
 Acceptable = Literal["tokenizer_mismatch", "label_mismatch", "weak_teacher"]
@@ -66,27 +67,41 @@ def _first_difference(teacher: PreTrainedTokenizerBase, student: PreTrainedToken
     return f"{entries}, first difference: {names[0]} against {names[1]} at id {(one or other)[1]}"
 
 
-def check_tokenizers(teacher: Teacher, tokenizer: PreTrainedTokenizerBase, accepted: bool) -> None:
-    """Refuse a teacher whose tokenizer would have made other ids of the student's texts.
+def check_tokenizers(
+    teacher: Teacher,
+    tokenizer: PreTrainedTokenizerBase,
+    accepted: bool,
+    own: Sequence[PreTrainedTokenizerBase] = (),
+) -> None:
+    """Refuse a teacher whose tokenizer would have made other ids of the texts than those it is to read.
+
+    Args:
+        teacher: Its networks.
+        tokenizer: The student's.
+        accepted: Let it pass.
+        own: Tokenizers of what the teacher reads, one for each network or one for all; empty = the student's.
 
     Raises:
         ValueError: If the fingerprints differ and ``accepted`` is False.
     """
-    for source, options in zip(teacher.sources, teacher.options, strict=True):
-        if not isinstance(source, str):
+    for index, member in enumerate(teacher.members):
+        if not isinstance(member.source, str):
             continue  # a module comes without a tokenizer: nothing to compare
         try:
-            teachers_own = load_tokenizer(source, "teacher tokenizer", options)
+            teachers_own = load_tokenizer(member.source, "teacher tokenizer", member.options)
         except OSError as error:
             rank_zero_warn(f"tokenizers not compared: {error}")
             continue
-        if accepted or tokenizer_fingerprint(teachers_own) == tokenizer_fingerprint(tokenizer):
+        read = own[min(index, len(own) - 1)] if own else tokenizer
+        if accepted or tokenizer_fingerprint(teachers_own) == tokenizer_fingerprint(read):
             continue
+        who = "data.teacher_tokenizer" if own else "student"
         raise ValueError(
-            f"teacher {source!r} and student {tokenizer.name_or_path!r} have different tokenizers "
-            f"({_first_difference(teachers_own, tokenizer)}), so the teacher would read other words than were "
-            "written; choose a student with the teacher's vocabulary, or accept it with "
-            "--model.accept+=tokenizer_mismatch (accept=['tokenizer_mismatch'])"
+            f"teacher {member.name!r} and {who} {read.name_or_path!r} have different tokenizers "
+            f"({_first_difference(teachers_own, read)}), so the teacher would read other words than were "
+            f"written; let it read the texts in its own encoding with data.teacher_tokenizer={member.name!r}, choose a "
+            "student with the teacher's vocabulary, or accept it with --model.accept+=tokenizer_mismatch "
+            "(accept=['tokenizer_mismatch'])"
         )
 
 
@@ -106,7 +121,7 @@ def check_losses_have_teacher(losses: nn.ModuleDict, teacher: Teacher | None) ->
         rank_zero_warn("a teacher is given but no loss reads it, so it is not loaded; remove it or add a loss")
 
 
-def check_lengths(datamodule: Any, student: nn.Module, teacher: Teacher | None) -> None:
+def check_lengths(datamodule: Any, student: nn.Module | None, teacher: Teacher | None) -> None:
     """Refuse rows that may be longer than a network has positions.
 
     Raises:
@@ -116,13 +131,34 @@ def check_lengths(datamodule: Any, student: nn.Module, teacher: Teacher | None) 
     if longest is None or tokenizer is None:
         return
     longest = min(longest, tokenizer.model_max_length)
-    configs = {"the student": getattr(student, "config", None)}
+    readers = [("the student", getattr(student, "config", None), longest)]
     if teacher is not None:
-        configs |= {f"teacher {name!r}": teacher.config(index) for index, name in enumerate(teacher.names)}
-    for name, config in configs.items():
+        own = datamodule.teacher_length() if getattr(datamodule, "teacher_tokenizers", []) else None
+        readers += [(f"teacher {member.name!r}", member.config(), own or longest) for member in teacher.members]
+    for name, config, tokens in readers:
         positions = most_positions(config)
-        if positions is not None and longest > positions:
-            raise ValueError(f"data.max_length: {longest} is more than the {positions} positions of {name}; lower it")
+        if positions is not None and tokens > positions:
+            raise ValueError(f"data.max_length: {tokens} is more than the {positions} positions of {name}; lower it")
+
+
+def check_own_encodings(tokenizers: Sequence[PreTrainedTokenizerBase], losses: nn.ModuleDict, teacher: Teacher) -> None:
+    """Refuse what does not go with a teacher that reads the rows in an encoding of its own.
+
+    Raises:
+        ValueError: If a loss compares layers, or there are neither one tokenizer nor one for each network.
+    """
+    if len(tokenizers) not in (1, len(teacher.members)):
+        raise ValueError(
+            f"data.teacher_tokenizer: names {len(tokenizers)} tokenizers for {len(teacher.members)} networks; name one "
+            "for each, or one for all"
+        )
+    for name, loss in losses.items():
+        assert isinstance(loss, DistillationLoss)
+        if loss.needs:
+            raise ValueError(
+                f"losses.{name}: compares {' and '.join(sorted(loss.needs))} token by token, and the teacher reads "
+                "other tokens (data.teacher_tokenizer, data.teacher_prompt); use losses on logits"
+            )
 
 
 def check_vocabularies(student: nn.Module, teacher: Teacher) -> None:
@@ -134,11 +170,11 @@ def check_vocabularies(student: nn.Module, teacher: Teacher) -> None:
         ValueError: Names the sizes and how to make them the same.
     """
     ours = getattr(getattr(student, "config", None), "vocab_size", None)
-    for index, name in enumerate(teacher.names):
-        theirs = getattr(teacher.config(index), "vocab_size", None)
+    for member in teacher.members:
+        theirs = getattr(member.config(), "vocab_size", None)
         if None not in (ours, theirs) and ours != theirs:
             raise ValueError(
-                f"student.vocab_size: the student's head has {ours} tokens and that of teacher {name!r} {theirs}; "
+                f"student.vocab_size: the student's head has {ours} tokens, that of teacher {member.name!r} {theirs}; "
                 f"build the student with vocab_size: {theirs}, or call resize_token_embeddings({theirs}) on it and save"
             )
 
@@ -155,6 +191,40 @@ def check_losses_on_logits(losses: Mapping[str, DistillationLoss]) -> None:
                 f"losses.{name}: compares {' and '.join(sorted(loss.needs))}, and teacher_cache keeps logits only; "
                 "remove one of the two"
             )
+
+
+def check_losses_between_rows(losses: Mapping[str, DistillationLoss], task: Task) -> None:
+    """Refuse losses that compare a class between rows where classes are positions.
+
+    Raises:
+        ValueError: Names the loss and what to do.
+    """
+    for name, loss in losses.items():
+        if loss.compares_rows and task.classes_are_positions:
+            raise ValueError(
+                f"losses.{name}: {type(loss).__name__} compares what rows have in one class, and the classes of "
+                f"{type(task).__name__} are positions, which have nothing in common; leave it "
+                "out (DISTLoss: set intra_weight to 0)"
+            )
+
+
+def check_augmentation(datamodule: Any, losses: nn.ModuleDict) -> None:
+    """Refuse a loss on other wordings of the rows where there are none; warn where nobody reads them.
+
+    Raises:
+        ValueError: Names the loss and what to do.
+    """
+    reading = [name for name, loss in losses.items() if loss.needs_augmented]
+    made = getattr(datamodule, "augmentation", None) is not None
+    if reading and not made:
+        raise ValueError(
+            f"losses.{reading[0]}: compares with other wordings of the rows, and the data make none; set "
+            "data.augmentation, for instance to TfIdfReplacement"
+        )
+    if made and not reading:
+        rank_zero_warn(
+            "data.augmentation: no loss reads other wordings of the rows; add ConsistencyLoss or leave it out"
+        )
 
 
 def check_sparse_gradients(trainer: Trainer, divided: bool) -> None:

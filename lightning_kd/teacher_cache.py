@@ -18,7 +18,7 @@ from torch import Tensor
 from lightning_kd.fingerprint import fingerprint
 from lightning_kd.folders import replaced_file
 from lightning_kd.logit_packing import Packing, StoredType
-from lightning_kd.outputs import Batch, Need, Outputs
+from lightning_kd.outputs import TEACHER_INPUTS, Batch, Need, Outputs, rows_of
 from lightning_kd.row_store import RowStore, locked
 from lightning_kd.teachers import Teacher
 
@@ -82,12 +82,13 @@ class TeacherCache:
             )
         if self.top_k is not None and task.classes_are_positions:
             raise ValueError(f"teacher_cache.top_k: {type(task).__name__} has few classes, positions; set it to null")
-        prints = [fingerprint(*pair) for pair in zip(teacher.sources, teacher.options, strict=True)]
+        prints = [fingerprint(member.source, member.options) for member in teacher.members]
         opened = {}
         for split in splits:
             key = {
                 "format": FORMAT,
                 "teacher": prints,
+                "combine": teacher.combine,
                 "task": f"{type(task).__module__}.{type(task).__qualname__}",
                 "labels": label_names,
                 "split": split,
@@ -104,7 +105,7 @@ class TeacherCache:
                 with locked(folder), replaced_file(folder / "about.json") as file:
                     file.write_text(json.dumps(about, indent=2, ensure_ascii=False), encoding="utf-8")
             rank_zero_info(f"Teacher cache {folder}: {len(store):,} of {len(shares):,} {split} rows are known")
-            classes = len(label_names) or getattr(teacher.config(0), "vocab_size", 0)
+            classes = len(label_names) or getattr(teacher.members[0].config(), "vocab_size", 0)
             opened[split] = CachedTeacher(teacher, prints, store, Packing(self.dtype, self.top_k), split, classes)
         return opened
 
@@ -186,21 +187,15 @@ class CachedTeacher:
         places = [place for place, row in enumerate(every) if row in wanted]
         if not places:
             if self.teacher.divided:  # the other devices need this one's part of the weights
-                self.teacher({name: value[:1] for name, value in batch.items() if name != LOGITS})
+                self.teacher(rows_of({name: value for name, value in batch.items() if name != LOGITS}, [0]))
             return
-        index = torch.tensor(places, device=batch["row_id"].device)
-        part: Batch = {
-            name: value[index] if isinstance(value, Tensor) else [value[place] for place in places]
-            for name, value in batch.items()
-        }
+        part = rows_of(batch, places)
         outputs = self.teacher(part)
         if self._prints is not None:  # its networks were loaded just now, maybe hours after they were looked at
             if any(
-                print_ != fingerprint(source, options)
-                for print_, source, options in zip(
-                    self._prints, self.teacher.sources, self.teacher.options, strict=True
-                )
-                if isinstance(source, str)  # a module is at hand from the beginning
+                print_ != fingerprint(member.source, member.options)
+                for print_, member in zip(self._prints, self.teacher.members, strict=True)
+                if isinstance(member.source, str)  # a module is at hand from the beginning
             ):
                 raise ValueError(f"teacher: {' + '.join(self.teacher.names)} was changed during the run; start again")
             self._prints = None
@@ -259,5 +254,9 @@ def _row_ids(batch: Batch) -> NDArray[np.int64]:
 
 def _origins(batch: Batch) -> NDArray[np.uint32]:
     """Checksums of the tokens of the rows that count, whatever they were padded to."""
-    rows, ids, tokens = (batch[name].cpu().numpy() for name in ("row_id", "input_ids", "attention_mask"))
-    return np.array([zlib.crc32(i[t > 0].tobytes()) for r, i, t in zip(rows, ids, tokens, strict=True) if r >= 0], "u4")
+    keep = batch["row_id"].cpu().numpy() >= 0
+    sums = np.zeros(int(keep.sum()), "u4")
+    for own in (batch, *batch.get(TEACHER_INPUTS, [])):
+        ids, tokens = (own[name].cpu().numpy()[keep] for name in ("input_ids", "attention_mask"))
+        sums = np.array([zlib.crc32(i[t > 0].tobytes(), s) for i, t, s in zip(ids, tokens, sums, strict=True)], "u4")
+    return sums

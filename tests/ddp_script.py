@@ -9,7 +9,14 @@ from lightning.pytorch import Callback
 from torch.distributed import all_gather_object
 
 from lightning_kd import QuestionAnswering
-from lightning_kd.callbacks import CompressionReport, LastCheckpoint, PredictionWriter, RunSummary, StudentExport
+from lightning_kd.callbacks import (
+    CompressionReport,
+    LastCheckpoint,
+    PredictionWriter,
+    RunSummary,
+    StudentExport,
+    TemperatureProbe,
+)
 from lightning_kd.teachers import Teacher
 from tests.callbacks.conftest import best_checkpoint
 from tests.runs import STUDENT, data, module, squad_data, trainer
@@ -82,7 +89,8 @@ def main(folder: Path) -> None:
         return fitted
 
     spy = Spy()
-    whole = fit("whole", best_checkpoint(), StudentExport(), RunSummary(), CompressionReport(), spy)
+    probe = TemperatureProbe(rows=1, top_k=3)
+    whole = fit("whole", best_checkpoint(), StudentExport(), RunSummary(), CompressionReport(), probe, spy)
     network = whole.teacher.networks[0]
     try:
         fit("killed", Kill())
@@ -99,7 +107,7 @@ def main(folder: Path) -> None:
         "teacher in train mode": from_both(any(m.training for m in network.modules())),
         "student in the processes": from_both([float(p.detach().double().sum()) for p in whole.student.parameters()]),
         "asked": {"cold": asked_cold, "warm": asked_warm},
-        "teacher loaded when warm": from_both(warm.teacher._networks is not None),
+        "teacher loaded when warm": from_both(warm.teacher.members[0].loaded),
         "warm differs": differences(cold.student, warm.student),
         "resumed differs": differences(whole.student, resumed.student),
         "validated": trainer(folder, **TWO).validate(whole, data(**rows), verbose=False)[0],

@@ -5,7 +5,8 @@ import json
 import pytest
 from transformers import AutoTokenizer
 
-from tests.conftest import TINY_BERT, clinc_rows, save_network, tiny_bert
+from tests.conftest import LABELS, TINY_BERT, clinc_rows, save_network, tiny_bert
+from tests.roberta import roberta_tokenizer, save_roberta, tiny_roberta
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +89,7 @@ def test_split_that_does_not_exist(root, shell):
     assert code == 2
 
 
-@pytest.mark.parametrize("command", ["report", "export"])
+@pytest.mark.parametrize("command", ["report", "probe", "export"])
 def test_help(shell, capsys, command):
     assert shell(command, "--help")[0] == 0
 
@@ -148,3 +149,101 @@ def test_card_of_somebody_else_is_kept_and_marked(root, shell, tmp_path):
     assert "# Mine" in card
     assert "lightning_kd" in card
     assert "old" not in card
+
+
+def test_probe(root, shell, tmp_path, capsys):
+    pair = ["--teacher", root / "teacher", "--student", root / "student"]
+    sentences = ["--sentences", "hello [water]", "1", "--temperatures", 1, 4, "--top_k", 2, "--bottom_k", 1]
+    code, last = shell("probe", *pair, *sentences, *rows(root), "--folder", tmp_path / "my probe")
+    assert code == 0, last
+    content = json.loads((tmp_path / "my probe" / "probe.json").read_text())
+    assert [sentence["text"] for sentence in content["sentences"]] == ["hello [water]", "1"]
+    assert [view["network"] for view in content["sentences"][0]["views"]] == ["teacher", "student"]
+    assert {file.name for file in (tmp_path / "my probe").iterdir()} == {"probe.md", "probe.json", "probe.png"}
+    shown = capsys.readouterr().out
+    assert "teacher: hello [water]" in shown
+    assert "Probe written to" in shown
+
+
+def test_probe_of_certain_rows_and_of_labels_in_another_order(root, shell, tmp_path):
+    """A teacher and itself with its classes turned around agree in all rows."""
+    network = tiny_bert(layers=3, seed=1, initializer_range=0.5)
+    turned = tiny_bert(labels=LABELS[::-1], layers=3, seed=1, initializer_range=0.5)
+    turned.load_state_dict(network.state_dict())
+    for name, weight in network.classifier.named_parameters():
+        turned.classifier.get_parameter(name).data = weight.data.flip(0)
+    folders = [save_network(network, tmp_path / "own"), save_network(turned, tmp_path / "turned")]
+    found = []
+    for teacher, student in (folders, folders[::-1]):
+        pair = ["--teacher", teacher, "--student", student, "--split", "test", "--rows", 1, "--top_k", 3]
+        code, last = shell("probe", *pair, *rows(root), "--folder", tmp_path / "p")
+        assert code == 0, last
+        found.append(json.loads((tmp_path / "p" / "probe.json").read_text()))
+    own, other = found
+    assert own["agreement"] == other["agreement"] == 1
+    assert own["levels"][3]["divergence"] == pytest.approx(0, abs=1e-9)
+    for ours, expected in zip(other["levels"], own["levels"], strict=True):
+        assert ours == pytest.approx(expected, abs=1e-6)
+    assert own["accuracy"] == other["accuracy"]
+    assert own["levels"][0]["wrong_mass"] != pytest.approx(2 / 3, abs=0.05)  # as of one that does not care
+    assert len(own["sentences"]) == 2
+    assert [s["classes"] for s in own["sentences"]] == [s["classes"] for s in other["sentences"]]
+    assert [s["label"] for s in own["sentences"]] == [s["label"] for s in other["sentences"]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--temperatures", 1, 0], "TemperatureProbe.temperatures: each must be > 0, got 0.0"),
+        (["--sentences", "good", " "], "TemperatureProbe.sentences: number 2 has no text"),
+        (["--top_k", 0], "TemperatureProbe.top_k: must be >= 1, got 0"),
+        (["--folder", __file__], "is a file; choose a folder"),
+    ],
+)
+def test_probe_of_what_cannot_be_shown(root, shell, arguments, message):
+    code, _ = shell("probe", "--teacher", root / "teacher", "--top_k", 3, *rows(root), *arguments)
+    assert message in code
+
+
+def test_probe_of_split_that_does_not_exist(root, shell):
+    assert shell("probe", "--teacher", root / "teacher", *rows(root), "--split", "dev")[0] == 2
+
+
+def test_probe_of_networks_that_do_not_fit(root, shell, tmp_path):
+    def refusal(name):
+        pair = ["--teacher", root / "teacher", "--student", tmp_path / name]
+        return shell("probe", *pair, *rows(root), "--top_k", 3, "--folder", tmp_path / "p")[0]
+
+    save_network(tiny_bert(labels=["greet", "leave", "stay"]), tmp_path / "labels")
+    assert "teacher and student have different label sets" in refusal("labels")
+    save_network(tiny_bert(labels=None, num_labels=4), tmp_path / "count")
+    assert "student: has a head of 4 labels, 3 are needed" in refusal("count")
+    tokenizer = AutoTokenizer.from_pretrained(TINY_BERT)
+    tokenizer.add_tokens(["lightning"])
+    save_network(tiny_bert(), tmp_path / "tokenizer", tokenizer)
+    assert "tokenizer' has another tokenizer than the data; name the student's with data.tokenizer" in refusal(
+        "tokenizer"
+    )
+    save_network(tiny_bert(labels=["greet", "leave", "stay"]), tmp_path / "other data")
+    code, _ = shell("probe", "--teacher", tmp_path / "other data", *rows(root), "--top_k", 3)
+    assert "data and teacher have different label sets" in code
+    assert not (tmp_path / "p").exists()
+
+
+def test_probe_of_a_teacher_with_a_tokenizer_of_its_own(root, shell, tmp_path):
+    """It says the same beside a student of another tokenizer as alone."""
+    other = roberta_tokenizer([text for text, _ in clinc_rows()["train"]], 290)
+    student = save_roberta(tiny_roberta(LABELS, other), other, tmp_path / "roberta")
+    pair = [*rows(root), "--teacher", root / "teacher", "--student", student, "--data.tokenizer", student]
+    shown = ["--top_k", 3, "--sentences", "hello water", "--folder"]
+    code, _ = shell("probe", *pair, *shown, tmp_path / "both")
+    assert "have different tokenizers" in code
+    assert "data.teacher_tokenizer=" in code
+    code, last = shell("probe", *pair, "--data.teacher_tokenizer", root / "teacher", *shown, tmp_path / "both")
+    assert code == 0, last
+    code, last = shell("probe", "--teacher", root / "teacher", *rows(root), *shown, tmp_path / "alone")
+    assert code == 0, last
+    both, alone = (json.loads((tmp_path / name / "probe.json").read_text()) for name in ("both", "alone"))
+    assert both["levels"][0]["wrong_mass"] == pytest.approx(alone["levels"][0]["wrong_mass"])
+    views = [content["sentences"][0]["views"][0] for content in (both, alone)]
+    assert views[0]["second"] == pytest.approx(views[1]["second"])

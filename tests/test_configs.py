@@ -87,6 +87,8 @@ def stand_ins(tmp_path, clinc_file, squad_folder, monkeypatch, process_group):
             given.append(f"--model.student.base={teacher}")
             if model["student"].get("num_hidden_layers", 0) > 4:
                 given.append("--model.student.num_hidden_layers=2")
+        if "teacher_tokenizer" in config["data"].get("init_args", {}):
+            given.append(f"--data.init_args.teacher_tokenizer={teacher}")
         if "teacher_cache" in model:
             given.append(f"--model.teacher_cache={tmp_path / 'teacher_cache'}")
         if "teacher" in model:

@@ -9,14 +9,17 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from lightning_kd import DistillationModule, QuestionAnswering
+from lightning_kd import DistillationModule, QuestionAnswering, SequenceClassification
 from lightning_kd.callbacks import PredictionWriter
+from lightning_kd.probe.folders import probe_folders
+from lightning_kd.probe.selection import Selection
 from tests.conftest import TINY_BERT, clinc_rows, save_network, tiny_bert, write_squad
 from tests.ddp_script import EPOCHS, LEARNS_FAST
 from tests.runs import data, module, squad_data, trainer
@@ -72,6 +75,18 @@ def test_report_is_of_all_rows(folder):
     report = json.loads((folder / "whole" / "report.json").read_text())
     assert report["scored"] == "35 rows"
     assert [line["name"] for line in report["lines"]] == ["teacher", "student"]
+
+
+def test_probe_is_that_of_one_process(folder):
+    probe = json.loads((folder / "whole" / "probe.json").read_text())
+    rows, selection = data(folder / "data_oos_plus.json"), Selection(None, 1, [1.0, 5.0, 19.0], 3, 3)
+    pair = [str(folder / "teacher"), str(folder / "whole" / "student")]
+    alone = asdict(probe_folders(selection, SequenceClassification(), rows, "validation", pair, bar=False))
+    assert probe["rows"] == alone["rows"] == 35
+    assert [sentence["text"] for sentence in probe["sentences"]] == [s["text"] for s in alone["sentences"]]
+    for ours, expected in zip(probe["levels"], alone["levels"], strict=True):
+        assert ours == pytest.approx(expected, abs=1e-6)
+    assert (probe["accuracy"], probe["agreement"]) == (alone["accuracy"], alone["agreement"])
 
 
 def test_validation_scores_are_those_of_one_process(results, folder, last):

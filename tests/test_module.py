@@ -152,7 +152,7 @@ def test_teacher_that_no_loss_reads_is_not_loaded(tmp_path, clinc_file, teacher_
     idle = module(teacher_folder, losses={"hard": HardLabelLoss()})
     with pytest.warns(UserWarning, match="no loss reads it"):
         trainer(tmp_path).fit(idle, data(clinc_file))
-    assert idle.teacher._networks is None
+    assert not idle.teacher.members[0].loaded
 
 
 def test_teacher_and_student_must_be_two_networks():

@@ -45,7 +45,13 @@ def test_losses_come_back(loss, tmp_path):
 def test_class_path_is_importable_by_name():
     plain = to_plain(SoftTargetLoss(temperature=2.0))
     assert plain["class_path"] == "lightning_kd.losses.soft_target.SoftTargetLoss"
-    assert plain["init_args"] == {"weight": 1.0, "temperature": 2.0, "beta": 0.0}
+    assert plain["init_args"] == {
+        "weight": 1.0,
+        "temperature": 2.0,
+        "beta": 0.0,
+        "standardize": False,
+        "top_k": None,
+    }
 
 
 def test_tasks_come_back(tmp_path):

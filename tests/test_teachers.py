@@ -48,7 +48,7 @@ def test_pickle_carries_neither_weights_nor_networks(teacher_folder):
     pickled = pickle.dumps(first)
     assert len(pickled) < 2000
     second = pickle.loads(pickled)
-    assert second._networks is None
+    assert not second.members[0].loaded
     assert torch.equal(logits(second), expected)
 
 
@@ -56,7 +56,7 @@ def test_networks_are_loaded_once_and_only_when_needed(tmp_path, teacher_folder)
     lazy = teacher([teacher_folder, "no/where"])
     assert lazy.names == [teacher_folder, "no/where"]
     assert lazy.label_names() == LABELS  # needs the configuration only
-    assert lazy._networks is None
+    assert not any(member.loaded for member in lazy.members)
     with pytest.raises(OSError, match="teacher 'no/where' is neither a folder"):
         _ = lazy.networks
     once = teacher(teacher_folder)
@@ -101,10 +101,10 @@ def test_moved_with_its_label_order(tmp_path, teacher_folder, device):
     moved = teacher([save_network(tiny_bert(labels=LABELS[::-1]), tmp_path / "other"), teacher_folder])
     moved.align(LABELS, accept_mismatch=False)
     moved.to(torch.device(device), torch.float16)
-    tensors = [*(p for n in moved.networks for p in n.parameters()), moved._columns[0]]
+    tensors = [*(p for n in moved.networks for p in n.parameters()), moved.members[0].columns]
     assert {t.device.type for t in tensors} == {device}
     assert {t.dtype for t in tensors} == {torch.float16, torch.int64}
-    assert moved._columns[1] is None  # in the student's order already
+    assert moved.members[1].columns is None  # in the student's order already
 
 
 def test_module_keeps_its_precision():
@@ -135,7 +135,7 @@ def test_another_number_of_labels_cannot_be_accepted(tmp_path):
 
 def test_placeholders_for_label_names_are_warned_about_for_each_network():
     nameless = teacher([tiny_bert(), tiny_bert(labels=None, num_labels=3)])
-    assert [nameless.label_names(i) for i in (0, 1)] == [LABELS, None]
+    assert [member.label_names() for member in nameless.members] == [LABELS, None]
     with pytest.warns(UserWarning, match="does not name its labels; they are taken to be in the student's order"):
         nameless.align(LABELS, accept_mismatch=False)
 
@@ -200,8 +200,10 @@ def test_ensemble_of_mappings(tmp_path, teacher_folder, run_yaml, shell):
     teacher = [teacher_folder, {"source": teacher_folder, **IN_BF16}]
     code, message = shell("fit", "--config", run_yaml(teacher))
     assert code == 0, message
-    loaded = Teacher([teacher_folder, {"source": Path(teacher_folder), "dtype": torch.bfloat16}], None)
-    assert loaded.plain_sources == [teacher_folder, {"source": teacher_folder, "dtype": "bfloat16"}]
+    loaded = Teacher(
+        [teacher_folder, {"source": Path(teacher_folder), "dtype": torch.bfloat16}], SequenceClassification()
+    )
+    assert loaded.plain_source == [teacher_folder, {"source": teacher_folder, "dtype": "bfloat16"}]
     loaded = Teacher(teacher, SequenceClassification())
     loaded.to(torch.device("cpu"), torch.float32)
     assert [network.dtype for network in loaded.networks] == [torch.float32, torch.bfloat16]

@@ -13,6 +13,7 @@ from lightning_kd.callbacks.quantization_aware_training import QuantizationAware
 from lightning_kd.callbacks.run_summary import RunSummary
 from lightning_kd.callbacks.student_export import StudentExport
 from lightning_kd.callbacks.student_pruning import StudentPruning
+from lightning_kd.callbacks.temperature_probe import TemperatureProbe
 
 __all__ = [
     "CompressionReport",
@@ -28,4 +29,5 @@ __all__ = [
     "RunSummary",
     "StudentExport",
     "StudentPruning",
+    "TemperatureProbe",
 ]

@@ -38,6 +38,11 @@ def check_loss(name: str, loss: DistillationLoss, has_layers: bool, has_labels: 
             f"{field}: {type(loss).__name__} compares with labels; say where they are in the batch with "
             "labels=<key or index>"
         )
+    if loss.needs_augmented:
+        raise ValueError(
+            f"{field}: {type(loss).__name__} compares with texts that were changed, which only DistillationModule "
+            "makes; leave it out"
+        )
     if loss.needs and not has_layers:
         raise ValueError(
             f"{field}: {type(loss).__name__} compares layers; name pairs of them with layers={{<path in the student>: "
@@ -76,6 +81,26 @@ class AddedTerms:
     def weight(self, name: str) -> float:
         """The factor of a loss in the total."""
         return self.copies[name][0].weight
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether a weight or a temperature changes over the run."""
+        return any(copies[0].schedules for copies in self.copies.values())
+
+    def anneal(self, progress: float) -> dict[str, float]:
+        """Set what is scheduled to its value.
+
+        Args:
+            progress: Optimiser steps done over all steps, in [0, 1].
+
+        Returns:
+            The values by ``<loss name>_<argument>``.
+        """
+        now = {}
+        for name, copies in self.copies.items():
+            for loss in copies:
+                now |= {f"{name}_{argument}": value for argument, value in loss.anneal(progress).items()}
+        return now
 
     def to(self, device: torch.device, dtype: torch.dtype) -> None:
         """Move their parameters."""

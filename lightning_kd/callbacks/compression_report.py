@@ -107,14 +107,14 @@ def _teachers(pl_module: DistillationModule) -> list[Artefact]:
     teacher = pl_module.active_teacher
     if teacher is None:
         return []
-    if len(teacher.sources) > 1:
+    if len(teacher.members) > 1:
         rank_zero_warn(
             "CompressionReport: leaves out the teacher, an ensemble; agreement and speed-up are against the student"
         )
         return []
-    source, network = teacher.sources[0], teacher.networks[0]
-    if isinstance(source, str) and not teacher.options[0]:
-        return [open_artefact(source, pl_module.task, "teacher")]
+    member, network = teacher.members[0], teacher.networks[0]
+    if isinstance(member.source, str) and not member.options:
+        return [open_artefact(member.source, pl_module.task, "teacher")]
     if isinstance(network, FSDPModule) or is_placed(network):
         rank_zero_warn(
             "CompressionReport: leaves out the teacher, which is quantised or divided among devices; agreement and "

@@ -16,6 +16,7 @@ from lightning_kd.callbacks.repeating_teacher import AsCalled, network_in_checkp
 from lightning_kd.losses.base import DistillationLoss
 from lightning_kd.models import Network
 from lightning_kd.module import DistillationModule
+from lightning_kd.optimizers import known_end
 from lightning_kd.teachers import Teacher
 
 
@@ -33,8 +34,9 @@ class DistillationCallback(Callback):
         student: Name of the network in the module, such as ``net`` or ``model.encoder``; empty = the module itself,
             whose step calls ``self(batch)``.
         teacher: Hub id or folder; or ``{source: <hub id or folder>, ...}``, with arguments of ``from_pretrained``; a
-            list of these (an ensemble, logits averaged); a ``.ckpt`` of the same LightningModule class, or such a
-            module, of which the network of the same name is taken; or any other module.
+            list of these (an ensemble, logits averaged); ``{ensemble: [...], combine: ...}``; a ``.ckpt`` of the same
+            LightningModule class, or such a module, of which the network of the same name is taken; or any other
+            module.
         losses: The terms that are added, by name.
         logits: Key or index of the logits in what the networks return, or several of these, each then a head; null =
             the tensor, the first one in a tuple, ``logits`` in a mapping.
@@ -146,7 +148,7 @@ class DistillationCallback(Callback):
             if isinstance(source, nn.Module) and any(id(parameter) in own for parameter in source.parameters()):
                 raise ValueError("DistillationCallback.teacher: has weights of the student; pass a copy.deepcopy of it")
         keys = None if all(loss.needs for loss in self.losses.values()) else _keys(self.logits)
-        return teacher_for(student, sources, self.auto_class, keys)
+        return teacher_for(student, sources if isinstance(self.teacher, list) else sources[0], self.auto_class, keys)
 
     def _source(self, source: Any, pl_module: LightningModule) -> Any:
         """What a teacher is made of; of a module of the same class the network of the same name."""
@@ -165,6 +167,12 @@ class DistillationCallback(Callback):
         theirs = [Layer(path, width_of(teacher.networks[0], path, "teacher")) for path in self.layers.values()]
         cast(AsCalled, teacher.task).layers = theirs
         return ours, theirs
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count the steps of the run, where a loss changes over them; earlier Lightning would set up the loader."""
+        if self._step is not None and self._step.terms.scheduled:
+            steps = trainer.estimated_stepping_batches
+            self._step.total_steps = known_end(steps, "DistillationCallback.losses: a schedule", "give a number")
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Average the gradients of the losses' parameters over the devices: they are not in what DDP has wrapped.

@@ -28,6 +28,9 @@ class DistilledStep:
         terms: The losses.
         labels: Where the labels are in the batch.
         call: Which call counts; None = the only one.
+
+    Attributes:
+        total_steps: Optimiser steps of the run, for what changes over it; 0 = nothing does.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class DistilledStep:
         self.terms = terms
         self.labels = labels
         self.call = call
+        self.total_steps = 0.0
         self.own_step = module.training_step
         self._before = module.__dict__.get("training_step")
 
@@ -120,7 +124,7 @@ class DistilledStep:
 
     def _added(self, own_loss: Tensor, student: Outputs, teacher: Outputs | None) -> Tensor:
         """The weighted sum of the losses, which are logged."""
-        # losses whose weight or temperature changes over a run would be told here how far the run is
+        now = self.terms.anneal(self.trainer.global_step / self.total_steps) if self.total_steps else {}
         terms = self.terms(student, teacher)
         added = torch.stack([self.terms.weight(name) * term for name, term in terms.items()]).sum()
         if not torch.isfinite(added):
@@ -131,5 +135,6 @@ class DistilledStep:
                 "look at what the teacher makes of this batch"
             )
         logged = {**terms, "own_loss": own_loss, "total": own_loss + added}
-        self.module.log_dict({f"distillation/{name}": value.detach() for name, value in logged.items()})
+        values: dict[str, Any] = {**{name: value.detach() for name, value in logged.items()}, **now}
+        self.module.log_dict({f"distillation/{name}": value for name, value in values.items()})
         return added

@@ -78,7 +78,7 @@ def best_scores(trainer: Trainer, pl_module: DistillationModule) -> dict[str, fl
     return scores
 
 
-def _best_weights(trainer: Trainer, pl_module: DistillationModule) -> dict[str, torch.Tensor]:
+def best_weights(trainer: Trainer, pl_module: DistillationModule) -> dict[str, torch.Tensor]:
     """The student's weights at the best checkpoint, or as they are now where there is none.
 
     To be called on every device: the student may be divided among them. The first one gets the weights.
@@ -95,13 +95,19 @@ def _best_weights(trainer: Trainer, pl_module: DistillationModule) -> dict[str, 
 
 
 def finished(trainer: Trainer, pl_module: DistillationModule, weights: dict[str, torch.Tensor]) -> Finished:
-    """The best student of a run, as a network of its own: the module's stays as it is."""
+    """The best student of a run, to be written."""
+    card = model_card(trainer, pl_module, best_scores(trainer, pl_module))
+    return Finished(network_of(pl_module, weights), pl_module.task, trainer.datamodule, card)  # type: ignore[attr-defined]
+
+
+def network_of(pl_module: DistillationModule, weights: dict[str, torch.Tensor]) -> "transformers.PreTrainedModel":
+    """A network of its own with the weights, in eval mode on the CPU: the module's stays as it is."""
     assert isinstance(pl_module.student, transformers.PreTrainedModel)
     network = type(pl_module.student)(pl_module.student.config)
     network.to(dtype=pl_module.student.dtype)  # type: ignore[call-arg]
     network.load_state_dict(weights)
-    card = model_card(trainer, pl_module, best_scores(trainer, pl_module))
-    return Finished(network.eval(), pl_module.task, trainer.datamodule, card)  # type: ignore[attr-defined]
+    network.eval()
+    return network
 
 
 class Export(Callback, ABC):
@@ -188,7 +194,7 @@ class Export(Callback, ABC):
         if not isinstance(pl_module.student, transformers.PreTrainedModel):
             rank_zero_warn("the student is no transformers model, so it is not exported; its weights are in last.ckpt")
             return
-        weights = _best_weights(trainer, pl_module)  # on every device, too
+        weights = best_weights(trainer, pl_module)  # on every device, too
         if trainer.is_global_zero:
             self.write(target, finished(trainer, pl_module, weights))
         trainer.strategy.barrier(self.name)
@@ -216,7 +222,7 @@ def _sources(trainer: Trainer, pl_module: LightningModule) -> list[Path]:
     if isinstance(pl_module, DistillationModule):
         source = pl_module._student_source
         given.append(source.get("base") if isinstance(source, dict) else source)
-        given += pl_module.teacher.sources if pl_module.teacher is not None else []
+        given += [member.source for member in pl_module.teacher.members] if pl_module.teacher is not None else []
     return [Path(source) for source in given if isinstance(source, str) and Path(source).expanduser().is_dir()]
 
 

@@ -42,7 +42,7 @@ class LayerInitialization(Callback):
             raise ValueError(f"LayerInitialization: works on a DistillationModule, got {type(pl_module).__name__}")
         student = pl_module.build_student()
         name = self.source
-        if name is None and pl_module.teacher is not None and pl_module.teacher.options[0]:
+        if name is None and pl_module.teacher is not None and pl_module.teacher.members[0].options:
             name = pl_module.teacher.names[0]  # as it is in the file: it may be loaded quantised, or in parts
         if name is not None:
             source: nn.Module = models.load_network(name, pl_module.task.auto_class, "LayerInitialization.source")

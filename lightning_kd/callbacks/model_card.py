@@ -6,6 +6,7 @@ import transformers
 from huggingface_hub import ModelCardData
 from lightning.pytorch import Trainer
 
+from lightning_kd.losses import DistillationLoss
 from lightning_kd.models import parameter_count
 from lightning_kd.module import DistillationModule
 from lightning_kd.plain import to_plain
@@ -18,9 +19,11 @@ MARK = "lightning_kd"
 def _loss_rows(pl_module: DistillationModule) -> list[str]:
     rows = []
     for name, loss in pl_module.losses.items():
-        arguments = {k: v for k, v in to_plain(loss).get("init_args", {}).items() if k != "weight"}
+        assert isinstance(loss, DistillationLoss)
+        arguments = {**to_plain(loss).get("init_args", {}), **loss.schedules}
+        weight = arguments.pop("weight", loss.weight)
         settings = ", ".join(f"{key} {value}" for key, value in arguments.items())
-        rows.append(f"| {name} | {type(loss).__name__} | {loss.weight} | {settings} |")
+        rows.append(f"| {name} | {type(loss).__name__} | {weight} | {settings} |")
     return rows
 
 

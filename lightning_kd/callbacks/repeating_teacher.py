@@ -48,26 +48,27 @@ class AsCalled:
         return outputs_of(made, "teacher", self.keys, [], self.layers)
 
 
-def teacher_for(student: nn.Module, sources: list[Any], auto_class: str | None, keys: list[Key] | None) -> Teacher:
+def teacher_for(student: nn.Module, source: Any, auto_class: str | None, keys: list[Key] | None) -> Teacher:
     """A teacher for a student, its classes in the student's order where both name them.
 
     Args:
         student: The network.
-        sources: Hub ids, folders, mappings or modules.
+        source: As ``Teacher`` takes it.
         auto_class: Name of the transformers class that loads those that are no modules; None = as for the student.
         keys: Where the logits are.
 
     Raises:
         ValueError: If no class is known to load it with, or it has other classes than the student.
     """
-    if auto_class is None and not all(isinstance(source, nn.Module) for source in sources):
+    loaded = not all(isinstance(part, nn.Module) for part in (source if isinstance(source, list) else [source]))
+    if auto_class is None and loaded:
         auto_class = auto_class_of(student)
-    teacher = Teacher(sources, cast(Task, AsCalled(auto_class or "", keys)))
+    teacher = Teacher(source, cast(Task, AsCalled(auto_class or "", keys)))
     own = labels.label_names_of(models.id_labels(original(student)))
     if own is None or keys is None:
         return teacher
-    for index, name in enumerate(teacher.names):
-        theirs = teacher.label_names(index)
+    for member in teacher.members:
+        theirs, name = member.label_names(), member.name
         if theirs is not None and not labels.same_set(own, theirs):
             raise ValueError(
                 f"DistillationCallback.teacher: {name!r} and the student name other classes ({len(theirs)}: "

@@ -1,5 +1,6 @@
 """DataModules: raw rows in, length-grouped batches out. They never import the module, the tasks or the losses."""
 
+from lightning_kd.data.augmentation import Augmentation, TfIdfReplacement
 from lightning_kd.data.base import TextDataModule
 from lightning_kd.data.clinc150 import CLINC150DataModule
 from lightning_kd.data.masked_lm import MaskedLMDataModule
@@ -8,10 +9,12 @@ from lightning_kd.data.sst2 import SST2DataModule
 from lightning_kd.data.text_classification import TextClassificationDataModule
 
 __all__ = [
+    "Augmentation",
     "CLINC150DataModule",
     "MaskedLMDataModule",
     "SQuADDataModule",
     "SST2DataModule",
     "TextClassificationDataModule",
     "TextDataModule",
+    "TfIdfReplacement",
 ]

@@ -1,10 +1,9 @@
 """The base of all DataModules: loads, tokenises once, and owns the loaders."""
 
 import hashlib
-import inspect
 import json
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -12,55 +11,15 @@ from typing import Any, cast
 import datasets
 import torch
 from lightning.pytorch import LightningDataModule
-from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
-from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
+from lightning_kd.data.collate import Collate, collate, holds_text
+from lightning_kd.data.encoding_key import sources_of, tokenizer_key
 from lightning_kd.data.loaders import Order, Position, ResumableDataLoader, Rows
 from lightning_kd.data.samplers import EvaluationSampler, LengthGroupedSampler
 from lightning_kd.folders import check_writable, writing
 from lightning_kd.models import load_tokenizer
-from lightning_kd.outputs import Batch
-
-
-def _holds_text(feature: Any) -> bool:
-    while hasattr(feature, "feature"):  # a list
-        feature = feature.feature
-    return str(feature.dtype) == "string"
-
-
-Collate = Callable[[dict[str, list[Any]]], Batch]
-
-
-def collate(tokenizer: PreTrainedTokenizerBase, texts: set[str], columns: dict[str, list[Any]]) -> Batch:
-    """Pad token ids to the longest row, whatever else varies in length with zeros; leave texts as they are."""
-    for name in ("length", "epoch"):  # were for the sampler, and for those who draw
-        columns.pop(name, None)
-    read = {name: columns.pop(name) for name in (*tokenizer.model_input_names, "token_type_ids") if name in columns}
-    batch: Batch = dict(DataCollatorWithPadding(tokenizer)(read))  # type: ignore[arg-type]
-    for name, values in columns.items():
-        if name in texts:
-            batch[name] = values
-        elif isinstance(values[0], list):
-            batch[name] = pad_sequence([torch.tensor(value) for value in values], batch_first=True)
-        else:
-            batch[name] = torch.tensor(values)
-    return batch
-
-
-def _sources_of(kind: type) -> list[str]:
-    """What decides how a DataModule encodes, for a cache key: its file and those of its bases, in a notebook code."""
-    sources = []
-    for base in kind.__mro__:
-        if issubclass(base, TextDataModule):
-            try:
-                sources.append(inspect.getsource(inspect.getmodule(base)))  # type: ignore[arg-type]
-            except (OSError, TypeError):
-                code = base.encode.__code__
-                sources.append(
-                    repr((code.co_code, code.co_names, [c for c in code.co_consts if isinstance(c, str | int)]))
-                )
-    return sources
 
 
 class TextDataModule(LightningDataModule):
@@ -125,6 +84,11 @@ class TextDataModule(LightningDataModule):
         """The names of the classes in index order, before ``setup`` too; None where there are no labels."""
         return None
 
+    @property
+    def teacher_tokenizers(self) -> list[PreTrainedTokenizerBase]:
+        """Those of what the teacher reads, one for each of its networks or one for all; empty = the student's."""
+        return []
+
     @abstractmethod
     def load(self, split: str) -> datasets.Dataset | None:
         """The raw rows of ``train``, ``validation``, ``test`` or ``predict``; None where there is no such split."""
@@ -133,7 +97,8 @@ class TextDataModule(LightningDataModule):
     def encode(self, rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
         """Token ids, and labels where there are some, of a batch of raw rows by column.
 
-        A raw row may become several rows. Texts reach the batch as they are, as lists.
+        A raw row may become several rows. Texts reach the batch as they are, as lists. With ``teacher_tokenizers`` also
+        the columns of ``collate.for_teacher``.
         """
 
     def prepare_data(self) -> None:
@@ -202,14 +167,8 @@ class TextDataModule(LightningDataModule):
         return f"add a file named {split}.csv (or .tsv, .jsonl) to a local folder"
 
     def _encoding_key(self) -> str:
-        backend = getattr(self.tokenizer, "backend_tokenizer", None)
-        state = json.loads(backend.to_str()) if backend is not None else self.tokenizer.get_vocab()
-        for setting in ("truncation", "padding"):  # settings of the last call, not of the tokenizer
-            state.pop(setting, None)
-        # the sides that are cut and padded, and the inputs that a family takes: not in the state of the backend
-        settings = [self.tokenizer.truncation_side, self.tokenizer.padding_side, self.tokenizer.model_input_names]
-        max_length = min(self.max_length, self.tokenizer.model_max_length)
-        return json.dumps([type(self).__name__, _sources_of(type(self)), max_length, settings, state])
+        tokenizers = [tokenizer_key(tokenizer) for tokenizer in (self.tokenizer, *self.teacher_tokenizers)]
+        return json.dumps([type(self).__name__, sources_of(type(self), TextDataModule), self.max_length, tokenizers])
 
     def _encode_with_length(self, rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
         encoded = self.encode(rows)
@@ -238,6 +197,13 @@ class TextDataModule(LightningDataModule):
         """The number of tokens of each row of a loaded split."""
         lengths: list[int] = self._splits[split]["length"][:]
         return lengths
+
+    def teacher_length(self) -> int | None:
+        """The number of tokens of the longest row that the teacher reads in its own encoding; None = it has none."""
+        names = [f"teacher_{index}:input_ids" for index in range(len(self.teacher_tokenizers))]
+        columns = [rows.data.column(name) for rows in self._splits.values() for name in names if name in rows.features]
+        chunks = [chunk for column in columns for chunk in column.chunks if len(chunk)]
+        return max((int(chunk.value_lengths().to_numpy().max()) for chunk in chunks), default=None)
 
     def loader_of(self, split: str, row_ids: Sequence[int], batch_size: int) -> DataLoader[Any]:
         """Chosen rows of a loaded split, in the order given."""
@@ -287,11 +253,12 @@ class TextDataModule(LightningDataModule):
             texts: Columns that stay lists.
             train: Whether the batch is to train on; else it must be the same in each epoch.
         """
-        return partial(collate, self.tokenizer, texts)  # no method: workers that are not forked would get the trainer
+        # no method: workers that are not forked would get the trainer
+        return partial(collate, self.tokenizer, texts, teacher_tokenizers=self.teacher_tokenizers)
 
     def _loader_arguments(self, rows: datasets.Dataset, train: bool = False) -> dict[str, Any]:
         dataset: Dataset[Any] = Rows(rows)
-        texts = {name for name, feature in rows.features.items() if _holds_text(feature)}
+        texts = {name for name, feature in rows.features.items() if holds_text(feature)}
         return {
             "dataset": dataset,
             "collate_fn": self.collate(texts, train),

@@ -5,40 +5,21 @@ from typing import Any, Literal
 
 import datasets
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
-from lightning_kd.data.base import Collate, TextDataModule, collate
+from lightning_kd.data.base import TextDataModule
 from lightning_kd.data.blocks import blocks
+from lightning_kd.data.collate import Collate
+from lightning_kd.data.masked_rows import Around, mask_and_collate
 from lightning_kd.data.masking import Masking, smoothed_weights
+from lightning_kd.data.prompt import Prompt
 from lightning_kd.data.stream import Stream
 from lightning_kd.data.text_source import TextSource
-from lightning_kd.outputs import IGNORED, Batch
 
 MOST_SMOOTHING = 10
 """Beyond this the weights of frequent tokens are 0 in float64."""
-
-
-def mask_and_collate(
-    tokenizer: PreTrainedTokenizerBase, masking: Masking, seed: int, texts: set[str], columns: dict[str, list[Any]]
-) -> Batch:
-    """Make a batch and hide tokens, drawn from (seed, epoch, row): the same whatever else is in the batch."""
-    words = columns.pop("word", None)
-    rows = list(zip(columns["epoch"], columns["row_id"], strict=True))
-    batch = collate(tokenizer, texts, columns)
-    ids = batch["input_ids"].numpy()
-    labels = np.full_like(ids, IGNORED)
-    for number, (epoch, row_id) in enumerate(rows):
-        if row_id < 0:
-            continue
-        places = np.flatnonzero(batch["attention_mask"][number].numpy())
-        generator = np.random.default_rng([seed, epoch, row_id])
-        word = None if words is None else np.asarray(words[number])
-        ids[number, places], labels[number, places] = masking.apply(ids[number, places], word, generator)
-    batch["labels"] = torch.from_numpy(labels)
-    return batch
 
 
 class MaskedLMDataModule(TextDataModule):
@@ -68,6 +49,9 @@ class MaskedLMDataModule(TextDataModule):
             not to lie on the disk (otherwise texts and tokens are written to the cache of ``datasets`` and mapped
             into memory). An epoch then has no known length: set ``trainer.max_steps``.
         shuffle_buffer: Rows of a stream that are shuffled together.
+        teacher_prompt: Template around each row that the teacher reads, ``{text}`` in the place of the text, and the
+            student is to do without (prompt internalisation): they are compared at the hidden tokens. Its tokens come
+            on top of ``max_length``.
         max_length: Tokens of a row at most, special tokens included.
         kwargs: ``batch_size``, ``eval_batch_size``, ``num_workers``: see ``TextDataModule``.
 
@@ -89,6 +73,7 @@ class MaskedLMDataModule(TextDataModule):
         validation_fraction: float = 0.0,
         streaming: bool = False,
         shuffle_buffer: int = 10_000,
+        teacher_prompt: str | None = None,
         max_length: int = 128,
         **kwargs: Any,
     ) -> None:
@@ -121,6 +106,28 @@ class MaskedLMDataModule(TextDataModule):
         self.validation_fraction = validation_fraction
         self.streaming = streaming
         self.shuffle_buffer = shuffle_buffer
+        self.teacher_prompt = (
+            None if teacher_prompt is None else Prompt(teacher_prompt, ("text",), "data.teacher_prompt")
+        )
+
+    # ---- what the teacher reads
+
+    @property
+    def teacher_tokenizers(self) -> list[PreTrainedTokenizerBase]:
+        """The student's, where there is a prompt."""
+        return [] if self.teacher_prompt is None else [self.tokenizer]
+
+    @cached_property
+    def _around(self) -> Around | None:
+        if self.teacher_prompt is None:
+            return None
+        before, after = self.teacher_prompt.around("\0").split("\0")
+        encode = partial(self.tokenizer.encode, add_special_tokens=False)
+        return encode(before), encode(after)
+
+    def teacher_length(self) -> int | None:
+        """``max_length`` and the tokens of the prompt."""
+        return None if self._around is None else self.max_length + sum(map(len, self._around))
 
     # ---- texts
 
@@ -220,7 +227,7 @@ class MaskedLMDataModule(TextDataModule):
             )
         drawn = [self.mlm_probability, self.mlm_smoothing, self._seed] if split == "train" else [self.mlm_probability]
         tokens = [self.tokenizer.mask_token_id, sorted(self.tokenizer.all_special_ids), len(self.tokenizer)]
-        return f"{super().row_key(split)} {drawn} {tokens}"
+        return f"{super().row_key(split)} {drawn} {tokens} {self.teacher_prompt}"
 
     @cached_property
     def token_weights(self) -> NDArray[np.float64]:
@@ -238,7 +245,7 @@ class MaskedLMDataModule(TextDataModule):
         special = np.asarray(self.tokenizer.all_special_ids)
         size, mask_id = len(self.tokenizer), self.tokenizer.mask_token_id
         masking = Masking(self.mlm_probability, mask_id, special, size, weights)
-        return partial(mask_and_collate, self.tokenizer, masking, seed, texts)
+        return partial(mask_and_collate, self.tokenizer, masking, seed, self._around, texts)
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Length-grouped batches in random order, or a stream; resumable in the middle of an epoch."""

@@ -10,16 +10,16 @@ from tokenizers import Encoding
 from transformers import PreTrainedTokenizerBase
 
 from lightning_kd.data.base import TextDataModule
+from lightning_kd.data.collate import for_teacher
 from lightning_kd.data.files import SPLIT_NAMES
 from lightning_kd.data.hub import load_hub
+from lightning_kd.data.squad_for_teacher import CLS, check_tokenizer, columns_for_teacher, context_tokens
 from lightning_kd.data.squad_questions import question_table, questions_of_hub, read_questions
+from lightning_kd.models import load_tokenizers
 from lightning_kd.outputs import IGNORED
 
 HUB = {"1.1": "rajpurkar/squad", "2.0": "rajpurkar/squad_v2"}
 """Where the hub has each version."""
-
-CLS = 0
-"""Position at which a row points that does not hold the answer."""
 
 
 class SQuADDataModule(TextDataModule):
@@ -39,6 +39,9 @@ class SQuADDataModule(TextDataModule):
             ``max_length`` and the question leave.
         predict_path: File in the original layout to answer, with or without answers; null = the validation split.
         max_length: Tokens of a row: question, part of the context and special tokens.
+        teacher_tokenizer: The teacher's tokenizer where it is another than the student's, or its hub id or folder: it
+            reads the same characters in its own tokens, and what it says of these is carried over to the student's. A
+            list for the networks of an ensemble.
         kwargs: ``batch_size``, ``eval_batch_size``, ``num_workers``: see ``TextDataModule``.
 
     Raises:
@@ -53,6 +56,7 @@ class SQuADDataModule(TextDataModule):
         stride: int = 128,
         predict_path: str | None = None,
         max_length: int = 384,
+        teacher_tokenizer: str | PreTrainedTokenizerBase | list[str] | None = None,
         **kwargs: Any,
     ) -> None:
         version = str(version)
@@ -64,6 +68,12 @@ class SQuADDataModule(TextDataModule):
         self.version = version
         self.stride = stride
         self.predict_path = predict_path
+        self._teacher_tokenizer = teacher_tokenizer
+
+    @cached_property
+    def teacher_tokenizers(self) -> list[PreTrainedTokenizerBase]:
+        """Those of what the teacher reads, one for each of its networks or one for all; empty = the student's."""
+        return [] if self._teacher_tokenizer is None else load_tokenizers(self._teacher_tokenizer)
 
     @property
     def has_unanswerable(self) -> bool:
@@ -154,11 +164,7 @@ class SQuADDataModule(TextDataModule):
                 for its context or less than the parts overlap.
         """
         tokenizer, questions = self.tokenizer, [question.strip() for question in rows["question"]]
-        if not tokenizer.is_fast or tokenizer.padding_side != "right" or tokenizer.cls_token is None:
-            raise ValueError(
-                f"data.tokenizer: {tokenizer.name_or_path!r} must be a fast tokenizer that pads on the right and has a "
-                "token such as [CLS]; use an encoder such as BERT, DistilBERT or RoBERTa"
-            )
+        check_tokenizer(tokenizer, "data.tokenizer")
         max_length = min(self.max_length, tokenizer.model_max_length)
         self._check_room(rows["id"], questions, max_length)
         encoded = tokenizer(
@@ -173,7 +179,7 @@ class SQuADDataModule(TextDataModule):
         parts: list[Encoding] = encoded.encodings
         origins = encoded.pop("overflow_to_sample_mapping")
         columns: dict[str, list[Any]] = dict(encoded)
-        columns["context_tokens"] = [_context_tokens(part) for part in parts]
+        columns["context_tokens"] = [context_tokens(part) for part in parts]
         if "answer" in rows:
             answers = [(rows["answer_start"][origin], rows["answer"][origin]) for origin in origins]
             positions = [
@@ -193,6 +199,10 @@ class SQuADDataModule(TextDataModule):
             for name in ("question_index", "id", "question", "context", "answers"):
                 if name in rows:
                     columns[name] = [rows[name][origin] for origin in origins]
+        if "answer" in rows or "answers" in rows:  # not to predict
+            texts = [[of[origin] for origin in origins] for of in (questions, rows["context"])]
+            for index, own in enumerate(self.teacher_tokenizers):
+                columns |= for_teacher(index, columns_for_teacher(own, parts, *texts))
         return columns
 
     def _check_room(self, ids: list[str], questions: list[str], max_length: int) -> None:
@@ -213,20 +223,12 @@ class SQuADDataModule(TextDataModule):
                 )
 
 
-def _context_tokens(part: Encoding) -> tuple[int, int]:
-    """The first token of the context and the one after its last."""
-    sequence = part.sequence_ids
-    if 1 not in sequence:
-        return 0, 0
-    return sequence.index(1), len(sequence) - sequence[::-1].index(1)
-
-
 def _answer_tokens(part: Encoding, context: tuple[int, int], start: int, text: str) -> tuple[int, int]:
     """The first and last token of the answer; ``CLS`` where there is none or this part does not hold it whole.
 
     Args:
         part: Question and a part of the context.
-        context: Its ``_context_tokens``.
+        context: Its ``context_tokens``.
         start: Where the answer starts in the context, in characters; negative = unknown.
         text: The answer; empty = there is none.
     """

@@ -1,6 +1,6 @@
 """Classification of texts from any hub data set or local files."""
 
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -8,10 +8,16 @@ import datasets
 from lightning.pytorch.utilities import rank_zero_info
 from transformers import PreTrainedTokenizerBase
 
+from lightning_kd.data.augmentation import Augmentation
 from lightning_kd.data.base import TextDataModule
+from lightning_kd.data.collate import WORDING, Collate, for_teacher
 from lightning_kd.data.files import SPLIT_NAMES, Columns, read_columns, read_splits
 from lightning_kd.data.hub import load_hub
 from lightning_kd.data.label_index import index_labels, is_unknown, names_in
+from lightning_kd.data.prompt import Prompt
+from lightning_kd.data.token_ids import token_ids
+from lightning_kd.data.twins import collate_with_twins
+from lightning_kd.models import load_tokenizers
 from lightning_kd.outputs import IGNORED
 
 TEXTS = ("text", "text_pair")
@@ -36,6 +42,13 @@ class TextClassificationDataModule(TextDataModule):
         validation_fraction: Share of the training rows to hold out where there is no validation split, in [0, 1).
         allow_unlabelled: Take training rows without a label, or a training split without labels. Losses that compare
             with the teacher learn from them, ``HardLabelLoss`` leaves them out. False refuses them.
+        prompt: Template that the student reads around the text, the names of the text columns in braces, such as
+            ``The intent of "{text}" is``; null = the text alone.
+        teacher_prompt: Template that the teacher reads; the student is to do without (prompt internalisation). null =
+            what the student reads, or with ``teacher_tokenizer`` the text alone.
+        teacher_tokenizer: The teacher's tokenizer where it is another than the student's, or its hub id or folder: each
+            reads the same texts in an encoding of its own. A list for the networks of an ensemble.
+        augmentation: Makes other wordings of the training texts for ``ConsistencyLoss``, others in each epoch.
         kwargs: ``batch_size``, ``eval_batch_size``, ``max_length``, ``num_workers``: see ``TextDataModule``.
 
     Raises:
@@ -56,6 +69,10 @@ class TextClassificationDataModule(TextDataModule):
         predict_path: str | None = None,
         validation_fraction: float = 0.0,
         allow_unlabelled: bool = False,
+        prompt: str | None = None,
+        teacher_prompt: str | None = None,
+        teacher_tokenizer: str | PreTrainedTokenizerBase | list[str] | None = None,
+        augmentation: Augmentation | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(path, tokenizer, **kwargs)
@@ -71,6 +88,23 @@ class TextClassificationDataModule(TextDataModule):
         self.config_name = config_name
         self.predict_path = predict_path
         self.allow_unlabelled = allow_unlabelled
+        columns = tuple(self.text_columns)
+        self.prompt = None if prompt is None else Prompt(prompt, columns, "data.prompt")
+        self.teacher_prompt = None if teacher_prompt is None else Prompt(teacher_prompt, columns, "data.teacher_prompt")
+        self._teacher_tokenizer = teacher_tokenizer
+        if augmentation is not None and len(columns) == 2:
+            raise ValueError(
+                "data.augmentation: words single texts anew, and data.text_columns names two; leave it out"
+            )
+        self.augmentation = augmentation
+        self.draws_each_epoch = augmentation is not None
+
+    @cached_property
+    def teacher_tokenizers(self) -> list[PreTrainedTokenizerBase]:
+        """Those of what the teacher reads, one for each of its networks or one for all; empty = the student's."""
+        if self._teacher_tokenizer is None:
+            return [] if self.teacher_prompt is None else [self.tokenizer]
+        return load_tokenizers(self._teacher_tokenizer)
 
     @property
     def label_names(self) -> list[str] | None:
@@ -200,26 +234,34 @@ class TextClassificationDataModule(TextDataModule):
         return {name: list(rows[column]) for name, column in zip(self.text_columns, TEXTS, strict=False)}
 
     def encode(self, rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        """Token ids, cut to ``max_length``, and ``labels`` where there are some.
+        """Token ids, cut to ``max_length``, and ``labels`` where there are some; those the teacher reads beside them.
 
         Raises:
             ValueError: If ``max_length`` leaves no room for text.
         """
-        special = self.tokenizer.num_special_tokens_to_add(pair=len(self.text_columns) == 2)
-        if self.max_length < special + len(self.text_columns):
-            raise ValueError(
-                f"data.max_length: {self.max_length} leaves no room for text beside {special} special tokens; "
-                f"give {special + len(self.text_columns)} or more"
-            )
-        encoded = dict(
-            self.tokenizer(
-                *(rows[c] for c in TEXTS if c in rows),
-                # a student may do without them (DistilBERT), its teacher not
-                return_token_type_ids=len(self.text_columns) == 2 or None,
-                truncation=True,
-                max_length=min(self.max_length, self.tokenizer.model_max_length),
-            )
-        )
+        texts = [rows[column] for column in TEXTS if column in rows]
+        encoded = token_ids(self.tokenizer, self.prompt, self.max_length, texts)
         if "label" in rows:
             encoded["labels"] = rows["label"]
+            for index, tokenizer in enumerate(self.teacher_tokenizers):
+                encoded |= for_teacher(index, token_ids(tokenizer, self.teacher_prompt, self.max_length, texts))
+            if self.augmentation is not None:
+                encoded[WORDING] = rows["text"]
         return encoded
+
+    def _encoding_key(self) -> str:
+        return f"{super()._encoding_key()} {self.prompt} {self.teacher_prompt} {self.augmentation is not None}"
+
+    def row_key(self, split: str) -> str:
+        """The rows themselves are the same in each epoch; only their other wordings are not."""
+        return str(self._splits[split]._fingerprint)
+
+    def collate(self, texts: set[str], train: bool) -> Collate:
+        """With other wordings of the rows to train on, where they are asked for."""
+        plain = super().collate(texts - {WORDING}, train)
+        if self.augmentation is None or not train:
+            return plain
+        assert self._seed is not None
+        self.augmentation.fit(self._loaded[0]["train"]["text"][:])
+        encode = partial(token_ids, self.tokenizer, self.prompt, self.max_length)
+        return partial(collate_with_twins, self.tokenizer, encode, self.augmentation, self._seed, plain)

@@ -14,16 +14,17 @@ LARGEST = 2000
 """Area of the largest model's circle, in square points."""
 
 
-def check_installed() -> None:
+def check_installed(who: str = "CompressionReport") -> None:
     """Refuse to go on without matplotlib.
+
+    Args:
+        who: What draws, for the message.
 
     Raises:
         ValueError: Says how to get it.
     """
     if find_spec("matplotlib") is None:
-        raise ValueError(
-            "CompressionReport draws with matplotlib, not installed; run pip install 'lightning-kd[plots]'"
-        )
+        raise ValueError(f"{who} draws with matplotlib, not installed; run pip install 'lightning-kd[plots]'")
 
 
 def draw(report: Report) -> "Figure":

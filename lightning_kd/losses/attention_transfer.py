@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from lightning_kd.losses.anneal import Anneal
 from lightning_kd.losses.base import DistillationLoss, mean_over_heads
 from lightning_kd.losses.layer_map import LayerMap, check_layer_map, place_of
 from lightning_kd.outputs import Outputs, Projections, Shape
@@ -55,7 +56,7 @@ class AttentionTransferLoss(DistillationLoss):
     as well (MPNet) are taken without that part.
 
     Args:
-        weight: Factor of this loss in the total, >= 0.
+        weight: Factor of this loss in the total, >= 0, or a schedule.
         layer_map: Student's layer to teacher's, 1 = the first, negative from the end; the mean over the pairs. Null =
             the last of both.
 
@@ -65,7 +66,7 @@ class AttentionTransferLoss(DistillationLoss):
 
     needs = frozenset({"projections"})
 
-    def __init__(self, weight: float = 1.0, layer_map: LayerMap | None = None) -> None:
+    def __init__(self, weight: float | Anneal = 1.0, layer_map: LayerMap | None = None) -> None:
         super().__init__(weight)
         self.layer_map = layer_map
 

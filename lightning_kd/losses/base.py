@@ -1,10 +1,13 @@
 """What every loss has in common."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lightning_kd.losses.anneal import Anneal
 from lightning_kd.outputs import Need, Outputs, Shape
 
 
@@ -12,15 +15,18 @@ class DistillationLoss(nn.Module):
     """Base of all losses.
 
     A subclass keeps each constructor argument under the argument's own name, because checkpoints save a loss
-    as its class and arguments.
+    as its class and arguments. Of a weight or temperature that is a schedule the attribute is the value of the moment.
 
     Attributes:
+        schedules: The arguments that change over the run, by name.
         needs_teacher: Whether ``forward`` reads the teacher's outputs.
         needs: What it reads of both networks beside their heads.
+        needs_augmented: Whether it reads what the student returned for other wordings of the rows; only in training.
         counts_tokens: Whether it is a mean over tokens; else over the rows of the heads.
+        compares_rows: Whether a class must mean the same in all rows, which positions of a row do not.
 
     Args:
-        weight: Factor of this loss in the total, any finite number >= 0.
+        weight: Factor of this loss in the total, any finite number >= 0, or a schedule.
 
     Raises:
         ValueError: If ``weight`` is negative or not finite.
@@ -28,13 +34,67 @@ class DistillationLoss(nn.Module):
 
     needs_teacher: bool = True
     needs: frozenset[Need] = frozenset()
+    needs_augmented: bool = False
     counts_tokens: bool = False
+    compares_rows: bool = False
 
-    def __init__(self, weight: float = 1.0) -> None:
+    def __init__(self, weight: float | Anneal = 1.0) -> None:
         super().__init__()
-        if not (math.isfinite(weight) and weight >= 0):
-            raise ValueError(f"{type(self).__name__}: weight must be a finite number >= 0, got {weight}")
-        self.weight = weight
+        self.schedules: dict[str, Anneal] = {}
+        self.weight = self.scheduled("weight", weight)
+        for value in self.ends("weight"):
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{type(self).__name__}: weight must be a finite number >= 0, got {value}")
+
+    def scheduled(self, name: str, value: float | Anneal | Mapping[str, Any]) -> float:
+        """Take note of an argument that may be a schedule.
+
+        Args:
+            name: The argument's, and the attribute's that ``anneal`` sets.
+            value: A number, a schedule, or a schedule's arguments, as which checkpoints hold it.
+
+        Returns:
+            The number to begin with.
+        """
+        if isinstance(value, Mapping):
+            value = Anneal(**value)
+        if not isinstance(value, Anneal):
+            return value
+        self.schedules[name] = value
+        return value.at(0)
+
+    def ends(self, name: str) -> tuple[float, ...]:
+        """The extreme values of an argument over the run."""
+        schedule = self.schedules.get(name)
+        return (getattr(self, name),) if schedule is None else (schedule.start, schedule.end)
+
+    def set_temperature(self, temperature: float | Anneal) -> None:
+        """Check and keep the argument ``temperature``.
+
+        Raises:
+            ValueError: If it is not > 0 throughout.
+        """
+        self.temperature = self.scheduled("temperature", temperature)
+        for value in self.ends("temperature"):
+            if not (math.isfinite(value) and value > 0):
+                raise ValueError(
+                    f"{type(self).__name__}: temperature must be > 0, got {value}; "
+                    "1 keeps the teacher's probabilities, 2 to 20 soften them"
+                )
+
+    def anneal(self, progress: float) -> dict[str, float]:
+        """Set what is scheduled to its value; call it before each step.
+
+        Args:
+            progress: Optimiser steps done over all steps, in [0, 1].
+
+        Returns:
+            The values by the arguments' names; nothing where all are numbers.
+        """
+        now = {name: schedule.at(progress) for name, schedule in self.schedules.items()}
+        for name, value in now.items():
+            setattr(self, name, value)
+        return now
 
     def prepare(self, student: Shape, teacher: Shape) -> None:
         """Check, before the first step, that the sizes of the networks fit. Called for losses with ``needs``.

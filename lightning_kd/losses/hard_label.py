@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from lightning_kd.losses.anneal import Anneal
 from lightning_kd.losses.base import (
     DistillationLoss,
     drop_masked_rows,
@@ -12,7 +13,7 @@ from lightning_kd.losses.base import (
     mean_over_rows,
 )
 from lightning_kd.losses.chunked import chunked_sum
-from lightning_kd.outputs import IGNORED, Outputs
+from lightning_kd.outputs import IGNORED, Head, Outputs
 
 
 def hard_label_loss(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0, mask: Tensor | None = None) -> Tensor:
@@ -54,33 +55,55 @@ class HardLabelLoss(DistillationLoss):
     """Cross-entropy of the student with the true labels.
 
     Args:
-        weight: Factor of this loss in the total, >= 0.
+        weight: Factor of this loss in the total, >= 0, or a schedule.
         label_smoothing: Probability mass spread evenly over all classes, in [0, 1).
+        training_signal: Share alpha of the way from chance, 1 / K, to certainty; in training, rows whose label has a
+            larger probability already are left out. 1 = none; a schedule up to it is training signal annealing, against
+            overfitting few labels (Xie et al. 2020, UDA, section 2.4): ``{start: 0, end: 1}``, ``shape: saturating``
+            or ``{start: 0.0067, end: 1, shape: exponential}`` are the paper's three.
 
     Raises:
-        ValueError: If ``label_smoothing`` is outside [0, 1); on use, if the batch has no labels.
+        ValueError: If ``label_smoothing`` is outside [0, 1) or ``training_signal`` outside [0, 1]; on use, if the batch
+            has no labels.
     """
 
     needs_teacher = False
 
-    def __init__(self, weight: float = 1.0, label_smoothing: float = 0.0) -> None:
+    def __init__(
+        self, weight: float | Anneal = 1.0, label_smoothing: float = 0.0, training_signal: float | Anneal = 1.0
+    ) -> None:
         super().__init__(weight)
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"HardLabelLoss: label_smoothing must be in [0, 1), got {label_smoothing}")
         self.label_smoothing = label_smoothing
+        self.training_signal = self.scheduled("training_signal", training_signal)
+        for value in self.ends("training_signal"):
+            if not 0 <= value <= 1:
+                raise ValueError(f"HardLabelLoss: training_signal must be in [0, 1], got {value}; 1 leaves no row out")
+
+    def _labels(self, head: Head) -> Tensor | None:
+        """The labels, -100 where the student is sure of them already; only in training."""
+        if head.labels is None or self.training_signal == 1 or not self.training:
+            return head.labels
+        log_p = masked_log_softmax(head.logits.detach().float(), head.mask)
+        classes = log_p.shape[-1] if head.mask is None else head.mask.sum(dim=-1).clamp(min=1)
+        most = self.training_signal * (1 - 1 / classes) + 1 / classes
+        sure = log_p.gather(-1, head.labels.clamp(min=0).unsqueeze(-1)).squeeze(-1).exp() > most
+        return head.labels.masked_fill(sure, IGNORED)
 
     def counted(self, student: Outputs) -> Tensor:
-        """The rows with a label."""
-        labels = [head.labels for head in student.heads.values() if head.labels is not None]
+        """The rows with a label that count."""
+        labels = [own for head in student.heads.values() if (own := self._labels(head)) is not None]
         return torch.stack([(own != IGNORED).sum() for own in labels]).sum()
 
     def forward(self, student: Outputs, teacher: Outputs | None = None) -> Tensor:
         """Mean over the heads of ``hard_label_loss``."""
         losses = []
         for name, head in student.heads.items():
-            if head.labels is None:
+            labels = self._labels(head)
+            if labels is None:
                 raise ValueError(
                     f"HardLabelLoss: head {name!r} has no labels; train on labelled rows or remove this loss"
                 )
-            losses.append(hard_label_loss(head.logits, head.labels, self.label_smoothing, head.mask))
+            losses.append(hard_label_loss(head.logits, labels, self.label_smoothing, head.mask))
         return mean_over_heads(losses)

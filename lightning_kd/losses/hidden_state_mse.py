@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lightning_kd.losses.anneal import Anneal
 from lightning_kd.losses.base import DistillationLoss, mean_over_heads, mean_over_rows
 from lightning_kd.losses.layer_map import LayerMap, check_layer_map
 from lightning_kd.outputs import Outputs, Shape
@@ -39,7 +40,7 @@ class HiddenStateMSELoss(DistillationLoss):
     all pairs. It is trained with the student, saved in checkpoints, and no part of the exported student.
 
     Args:
-        weight: Factor of this loss in the total, >= 0.
+        weight: Factor of this loss in the total, >= 0, or a schedule.
         layer_map: Student's hidden state to teacher's: 0 = the embeddings, n = the output of layer n, negative from the
             end; the mean over the pairs. Null = the last of both.
 
@@ -50,7 +51,7 @@ class HiddenStateMSELoss(DistillationLoss):
     needs = frozenset({"hidden_states"})
     counts_tokens = True
 
-    def __init__(self, weight: float = 1.0, layer_map: LayerMap | None = None) -> None:
+    def __init__(self, weight: float | Anneal = 1.0, layer_map: LayerMap | None = None) -> None:
         super().__init__(weight)
         self.layer_map = layer_map
         self.projection: nn.Linear | None = None

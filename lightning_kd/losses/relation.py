@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from lightning_kd.losses.anneal import Anneal
 from lightning_kd.losses.base import DistillationLoss, mean_over_heads
 from lightning_kd.losses.layer_map import check_layer_map, place_of
 from lightning_kd.outputs import Outputs, Shape
@@ -55,7 +56,7 @@ class RelationLoss(DistillationLoss):
     Neither widths, numbers of heads nor depths need agree. Works with any attention implementation.
 
     Args:
-        weight: Factor of this loss in the total, >= 0.
+        weight: Factor of this loss in the total, >= 0, or a schedule.
         num_relation_heads: Heads into which the vectors are cut; must divide the width of both networks. The paper
             takes 48 for widths of 384 and 768.
         student_layer: Layer of the student, 1 = the first, negative from the end.
@@ -70,7 +71,11 @@ class RelationLoss(DistillationLoss):
     counts_tokens = True
 
     def __init__(
-        self, weight: float = 1.0, num_relation_heads: int = 12, student_layer: int = -1, teacher_layer: int = -1
+        self,
+        weight: float | Anneal = 1.0,
+        num_relation_heads: int = 12,
+        student_layer: int = -1,
+        teacher_layer: int = -1,
     ) -> None:
         super().__init__(weight)
         if num_relation_heads < 1:

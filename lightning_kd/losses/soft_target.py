@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_kd.losses.anneal import Anneal
 from lightning_kd.losses.base import (
     DistillationLoss,
     drop_masked_rows,
@@ -13,6 +14,8 @@ from lightning_kd.losses.base import (
     mean_over_heads,
 )
 from lightning_kd.losses.chunked import RowSum, chunked_sum
+from lightning_kd.losses.pooled_tail import pool_tail
+from lightning_kd.losses.standardized import standardized_logits
 from lightning_kd.outputs import Outputs
 
 
@@ -44,7 +47,7 @@ class _ForwardKL(torch.autograd.Function):
         p = log_p.exp_()
         ctx.slope = log_q.exp_().sub_(p)
         ctx.temperature, ctx.dtype = temperature, student_logits.dtype
-        return p.mul_(difference).add_(ctx.slope).sum(dim=-1)  # as in _divergence: q - p sums to 0
+        return p.mul_(difference).add_(ctx.slope).sum(dim=-1)  # as in divergence: q - p sums to 0
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> Any:
@@ -57,6 +60,8 @@ def soft_target_loss(
     temperature: float = 1.0,
     beta: float = 0.0,
     mask: Tensor | None = None,
+    standardize: bool = False,
+    top_k: int | None = None,
 ) -> Tensor:
     r"""Divergence of the softened distributions p (teacher) and q (student), times T², mean over rows.
 
@@ -74,6 +79,10 @@ def soft_target_loss(
         temperature: T > 0; divides both logits. T² keeps the gradient's size independent of T.
         beta: In [0, 1]; 0 = forward KL, 1 = reverse KL.
         mask: (N, C), True = the class counts; a masked class has probability exactly 0 in both. None = all.
+        standardize: Compare z-scores of the logits (``standardized_logits``), so that the student need not have the
+            teacher's spread; ``temperature`` is then the base temperature of Sun et al. 2024, algorithm 2.
+        top_k: Keep the teacher's k most likely classes of each row, and pool all others into one (``pool_tail``).
+            None = keep all.
 
     Large inputs (vocabularies) are worked on a few rows at a time: what is kept for all rows is one gradient in the
     precision of the student's logits, instead of some ten intermediate results in float32.
@@ -90,28 +99,38 @@ def soft_target_loss(
         mask, student_logits, teacher_logits = drop_masked_rows(mask, student_logits, teacher_logits)
 
     def row_sum(student: Tensor, place: slice) -> Tensor:
-        kept = None if mask is None else mask[place]
-        return _divergence(student, teacher_logits[place], temperature, beta, kept).sum()
+        teacher, kept = teacher_logits[place], None if mask is None else mask[place]
+        if standardize:
+            student, teacher = standardized_logits(student, kept), standardized_logits(teacher, kept)
+        if top_k is None or top_k >= student.shape[-1]:
+            return divergence(student, teacher, temperature, beta, kept).sum()
+        pooled = pool_tail(student.float() / temperature, teacher.float() / temperature, top_k, kept)
+        return divergence(pooled[0], pooled[1], 1.0, beta, pooled[2]).sum()
 
-    # where the teacher learns, too, as in mutual learning, its gradient is wanted as well
-    sum_over = chunked_sum if not teacher_logits.requires_grad else _plain_sum
-    return sum_over(student_logits, row_sum) / max(len(student_logits), 1) * temperature**2
+    total = sum_over_rows(student_logits, teacher_logits, row_sum)
+    return total / max(len(student_logits), 1) * temperature**2
 
 
-def _plain_sum(logits: Tensor, row_sum: RowSum) -> Tensor:
-    """At once."""
-    return row_sum(logits, slice(None))
+def sum_over_rows(student_logits: Tensor, teacher_logits: Tensor, row_sum: RowSum) -> Tensor:
+    """``chunked_sum``, but at once where the teacher learns, too, as in mutual learning: its gradient is wanted."""
+    if teacher_logits.requires_grad:
+        return row_sum(student_logits, slice(None))
+    return chunked_sum(student_logits, row_sum)
 
 
-def _divergence(
-    student_logits: Tensor, teacher_logits: Tensor, temperature: float, beta: float, mask: Tensor | None
+def divergence(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    temperature: float = 1.0,
+    beta: float = 0.0,
+    mask: Tensor | None = None,
 ) -> Tensor:
-    """The divergence of each row, (N,), without T²."""
+    """The divergence of each row, (N,), without T²; arguments as of ``soft_target_loss``."""
     if beta == 0 and not teacher_logits.requires_grad:
-        divergence: Tensor = _ForwardKL.apply(  # type: ignore[no-untyped-call]
+        forward_kl: Tensor = _ForwardKL.apply(  # type: ignore[no-untyped-call]
             student_logits, teacher_logits, temperature, mask
         )
-        return divergence
+        return forward_kl
     log_q = masked_log_softmax(student_logits.float() / temperature, mask)
     log_p = masked_log_softmax(teacher_logits.float() / temperature, mask)
     p, q = log_p.exp(), log_q.exp()
@@ -121,47 +140,56 @@ def _divergence(
     # A divergence is of second order in its distributions' difference. Adding the first-order term p - q, whose sum
     # over the classes is 0, cancels rounding errors, which T² and the division by beta(1 - beta) would magnify.
     if beta == 0:
-        divergence = p * difference - (p - q)
+        values = p * difference - (p - q)
     elif beta == 1:
-        divergence = (p - q) - q * difference
+        values = (p - q) - q * difference
     else:
         kl_p = (1 - beta) * (q - p) - p * _log_mixture_ratio(-difference, 1 - beta, beta)
         kl_q = beta * (p - q) - q * _log_mixture_ratio(difference, beta, 1 - beta)
-        divergence = kl_p / (1 - beta) + kl_q / beta
-    return divergence.sum(dim=-1)
+        values = kl_p / (1 - beta) + kl_q / beta
+    return values.sum(dim=-1)
 
 
 class SoftTargetLoss(DistillationLoss):
     """Distance of the student's distribution from the teacher's soft targets.
 
     Args:
-        weight: Factor of this loss in the total, >= 0.
-        temperature: Divides both logits, > 0. 1 keeps the teacher's probabilities, 2 to 20 show more of what it
-            thinks of the wrong classes.
+        weight: Factor of this loss in the total, >= 0, or a schedule.
+        temperature: Divides both logits, > 0, or a schedule. 1 keeps the teacher's probabilities, 2 to 20 show more of
+            what it thinks of the wrong classes.
         beta: In [0, 1]; 0 = forward KL (Hinton), 0.5 = 4 x Jensen-Shannon, 1 = reverse KL.
+        standardize: Divide the logits of each row by their standard deviation first, so that the student need not have
+            the teacher's spread (Sun et al. 2024, who take a temperature of 2 and a weight of 9).
+        top_k: Compare the teacher's k most likely classes and all others as one; null = each class by itself.
 
     Raises:
-        ValueError: If ``temperature`` is not > 0 or ``beta`` is outside [0, 1].
+        ValueError: If ``temperature`` is not > 0, ``beta`` is outside [0, 1] or ``top_k`` is below 1.
     """
 
-    def __init__(self, weight: float = 1.0, temperature: float = 1.0, beta: float = 0.0) -> None:
+    def __init__(
+        self,
+        weight: float | Anneal = 1.0,
+        temperature: float | Anneal = 1.0,
+        beta: float = 0.0,
+        standardize: bool = False,
+        top_k: int | None = None,
+    ) -> None:
         super().__init__(weight)
-        if not (math.isfinite(temperature) and temperature > 0):
-            raise ValueError(
-                f"SoftTargetLoss: temperature must be > 0, got {temperature}; "
-                "1 keeps the teacher's probabilities, 2 to 20 soften them"
-            )
+        self.set_temperature(temperature)
         if not 0 <= beta <= 1:
             raise ValueError(f"SoftTargetLoss: beta must be in [0, 1], got {beta}; 0 is forward KL, 1 is reverse KL")
-        self.temperature = temperature
+        if top_k is not None and top_k < 1:
+            raise ValueError(f"SoftTargetLoss: top_k must be >= 1, got {top_k}; null compares each class by itself")
         self.beta = beta
+        self.standardize = standardize
+        self.top_k = top_k
 
     def forward(self, student: Outputs, teacher: Outputs | None) -> Tensor:
         """Mean over the heads of ``soft_target_loss``."""
         assert teacher is not None  # promised by needs_teacher
         return mean_over_heads(
             [
-                soft_target_loss(s.logits, t.logits, self.temperature, self.beta, s.mask)
+                soft_target_loss(s.logits, t.logits, self.temperature, self.beta, s.mask, self.standardize, self.top_k)
                 for s, t in student.paired_with(teacher)
             ]
         )

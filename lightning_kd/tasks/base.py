@@ -84,6 +84,16 @@ class Task(ABC):
             batch: The batch; ``labels`` may be missing.
         """
 
+    def at_student_positions(self, outputs: Outputs, own: Batch, batch: Batch) -> Outputs:
+        """What a network returned that reads the rows in its own encoding, as if it had read the student's.
+
+        Args:
+            outputs: Of the network.
+            own: The encoding it read, an entry of ``TEACHER_INPUTS``.
+            batch: The student's batch.
+        """
+        return outputs
+
     def distributions_per_row(self, batch: Batch) -> Tensor | None:
         """How many rows of a head's logits belong to each row of the batch that counts; None = one."""
         return None

@@ -11,6 +11,7 @@ from torchmetrics import Metric, MetricCollection
 from lightning_kd.outputs import Batch, Head, Outputs
 from lightning_kd.tasks.answer_scores import AnswerScores, F1ByQuestion, score_answer
 from lightning_kd.tasks.base import Task
+from lightning_kd.tasks.carried_over import carried_over
 from lightning_kd.tasks.spans import best_spans
 
 GUESSING = 10.0
@@ -91,6 +92,17 @@ class QuestionAnswering(Task):
             else:
                 heads[name] = Head(values, None if labels is None else labels[keep], mask[keep])
         return Outputs(heads)
+
+    def at_student_positions(self, outputs: Outputs, own: Batch, batch: Batch) -> Outputs:
+        """The probabilities of the teacher's tokens carried over to the student's that hold the same characters."""
+        keep = self._keep(batch)
+        logits = {}
+        for name, places in zip(self.heads, ("begins_at", "ends_at"), strict=True):
+            to = own[places] if keep is None else own[places][keep]
+            head = outputs.heads[name]
+            assert head.mask is not None  # from_logits has made it
+            logits[name] = carried_over(head.logits, head.mask, to, batch["input_ids"].shape[1])
+        return self.from_logits(logits, batch)
 
     @staticmethod
     def _context(batch: Batch) -> Tensor:

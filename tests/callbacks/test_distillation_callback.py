@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import Callback
 from torch.nn.functional import cross_entropy, kl_div
 
 from lightning_kd.losses import HardLabelLoss, LogitMSELoss, SoftTargetLoss
+from lightning_kd.losses.anneal import Anneal
 from tests.callbacks.dropin import Classifier, by_hand, callback, fit, loader, same, teacher, weights
 
 
@@ -152,6 +153,19 @@ def test_term_that_is_not_finite_is_named(tmp_path, value):
         network[2].bias[0] = value
     with pytest.raises(FloatingPointError, match=r"distillation/logits is (nan|inf) in epoch 0, step 0"):
         fit(Classifier(), tmp_path, callback(teacher=network, losses={"logits": LogitMSELoss()}))
+
+
+def test_temperature_and_weight_that_change_over_the_run(tmp_path):
+    loss = SoftTargetLoss(weight=Anneal(1.0, 0.0), temperature=Anneal(1.0, 5.0))
+    spy, module = Logged(), Classifier(lr=0.0)
+    fit(module, tmp_path, callback(losses={"soft": loss}), callbacks=[spy], max_epochs=2)
+    assert [step["distillation/soft_weight"] for step in spy.steps] == [1.0, 0.75, 0.5, 0.25]
+    assert [step["distillation/soft_temperature"] for step in spy.steps] == [1.0, 2.0, 3.0, 4.0]
+    for step, (inputs, _) in zip(spy.steps, [*loader(), *loader()], strict=True):
+        expected = soft(module.net(inputs), teacher()(inputs), step["distillation/soft_temperature"])
+        assert step["distillation/soft"] == pytest.approx(expected.item(), rel=1e-4)
+        added = step["distillation/soft_weight"] * step["distillation/soft"]
+        assert step["distillation/total"] == pytest.approx(step["distillation/own_loss"] + added)
 
 
 def test_accumulation_is_a_larger_batch(tmp_path):

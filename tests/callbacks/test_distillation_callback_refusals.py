@@ -6,7 +6,14 @@ from lightning.pytorch.strategies import DeepSpeedStrategy, ModelParallelStrateg
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from lightning_kd.losses import HardLabelLoss, HiddenStateCosineLoss, HiddenStateMSELoss, RelationLoss, SoftTargetLoss
+from lightning_kd.losses import (
+    ConsistencyLoss,
+    HardLabelLoss,
+    HiddenStateCosineLoss,
+    HiddenStateMSELoss,
+    RelationLoss,
+    SoftTargetLoss,
+)
 from tests.callbacks.dropin import Classifier, callback, fit, mlp, same, teacher, weights
 from tests.runs import module as distillation_module
 
@@ -77,6 +84,10 @@ def test_teacher_that_is_the_student(tmp_path):
         ({"losses": {"total": SoftTargetLoss()}}, "'total' is logged by the callback itself"),
         ({"losses": {"hard": HardLabelLoss()}}, r"losses\.hard: HardLabelLoss compares with labels"),
         ({"losses": {"a": RelationLoss()}}, r"losses\.a: RelationLoss compares queries, keys and values"),
+        (
+            {"losses": {"a": ConsistencyLoss()}, "labels": 1},
+            r"losses\.a: ConsistencyLoss compares with texts",
+        ),
         ({"losses": {"a": HiddenStateMSELoss()}}, r"losses\.a: HiddenStateMSELoss compares layers; name pairs"),
         (
             {"losses": {"a": HiddenStateMSELoss(layer_map={1: 1})}, "layers": {"0": "0"}},

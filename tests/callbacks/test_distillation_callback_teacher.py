@@ -85,6 +85,11 @@ def test_ensemble(tmp_path):
     found = fitted(tmp_path, Text(no_dropout()), teacher=[save_network(first, tmp_path / "teacher"), second])
     mean = (logits(first).logits + logits(second).logits) / 2
     assert found["mse"] == pytest.approx(float(mse_loss(logits(no_dropout()).logits, mean)), rel=1e-5)
+    mapping = {"ensemble": [str(tmp_path / "teacher"), second], "combine": "probabilities"}
+    found = fitted(tmp_path, Text(no_dropout()), teacher=mapping, losses={"soft": SoftTargetLoss()})
+    mean = (logits(first).logits.softmax(-1) + logits(second).logits.softmax(-1)) / 2
+    expected = kl_div(logits(no_dropout()).logits.log_softmax(-1), mean, reduction="batchmean")
+    assert found["soft"] == pytest.approx(float(expected), rel=2e-2)  # of 1e-5, in float32
 
 
 def test_family_that_takes_no_token_types(tmp_path):

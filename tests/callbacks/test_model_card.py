@@ -30,7 +30,7 @@ def test_data_teacher_losses_and_training(distilled, folder):
     assert f"# Distilled from `{folder / 'teacher'}`" in text
     assert f"CLINC150DataModule, `{folder / 'data_oos_plus.json'}`" in text
     assert "| hard | HardLabelLoss | 0.5 | label_smoothing 0.0 |" in text
-    assert "| soft | SoftTargetLoss | 0.5 | temperature 2.0, beta 0.0 |" in text
+    assert "| soft | SoftTargetLoss | 0.5 | temperature 2.0, beta 0.0, standardize False, top_k None |" in text
     assert "AdamW (lr 0.01), schedule linear, warm-up 0% of 72 steps, 8 epochs, precision 32-true" in text
     assert "- Parameters: 22,835" in text
 

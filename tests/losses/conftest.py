@@ -4,22 +4,32 @@ from functools import partial
 
 import pytest
 
-from lightning_kd.losses import hard_label_loss, logit_mse_loss, soft_target_loss
+from lightning_kd.losses import decoupled_kd_loss, dist_loss, hard_label_loss, logit_mse_loss, soft_target_loss
 
 
 def hard(student, teacher, labels, mask=None, label_smoothing=0.0):
     return hard_label_loss(student, labels, label_smoothing, mask)
 
 
-def soft(student, teacher, labels, mask=None, beta=0.0):
-    return soft_target_loss(student, teacher, 2.0, beta, mask)
+def soft(student, teacher, labels, mask=None, beta=0.0, **options):
+    return soft_target_loss(student, teacher, 2.0, beta, mask, **options)
 
 
 def mse(student, teacher, labels, mask=None):
     return logit_mse_loss(student, teacher, mask)
 
 
+def decoupled(student, teacher, labels, mask=None):
+    return decoupled_kd_loss(student, teacher, labels, 2.0, 1.0, 3.0, mask)
+
+
+def correlation(student, teacher, labels, mask=None):
+    return dist_loss(student, teacher, 2.0, 1.0, 0.0, mask)  # between rows there is no mask, see test_dist.py
+
+
 LOSSES = {
+    "correlation": correlation,
+    "decoupled": decoupled,
     "hard": hard,
     "hard, smoothed": partial(hard, label_smoothing=0.1),
     "mse": mse,
@@ -27,6 +37,9 @@ LOSSES = {
     "soft, between": partial(soft, beta=0.1),
     "soft, near an end": partial(soft, beta=1e-6),
     "soft, reverse": partial(soft, beta=1.0),
+    "soft, standardised": partial(soft, standardize=True),
+    "soft, top 2": partial(soft, top_k=2),
+    "soft, top 2, standardised, between": partial(soft, top_k=2, standardize=True, beta=0.5),
 }
 
 

@@ -21,6 +21,8 @@ def outputs(mask=None, tokens=TOKENS):
         ("HardLabelLoss", 2),
         ("SoftTargetLoss", 4),
         ("LogitMSELoss", 4),
+        ("DISTLoss", 4),
+        ("DecoupledKDLoss", 2),
         ("HiddenStateMSELoss", 6),
         ("HiddenStateCosineLoss", 6),
         ("RelationLoss", 6),

@@ -1,0 +1,202 @@
+"""Compare what else than a temperature shows a student the boundaries between classes, on CLINC150.
+
+Each method trains the same student (layers 0 and 5 of the teacher) on the same rows with the same optimiser, schedule
+and epochs; only the losses differ. A method's own settings are chosen by the validation accuracy of one seed, and its
+scores are those of other seeds. Finished runs are kept in a file of JSON lines, so that an interrupted series goes on
+where it was; the tables are made from that file. Run it twice at once with other ``--methods`` to use two processors.
+
+    python benchmarks/alternatives.py results/alternatives.jsonl --teacher <folder> --data <CLINC150 folder>
+"""
+
+import argparse
+import gc
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.box import MARKDOWN
+from rich.console import Console
+from rich.table import Table
+from seeds import run_seed
+
+CONFIG = Path(__file__).parent.parent / "configs" / "clinc150" / "distil_fast.yaml"
+CHOOSING_SEED = 0
+SCORES = ("val/accuracy", "val/oos_recall", "test/accuracy", "test/in_scope_accuracy", "test/oos_recall")
+Losses = dict[str, dict[str, Any]]
+
+
+def loss(kind: str, **settings: Any) -> dict[str, Any]:
+    """A loss as configs have it."""
+    return {"class_path": kind, "init_args": settings}
+
+
+def soft(alpha: float, **settings: Any) -> Losses:
+    """Hard labels weighed alpha, soft targets 1 - alpha."""
+    return {"hard": loss("HardLabelLoss", weight=alpha), "soft": loss("SoftTargetLoss", weight=1 - alpha, **settings)}
+
+
+def beside_labels(kind: str, **settings: Any) -> Losses:
+    """Hard labels weighed 1, and another loss, as the papers have it."""
+    return {"hard": loss("HardLabelLoss"), kind: loss(kind, **settings)}
+
+
+def from_to(start: float, end: float, shape: str = "linear") -> dict[str, Any]:
+    """A schedule over the whole run."""
+    return {"start": start, "end": end, "shape": shape}
+
+
+def handing_over(hard: dict[str, Any], soft: dict[str, Any], temperature: float) -> Losses:
+    """Weights that change over the run."""
+    return {
+        "hard": loss("HardLabelLoss", weight=hard),
+        "soft": loss("SoftTargetLoss", weight=soft, temperature=temperature),
+    }
+
+
+RISING, FALLING = from_to(0, 1), from_to(1, 0)
+METHODS: dict[str, dict[str, Losses]] = {
+    "hard labels": {"": {"hard": loss("HardLabelLoss")}},
+    "KL, T 1": {f"alpha {a}": soft(a) for a in (0.055, 0.5)},
+    "KL, T 4": {f"alpha {a}": soft(a, temperature=4) for a in (0.055, 0.5)},
+    "standardised logits": {  # Sun et al. 2024: T 2, weights 1 + 9
+        "T 2, alpha 0.055": soft(0.055, standardize=True, temperature=2),
+        "T 2, 1 + 9": beside_labels("SoftTargetLoss", weight=9, standardize=True, temperature=2),
+        "T 1, alpha 0.5": soft(0.5, standardize=True, temperature=1),
+    },
+    "decoupled": {  # Zhao et al. 2022: CIFAR-100, ImageNet, and in between
+        "T 4, 1 + 8": beside_labels("DecoupledKDLoss", temperature=4, nontarget_weight=8),
+        "T 1, 1 + 0.5": beside_labels("DecoupledKDLoss", temperature=1, nontarget_weight=0.5),
+        "T 4, 1 + 1": beside_labels("DecoupledKDLoss", temperature=4, nontarget_weight=1),
+    },
+    "DIST": {  # Huang et al. 2022: ImageNet, CIFAR-100, and the latter without the part between rows
+        "T 1, 2 + 2": beside_labels("DISTLoss", temperature=1, inter_weight=2, intra_weight=2),
+        "T 4, 2 + 2": beside_labels("DISTLoss", temperature=4, inter_weight=2, intra_weight=2),
+        "T 4, 2 + 0": beside_labels("DISTLoss", temperature=4, inter_weight=2, intra_weight=0),
+    },
+    "top k, rest pooled": {
+        f"k {k}, T 4, alpha {alpha}": soft(alpha, temperature=4, top_k=k)
+        for k, alpha in ((3, 0.5), (10, 0.5), (10, 0.055))
+    },
+    "annealed temperature": {
+        "8 to 1, alpha 0.055": soft(0.055, temperature=from_to(8, 1)),
+        "4 to 1, alpha 0.055": soft(0.055, temperature=from_to(4, 1)),
+        "8 to 1, alpha 0.5": soft(0.5, temperature=from_to(8, 1)),
+    },
+    "annealed weights": {  # Clark et al. 2019: from the teacher to the labels; and the other way
+        "to the labels, T 1": handing_over(RISING, FALLING, 1),
+        "to the labels, T 4": handing_over(RISING, FALLING, 4),
+        "to the teacher, T 4": handing_over(FALLING, RISING, 4),
+    },
+}
+
+
+def run(losses: Losses, seed: int, args: argparse.Namespace, overrides: list[str]) -> dict[str, float]:
+    """Train, score, and leave nothing on disk but the teacher's logits."""
+    config = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
+    # not on the command line: there a loss of the same name and class keeps what the config says and the line does not
+    config["model"]["losses"] = losses
+    config["model"]["student"]["base"] = args.teacher
+    if any(kind["class_path"] != "HardLabelLoss" for kind in losses.values()):
+        config["model"]["teacher"] = args.teacher
+        config["model"]["teacher_cache"] = str(args.results.parent.resolve() / "alternatives_teacher_cache")
+    else:
+        del config["model"]["teacher"], config["model"]["teacher_cache"]
+    config["trainer"]["callbacks"] = [{"class_path": "LayerInitialization", "init_args": {"source": args.teacher}}]
+    config["trainer"] |= {"max_epochs": args.epochs, "enable_progress_bar": False}
+    config["data"]["init_args"]["path"] = args.data
+    with tempfile.TemporaryDirectory(prefix="alternatives-") as folder:
+        config["trainer"]["default_root_dir"] = folder
+        file = Path(folder) / "config.yaml"
+        file.write_text(yaml.safe_dump(config), encoding="utf-8")
+        return run_seed(seed, [f"--config={file}", *overrides])
+
+
+class Results:
+    """The finished runs, in memory and in the file."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        file.parent.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """What is in the file, to which another process may write, too."""
+        return [json.loads(line) for line in self.file.read_text().splitlines()] if self.file.exists() else []
+
+    def of(self, method: str, setting: str, seeds: list[int]) -> list[dict[str, Any]]:
+        """The finished runs of a setting."""
+        return [r for r in self.rows if (r["method"], r["setting"]) == (method, setting) and r["seed"] in seeds]
+
+    def chosen(self, method: str) -> str | None:
+        """The setting with the best validation accuracy; None before all were tried."""
+        tried = {setting: self.of(method, setting, [CHOOSING_SEED]) for setting in METHODS[method]}
+        if len(tried) == 1:
+            return next(iter(tried))
+        if not all(tried.values()):
+            return None
+        return max(tried, key=lambda setting: float(tried[setting][0]["val/accuracy"]))
+
+    def make(self, method: str, setting: str, seed: int, args: argparse.Namespace, overrides: list[str]) -> None:
+        """Do a run unless it is there."""
+        if self.of(method, setting, [seed]):
+            return
+        started = time.time()
+        scores = run(METHODS[method][setting], seed, args, overrides)
+        row = {"method": method, "setting": setting, "minutes": (time.time() - started) / 60, **scores}
+        with self.file.open("a") as stream:
+            stream.write(json.dumps(row) + "\n")
+        gc.collect()
+
+
+def show(results: Results, seeds: list[int], console: Console) -> None:
+    """Print the methods at their chosen settings, then what was chosen from."""
+    table = Table("method", "setting", "seeds", *SCORES, box=MARKDOWN)
+    choice = Table("method", "setting", *SCORES, "minutes", box=MARKDOWN)
+    for method, settings in METHODS.items():
+        chosen = results.chosen(method)
+        if chosen is not None and (rows := results.of(method, chosen, seeds)):
+            cells = []
+            for score in SCORES:
+                values = [100 * row[score] for row in rows]
+                spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+                cells.append(f"{statistics.mean(values):.2f}{spread}")
+            table.add_row(method, chosen, str(len(rows)), *cells)
+        for setting in settings:
+            for row in results.of(method, setting, [CHOOSING_SEED]):
+                scores = (f"{100 * row[score]:.2f}" for score in SCORES)
+                choice.add_row(method, setting, *scores, f"{row['minutes']:.1f}")
+    console.print("Chosen settings, mean and standard deviation", table)
+    console.print(f"The choice, seed {CHOOSING_SEED}", choice)
+
+
+def main() -> None:
+    """Run what is missing and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", type=Path, help="file of JSON lines to keep")
+    parser.add_argument("--teacher", required=True, help="folder of the fine-tuned teacher")
+    parser.add_argument("--data", required=True, help="CLINC150 folder or file")
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--seeds", type=int, nargs="*", default=[1, 2, 3], help="what the scores are means over")
+    parser.add_argument("--methods", nargs="*", choices=list(METHODS), default=list(METHODS))
+    args, overrides = parser.parse_known_args()
+    if CHOOSING_SEED in args.seeds:
+        parser.error(f"--seeds: {CHOOSING_SEED} chooses the settings, so its scores are optimistic; take others")
+    results = Results(args.results)
+    for method in args.methods:
+        for setting in METHODS[method]:
+            if len(METHODS[method]) > 1:
+                results.make(method, setting, CHOOSING_SEED, args, overrides)
+    for seed in args.seeds:
+        for method in args.methods:
+            setting = results.chosen(method)
+            assert setting is not None
+            results.make(method, setting, seed, args, overrides)
+    show(results, args.seeds, Console(width=160))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,33 @@
+"""What the token ids of a text depend on."""
+
+import inspect
+import json
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+
+def tokenizer_key(tokenizer: PreTrainedTokenizerBase) -> list[Any]:
+    """What decides which ids a text becomes."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    state = json.loads(backend.to_str()) if backend is not None else tokenizer.get_vocab()
+    for setting in ("truncation", "padding"):  # settings of the last call, not of the tokenizer
+        state.pop(setting, None)
+    # the sides that are cut and padded, and the inputs that a family takes: not in the state of the backend
+    sides = [tokenizer.truncation_side, tokenizer.padding_side, tokenizer.model_input_names]
+    return [tokenizer.model_max_length, sides, state]
+
+
+def sources_of(kind: type[Any], root: type[Any]) -> list[str]:
+    """What decides how a DataModule encodes, for a cache key: its file and those of its bases, in a notebook code."""
+    sources = []
+    for base in kind.__mro__:
+        if issubclass(base, root):
+            try:
+                sources.append(inspect.getsource(inspect.getmodule(base)))  # type: ignore[arg-type]
+            except (OSError, TypeError):
+                code = base.encode.__code__  # type: ignore[attr-defined]
+                sources.append(
+                    repr((code.co_code, code.co_names, [c for c in code.co_consts if isinstance(c, str | int)]))
+                )
+    return sources

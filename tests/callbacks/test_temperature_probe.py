@@ -1,0 +1,275 @@
+"""The probe in short real runs."""
+
+import json
+
+import pytest
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from transformers import AutoModelForSequenceClassification
+
+from lightning_kd import QuestionAnswering, SST2DataModule, TeacherCache, TemperatureProbe, TextClassificationDataModule
+from lightning_kd.callbacks import StudentExport, temperature_probe
+from lightning_kd.deploy import picture
+from lightning_kd.losses import HardLabelLoss, SoftTargetLoss
+from tests.callbacks.conftest import Spoil, best_checkpoint
+from tests.conftest import LABELS, TINY_BERT, clinc_rows, save_network, tiny_bert
+from tests.roberta import roberta_tokenizer, save_roberta, tiny_roberta
+from tests.runs import data, module, squad_data, trainer
+
+SENTENCES = ["hello water good morning to you", "call me | something [else]"]
+
+
+def probe(**settings):
+    return TemperatureProbe(**{"sentences": SENTENCES, "temperatures": [1, 5], "top_k": 2, "bottom_k": 1, **settings})
+
+
+def result(folder):
+    return json.loads((folder / "probe.json").read_text())
+
+
+def logits_of(network, tokenizer, texts):
+    """By transformers alone."""
+    with torch.no_grad():
+        return network.eval()(**tokenizer(texts, padding=True, return_tensors="pt")).logits.double()
+
+
+@pytest.fixture(scope="module")
+def run(folder):
+    """The best epoch is not the last; returns the run's folder and the module."""
+    teacher = save_network(tiny_bert(layers=3, seed=1, initializer_range=0.5), folder / "sharp")
+    logger = TensorBoardLogger(str(folder), name="", version="run")
+    callbacks = [probe(), StudentExport(), best_checkpoint(), Spoil()]
+    run = trainer(folder, callbacks=callbacks, max_epochs=8, enable_checkpointing=True, logger=logger)
+    student = tiny_bert(layers=1, seed=2, initializer_range=0.2).config.to_dict()
+    losses = {"hard": HardLabelLoss(0.9), "soft": SoftTargetLoss(0.1, 2.0)}
+    fitted = module(teacher, student={"config": student}, losses=losses)
+    run.fit(fitted, data(folder / "data_oos_plus.json"))
+    return folder / "run", fitted
+
+
+def test_sentences_are_those_of_transformers(run, tokenizer):
+    folder, _ = run
+    content = result(folder)
+    networks = [
+        AutoModelForSequenceClassification.from_pretrained(source)
+        for source in (folder.parent / "sharp", folder / "student")
+    ]
+    assert [sentence["text"] for sentence in content["sentences"]] == SENTENCES
+    for place, sentence in enumerate(content["sentences"]):
+        own = [logits_of(network, tokenizer, SENTENCES)[place] for network in networks]
+        order = own[0].argsort(descending=True)
+        assert sentence["classes"] == [LABELS[i] for i in order.tolist()]
+        for view, logits in zip(sentence["views"], own, strict=True):
+            for number, temperature in enumerate(content["temperatures"]):
+                expected = (logits / temperature).softmax(dim=-1)
+                assert view["probabilities"][number] == pytest.approx(expected[order].tolist(), abs=1e-5)
+
+
+def test_split_is_that_of_the_best_student(run, tokenizer):
+    folder, fitted = run
+    rows = json.loads((folder.parent / "data_oos_plus.json").read_text())
+    texts, labels = zip(*(rows["val"] + rows["oos_val"]), strict=True)
+    true = torch.tensor([LABELS.index(label) for label in labels])
+    p = [
+        (logits_of(AutoModelForSequenceClassification.from_pretrained(source), tokenizer, list(texts)) / 5).softmax(-1)
+        for source in (folder.parent / "sharp", folder / "student")
+    ]
+    content = result(folder)
+    assert content["rows"] == len(texts)
+    assert content["accuracy"]["teacher"] == pytest.approx(fitted.teacher_scores["accuracy"])
+    assert (
+        content["accuracy"]["student"] > fitted.validation_scores()["val/accuracy"]
+    )  # which is that of the last epoch
+    assert content["agreement"] == pytest.approx(float((p[0].argmax(1) == p[1].argmax(1)).double().mean()))
+    levels = {level["network"]: level for level in content["levels"] if level["temperature"] == 5}
+    for name, own in zip(("teacher", "student"), p, strict=True):
+        assert levels[name]["wrong_mass"] == pytest.approx(float((1 - own[range(len(true)), true]).mean()), abs=1e-5)
+        assert levels[name]["entropy"] == pytest.approx(float(-(own * own.log()).sum(1).mean()), abs=1e-5)
+    kl = float((p[0] * (p[0] / p[1]).log()).sum(1).mean())
+    assert levels["student"]["divergence"] == pytest.approx(kl, abs=1e-5)
+
+
+def test_files_and_tensorboard(run):
+    folder, _ = run
+    assert (folder / "probe.png").read_bytes()[:4] == b"\x89PNG"
+    assert "| (2nd - last) / 2nd, % |" in (folder / "probe.md").read_text()
+    assert not list(folder.glob(".*"))
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    steps = [event.step for event in events.Images("probe")]
+    assert len(steps) == 2
+    assert steps[0] == 0 < steps[1]
+    assert "probe/text_summary" in events.Tags()["tensors"]
+
+
+def fit(folder, clinc_file, *callbacks, teacher=None, rows=None, **settings):
+    fitted = module(teacher or tiny_bert(layers=3, seed=1), **settings)
+    run = trainer(folder, callbacks=list(callbacks), max_steps=3)
+    run.fit(fitted, rows or data(clinc_file))
+    return fitted
+
+
+def test_teacher_is_shown_before_the_first_step(tmp_path, clinc_file, capsys):
+    class Stop(temperature_probe.Callback):
+        def on_train_batch_start(self, *_):
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        fit(tmp_path, clinc_file, probe(), Stop())
+    content = result(tmp_path)
+    assert [level["network"] for level in content["levels"]] == ["teacher"] * 2
+    assert content["agreement"] is None
+    assert "teacher: hello water good morning to you" in capsys.readouterr().out
+
+
+def test_training_is_not_changed(tmp_path, clinc_file):
+    without, beside = fit(tmp_path / "a", clinc_file), fit(tmp_path / "b", clinc_file, probe(sentences=None))
+    for first, second in zip(without.student.parameters(), beside.student.parameters(), strict=True):
+        assert torch.equal(first, second)
+
+
+def test_most_and_least_certain_rows_of_the_test_split(tmp_path, clinc_file, tokenizer):
+    teacher = save_network(tiny_bert(layers=3, seed=1, initializer_range=0.5), tmp_path / "teacher")
+    fit(tmp_path, clinc_file, probe(sentences=None, rows=2, split="test"), teacher=teacher)
+    content, rows = result(tmp_path), json.loads(clinc_file.read_text())
+    texts = [text for text, _ in rows["test"] + rows["oos_test"]]
+    network = AutoModelForSequenceClassification.from_pretrained(teacher)
+    highest = logits_of(network, tokenizer, texts).softmax(-1).max(-1).values
+    shown = [max(sentence["views"][0]["probabilities"][0]) for sentence in content["sentences"]]
+    ordered = highest.sort(descending=True).values
+    assert shown == pytest.approx([*ordered[:2].tolist(), *ordered[-2:].tolist()], abs=1e-5)
+    assert dict(rows["test"] + rows["oos_test"])[content["sentences"][0]["text"]] == content["sentences"][0]["label"]
+    assert content["split"] == "test"
+
+
+def test_ensemble(tmp_path, clinc_file):
+    teachers = [save_network(tiny_bert(seed=seed), tmp_path / f"teacher{seed}") for seed in (1, 2)]
+    fit(tmp_path, clinc_file, probe(), teacher=teachers)
+    assert result(tmp_path)["sources"]["teacher"] == " + ".join(teachers)
+
+
+def test_teacher_with_a_tokenizer_of_its_own(tmp_path, clinc_file):
+    """It says the same to a student of another tokenizer."""
+    teacher = save_network(tiny_bert(layers=3, seed=1, initializer_range=0.5), tmp_path / "teacher")
+    other = roberta_tokenizer([text for text, _ in clinc_rows()["train"]], 290)
+    student = save_roberta(tiny_roberta(LABELS, other), other, tmp_path / "roberta")
+    rows = data(clinc_file, tokenizer=student, teacher_tokenizer=teacher)
+    fit(tmp_path, None, probe(folder=str(tmp_path / "both")), teacher=teacher, student=student, rows=rows)
+    fit(tmp_path, clinc_file, probe(folder=str(tmp_path / "own")), teacher=teacher)
+    both, own = result(tmp_path / "both"), result(tmp_path / "own")
+    assert both["levels"][:2] == [pytest.approx(level) for level in own["levels"][:2]]
+    for ours, expected in zip(both["sentences"], own["sentences"], strict=True):
+        assert ours["views"][0]["second"] == pytest.approx(expected["views"][0]["second"])
+
+
+@pytest.mark.parametrize("top_k", [None, 1])
+def test_teacher_out_of_the_cache(tmp_path, clinc_file, top_k):
+    teacher = save_network(tiny_bert(layers=3, seed=1, initializer_range=0.5), tmp_path / "teacher")
+    for name in ("plain", "cached"):
+        cache = TeacherCache(str(tmp_path / "cache"), top_k=top_k) if name == "cached" else None
+        for _ in range(2):  # the second time all rows are known
+            shown = probe(folder=str(tmp_path / name))
+            fitted = fit(tmp_path, clinc_file, shown, teacher=teacher, teacher_cache=cache)
+    assert not fitted.teacher.members[0].loaded
+    plain, cached = result(tmp_path / "plain"), result(tmp_path / "cached")
+    for key in ("entropy", "wrong_mass", "calibration_error"):
+        assert cached["levels"][0][key] == pytest.approx(plain["levels"][0][key], abs=1e-6)
+    views = [content["sentences"][0]["views"][0] for content in (plain, cached)]
+    assert views[1]["difference"] == pytest.approx(views[0]["difference"], abs=1e-3)
+
+
+def test_labels_in_another_order(tmp_path, clinc_file):
+    """The same teacher, its classes turned around."""
+    network = tiny_bert(layers=3, seed=1)
+    turned = tiny_bert(labels=LABELS[::-1], layers=3, seed=1)
+    turned.load_state_dict(network.state_dict())
+    turned.classifier.weight.data = network.classifier.weight.data.flip(0)
+    turned.classifier.bias.data = network.classifier.bias.data.flip(0)
+    for name, teacher in (("own", network), ("turned", turned)):
+        student = tiny_bert(layers=1, seed=4)
+        fit(tmp_path, clinc_file, probe(folder=str(tmp_path / name)), teacher=teacher, student=student)
+    own, other = result(tmp_path / "own"), result(tmp_path / "turned")
+    assert own["levels"][0] == pytest.approx(other["levels"][0])
+    assert own["sentences"][0]["classes"] == other["sentences"][0]["classes"]
+
+
+def test_second_run_of_a_callback(tmp_path, clinc_file):
+    callback = probe()
+    for number in range(2):
+        fit(tmp_path, clinc_file, callback, teacher=tiny_bert(seed=number))
+    assert callback._teacher is None
+
+
+def test_fast_dev_run_writes_nothing(tmp_path, clinc_file):
+    trainer(tmp_path / "out", callbacks=[probe()], fast_dev_run=True).fit(module(tiny_bert()), data(clinc_file))
+    assert not (tmp_path / "out").exists()
+
+
+def test_student_that_fails_is_warned_about(tmp_path, clinc_file, monkeypatch):
+    monkeypatch.setattr(TemperatureProbe, "_ask_student", lambda *args: 1 / 0)
+    with pytest.warns(UserWarning, match=r"only the teacher is shown \(ZeroDivisionError"):
+        fit(tmp_path, clinc_file, probe())
+    assert result(tmp_path)["agreement"] is None
+
+
+def refused(tmp_path, message, rows, callback=None, **settings):
+    run = trainer(tmp_path, callbacks=[callback or probe()])
+    settings = {"teacher": tiny_bert(), **settings}
+    with pytest.raises(ValueError, match=message):
+        run.fit(module(**settings), rows)
+    assert run.global_step == 0
+    assert not (tmp_path / "probe.md").exists()
+
+
+def test_refused_before_training(tmp_path, clinc_file):
+    rows = data(clinc_file)
+    refused(tmp_path, "there is no teacher that a loss reads; leave it out", rows, teacher=None)
+    (tmp_path / "file").touch()
+    refused(tmp_path, "is a file; choose a folder", rows, probe(folder=str(tmp_path / "file")))
+    with pytest.raises(ValueError, match=r"split: must be one of validation, test, got 'dev'"):
+        probe(split="dev")
+
+
+def test_loaders_without_a_datamodule(tmp_path, clinc_file):
+    rows = data(clinc_file)
+    rows.setup("fit")
+    run, alone = trainer(tmp_path, callbacks=[probe()]), module(tiny_bert(), label_names=LABELS)
+    with pytest.raises(
+        ValueError, match="TemperatureProbe: looks at rows of a DataModule of lightning_kd, and there is"
+    ):
+        run.fit(alone, rows.train_dataloader(), rows.val_dataloader())
+
+
+def test_missing_matplotlib_is_named_before_training(tmp_path, clinc_file, monkeypatch):
+    monkeypatch.setattr(picture, "find_spec", lambda name: None)
+    refused(tmp_path, r"TemperatureProbe draws with matplotlib, .* 'lightning-kd\[plots\]'", data(clinc_file))
+
+
+def test_task_whose_classes_have_no_names(tmp_path, squad_folder):
+    run = trainer(tmp_path, callbacks=[probe()])
+    with pytest.raises(ValueError, match="shows classes by name, and those of QuestionAnswering are positions or tok"):
+        run.fit(module(task=QuestionAnswering()), squad_data(squad_folder))
+
+
+def test_pairs_of_texts(tmp_path):
+    table = "text,other,label\n" + "good morning,to you,greet\nsee you,later,leave\n" * 4
+    for split in ("train", "validation"):
+        (tmp_path / f"{split}.csv").write_text(table)
+    settings = {"tokenizer": str(TINY_BERT), "text_columns": ["text", "other"], "batch_size": 2}
+    rows = TextClassificationDataModule(str(tmp_path), **settings)
+    teacher = tiny_bert(labels=["greet", "leave"])
+    refused(tmp_path, r"sentences: a row of .* has 2 texts \(text, text_pair\)", rows, teacher=teacher)
+    fit(tmp_path, None, probe(sentences=None, rows=1), teacher=teacher, rows=rows)
+    assert result(tmp_path)["sentences"][0]["text"] in ("good morning | to you", "see you | later")
+
+
+def test_test_split_without_labels(tmp_path):
+    folder = tmp_path / "sst2"
+    folder.mkdir()
+    for split in ("train", "dev"):
+        (folder / f"{split}.tsv").write_text("sentence\tlabel\n" + "good\t1\nbad\t0\n" * 4)
+    (folder / "test.tsv").write_text("index\tsentence\n0\tgood\n")
+    rows = SST2DataModule(str(folder), str(TINY_BERT), batch_size=2)
+    teacher = tiny_bert(labels=["negative", "positive"])
+    refused(tmp_path, "test split of .* has no labels", rows, probe(split="test", top_k=1), teacher=teacher)

@@ -1,0 +1,167 @@
+"""Other wordings: TF-IDF against scikit-learn's, draws by their frequencies, batches the same whoever asks."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+from lightning_kd import TextClassificationDataModule
+from lightning_kd.data import Augmentation, TfIdfReplacement
+from tests.conftest import TINY_BERT, clinc_rows
+
+TEXTS = [text for text, _ in clinc_rows()["train"] + clinc_rows()["oos_train"]] + ["the water, the WATER!"]
+
+
+@pytest.fixture
+def replacement():
+    made = TfIdfReplacement(0.4)
+    made.fit(TEXTS)
+    return made
+
+
+def scores(text):
+    """TF-IDF of each word of a text, by scikit-learn: relative counts times the logarithm of n / df."""
+    vectorizer = TfidfVectorizer(smooth_idf=False, norm=None, token_pattern=r"\w+").fit(TEXTS)
+    words = vectorizer.build_analyzer()(text)
+    idf = {word: vectorizer.idf_[place] - 1 for word, place in vectorizer.vocabulary_.items()}
+    return np.array([words.count(word) / len(words) * idf[word] for word in words])
+
+
+@pytest.mark.parametrize("text", [TEXTS[0], TEXTS[-1], "what is the hello of france"])
+def test_probabilities_are_those_of_the_paper(replacement, text):
+    own = scores(text)
+    spare = own.max() - own
+    expected = np.minimum(0.4 * spare / (spare.sum() / len(own)), 1)
+    np.testing.assert_allclose(replacement.replacement_probabilities(text), expected, rtol=1e-9)
+    assert expected.min() == 0  # the word that says most stays
+
+
+def test_words_are_replaced_and_drawn_as_often_as_they_should(replacement):
+    text, generator = TEXTS[0], np.random.default_rng(0)
+    words, drawn, changed = text.split(), Counter(), np.zeros(len(text.split()))
+    for _ in range(4000):
+        for place, (old, new) in enumerate(zip(words, replacement(text, generator).split(), strict=True)):
+            changed[place] += old != new
+            if old != new:
+                drawn[new] += 1
+    vectorizer = TfidfVectorizer(smooth_idf=False, norm=None, token_pattern=r"\w+")
+    totals = np.asarray(vectorizer.fit_transform(TEXTS).sum(axis=0))[0]
+    names = vectorizer.get_feature_names_out()
+    occurrences = totals / vectorizer.idf_
+    weights = (occurrences * (vectorizer.idf_ - 1)).max() - occurrences * (vectorizer.idf_ - 1)
+    share = dict(zip(names, weights / weights.sum(), strict=True))
+    # a word that is replaced by itself does not show
+    p = replacement.replacement_probabilities(text) * [1 - share[word] for word in words]
+    np.testing.assert_allclose(changed / 4000, p, atol=0.03)
+    for word in ("goodbye", "hello", "france"):
+        others = sum(q for w, q in zip(words, replacement.replacement_probabilities(text), strict=True) if w != word)
+        assert drawn[word] / 4000 == pytest.approx(share[word] * others, abs=0.02)
+
+
+def test_what_stands_between_words_stays(replacement):
+    replacement.probability = 1.0
+    assert replacement("hello, (good) morning!", np.random.default_rng(0)).count(",") == 1
+    assert "(" in replacement("hello, (good) morning!", np.random.default_rng(1))
+
+
+@pytest.mark.parametrize("text", ["", "...", "hello", "unknownword otherword"])
+def test_texts_of_which_nothing_can_be_told(replacement, text):
+    assert isinstance(replacement(text, np.random.default_rng(0)), str)
+    alone = TfIdfReplacement()
+    alone.fit([text])
+    assert isinstance(alone(text, np.random.default_rng(0)), str)
+
+
+@pytest.mark.parametrize("probability", [0.0, -0.1, 1.1, float("nan")])
+def test_share_out_of_range(probability):
+    with pytest.raises(ValueError, match=r"TfIdfReplacement.probability: must be in \(0, 1\], got"):
+        TfIdfReplacement(probability)
+
+
+class Shout(Augmentation):
+    """Somebody's own."""
+
+    def fit(self, texts):
+        self.texts = len(texts)
+
+    def __call__(self, text, generator):
+        return f"{text} hello"
+
+
+@pytest.fixture
+def rows(write):
+    lines = "\n".join(f"{text},{label}" for text, label in clinc_rows()["train"])
+    return write({"train.csv": f"text,label\n{lines}\n", "validation.csv": f"text,label\n{lines}\n"})
+
+
+def module(folder, augmentation, **settings):
+    made = TextClassificationDataModule(
+        str(folder), str(TINY_BERT), batch_size=6, augmentation=augmentation, **settings
+    )
+    made.setup("fit")
+    return made
+
+
+def decoded(made, batch):
+    return made.tokenizer.batch_decode(batch["input_ids"], skip_special_tokens=True)
+
+
+def test_twins_say_the_same_in_other_words(rows):
+    made = module(rows, TfIdfReplacement(0.5))
+    batch = next(iter(made.train_dataloader()))
+    own, twins = decoded(made, batch), decoded(made, batch["augmented"])
+    assert [len(text.split()) for text in own] == [len(text.split()) for text in twins]
+    assert own != twins
+    assert "augmented" not in next(iter(made.val_dataloader()))
+    assert "wording" not in batch
+
+
+def test_twins_change_from_epoch_to_epoch_and_nothing_else_does(rows):
+    made = module(rows, TfIdfReplacement(0.5))
+    collate = made.collate({"wording"}, train=True)
+    columns = {**made._splits["train"][:4], "row_id": [0, 1, 2, 3]}
+    first, again, later = (collate({**columns, "epoch": [epoch] * 4}) for epoch in (0, 0, 1))
+    assert first["augmented"]["input_ids"].equal(again["augmented"]["input_ids"])
+    assert decoded(made, first["augmented"]) != decoded(made, later["augmented"])
+    assert first["input_ids"].equal(later["input_ids"])
+    reverse = collate({name: values[::-1] for name, values in columns.items()} | {"epoch": [0] * 4})
+    assert decoded(made, reverse["augmented"]) == decoded(made, first["augmented"])[::-1]
+
+
+def test_loader_draws_anew_in_the_next_epoch_and_workers_alike(rows):
+    seen = []
+    for workers in (0, 1):
+        made = module(rows, TfIdfReplacement(0.5), num_workers=workers)
+        loader = made.train_dataloader()
+        epochs = []
+        for epoch in range(2):
+            loader.sampler.begin(epoch, 0)
+            pairs = [zip(b["row_id"].tolist(), decoded(made, b["augmented"]), strict=True) for b in loader]
+            epochs.append({row: text for batch in pairs for row, text in batch})
+        assert epochs[0].keys() == epochs[1].keys()
+        assert epochs[0] != epochs[1]
+        seen.append(epochs)
+    assert seen[0] == seen[1]
+
+
+def test_prompt_stays_around_the_twin(rows):
+    made = module(rows, TfIdfReplacement(0.9), prompt="hello you : {text}")
+    twins = decoded(made, next(iter(made.train_dataloader()))["augmented"])
+    assert all(text.startswith("hello you") for text in twins)
+
+
+def test_own_augmentation(rows):
+    shout = Shout()
+    made = module(rows, shout)
+    batch = next(iter(made.train_dataloader()))
+    assert shout.texts == len(made._splits["train"])
+    own, twins = decoded(made, batch), decoded(made, batch["augmented"])
+    assert all(twin == f"{text} hello" for text, twin in zip(own, twins, strict=True))
+
+
+def test_pairs_are_refused(rows):
+    with pytest.raises(
+        ValueError, match=r"data\.augmentation: words single texts anew, and data\.text_columns names two"
+    ):
+        TextClassificationDataModule(str(rows), text_columns=["a", "b"], augmentation=TfIdfReplacement())

@@ -1,0 +1,110 @@
+"""Templates around texts, for the student or for the teacher alone."""
+
+import pytest
+
+from lightning_kd import TextClassificationDataModule
+from lightning_kd.data.prompt import Prompt
+from tests.conftest import TINY_BERT, clinc_rows
+from tests.roberta import roberta_tokenizer
+
+PROMPT = 'The intent of "{text}" is'
+
+
+def prompt(template, *columns):
+    return Prompt(template, columns or ("text",), "data.prompt")
+
+
+def test_rows_are_put_into_it_and_cut_to_their_room(tokenizer):
+    texts = ["hello", "good morning to you " * 20]
+    short, long = prompt(PROMPT).fill(tokenizer, [texts], max_length=10)
+    assert short == 'The intent of "hello" is'
+    assert long == 'The intent of "good morning to you good morning to you" is'  # 8 tokens and two special ones
+
+
+def test_pairs_share_the_room(tokenizer):
+    both = prompt("{second}? {first}!", "first", "second")
+    (filled,) = both.fill(tokenizer, [["good morning to you"], ["hello desk"]], max_length=8)
+    assert filled == "hello desk? good morning to!"
+
+
+def test_the_tokenizers_limit_holds_for_all_together(tokenizer):
+    tokenizer.model_max_length = 16
+    (filled,) = prompt(PROMPT).fill(tokenizer, [["good morning to you " * 20]], max_length=512)
+    assert filled.endswith(" is")
+    assert len(tokenizer(filled)["input_ids"]) <= 16
+    tokenizer.model_max_length = 8
+    with pytest.raises(ValueError, match=r"data.prompt: has \d+ tokens, which leaves no room for text in 8; shorten"):
+        prompt(PROMPT).fill(tokenizer, [["hello"]], max_length=512)
+
+
+def test_braces_that_are_meant():
+    assert prompt("{{{text}}}").around("x") == "{x}"
+
+
+@pytest.mark.parametrize(
+    "template", ["no text", "{text} and {text}", "{other}", "{text!r}", "{text:>9}", "{}", "{text.upper}", "{text} {"]
+)
+def test_templates_that_are_none(template):
+    with pytest.raises(ValueError, match=r"^data\.prompt: .*(must hold \{text\} once|is no template)"):
+        prompt(template)
+
+
+@pytest.fixture
+def rows(write):
+    lines = [f"{text},{label}" for text, label in clinc_rows()["train"][:12]]
+    content = "text,label\n" + "\n".join(lines) + "\n"
+    return write({"train.csv": content, "validation.csv": content})
+
+
+def batch_of(folder, **settings):
+    module = TextClassificationDataModule(str(folder), str(TINY_BERT), batch_size=4, **settings)
+    module.setup("fit")
+    return module, next(iter(module.val_dataloader()))
+
+
+def text_of(tokenizer, batch):
+    return tokenizer.batch_decode(batch["input_ids"], skip_special_tokens=True)
+
+
+def test_teacher_reads_the_prompt_and_the_student_the_text(rows, tokenizer):
+    module, batch = batch_of(rows, teacher_prompt="say {text}")
+    (own,) = batch["teacher_inputs"]
+    assert text_of(tokenizer, own) == [f"say {text}" for text in text_of(tokenizer, batch)]
+    plain, without = batch_of(rows)
+    assert text_of(tokenizer, without) == text_of(tokenizer, batch)
+    assert "teacher_inputs" not in without
+    assert module.teacher_length() == own["input_ids"].shape[1]
+    assert plain.teacher_length() is None
+    assert module.row_key("train") != plain.row_key("train")
+
+
+def test_student_may_have_one_too(rows, tokenizer):
+    _, batch = batch_of(rows, prompt="{text} now", teacher_prompt="say {text}")
+    (own,) = batch["teacher_inputs"]
+    texts = text_of(tokenizer, own)
+    assert text_of(tokenizer, batch) == [f"{text.removeprefix('say ')} now" for text in texts]
+
+
+def test_teacher_with_another_tokenizer_reads_the_same_texts(rows, tokenizer, tmp_path):
+    other = roberta_tokenizer([text for text, _ in clinc_rows()["train"]])
+    other.save_pretrained(tmp_path / "other")
+    _, batch = batch_of(rows, teacher_tokenizer=[str(tmp_path / "other"), str(TINY_BERT)])
+    first, second = batch["teacher_inputs"]
+    assert "token_type_ids" not in first
+    assert text_of(other, first) == text_of(tokenizer, batch)
+    assert text_of(tokenizer, second) == text_of(tokenizer, batch)
+    assert set(first["input_ids"][first["attention_mask"] == 0].tolist()) <= {other.pad_token_id}
+
+
+def test_rows_to_predict_are_not_read_by_the_teacher(rows):
+    module = TextClassificationDataModule(
+        str(rows), str(TINY_BERT), predict_path=str(rows / "train.csv"), teacher_prompt="say {text}"
+    )
+    module.setup("predict")
+    assert "teacher_inputs" not in next(iter(module.predict_dataloader()))
+
+
+def test_worker_processes_make_the_same_batches(rows):
+    _, alone = batch_of(rows, teacher_prompt="say {text}")
+    _, helped = batch_of(rows, teacher_prompt="say {text}", num_workers=1)
+    assert alone["teacher_inputs"][0]["input_ids"].equal(helped["teacher_inputs"][0]["input_ids"])

@@ -1,0 +1,62 @@
+"""Losses on logits, in whole runs of each task: alone, they bring the student nearer to the teacher."""
+
+import statistics
+
+import pytest
+from lightning.pytorch import Callback
+from transformers import BertForMaskedLM, BertForQuestionAnswering, BertForSequenceClassification
+
+from lightning_kd import MaskedLM, MaskedLMDataModule, QuestionAnswering, SequenceClassification
+from lightning_kd.losses import DecoupledKDLoss, DISTLoss, SoftTargetLoss
+from tests.conftest import LABELS, TINY_BERT, save_network, tiny_bert
+from tests.runs import data, module, squad_data, trainer
+
+LOSSES = {
+    "standardised": SoftTargetLoss(temperature=2.0, standardize=True),
+    "pooled": SoftTargetLoss(temperature=2.0, top_k=2),
+    "decoupled": DecoupledKDLoss(),
+    "correlation": DISTLoss(temperature=2.0, intra_weight=0.0),
+    "correlation between rows": DISTLoss(temperature=2.0),
+}
+SPREAD = {"initializer_range": 0.5}  # a teacher that is sure of something
+
+
+class Losses(Callback):
+    def __init__(self):
+        self.values = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.values.append(trainer.callback_metrics["train/own"].item())
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    lines = [f"hello {word} good morning" for word in ("water", "desk", "paper", "plant")] * 9
+    for split in ("train", "validation"):
+        (folder / f"{split}.txt").write_text("\n".join(lines), encoding="utf-8")
+    return MaskedLMDataModule(str(folder), tokenizer=str(TINY_BERT), batch_size=8, max_length=16, packing="lines")
+
+
+@pytest.fixture
+def settings(tmp_path, clinc_file, squad_folder, corpus):
+    return {
+        SequenceClassification: (BertForSequenceClassification, LABELS, data(clinc_file, batch_size=16)),
+        QuestionAnswering: (BertForQuestionAnswering, None, squad_data(squad_folder, batch_size=10)),
+        MaskedLM: (BertForMaskedLM, None, corpus),
+    }
+
+
+@pytest.mark.parametrize("task", [SequenceClassification, QuestionAnswering, MaskedLM])
+@pytest.mark.parametrize("name", LOSSES)
+def test_student_comes_nearer(tmp_path, settings, name, task):
+    network, labels, datamodule = settings[task]
+    if LOSSES[name].compares_rows and task.classes_are_positions:
+        pytest.skip("refused, see tests/losses/test_dist.py")
+    teacher = save_network(tiny_bert(labels, layers=1, seed=1, network=network, **SPREAD), tmp_path / "teacher")
+    seen = Losses()
+    fitted = module(teacher, task=task(), losses={"own": LOSSES[name]})
+    trainer(tmp_path, max_epochs=6, callbacks=[seen]).fit(fitted, datamodule)
+    each = len(seen.values) // 6
+    assert statistics.mean(seen.values[-each:]) < 0.8 * statistics.mean(seen.values[:each])
