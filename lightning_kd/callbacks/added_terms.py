@@ -96,7 +96,7 @@ class AddedTerms:
         Returns:
             The values by ``<loss name>_<argument>``.
         """
-        now = {}
+        now: dict[str, float] = {}
         for name, copies in self.copies.items():
             for loss in copies:
                 now |= {f"{name}_{argument}": value for argument, value in loss.anneal(progress).items()}
