@@ -8,7 +8,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import Callback
 from torch.nn.functional import cross_entropy, kl_div
 
-from lightning_kd.losses import HardLabelLoss, LogitMSELoss, SoftTargetLoss
+from lightning_kd.losses import DecoupledKDLoss, HardLabelLoss, LogitMSELoss, SoftTargetLoss, decoupled_kd_loss
 from lightning_kd.losses.anneal import Anneal
 from tests.callbacks.dropin import Classifier, by_hand, callback, fit, loader, same, teacher, weights
 
@@ -153,6 +153,18 @@ def test_term_that_is_not_finite_is_named(tmp_path, value):
         network[2].bias[0] = value
     with pytest.raises(FloatingPointError, match=r"distillation/logits is (nan|inf) in epoch 0, step 0"):
         fit(Classifier(), tmp_path, callback(teacher=network, losses={"logits": LogitMSELoss()}))
+
+
+def test_loss_that_reads_teacher_and_labels(tmp_path):
+    module = Classifier(lr=0.0)
+    losses = {"decoupled": DecoupledKDLoss(1.0, temperature=2.0)}
+    run = fit(module, tmp_path, callback(losses=losses, labels=1), loader(16))
+    inputs, labels = next(iter(loader(16)))
+    options = losses["decoupled"]
+    expected = decoupled_kd_loss(
+        module.net(inputs), teacher()(inputs), labels, 2.0, options.target_weight, options.nontarget_weight
+    )
+    assert float(run.logged_metrics["distillation/decoupled"]) == pytest.approx(expected.item(), rel=1e-5)
 
 
 def test_temperature_and_weight_that_change_over_the_run(tmp_path):
