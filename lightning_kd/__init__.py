@@ -2,6 +2,7 @@
 
 from lightning_kd.callbacks import (
     CompressionReport,
+    DistillationCallback,
     LayerInitialization,
     NeuronTrace,
     ONNXExport,
@@ -26,6 +27,7 @@ __version__ = "0.1.0"
 __all__ = [
     "CLINC150DataModule",
     "CompressionReport",
+    "DistillationCallback",
     "DistillationModule",
     "FSDP2Strategy",
     "LayerInitialization",

@@ -114,7 +114,8 @@ class Teacher:
                 member.columns = align(label_names, own, f"student and {who}", remedy, accept_mismatch)
             else:
                 models.check_label_count(member.config(), len(label_names), who)
-                rank_zero_warn(f"{who} does not name its labels; they are taken to be in the student's order")
+                if member.config() is not None:  # a plain network has nowhere to name them
+                    rank_zero_warn(f"{who} does not name its labels; they are taken to be in the student's order")
 
     def to(self, device: torch.device, dtype: torch.dtype, mesh: DeviceMesh | None = None) -> None:
         """Settle the device; networks loaded from an id or folder take the student's precision, too.

@@ -16,6 +16,7 @@ def examples(page):
 @pytest.mark.parametrize("page", [page for page in PAGES if examples(page)], ids=lambda page: page.name)
 def test_examples(page, monkeypatch):
     monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("sys.argv", ["example"])  # LightningCLI in an example would read pytest's
     exec("\n".join(examples(page)), {"__name__": "example"})
 
 

@@ -1,0 +1,140 @@
+"""A training step around somebody else's, which adds a teacher to it."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+
+from lightning_kd.callbacks.added_terms import AddedTerms
+from lightning_kd.callbacks.call_outputs import Key, Layer, labels_of, outputs_of
+from lightning_kd.callbacks.recorded_calls import Call, recorded_calls
+from lightning_kd.callbacks.repeating_teacher import AsCalled
+from lightning_kd.outputs import Outputs
+from lightning_kd.teachers import Teacher
+
+
+class DistilledStep:
+    """Runs the module's own step, lets the teacher repeat the student's call, and adds the losses.
+
+    Args:
+        trainer: The trainer that fits.
+        module: The module.
+        name: The student's name in it.
+        layers: The layers of the student that are compared.
+        teacher: The teacher; its task is an ``AsCalled``.
+        terms: The losses.
+        labels: Where the labels are in the batch.
+        call: Which call counts; None = the only one.
+
+    Attributes:
+        total_steps: Optimiser steps of the run, for what changes over it; 0 = nothing does.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        module: LightningModule,
+        name: str,
+        layers: list[Layer],
+        teacher: Teacher,
+        terms: AddedTerms,
+        labels: list[Key],
+        call: int | None,
+    ) -> None:
+        self.trainer = trainer
+        self.module = module
+        self.name = name
+        self.student = module.get_submodule(name)
+        self.layers = layers
+        self.teacher = teacher
+        self.terms = terms
+        self.labels = labels
+        self.call = call
+        self.total_steps = 0.0
+        self.own_step = module.training_step
+        self._before = module.__dict__.get("training_step")
+
+    def install(self) -> None:
+        """Stand in for the module's ``training_step``, under whose name strategies look it up."""
+
+        @functools.wraps(self.own_step)
+        def training_step(*args: Any, **kwargs: Any) -> Any:
+            if not self.trainer.training:  # some validate with their training step
+                return self.own_step(*args, **kwargs)
+            return self.run(*args, **kwargs)
+
+        self.module.training_step = training_step  # type: ignore[method-assign]
+
+    def remove(self) -> None:
+        """Give the module its own step back."""
+        if self._before is None:
+            del self.module.training_step
+        else:
+            self.module.training_step = self._before  # type: ignore[method-assign]
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """The module's step, with the losses added to what it returned.
+
+        Raises:
+            ValueError: If the student is not called as it should be.
+            FloatingPointError: If a loss is not finite.
+        """
+        with recorded_calls(self.student, [layer.path for layer in self.layers]) as calls:
+            result = self.own_step(*args, **kwargs)
+        loss = result.get("loss") if isinstance(result, Mapping) else result
+        if not isinstance(loss, Tensor):  # a step that is skipped, or what Lightning refuses
+            return result
+        call = self._chosen(calls)
+        batch = args[0] if args else next(iter(kwargs.values()))
+        keys = cast(AsCalled, self.teacher.task).keys
+        student = outputs_of(call, "student", keys, labels_of(batch, self.labels), self.layers)
+        self._check_gradient(student)
+        teacher = self.teacher({"call": call}) if self.terms.need_teacher else None
+        total = loss + self._added(loss, student, teacher)
+        return {**result, "loss": total} if isinstance(result, Mapping) else total
+
+    def _chosen(self, calls: list[Call]) -> Call:
+        if not calls:
+            raise ValueError(
+                f"DistillationCallback.student: training_step does not call {self.name!r}, or calls its forward or a "
+                "part of it, which is not seen; name the network that it calls as a function"
+            )
+        times = f"training_step calls {self.name!r} {len(calls)} times"
+        if self.call is None and len(calls) > 1:
+            raise ValueError(
+                f"DistillationCallback.call: {times}; say which call counts, call=0 for the first, call=-1 for the last"
+            )
+        index = self.call or 0
+        if not -len(calls) <= index < len(calls):
+            raise ValueError(f"DistillationCallback.call: {index}, but {times}")
+        return calls[index]
+
+    def _check_gradient(self, student: Outputs) -> None:
+        tensors = [head.logits for head in student.heads.values()] + list(student.hidden_states or ())
+        if any(tensor.requires_grad for tensor in tensors):
+            return
+        if any(parameter.requires_grad for parameter in self.student.parameters()):
+            raise ValueError(
+                "DistillationCallback.call: the call that counts was made without gradients, so nothing would be "
+                "learnt from the teacher; say which other call counts"
+            )
+
+    def _added(self, own_loss: Tensor, student: Outputs, teacher: Outputs | None) -> Tensor:
+        """The weighted sum of the losses, which are logged."""
+        now = self.terms.anneal(self.trainer.global_step / self.total_steps) if self.total_steps else {}
+        terms = self.terms(student, teacher)
+        added = torch.stack([self.terms.weight(name) * term for name, term in terms.items()]).sum()
+        if not torch.isfinite(added):
+            name = next((name for name, term in terms.items() if not torch.isfinite(term)), "total")
+            raise FloatingPointError(
+                f"distillation/{name} is {terms.get(name, added).item()} in epoch {self.trainer.current_epoch}, step "
+                f"{self.trainer.global_step}; lower the learning rate, clip gradients (trainer.gradient_clip_val) or "
+                "look at what the teacher makes of this batch"
+            )
+        logged = {**terms, "own_loss": own_loss, "total": own_loss + added}
+        values: dict[str, Any] = {**{name: value.detach() for name, value in logged.items()}, **now}
+        self.module.log_dict({f"distillation/{name}": value for name, value in values.items()})
+        return added
