@@ -60,6 +60,7 @@ def model_card(trainer: Trainer, pl_module: DistillationModule, scores: dict[str
         f"# {made}",
         "",
         f"- Data: {data_name}",
+        *([f"- Reads each text as `{prompt.template}`"] if (prompt := getattr(datamodule, "prompt", None)) else []),
         f"- Parameters: {parameter_count(pl_module.student):,}",
         f"- Optimiser: {optimizer_name} ({settings}), schedule {pl_module.lr_scheduler}, "
         f"warm-up {pl_module.warmup_ratio:.0%} of {trainer.global_step} steps, {trainer.current_epoch} epochs, "

@@ -29,7 +29,7 @@ def test_data_teacher_losses_and_training(distilled, folder):
     text = distilled[2].text
     assert f"# Distilled from `{folder / 'teacher'}`" in text
     assert f"CLINC150DataModule, `{folder / 'data_oos_plus.json'}`" in text
-    assert "| hard | HardLabelLoss | 0.5 | label_smoothing 0.0 |" in text
+    assert "| hard | HardLabelLoss | 0.5 | label_smoothing 0.0, training_signal 1.0 |" in text
     assert "| soft | SoftTargetLoss | 0.5 | temperature 2.0, beta 0.0, standardize False, top_k None |" in text
     assert "AdamW (lr 0.01), schedule linear, warm-up 0% of 72 steps, 8 epochs, precision 32-true" in text
     assert "- Parameters: 22,835" in text
@@ -50,7 +50,12 @@ def test_student_without_a_teacher(tmp_path, clinc_file):
     card = ModelCard.load(tmp_path / "student" / "README.md")
     assert "# Fine-tuned without a teacher" in card.text
     assert card.data.tags == ["lightning_kd"]
-    assert "| hard | HardLabelLoss | 1.0 | label_smoothing 0.0 |" in card.text
+    assert "| hard | HardLabelLoss | 1.0 | label_smoothing 0.0, training_signal 1.0 |" in card.text
+
+
+def test_prompt_that_the_student_reads(tmp_path, clinc_file):
+    trainer(tmp_path, max_steps=1, callbacks=[StudentExport()]).fit(module(), data(clinc_file, prompt="say {text} now"))
+    assert "- Reads each text as `say {text} now`" in ModelCard.load(tmp_path / "student" / "README.md").text
 
 
 def plain_adam(groups):
