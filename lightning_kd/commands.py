@@ -21,8 +21,9 @@ from lightning_kd.deploy.rows import check_data, check_split
 from lightning_kd.models import load_network, load_tokenizer
 from lightning_kd.probe.folders import probe_folders
 from lightning_kd.probe.selection import WHO, Selection
-from lightning_kd.safety import check_lengths, tokenizer_fingerprint
+from lightning_kd.safety import check_lengths
 from lightning_kd.tasks.base import Task
+from lightning_kd.tokenizer_safety import tokenizer_fingerprint
 
 
 def _parser(command: str, description: str) -> ArgumentParser:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 from transformers import PreTrainedTokenizerBase
 
-from lightning_kd import labels, models, safety, sharding, teacher_score
+from lightning_kd import labels, models, safety, sharding, teacher_score, tokenizer_safety
 from lightning_kd.lazy_adamw import LazyAdamW, set_sparse_gradients
 from lightning_kd.losses.base import DistillationLoss
 from lightning_kd.models import Network
@@ -168,10 +168,10 @@ class DistillationModule(OptimizedModule):
                 safety.check_vocabularies(self.build_student(), teacher)
             own = getattr(datamodule, "teacher_tokenizers", [])
             if own:
-                safety.check_own_encodings(own, self.losses, teacher)
+                tokenizer_safety.check_own_encodings(own, self.losses, teacher)
             tokenizer = getattr(datamodule, "tokenizer", None)
             if isinstance(tokenizer, PreTrainedTokenizerBase):
-                safety.check_tokenizers(teacher, tokenizer, "tokenizer_mismatch" in self.accept, own)
+                tokenizer_safety.check_tokenizers(teacher, tokenizer, "tokenizer_mismatch" in self.accept, own)
 
     def on_fit_start(self) -> None:
         """Bring the teacher to the student's device, and open its cache."""

@@ -13,9 +13,10 @@ from lightning_kd.probe.answers import Answers, Ask, SplitLogits, ask_about, raw
 from lightning_kd.probe.compare import compare
 from lightning_kd.probe.result import Probe
 from lightning_kd.probe.selection import WHO, Selection
-from lightning_kd.safety import check_lengths, check_tokenizers, tokenizer_fingerprint
+from lightning_kd.safety import check_lengths
 from lightning_kd.tasks.base import Task
 from lightning_kd.teachers import Teacher
+from lightning_kd.tokenizer_safety import check_tokenizers, tokenizer_fingerprint
 
 
 def check_task(task: Task) -> None:

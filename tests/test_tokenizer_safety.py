@@ -7,8 +7,8 @@ import pytest
 from transformers import AutoTokenizer
 
 from lightning_kd import SequenceClassification
-from lightning_kd.safety import check_tokenizers, tokenizer_fingerprint
 from lightning_kd.teachers import Teacher
+from lightning_kd.tokenizer_safety import check_tokenizers, tokenizer_fingerprint
 from tests.conftest import TINY_BERT, save_network, tiny_bert
 
 TASK = SequenceClassification()
