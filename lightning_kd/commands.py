@@ -21,6 +21,7 @@ from lightning_kd.deploy.rows import check_data, check_split
 from lightning_kd.models import load_network, load_tokenizer
 from lightning_kd.probe.folders import probe_folders
 from lightning_kd.probe.selection import WHO, Selection
+from lightning_kd.prompts import check_prompt
 from lightning_kd.safety import check_lengths
 from lightning_kd.tasks.base import Task
 from lightning_kd.tokenizer_safety import tokenizer_fingerprint
@@ -66,6 +67,8 @@ def report(args: list[str]) -> None:
     artefacts = open_artefacts(sources, task)
     for artefact in artefacts:
         check_lengths(config.data, artefact.network, None)
+        reads = getattr(config.data, "prompt", None)
+        check_prompt(getattr(artefact.network, "config", None), reads, artefact.name, "prompt")
     result = measure(artefacts, task, config.data, config.split)
     Console().print(result.table())
     write_report(result, folder)

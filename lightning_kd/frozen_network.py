@@ -28,6 +28,8 @@ def _split(mapping: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
             f"teacher: a mapping needs the key 'source' (a hub id or folder), got {sorted(mapping)}; the other keys "
             "are arguments of from_pretrained, such as dtype or quantization_config; an ensemble has the key 'ensemble'"
         )
+    if "combine" in options:
+        raise ValueError("teacher.combine: says how an ensemble is combined, and this is one network; leave it out")
     if options and not isinstance(source, (str, os.PathLike)):
         raise ValueError(
             f"teacher.source: must be a hub id or folder, got {type(source).__name__}; a module has been loaded "

@@ -10,7 +10,6 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
-from transformers import PreTrainedTokenizerBase
 
 from lightning_kd import labels, models, safety, sharding, teacher_score, tokenizer_safety
 from lightning_kd.lazy_adamw import LazyAdamW, set_sparse_gradients
@@ -164,14 +163,9 @@ class DistillationModule(OptimizedModule):
         safety.check_augmentation(datamodule, self.losses)
         if (teacher := self.active_teacher) is not None:
             teacher.align(self.label_names or [], self._accept_label_mismatch)
+            tokenizer_safety.check_reading(teacher, datamodule, self.losses, "tokenizer_mismatch" in self.accept)
             if not self.task.named_labels and self.task.num_labels is None:  # the classes are the tokens
                 safety.check_vocabularies(self.build_student(), teacher)
-            own = getattr(datamodule, "teacher_tokenizers", [])
-            if own:
-                tokenizer_safety.check_own_encodings(own, self.losses, teacher)
-            tokenizer = getattr(datamodule, "tokenizer", None)
-            if isinstance(tokenizer, PreTrainedTokenizerBase):
-                tokenizer_safety.check_tokenizers(teacher, tokenizer, "tokenizer_mismatch" in self.accept, own)
 
     def on_fit_start(self) -> None:
         """Bring the teacher to the student's device, and open its cache."""
@@ -295,7 +289,7 @@ class DistillationModule(OptimizedModule):
         super().on_save_checkpoint(checkpoint)
         checkpoint[STATE_KEY] = {
             "seed": self._seed,
-            "teacher": self.teacher.names if self.teacher is not None else [],
+            "teacher": self.teacher.description if self.teacher is not None else None,
             "teacher_scores": self.teacher_scores,
             "scores": self.validation_scores(),
         }
@@ -315,5 +309,5 @@ class DistillationModule(OptimizedModule):
             )
         state = checkpoint.get(STATE_KEY, {})
         self._seed = state.get("seed")
-        if self.teacher is not None and self.teacher.names == state.get("teacher"):
+        if self.teacher is not None and self.teacher.description == state.get("teacher"):
             self.teacher_scores = state["teacher_scores"]

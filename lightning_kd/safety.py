@@ -41,18 +41,20 @@ def check_lengths(datamodule: Any, student: nn.Module | None, teacher: Teacher |
     Raises:
         ValueError: Names the network and its positions.
     """
-    longest, tokenizer = getattr(datamodule, "max_length", None), getattr(datamodule, "tokenizer", None)
-    if longest is None or tokenizer is None:
-        return
-    longest = min(longest, tokenizer.model_max_length)
+    if not hasattr(datamodule, "longest_row"):
+        return  # somebody's own
+    longest = datamodule.longest_row()
     readers = [("the student", getattr(student, "config", None), longest)]
     if teacher is not None:
-        own = datamodule.teacher_length() if getattr(datamodule, "teacher_tokenizers", []) else None
+        own = datamodule.teacher_length() if datamodule.teacher_tokenizers else None
         readers += [(f"teacher {member.name!r}", member.config(), own or longest) for member in teacher.members]
     for name, config, tokens in readers:
         positions = most_positions(config)
         if positions is not None and tokens > positions:
-            raise ValueError(f"data.max_length: {tokens} is more than the {positions} positions of {name}; lower it")
+            prompt = "" if tokens <= datamodule.max_length else ", with the prompt,"
+            raise ValueError(
+                f"data.max_length: {tokens}{prompt} is more than the {positions} positions of {name}; lower it"
+            )
 
 
 def check_vocabularies(student: nn.Module, teacher: Teacher) -> None:
@@ -115,6 +117,12 @@ def check_augmentation(datamodule: Any, losses: nn.ModuleDict) -> None:
             f"losses.{reading[0]}: compares with other wordings of the rows, and the data make none; set "
             "data.augmentation, for instance to TfIdfReplacement"
         )
+    for name in reading:
+        if not getattr(losses[name], "labelled", True) and not getattr(datamodule, "allow_unlabelled", False):
+            raise ValueError(
+                f"losses.{name}: counts rows without a label, and the data have none; set data.allow_unlabelled, or "
+                "labelled: true to count all"
+            )
     if made and not reading:
         rank_zero_warn(
             "data.augmentation: no loss reads other wordings of the rows; add ConsistencyLoss or leave it out"

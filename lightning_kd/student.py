@@ -12,6 +12,7 @@ from lightning_kd import labels, models
 from lightning_kd.lifeline import end_with_first_process
 from lightning_kd.outputs import Batch, Need, Outputs
 from lightning_kd.plain import not_saved, refuse_not_saved
+from lightning_kd.prompts import check_prompt, note_prompt
 from lightning_kd.tasks.base import Task
 from lightning_kd.whole_checkpoints import explained
 
@@ -139,7 +140,13 @@ class StudentModule(LightningModule):
         """
         end_with_first_process(self.trainer)
         self.task.check_data(self.trainer.datamodule)  # type: ignore[attr-defined]
-        self.build_student()
+        student, reads = self.build_student(), getattr(self.trainer.datamodule, "prompt", None)  # type: ignore[attr-defined]
+        if stage == "fit":
+            note_prompt(student, reads)
+            if models.is_saved_config(self.hparams["student"]):
+                self.hparams["student"] = {"config": models.plain_config(student)}
+        else:
+            check_prompt(getattr(student, "config", None), reads, "the student", "prompt")
         if stage != "predict" and (data_names := self._data_label_names()):
             remedy = "use the data this student was made for"
             self._label_index = labels.align(

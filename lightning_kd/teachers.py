@@ -80,6 +80,11 @@ class Teacher:
         return sources if self.combine == "logits" else {"ensemble": sources, "combine": self.combine}
 
     @property
+    def description(self) -> str:
+        """What tells it from others, as far as it was said; the weights of modules are not looked at."""
+        return repr((self.plain_source or self.names, self.combine))
+
+    @property
     def networks(self) -> list[nn.Module]:
         """The networks, loaded on first use."""
         return [member.network for member in self.members]

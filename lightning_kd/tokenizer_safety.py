@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lightning_kd.losses.base import DistillationLoss
 from lightning_kd.models import load_tokenizer
+from lightning_kd.prompts import check_prompt
 from lightning_kd.teachers import Teacher
 
 
@@ -64,6 +65,7 @@ def check_tokenizers(
     tokenizer: PreTrainedTokenizerBase,
     accepted: bool,
     own: Sequence[PreTrainedTokenizerBase] = (),
+    may_be_own: bool = False,
 ) -> None:
     """Refuse a teacher whose tokenizer would have made other ids of the texts than those it is to read.
 
@@ -72,6 +74,7 @@ def check_tokenizers(
         tokenizer: The student's.
         accepted: Let it pass.
         own: Tokenizers of what the teacher reads, one for each network or one for all; empty = the student's.
+        may_be_own: Whether the data could encode the texts for the teacher, too.
 
     Raises:
         ValueError: If the fingerprints differ and ``accepted`` is False.
@@ -88,12 +91,13 @@ def check_tokenizers(
         if accepted or tokenizer_fingerprint(teachers_own) == tokenizer_fingerprint(read):
             continue
         who = "data.teacher_tokenizer" if own else "student"
+        names: Any = teacher.names if len(teacher.members) > 1 else member.name
+        remedy = f"let it read the texts in its own encoding with data.teacher_tokenizer={names!r}, " * may_be_own
         raise ValueError(
             f"teacher {member.name!r} and {who} {read.name_or_path!r} have different tokenizers "
             f"({_first_difference(teachers_own, read)}), so the teacher would read other words than were "
-            f"written; let it read the texts in its own encoding with data.teacher_tokenizer={member.name!r}, choose a "
-            "student with the teacher's vocabulary, or accept it with --model.accept+=tokenizer_mismatch "
-            "(accept=['tokenizer_mismatch'])"
+            f"written; {remedy}choose a student with the teacher's vocabulary, or accept it with "
+            "--model.accept+=tokenizer_mismatch (accept=['tokenizer_mismatch'])"
         )
 
 
@@ -115,3 +119,27 @@ def check_own_encodings(tokenizers: Sequence[PreTrainedTokenizerBase], losses: n
                 f"losses.{name}: compares {' and '.join(sorted(loss.needs))} token by token, and the teacher reads "
                 "other tokens (data.teacher_tokenizer, data.teacher_prompt); use losses on logits"
             )
+
+
+def check_reading(teacher: Teacher, datamodule: Any, losses: nn.ModuleDict, accepted: bool) -> None:
+    """Check that each network of a teacher reads what it was trained to read.
+
+    Args:
+        teacher: Its networks.
+        datamodule: Makes the batches.
+        losses: All of them.
+        accepted: Let other tokenizers pass.
+
+    Raises:
+        ValueError: See ``check_tokenizers`` and ``check_own_encodings``.
+    """
+    own = getattr(datamodule, "teacher_tokenizers", [])
+    if own:
+        check_own_encodings(own, losses, teacher)
+    tokenizer = getattr(datamodule, "tokenizer", None)
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        return
+    check_tokenizers(teacher, tokenizer, accepted, own, getattr(datamodule, "encodes_for_teacher", False))
+    argument = "teacher_prompt" if own else "prompt"
+    for member in teacher.members:
+        check_prompt(member.config(), getattr(datamodule, argument, None), f"teacher {member.name!r}", argument)

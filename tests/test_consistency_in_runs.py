@@ -1,4 +1,4 @@
-"""Consistency training in whole runs: resumed, on two devices, with a teacher's cache, from YAML."""
+"""Consistency training in whole runs: resumed, with a teacher's cache, from YAML."""
 
 import json
 from contextlib import nullcontext

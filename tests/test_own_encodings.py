@@ -1,15 +1,22 @@
 """Teachers that read the rows in an encoding of their own: a BERT teaches a RoBERTa, a prompt is internalised."""
 
 import math
+import re
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from scipy.special import softmax
-from transformers import BertForMaskedLM, BertForQuestionAnswering, RobertaForQuestionAnswering
+from transformers import (
+    BertForMaskedLM,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    RobertaForQuestionAnswering,
+)
 
 from lightning_kd import MaskedLM, MaskedLMDataModule, QuestionAnswering, TeacherCache
+from lightning_kd.callbacks import CompressionReport, StudentExport
 from lightning_kd.losses import HardLabelLoss, HiddenStateMSELoss, SoftTargetLoss
 from lightning_kd.outputs import Head, Outputs
 from tests.conftest import LABELS, TINY_BERT, clinc_rows, save_network, squad_questions, tiny_bert, write_squad
@@ -112,8 +119,57 @@ def test_losses_on_layers_are_refused(tmp_path, clinc_file, teacher, student):
 def test_prompt_longer_than_the_teachers_positions_is_refused(tmp_path, clinc_file):
     short = save_network(tiny_bert(max_position_embeddings=32), tmp_path / "short")
     rows = data(clinc_file, teacher_prompt="hello " * 30 + "{text}")
-    with pytest.raises(ValueError, match=r"data\.max_length: 4\d is more than the 32 positions of teacher"):
+    with pytest.raises(
+        ValueError, match=r"data\.max_length: 4\d, with the prompt, is more than the 32 positions of teacher"
+    ):
         fit(tmp_path, module(short), rows)
+
+
+def test_prompt_longer_than_the_students_positions_is_refused(tmp_path, clinc_file):
+    short = save_network(tiny_bert(max_position_embeddings=32), tmp_path / "short")
+    with pytest.raises(
+        ValueError, match=r"data\.max_length: 62, with the prompt, is more than the 32 .* of the student"
+    ):
+        fit(tmp_path, module(student=short), data(clinc_file, prompt="hello " * 30 + "{text}"))
+
+
+def test_question_and_context_that_are_too_long_for_the_teacher(tmp_path, spans, tokenizer):
+    teacher, student, folder = spans
+    tokenizer.model_max_length = 14
+    tokenizer.save_pretrained(teacher)
+    fitted = module(teacher, student=student, task=QuestionAnswering())
+    rows = squad_data(folder, tokenizer=student, teacher_tokenizer=teacher, max_length=48)
+    with pytest.raises(
+        ValueError, match=r"data\.max_length: question 'what is it\?' .* have \d+ tokens for the teacher"
+    ):
+        fit(tmp_path, fitted, rows)
+
+
+def test_report_leaves_out_a_teacher_that_reads_something_else(tmp_path, clinc_file, teacher):
+    callbacks = [StudentExport(), CompressionReport()]
+    rows = data(clinc_file, teacher_prompt="say {text}")
+    with pytest.warns(UserWarning, match="leaves out the teacher, which reads an encoding of its own"):
+        trainer(tmp_path, max_steps=1, callbacks=callbacks).fit(module(teacher), rows)
+
+
+def test_network_that_was_trained_to_read_a_prompt_says_so(tmp_path, clinc_file, shell):
+    settings = {"callbacks": [StudentExport(str(tmp_path / "reads"))], "enable_checkpointing": True, "max_steps": 1}
+    run = trainer(tmp_path, **settings)
+    run.fit(module(), data(clinc_file, prompt="say {text}"))
+    again = type(run.lightning_module).load_from_checkpoint(run.checkpoint_callback.best_model_path)
+    message = "was trained to read 'say {text}' and reads the text alone; set data.%s"
+    with pytest.warns(UserWarning, match=re.escape(f"the student {message % 'prompt'}")):
+        trainer(tmp_path).validate(again, data(clinc_file), verbose=False)
+    trainer(tmp_path).validate(again, data(clinc_file, prompt="say {text}"), verbose=False)  # warnings are errors
+    with pytest.warns(UserWarning, match=re.escape(f"reads' {message % 'prompt'}")):
+        trainer(tmp_path, max_steps=1).fit(module(str(tmp_path / "reads")), data(clinc_file))
+    rows = data(clinc_file, teacher_prompt="tell {text}")
+    with pytest.warns(UserWarning, match=re.escape("reads 'tell {text}'; set data.teacher_prompt")):
+        trainer(tmp_path, max_steps=1).fit(module(str(tmp_path / "reads")), rows)
+    rows = data(clinc_file, teacher_prompt="say {text}")
+    trainer(tmp_path, max_steps=1).fit(module(str(tmp_path / "reads"), student=str(tmp_path / "reads")), rows)
+    loaded = BertForSequenceClassification.from_pretrained(tmp_path / "reads")
+    assert loaded.config.text_prompt == "say {text}"
 
 
 def test_prompt_is_internalised(tmp_path, clinc_file, teacher, tokenizer):

@@ -88,7 +88,8 @@ class CompressionReport(Callback):
             )
 
     def _report(self, trainer: Trainer, pl_module: DistillationModule, folders: list[Path], target: Path) -> None:
-        artefacts = [*_teachers(pl_module), *(open_artefact(str(f), pl_module.task) for f in folders)]
+        teachers = _teachers(pl_module, trainer.datamodule)  # type: ignore[attr-defined]
+        artefacts = [*teachers, *(open_artefact(str(f), pl_module.task) for f in folders)]
         show = trainer.progress_bar_callback is not None
         datamodule, accepted = trainer.datamodule, "label_mismatch" in pl_module.accept  # type: ignore[attr-defined]
         report = measure(artefacts, pl_module.task, datamodule, self.split, accepted, show)
@@ -103,13 +104,19 @@ class CompressionReport(Callback):
         rank_zero_info(f"Report written to {target / 'report.md'}")
 
 
-def _teachers(pl_module: DistillationModule) -> list[Artefact]:
+def _teachers(pl_module: DistillationModule, datamodule: Any) -> list[Artefact]:
     teacher = pl_module.active_teacher
     if teacher is None:
         return []
     if len(teacher.members) > 1:
         rank_zero_warn(
             "CompressionReport: leaves out the teacher, an ensemble; agreement and speed-up are against the student"
+        )
+        return []
+    if getattr(datamodule, "teacher_tokenizers", []):
+        rank_zero_warn(
+            "CompressionReport: leaves out the teacher, which reads an encoding of its own; agreement and speed-up are "
+            "against the student"
         )
         return []
     member, network = teacher.members[0], teacher.networks[0]

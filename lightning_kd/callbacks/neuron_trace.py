@@ -105,7 +105,7 @@ class NeuronTrace(GraphExport):
         student.save_card(folder, self._section(tracing, student, support, parity))
 
     def _tracing(self, network: "transformers.PreTrainedModel", datamodule: TextDataModule) -> Tracing:
-        longest = min(datamodule.max_length, datamodule.tokenizer.model_max_length)
+        longest = datamodule.longest_row()
         length = self.sequence_length or longest
         if length < longest:
             raise ValueError(

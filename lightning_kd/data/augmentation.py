@@ -1,13 +1,17 @@
 """Other wordings of a text."""
 
 import re
+import unicodedata
 from abc import ABC, abstractmethod
 from collections import Counter
 
 import numpy as np
 from numpy.typing import NDArray
 
-WORD = re.compile(r"\w+")
+MARKS = "".join(chr(code) for code in range(0x300, 0x3100) if unicodedata.category(chr(code)).startswith("M"))
+"""Signs that belong to the letter before them, such as the vowels of Hindi."""
+
+WORD = re.compile(rf"[\w{MARKS}]+")
 
 
 class Augmentation(ABC):
@@ -33,6 +37,9 @@ class TfIdfReplacement(Augmentation):
     by one that is drawn from the vocabulary with a probability proportional to max S - S(w), where S(w) is the word's
     count in the corpus times its IDF. Xie et al. 2020, Unsupervised Data Augmentation for Consistency Training,
     section 2.3 and appendix.
+
+    Words are what stands between spaces and punctuation: Chinese, Japanese or Thai need an ``Augmentation`` of their
+    own.
 
     Args:
         probability: p, about the share of the words that are replaced, in (0, 1].

@@ -39,6 +39,9 @@ class TextDataModule(LightningDataModule):
         ValueError: If a number is out of range.
     """
 
+    encodes_for_teacher: bool = False
+    """Whether ``teacher_tokenizer`` is an argument."""
+
     draws_each_epoch: bool = False
     """Whether batches hold something drawn anew in each epoch, such as masks."""
 
@@ -88,6 +91,10 @@ class TextDataModule(LightningDataModule):
     def teacher_tokenizers(self) -> list[PreTrainedTokenizerBase]:
         """Those of what the teacher reads, one for each of its networks or one for all; empty = the student's."""
         return []
+
+    def longest_row(self) -> int:
+        """Tokens that a row may have at most."""
+        return int(min(self.max_length, self.tokenizer.model_max_length))
 
     @abstractmethod
     def load(self, split: str) -> datasets.Dataset | None:

@@ -48,6 +48,8 @@ class SQuADDataModule(TextDataModule):
         ValueError: If ``version`` or ``stride`` is out of range.
     """
 
+    encodes_for_teacher = True
+
     def __init__(
         self,
         path: str | None = None,

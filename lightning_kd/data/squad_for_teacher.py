@@ -52,14 +52,14 @@ def columns_for_teacher(
     """
     check_tokenizer(tokenizer, "data.teacher_tokenizer")
     windows = [_window(part, context) for part, context in zip(parts, contexts, strict=True)]
-    limit = tokenizer.model_max_length if tokenizer.model_max_length < 2**31 else None  # some do not know theirs
-    encoded = tokenizer(
-        questions,
-        [context[window] for context, window in zip(contexts, windows, strict=True)],
-        truncation="only_second" if limit else False,
-        max_length=limit,
-        return_token_type_ids=True,
-    )
+    texts = [context[window] for context, window in zip(contexts, windows, strict=True)]
+    encoded = tokenizer(questions, texts, return_token_type_ids=True)
+    for question, ids in zip(questions, encoded["input_ids"], strict=True):
+        if len(ids) > tokenizer.model_max_length:
+            raise ValueError(
+                f"data.max_length: question {question!r:.60} and its part of the context have {len(ids)} tokens for "
+                f"the teacher, whose tokenizer takes {tokenizer.model_max_length}; lower it"
+            )
     theirs: list[Encoding] = encoded.encodings
     columns: dict[str, list[Any]] = dict(encoded)
     columns["context_tokens"] = [context_tokens(own) for own in theirs]

@@ -56,6 +56,7 @@ class TextClassificationDataModule(TextDataModule):
             with ``allow_unlabelled``.
     """
 
+    encodes_for_teacher = True
     canonical_label_names: ClassVar[list[str] | None] = None
     """The label order that published checkpoints of this data set use; None = whatever the data say."""
 
@@ -251,6 +252,11 @@ class TextClassificationDataModule(TextDataModule):
 
     def _encoding_key(self) -> str:
         return f"{super()._encoding_key()} {self.prompt} {self.teacher_prompt} {self.augmentation is not None}"
+
+    def longest_row(self) -> int:
+        """Tokens that a row may have at most, with those of the prompt."""
+        extra = 0 if self.prompt is None else self.prompt.length(self.tokenizer)
+        return int(min(self.max_length + extra, self.tokenizer.model_max_length))
 
     def row_key(self, split: str) -> str:
         """The rows themselves are the same in each epoch; only their other wordings are not."""

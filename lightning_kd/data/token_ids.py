@@ -28,8 +28,8 @@ def token_ids(
             f"give {special + len(texts)} or more"
         )
     longest = min(max_length, tokenizer.model_max_length)
-    if prompt is not None:
-        texts, longest = [prompt.fill(tokenizer, texts, max_length)], tokenizer.model_max_length
+    if prompt is not None:  # which has cut the texts; some tokenizers say 1e30 for no limit
+        texts, longest = [prompt.fill(tokenizer, texts, max_length)], min(tokenizer.model_max_length, 2**31 - 1)
     # a student may do without token types (DistilBERT), its teacher not
     types = len(texts) == 2 or None
     return dict(tokenizer(*texts, return_token_type_ids=types, truncation=True, max_length=longest))

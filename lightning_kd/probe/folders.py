@@ -1,5 +1,6 @@
 """Probes networks that lie in folders."""
 
+from torch import nn
 from tqdm.auto import tqdm
 
 from lightning_kd.data import TextDataModule
@@ -13,10 +14,11 @@ from lightning_kd.probe.answers import Answers, Ask, SplitLogits, ask_about, raw
 from lightning_kd.probe.compare import compare
 from lightning_kd.probe.result import Probe
 from lightning_kd.probe.selection import WHO, Selection
+from lightning_kd.prompts import check_prompt
 from lightning_kd.safety import check_lengths
 from lightning_kd.tasks.base import Task
 from lightning_kd.teachers import Teacher
-from lightning_kd.tokenizer_safety import check_tokenizers, tokenizer_fingerprint
+from lightning_kd.tokenizer_safety import check_reading, tokenizer_fingerprint
 
 
 def check_task(task: Task) -> None:
@@ -50,7 +52,7 @@ def probe_folders(
     """
     check_task(task)
     teacher = Teacher(sources[0], task)
-    check_tokenizers(teacher, datamodule.tokenizer, False, datamodule.teacher_tokenizers)
+    check_reading(teacher, datamodule, nn.ModuleDict(), False)
     data_names = datamodule.label_names or []
     names = teacher.label_names() or data_names
     teacher.align(names, False)
@@ -82,7 +84,9 @@ def _student(source: str, task: Task, datamodule: TextDataModule) -> Artefact:
             f"student: {source!r} has another tokenizer than the data; name the student's with data.tokenizer, and the "
             "teacher's, where it is another, with data.teacher_tokenizer"
         )
-    return open_artefact(source, task, "student")
+    student = open_artefact(source, task, "student")
+    check_prompt(getattr(student.network, "config", None), getattr(datamodule, "prompt", None), "the student", "prompt")
+    return student
 
 
 def _in_order(student: Artefact, task: Task, label_names: list[str]) -> Ask:

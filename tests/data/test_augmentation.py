@@ -59,6 +59,12 @@ def test_words_are_replaced_and_drawn_as_often_as_they_should(replacement):
         assert drawn[word] / 4000 == pytest.approx(share[word] * others, abs=0.02)
 
 
+def test_letters_keep_the_signs_that_belong_to_them():
+    made = TfIdfReplacement(1.0)
+    made.fit(["टिकट चाहिए", "पानी चाहिए", "काम चाहिए"])
+    assert made._words == sorted(["टिकट", "चाहिए", "पानी", "काम"])
+
+
 def test_what_stands_between_words_stays(replacement):
     replacement.probability = 1.0
     assert replacement("hello, (good) morning!", np.random.default_rng(0)).count(",") == 1

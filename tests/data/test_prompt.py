@@ -21,10 +21,35 @@ def test_rows_are_put_into_it_and_cut_to_their_room(tokenizer):
     assert long == 'The intent of "good morning to you good morning to you" is'  # 8 tokens and two special ones
 
 
-def test_pairs_share_the_room(tokenizer):
-    both = prompt("{second}? {first}!", "first", "second")
-    (filled,) = both.fill(tokenizer, [["good morning to you"], ["hello desk"]], max_length=8)
-    assert filled == "hello desk? good morning to!"
+PAIR = ["good morning to you " * 20], ["hello desk"]
+
+
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        (PAIR, "hello desk? good morning to you good morning to you!"),  # the short one leaves room to the long one
+        (PAIR[::-1], "good morning to you good morning to you? hello desk!"),
+        ((PAIR[0], PAIR[0]), "good morning to you good? good morning to you good!"),
+        ((["hello"], ["desk"]), "desk? hello!"),
+    ],
+)
+def test_pairs_share_the_room(tokenizer, texts, expected):
+    (filled,) = prompt("{second}? {first}!", "first", "second").fill(tokenizer, [*texts], max_length=12)
+    assert filled == expected
+
+
+def test_texts_are_cut_where_the_tokenizer_cuts(tokenizer):
+    tokenizer.truncation_side = "left"
+    (filled,) = prompt(PROMPT).fill(tokenizer, [["hello desk " * 20 + "good morning"]], max_length=6)
+    assert filled == 'The intent of "hello desk good morning" is'
+
+
+def test_tokenizers_that_know_no_limit(rows, tmp_path, tokenizer):
+    tokenizer.model_max_length = int(1e30)
+    tokenizer.save_pretrained(tmp_path / "boundless")
+    module = TextClassificationDataModule(str(rows), str(tmp_path / "boundless"), prompt="say {text}", max_length=5)
+    module.setup("fit")
+    assert max(module._splits["train"]["length"][:]) == module.longest_row() > 5
 
 
 def test_the_tokenizers_limit_holds_for_all_together(tokenizer):
