@@ -27,8 +27,8 @@ class CLINC150DataModule(TextClassificationDataModule):
         config_name: Variant: ``plus``, ``small`` or ``imbalanced``.
         predict_path: File to predict: .txt with a text per line, or a table with a column ``text``; None = test.
         kwargs: ``validation_fraction``, ``allow_unlabelled``, ``prompt``, ``teacher_prompt``, ``teacher_tokenizer``,
-            ``augmentation``, ``batch_size``, ``eval_batch_size``, ``max_length``, ``num_workers``: see ``TextClassificationDataModule``
-            and ``TextDataModule``.
+            ``augmentation``, ``batch_size``, ``eval_batch_size``, ``max_length``, ``num_workers``: see
+            ``TextClassificationDataModule`` and ``TextDataModule``.
     """
 
     canonical_label_names = files("lightning_kd.data").joinpath("clinc150_labels.txt").read_text("utf-8").split()

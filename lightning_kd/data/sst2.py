@@ -20,8 +20,8 @@ class SST2DataModule(TextClassificationDataModule):
         tokenizer: Tokenizer, or its hub id or folder. From the shell it follows the student unless given.
         predict_path: File to predict: .txt with a text per line, or a table with a column ``sentence``; None = test.
         kwargs: ``validation_fraction``, ``allow_unlabelled``, ``prompt``, ``teacher_prompt``, ``teacher_tokenizer``,
-            ``augmentation``, ``batch_size``, ``eval_batch_size``, ``max_length``, ``num_workers``: see ``TextClassificationDataModule``
-            and ``TextDataModule``.
+            ``augmentation``, ``batch_size``, ``eval_batch_size``, ``max_length``, ``num_workers``: see
+            ``TextClassificationDataModule`` and ``TextDataModule``.
     """
 
     canonical_label_names: ClassVar[list[str] | None] = ["negative", "positive"]
