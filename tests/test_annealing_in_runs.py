@@ -88,7 +88,7 @@ def test_checkpoint_loads_and_card_says_the_schedule(tmp_path, clinc_file, teach
     assert loaded.losses["hard"].schedules == {"weight": Anneal(0, 1)}
     assert loaded.losses["soft"].schedules == {"temperature": Anneal(8, 1, 0.5)}
     card = (tmp_path / "student" / "README.md").read_text(encoding="utf-8")
-    assert "| hard | HardLabelLoss | 0 to 1 (linear) | label_smoothing 0.0 |" in card
+    assert "| hard | HardLabelLoss | 0 to 1 (linear) | label_smoothing 0.0, training_signal 1.0 |" in card
     assert "| SoftTargetLoss | 1.0 | temperature 8 to 1 (linear by 50% of the steps), beta 0.0" in card
 
 

@@ -25,10 +25,12 @@ def empty(file):
     os.truncate(file, 0)
 
 
-def zeros_in_the_middle(file):
+def other_bytes_in_the_middle(file):
     with file.open("r+b") as stream:
         stream.seek(file.stat().st_size // 2)
-        stream.write(bytes(4096))
+        there = stream.read(4096)
+        stream.seek(-len(there), os.SEEK_CUR)
+        stream.write(bytes(byte ^ 255 for byte in there))
 
 
 class Program:
@@ -53,7 +55,7 @@ def files(root):
 DAMAGES = [
     (truncate, "is damaged (File is not a zip file); take another (--ckpt_path), such as best.ckpt"),
     (empty, "is damaged (File is not a zip file)"),
-    (zeros_in_the_middle, "is damaged (the checksum of archive/data/"),
+    (other_bytes_in_the_middle, "is damaged (the checksum of archive/data/"),
     (malicious, f"holds more than tensors and plain data ({os.name}.mkdir), which could run a program"),
 ]
 

@@ -1,5 +1,6 @@
 """The Python examples of README and docs run."""
 
+import logging
 import re
 from pathlib import Path
 
@@ -17,7 +18,12 @@ def examples(page):
 def test_examples(page, monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr("sys.argv", ["example"])  # LightningCLI in an example would read pytest's
-    exec("\n".join(examples(page)), {"__name__": "example"})
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    try:
+        exec("\n".join(examples(page)), {"__name__": "example"})
+    finally:
+        logger.setLevel(level)  # an example may ask for quiet
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

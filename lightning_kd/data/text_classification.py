@@ -98,7 +98,7 @@ class TextClassificationDataModule(TextDataModule):
                 "data.augmentation: words single texts anew, and data.text_columns names two; leave it out"
             )
         self.augmentation = augmentation
-        self.draws_each_epoch = augmentation is not None
+        self.draws_each_epoch = self.draws_each_epoch or augmentation is not None
 
     @cached_property
     def teacher_tokenizers(self) -> list[PreTrainedTokenizerBase]:
@@ -259,8 +259,8 @@ class TextClassificationDataModule(TextDataModule):
         return int(min(self.max_length + extra, self.tokenizer.model_max_length))
 
     def row_key(self, split: str) -> str:
-        """The rows themselves are the same in each epoch; only their other wordings are not."""
-        return str(self._splits[split]._fingerprint)
+        """With ``augmentation`` the rows themselves are the same in each epoch; only their other wordings are not."""
+        return str(self._splits[split]._fingerprint) if self.augmentation is not None else super().row_key(split)
 
     def collate(self, texts: set[str], train: bool) -> Collate:
         """With other wordings of the rows to train on, where they are asked for."""

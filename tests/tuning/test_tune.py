@@ -185,7 +185,7 @@ def test_interrupt_ends_in_order_and_is_continued(base, tmp_path):
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.2)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
     assert [trial.state.name for trial in load(tmp_path).trials] == ["FAIL", "WAITING"]
