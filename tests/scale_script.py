@@ -21,7 +21,17 @@ from lightning_kd import (
     TextClassificationDataModule,
 )
 from lightning_kd.callbacks import LastCheckpoint, RunSummary, StudentExport
-from lightning_kd.losses import AttentionTransferLoss, HardLabelLoss, HiddenStateMSELoss, RelationLoss, SoftTargetLoss
+from lightning_kd.data import TfIdfReplacement
+from lightning_kd.losses import (
+    Anneal,
+    AttentionTransferLoss,
+    ConsistencyLoss,
+    DecoupledKDLoss,
+    HardLabelLoss,
+    HiddenStateMSELoss,
+    RelationLoss,
+    SoftTargetLoss,
+)
 from lightning_kd.sharding import collected
 from tests.callbacks.conftest import best_checkpoint
 from tests.conftest import TINY_BERT, save_network, tiny_bert
@@ -68,8 +78,8 @@ class Runs:
             settings |= {"devices": 2, "strategy": strategy}
         return trainer(self.folder / name, **{"gradient_clip_val": 1.0, **settings})
 
-    def texts(self) -> TextClassificationDataModule:
-        settings = {"batch_size": self.rows, "max_length": 32, "allow_unlabelled": True}
+    def texts(self, **given: object) -> TextClassificationDataModule:
+        settings = {"batch_size": self.rows, "max_length": 32, "allow_unlabelled": True, **given}
         return TextClassificationDataModule(str(self.folder), tokenizer=str(TINY_BERT), **settings)
 
     def classifier(self, **settings: object) -> DistillationModule:
@@ -93,6 +103,18 @@ class Runs:
         """No gradient comes through the output of a layer: the loss reads queries, keys and values alone."""
         fitted = self.classifier(losses={"relation": RelationLoss(1.0, 2)})
         self.trainer("relations", max_steps=3).fit(fitted, self.texts())
+        return fitted
+
+    def fit_consistent(self) -> DistillationModule:
+        """Other wordings, labels that are left out, and a teacher that reads a prompt."""
+        losses = {
+            "hard": HardLabelLoss(training_signal=Anneal(0.3, 1)),
+            "same": ConsistencyLoss(0.5, temperature=0.8, confidence=0.0),
+            "decoupled": DecoupledKDLoss(0.5, 2.0),
+        }
+        fitted = self.classifier(losses=losses)
+        rows = self.texts(augmentation=TfIdfReplacement(0.5), teacher_prompt="then {text} later")
+        self.trainer("consistent", accumulate_grad_batches=2, max_steps=3).fit(fitted, rows)
         return fitted
 
     def fit_cached(self, cache: str, optimizer: object, steps: int = 10, rows_a_step: int = 2) -> DistillationModule:
@@ -156,6 +178,7 @@ def in_two(folder: Path, kind: str) -> dict[str, object]:
         found["teacher"] = collected(network)
         found["teacher is divided"] = isinstance(network, FSDPModule)
         found["teacher trains"] = network.training or any(p.requires_grad for p in network.parameters())
+        found["consistent"] = collected(runs.fit_consistent())
         found["validated"] = runs.trainer("validated").validate(classifier, runs.texts(), verbose=False)[0]
         for build in ("classifier", "masked"):
             resumed = runs.fit_epoch(build, f"{kind} from one {build}", last(folder / f"one {build}"))

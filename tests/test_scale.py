@@ -72,6 +72,12 @@ def test_unlabelled_rows_projection_and_accumulation(runs, two):
         assert two[kind]["validated"] == pytest.approx(scores, abs=1e-6)
 
 
+def test_other_wordings_labels_left_out_and_a_prompt(runs, two):
+    expected = collected(runs.fit_consistent())
+    for kind in STRATEGIES:
+        assert_same(two[kind]["consistent"], expected)
+
+
 def test_masked_tokens_and_tied_embeddings(runs, two):
     expected = collected(runs.fit_masked())
     for kind in STRATEGIES:
