@@ -181,8 +181,7 @@ def repeat_interrupted(study: "Study") -> list[int]:
 
     found = []
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        host, _, process = trial.user_attrs.get(PROCESS, "").rpartition(":")
-        if host != socket.gethostname() or alive(process):
+        if not _died_here(trial):
             continue
         try:
             study.tell(trial.number, state=TrialState.FAIL)
@@ -191,3 +190,15 @@ def repeat_interrupted(study: "Study") -> list[int]:
         repeat(study, trial)
         found.append(trial.number)
     return found
+
+
+def abandoned(study: "Study") -> list[int]:
+    """The numbers of trials that are repeated under another one, and whose process of this machine has died."""
+    trials = study.get_trials(deepcopy=False)
+    gone = withdrawn(trials)
+    return [trial.number for trial in trials if trial.number in gone and _died_here(trial)]
+
+
+def _died_here(trial: "FrozenTrial") -> bool:
+    host, _, process = trial.user_attrs.get(PROCESS, "").rpartition(":")
+    return host == socket.gethostname() and not alive(process)
