@@ -158,7 +158,7 @@ def _last_step(low: float, high: float, step: float) -> float:
     """The largest value that is proposed; in decimal arithmetic, as three steps of 0.1 are no 0.3 otherwise."""
     least, distance = Decimal(str(low)), Decimal(str(step))
     last = least + (Decimal(str(high)) - least) // distance * distance
-    return type(high)(last)
+    return int(last) if type(low) is type(step) is int else float(last)
 
 
 def _choices(where: str, given: Any) -> dict[Scalar, Any]:

@@ -183,7 +183,7 @@ def test_trial_worse_than_the_median_is_pruned(base, shell, tmp_path, others, st
     """After the second validation; with several seeds also after the first seed, by others' score with the same."""
     (tmp_path / "space.yaml").write_text(FINE)
     study = new_study(tmp_path)
-    validations = {step: others for step in (1, 2, 3)} if seeds == 1 else {}
+    validations = dict.fromkeys((1, 2, 3), others) if seeds == 1 else {}
     for place in range(5):
         study.add_trial(
             optuna.trial.create_trial(
@@ -352,15 +352,16 @@ class GivesUp(Callback):
     """Stands for another process that takes this one for dead, while its first trial runs."""
 
     def __init__(self, url: str, queued: bool) -> None:
-        self.study = optuna.load_study(study_name="study", storage=url)
+        self.url = url
         self.queued = queued
 
     def on_train_start(self, trainer, pl_module):
-        trial = self.study.trials[-1]
+        study = optuna.load_study(study_name="study", storage=self.url)
+        trial = study.trials[-1]
         if trial.number == 0:
-            self.study.tell(0, state=optuna.trial.TrialState.FAIL)
+            study.tell(0, state=optuna.trial.TrialState.FAIL)
             if self.queued:
-                storage.repeat(self.study, trial)
+                storage.repeat(study, trial)
 
 
 class WaitsForOther(Callback):
