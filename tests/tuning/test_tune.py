@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from argparse import Namespace
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import optuna
@@ -308,6 +309,13 @@ def test_storage_that_cannot_be_opened(tmp_path, given, says):
     with pytest.raises(ValueError, match=f"--storage: .*{says}") as error:
         storage.open_storage(given, tmp_path)
     assert "secret" not in str(error.value)
+
+
+@pytest.mark.filterwarnings("ignore:Argument ``heartbeat")  # which is experimental; the command leaves it out
+def test_storage_opened_for_the_first_time_by_several_at_once(tmp_path):
+    with ThreadPoolExecutor(4) as pool:
+        opened = list(pool.map(lambda _: storage.open_storage(None, tmp_path), range(4)))
+    assert all(each.get_all_studies() == [] for each in opened)
 
 
 def test_journal_file(base, shell, tmp_path, capsys):
