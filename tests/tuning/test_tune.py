@@ -14,6 +14,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+import torch
 import yaml
 from lightning.pytorch import Callback
 
@@ -137,6 +138,11 @@ def test_another_metric_picks_the_best_students_weights_in_the_trial_and_in_the_
     assert f"#   lightning-kd fit --config '{folder}/best.yaml'" in (folder / "best.yaml").read_text().splitlines()
     code, last = shell("fit", "--config", folder / "best.yaml", "--trainer.enable_progress_bar=false")
     assert code == 0, last
+    # of the epoch with the best val/hard
+    saved = torch.load(tmp_path / "lightning_logs" / "version_0" / "checkpoints" / "best.ckpt", weights_only=False)
+    scores = [own["best_model_score"] for own in saved["callbacks"].values() if own.get("monitor") == "val/hard"]
+    best = optuna.load_study(study_name="my study", storage=f"sqlite:///{folder / 'study.db'}").best_trial
+    assert [float(score) for score in scores] == [best.value]
     made, again = folder / "trials" / "00000" / "student", tmp_path / "lightning_logs" / "version_0" / "student"
     assert (made / "model.safetensors").read_bytes() == (again / "model.safetensors").read_bytes()
 
