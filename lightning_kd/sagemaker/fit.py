@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from pydoc import locate
 from shutil import copyfile
 from typing import Any
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.cli import LightningArgumentParser
 
-from lightning_kd.cli import DistillationCLI, run
+from lightning_kd.cli import run
+from lightning_kd.fit_cli import FitCLI
 from lightning_kd.run_folders import last_checkpoint
 from lightning_kd.sagemaker.arguments import fill_in, find_config, overrides
 from lightning_kd.sagemaker.environment import ScriptMode
@@ -18,37 +17,14 @@ from lightning_kd.sagemaker.progress import ProgressLines
 STUDENT = "student"
 
 
-class ScriptModeCLI(DistillationCLI):
-    """The command line of ``fit``, whose refusals can be passed on instead of ending the process."""
-
-    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        """A parser that raises."""
-        return super().init_parser(**kwargs, exit_on_error=False)
+class ScriptModeCLI(FitCLI):
+    """The command line of a job's ``fit``."""
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer, with lines for the job's log."""
         trainer = super().instantiate_trainer(**kwargs)
         trainer.callbacks.insert(0, ProgressLines())  # type: ignore[attr-defined]
         return trainer
-
-
-class ParseOnly(ScriptModeCLI):
-    """Reads a command line as a job does, and neither builds nor runs anything."""
-
-    def _parse_ckpt_path(self) -> None: ...
-
-    def _set_seed(self) -> None: ...
-
-    def instantiate_classes(self) -> None:
-        """Nothing is."""
-
-    def _run_subcommand(self, subcommand: str) -> None: ...
-
-    @property
-    def monitored(self) -> str:
-        """The metric by which the best student is picked."""
-        task: Any = locate(self.config["fit"].model.task.class_path)
-        return f"val/{task.monitor}"
 
 
 def fit_arguments(job: ScriptMode, variables: Mapping[str, str], folder: Path) -> list[str]:

@@ -4,6 +4,7 @@ import json
 import time
 from importlib.util import find_spec
 from pathlib import Path
+from pydoc import locate
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -62,15 +63,15 @@ def check(config: Path, job: Job) -> str:
         jsonargparse.ArgumentError: If a key or a value is wrong.
     """
     from lightning_kd.cli import run  # here, because it takes seconds
-    from lightning_kd.sagemaker.fit import ParseOnly
+    from lightning_kd.fit_cli import ParseOnlyCLI
 
     variables = job.variables()
     with TemporaryDirectory() as folder:
         filled = Path(folder) / config.name
         filled.write_text(fill_in(config.read_text(encoding="utf-8"), variables, config.name), encoding="utf-8")
-        cli = run(["fit", "--config", str(filled), *overrides(job.overrides(), variables)], cli=ParseOnly)
-    assert isinstance(cli, ParseOnly)
-    return cli.monitored
+        cli = run(["fit", "--config", str(filled), *overrides(job.overrides(), variables)], cli=ParseOnlyCLI)
+    task: Any = locate(cli.config["fit"].model.task.class_path)
+    return f"val/{task.monitor}"
 
 
 def submit(request: dict[str, Any], archive: Path, place: str, region: str | None) -> None:

@@ -1,7 +1,9 @@
 """``lightning-kd tune``."""
 
 import argparse
+import json
 import logging
+import shutil
 import sys
 import warnings
 from collections.abc import Iterator
@@ -14,7 +16,7 @@ from rich.console import Console
 
 from lightning_kd.cli import quiet
 from lightning_kd.folders import check_writable
-from lightning_kd.tuning import storage
+from lightning_kd.tuning import results, storage
 from lightning_kd.tuning.configuration import Configuration
 from lightning_kd.tuning.objective import KEEP, Objective
 from lightning_kd.tuning.search import Search
@@ -74,7 +76,8 @@ def _tune(given: argparse.Namespace, fit_args: list[str]) -> None:
     configuration = Configuration(fit_args)
     built = configuration.check(space)
     task = built[0][0].task
-    metric = _metric(given, f"val/{task.monitor}", task.monitor_mode)
+    own = Metric(f"val/{task.monitor}", task.monitor_mode)
+    metric = _metric(given, own.name, own.mode)
     folder = Path(given.folder or Path("tune") / Path(given.config[-1]).stem).expanduser()
     check_writable(folder / "study.db", "--folder")
     folder.mkdir(parents=True, exist_ok=True)
@@ -83,13 +86,19 @@ def _tune(given: argparse.Namespace, fit_args: list[str]) -> None:
     about = {"space": space.plain(), "config": plain, "metric": [metric.name, metric.mode], "seeds": seeds}
     if _can_cache(built, plain):
         cache = folder / "teacher_cache"
-        configuration = Configuration([*fit_args, f"--model.teacher_cache={cache}"])
+        fit_args = [*fit_args, f"--model.teacher_cache={cache}"]
         console.print(f"The trials share the teacher's logits in {cache}", soft_wrap=True, highlight=False)
     del built
+    if metric != own and not _picks_best(plain):
+        fit_args = [*fit_args, f"--trainer.callbacks+={json.dumps(_best_checkpoint(metric))}"]
+    configuration = Configuration(fit_args)
     name = given.study or folder.absolute().name
     opened = storage.open_storage(given.storage, folder)
     study = storage.open_study(name, opened, metric, about, given.pruner, given.seed, space.conditional)
-    if repeated := storage.repeat_interrupted(study):
+    repeated = storage.repeat_interrupted(study)
+    for number in storage.abandoned(study):
+        shutil.rmtree(results.trial_folder(folder, number), ignore_errors=True)
+    if repeated:
         console.print(f"Interrupted, to be run again: trial {', '.join(map(str, repeated))}", highlight=False)
     prune = given.pruner != "none"
     objective = Objective(
@@ -99,11 +108,30 @@ def _tune(given: argparse.Namespace, fit_args: list[str]) -> None:
 
 
 def _metric(given: argparse.Namespace, monitor: str, mode: Any) -> Metric:
+    if given.metric is None and given.mode is not None:
+        raise ValueError(
+            f"--mode: of which metric? {monitor} has one already, {mode}; add --metric, or leave --mode out"
+        )
     if given.metric in (None, monitor):
         return Metric(monitor, given.mode or mode)
     if given.mode is None:
         raise ValueError(f"--mode: whether less or more of {given.metric!r} is better; add --mode min or --mode max")
     return Metric(given.metric, given.mode)
+
+
+def _picks_best(plain: dict[str, Any]) -> bool:
+    """Whether the config says by itself which checkpoint is the best."""
+    callbacks = plain.get("trainer", {}).get("callbacks") or []
+    return any(
+        callback["class_path"].endswith("ModelCheckpoint") and callback.get("init_args", {}).get("monitor")
+        for callback in (callbacks if isinstance(callbacks, list) else [callbacks])
+    )
+
+
+def _best_checkpoint(metric: Metric) -> dict[str, Any]:
+    """What ``fit`` takes for its own best checkpoint, by another metric."""
+    settings = {"filename": "best", "monitor": metric.name, "mode": metric.mode, "enable_version_counter": False}
+    return {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": settings}
 
 
 def _seeds(first: Any, count: int) -> list[int]:

@@ -6,32 +6,11 @@ from typing import Any
 
 import yaml
 from jsonargparse import Namespace
-from lightning.pytorch import LightningDataModule, Trainer
-from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch import LightningDataModule
 
-from lightning_kd.cli import DistillationCLI
+from lightning_kd.fit_cli import BuildOnlyCLI
 from lightning_kd.module import DistillationModule
 from lightning_kd.tuning.space import Space
-
-
-class FitCLI(DistillationCLI):
-    """The command line of ``fit`` whose errors are raised instead of ending the process."""
-
-    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        """A parser that raises."""
-        return super().init_parser(exit_on_error=False, **kwargs)
-
-
-class _Reader(FitCLI):
-    """Builds module and DataModule, and trains nothing."""
-
-    model: DistillationModule
-    datamodule: LightningDataModule
-
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        return None  # type: ignore[return-value]  # and none is asked for
-
-    def _run_subcommand(self, subcommand: str) -> None: ...
 
 
 class Configuration:
@@ -75,9 +54,9 @@ class Configuration:
         built = self._read(settings)
         return built.model, built.datamodule
 
-    def _read(self, settings: dict[str, Any]) -> _Reader:
+    def _read(self, settings: dict[str, Any]) -> BuildOnlyCLI:
         try:
-            return _Reader(["fit", *self.args, *_arguments(settings)])
+            return BuildOnlyCLI(["fit", *self.args, *_arguments(settings)])
         except argparse.ArgumentError as error:
             raise ValueError(one_line(error)) from error
 

@@ -1,6 +1,7 @@
 """Arithmetic in a search space: ``1 - alpha`` is computed, not evaluated as Python."""
 
 import ast
+import math
 import operator
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -53,13 +54,16 @@ class Expression:
         """The value, with the parameters' own put in.
 
         Raises:
-            ValueError: If it cannot be computed, as with a division by zero.
+            ValueError: If it cannot be computed, as with a division by zero or the root of a negative number.
         """
         try:
-            return self._value(self._tree, values)
+            result = self._value(self._tree, values)
+            if isinstance(result, complex) or (isinstance(result, float) and not math.isfinite(result)):
+                raise ArithmeticError(f"{result} is no finite real number")
         except (ArithmeticError, TypeError) as error:
             given = ", ".join(f"{name} = {values[name]!r}" for name in sorted(self.names))
             raise ValueError(f"{self.text!r} cannot be computed with {given}: {error}") from error
+        return result
 
     def _value(self, node: ast.expr, values: Mapping[str, Any]) -> Any:
         if isinstance(node, ast.Name):

@@ -1,6 +1,7 @@
 """What a trial is worth: its runs, one for each seed."""
 
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
@@ -65,6 +66,7 @@ class Objective:
             KeyboardInterrupt: If the process was told to end.
         """
         import optuna
+        from optuna.exceptions import UpdateFinishedTrialError
 
         self.running = trial.number
         trial.set_user_attr(storage.PROCESS, storage.identity())
@@ -86,7 +88,8 @@ class Objective:
             for checkpoints in results.trial_folder(self.folder, trial.number).glob("**/checkpoints"):
                 shutil.rmtree(checkpoints, ignore_errors=True)
         # only here: the error's traceback would keep the networks in memory
-        trial.set_user_attr(results.REASON, why)
+        with suppress(UpdateFinishedTrialError):  # another process took this one for dead and gave the trial up
+            trial.set_user_attr(results.REASON, why)
         raise TrialFailedError(why)
 
     def _run(self, trial: "Trial") -> float:

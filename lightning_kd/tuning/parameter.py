@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from decimal import Decimal
 from typing import Any, Protocol
 
 from lightning_kd.tuning.expressions import Expression
@@ -148,7 +149,16 @@ def _numbers(where: str, kind: str, fields: dict[str, Any]) -> tuple[float, floa
         raise ValueError(f"{where}: log and step exclude each other; leave one out")
     if step is not None and not 0 < step <= high - low:
         raise ValueError(f"{where}: step must be above 0 and at most {high - low}, got {step}")
+    if step is not None and (last := _last_step(low, high, step)) != high:
+        raise ValueError(f"{where}: {high} is no whole number of steps of {step} above {low}; write [{low}, {last}]")
     return low, high, step, log
+
+
+def _last_step(low: float, high: float, step: float) -> float:
+    """The largest value that is proposed; in decimal arithmetic, as three steps of 0.1 are no 0.3 otherwise."""
+    least, distance = Decimal(str(low)), Decimal(str(step))
+    last = least + (Decimal(str(high)) - least) // distance * distance
+    return int(last) if type(low) is type(step) is int else float(last)
 
 
 def _choices(where: str, given: Any) -> dict[Scalar, Any]:
@@ -207,4 +217,6 @@ class _Itself(Expression):
 def _when(where: str, given: Any) -> dict[str, list[Scalar]]:
     if not isinstance(given, dict):
         raise ValueError(f"{where}: when must be a mapping such as {{optimizer: sgd}}, got {given!r}")
+    if empty := [name for name, wanted in given.items() if wanted == []]:
+        raise ValueError(f"{where}: when: {empty[0]!r} has no value; name at least one, or leave the condition out")
     return {name: wanted if isinstance(wanted, list) else [wanted] for name, wanted in given.items()}

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from optuna import Study
     from optuna.trial import FrozenTrial
 
+ENOUGH = 20
+"""Complete trials from which on it is drawn what mattered; with fewer it is chance."""
+
 ABSENT = -0.12
 """Where a line passes the axis of a parameter that did not count in its trial."""
 
@@ -47,7 +50,8 @@ def write(folder: Path, study: "Study", space: Space, metric: str) -> list[str]:
     parameters = sorted(space.parameters, key=lambda parameter: space.names.index(parameter.name))
     figures: dict[str, Callable[[], Figure]] = {"history.png": lambda: history(study, metric)}
     if len({trial.value for trial in complete}) > 1:
-        figures["importance.png"] = lambda: importance(study, metric)
+        if len(complete) >= ENOUGH:
+            figures["importance.png"] = lambda: importance(study, metric, space.conditional)
         figures["parallel_coordinates.png"] = lambda: parallel_coordinates(complete, parameters, metric, study)
     for name, draw in figures.items() if complete else []:
         with replaced_file(folder / name) as file:
@@ -71,7 +75,7 @@ def history(study: "Study", metric: str) -> "Figure":
     better = np.maximum if study.direction.name == "MAXIMIZE" else np.minimum
     numbers = [trial.number for trial in complete]
     axes.step(numbers, better.accumulate(values), where="post", color="C0", alpha=0.5, label="best so far")
-    axes.scatter(numbers, values, 16, color="C0", label="finished")
+    axes.scatter(numbers, values, 16, color="C0", label="complete")
     if pruned:
         axes.scatter(
             [t.number for t in pruned],
@@ -79,10 +83,10 @@ def history(study: "Study", metric: str) -> "Figure":
             16,
             color="0.6",
             marker="x",
-            label="stopped early",
+            label="pruned",
         )
     if failed:
-        axes.plot(failed, np.full(len(failed), 0.01), "|", color="C3", transform=axes.get_xaxis_transform(), label="failed")  # fmt: skip  # noqa: E501
+        axes.plot(failed, np.full(len(failed), 0.01), "|", color="C3", transform=axes.get_xaxis_transform(), label="fail")  # fmt: skip  # noqa: E501
     axes.set(xlabel="trial", ylabel=metric)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False, fontsize=9)
@@ -91,7 +95,7 @@ def history(study: "Study", metric: str) -> "Figure":
     return figure
 
 
-def importance(study: "Study", metric: str) -> "Figure":
+def importance(study: "Study", metric: str, conditional: bool) -> "Figure":
     """How much of the difference between good and other trials each parameter explains (PED-ANOVA)."""
     from matplotlib.figure import Figure
     from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
@@ -107,13 +111,15 @@ def importance(study: "Study", metric: str) -> "Figure":
     axes.set(xlabel=f"share of the importance for {metric}", xlim=(0, max(values) * 1.12 or 1))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     axes.spines[["top", "right"]].set_visible(False)
+    if conditional:
+        axes.set_title("a conditional parameter: only among the trials that have it", fontsize=10, loc="left")
     return figure
 
 
 def parallel_coordinates(
     trials: "list[FrozenTrial]", parameters: list[Parameter], metric: str, study: "Study"
 ) -> "Figure":
-    """One line for each finished trial, through its value of each parameter, coloured by the metric.
+    """One line for each complete trial, through its value of each parameter, coloured by the metric.
 
     A parameter that did not count in a trial is passed below its axis.
     """
@@ -146,7 +152,7 @@ def parallel_coordinates(
     conditional = any(parameter.when for parameter in shown)
     axes.set(ylim=(ABSENT - 0.06 if conditional else -0.04, 1.04), xlim=(-0.35, len(shown) + 0.45), yticks=[])
     axes.spines[:].set_visible(False)
-    axes.set_title("finished trials; red: the best", fontsize=10, loc="left")
+    axes.set_title("complete trials; red: the best", fontsize=10, loc="left")
     return figure
 
 

@@ -23,7 +23,7 @@ SHOWN = 4
 
 
 def counted(study: "Study") -> "list[FrozenTrial]":
-    """The trials that count: finished, or failed by themselves, not interrupted and repeated under another number."""
+    """The trials that count: ended by themselves, not interrupted and repeated under another number."""
     return [trial for trial in wanted(study) if trial.state.is_finished()]
 
 
@@ -35,7 +35,7 @@ def wanted(study: "Study") -> "list[FrozenTrial]":
 
 
 def best_trial(study: "Study") -> "FrozenTrial | None":
-    """The best trial that was not stopped early; None if there is none."""
+    """The best trial that is complete; None if there is none."""
     from optuna.trial import TrialState
 
     complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))

@@ -1,5 +1,6 @@
 """The loop over trials of one process."""
 
+import shlex
 import shutil
 import sys
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from lightning_kd.tuning.trial_run import StudyError
 
 if TYPE_CHECKING:
     from optuna import Study
-    from optuna.trial import FrozenTrial
+    from optuna.trial import FrozenTrial, Trial
 
 FAILURES, FAILURES_LATER = 3, 10
 """Failed trials in a row after which a process gives up, before and after any has succeeded."""
@@ -42,7 +43,7 @@ class Search:
         """Run trials, then write what was found.
 
         Raises:
-            StudyError: If all trials fail.
+            StudyError: If no trial is complete in the end, or too many fail in a row.
             OSError: If the disk is full.
             SystemExit: After Ctrl-C, with status 130.
         """
@@ -60,6 +61,7 @@ class Search:
             self._forget_if_useless()
             raise
         self.finish()
+        self._check_useful()
 
     def _loop(self) -> None:
         in_a_row, total = 0, self.objective.trials
@@ -69,7 +71,7 @@ class Search:
         with Progress(*columns, *times, console=self.console, disable=hidden) as progress:
             bar = progress.add_task("trials", total=total, completed=len(results.counted(self.study)))
             while self._more():
-                self.study.optimize(self.objective, n_trials=1, catch=(TrialFailedError,))
+                self._run_one()
                 trials = results.counted(self.study)
                 progress.update(bar, completed=len(trials))
                 trial = next((trial for trial in trials if trial.number == self.objective.running), None)
@@ -83,6 +85,29 @@ class Search:
                 useful = any(trial.state.name != "FAIL" for trial in trials)
                 if in_a_row >= (FAILURES_LATER if useful else FAILURES):
                     raise StudyError(f"{in_a_row} trials failed in a row, the last one: {results.reason(trial)}")
+
+    def _run_one(self) -> None:
+        """Run a trial; it comes to nothing if another process gave it up meanwhile, taking this one for dead."""
+        from optuna.exceptions import UpdateFinishedTrialError
+
+        ends: list[BaseException] = []  # which Optuna would not pass on for such a trial
+
+        def objective(trial: "Trial") -> float:
+            try:
+                return self.objective(trial)
+            except (StudyError, OSError, KeyboardInterrupt) as error:
+                ends.append(error)
+                raise
+
+        try:
+            self.study.optimize(objective, n_trials=1, catch=(TrialFailedError,))
+        except (ValueError, UpdateFinishedTrialError):
+            trials = self.study.get_trials(deepcopy=False)
+            given_up = any(t.number == self.objective.running and t.state.name == "FAIL" for t in trials)
+            if ends:
+                raise ends[0] from None
+            if not given_up:
+                raise
 
     def _more(self) -> bool:
         """Whether there is a trial left that no process has begun."""
@@ -100,10 +125,10 @@ class Search:
         parameters = " ".join(f"{name}={results.readable(value)}" for name, value in trial.params.items())
         state = {
             "COMPLETE": f"{self.metric} {results.readable(trial.value)}",
-            "PRUNED": f"stopped early at {results.readable(trial.value)}",
-            "FAIL": f"failed: {results.reason(trial)}",
+            "PRUNED": f"pruned at {results.readable(trial.value)}",
+            "FAIL": f"fail: {results.reason(trial)}",
         }[trial.state.name]
-        so_far = f"best {results.readable(best.value)} (trial {best.number})" if best else "none finished yet"
+        so_far = f"best {results.readable(best.value)} (trial {best.number})" if best else "none complete yet"
         self._print(f"trial {trial.number}: {state}; {so_far}; {results.duration(trial):.1f} s; {parameters}")
 
     def _tidy(self) -> None:
@@ -129,7 +154,7 @@ class Search:
             f"Trial {best.number}, the best of {len(results.counted(self.study))}: {self.metric} {scores}.",
             *(f"  {name} = {results.readable(value)}" for name, value in best.params.items()),
             "",
-            f"  lightning-kd fit --config {file}",
+            f"  lightning-kd fit --config {shlex.quote(str(file))}",
             "",
         ]
         results.write_config(file, config, header)
@@ -141,20 +166,28 @@ class Search:
             return
         self.write()
         drawn = plots.write(self.folder, self.study, self.objective.space, self.metric)
-        states = [trial.state.name for trial in trials]
-        if "COMPLETE" in states:
+        states = [trial.state.name.lower() for trial in trials]
+        if "complete" in states:
             self.console.print(results.table(self.study, self.objective.space.names, self.metric))
-        words = {"COMPLETE": "finished", "PRUNED": "stopped early", "FAIL": "failed"}
-        counts = ", ".join(f"{states.count(state)} {word}" for state, word in words.items())
-        self._print(f"{len(trials)} trials: {counts}")
+        counts = ", ".join(f"{states.count(state)} {state}" for state in ("complete", "pruned", "fail"))
+        self._print(f"{len(trials)} trial{'s' if len(trials) > 1 else ''}: {counts}")
         self._print(f"Written to {self.folder}: {', '.join(drawn)}")
         running = [t for t in results.wanted(self.study) if t.state.name == "RUNNING"]
         if running:
-            self._print(f"{len(running)} more run in other processes")
+            self._print(f"In other processes: trial {', '.join(str(t.number) for t in running)}")
+
+    def _check_useful(self) -> None:
+        trials = results.wanted(self.study)
+        if any(trial.state.name in ("COMPLETE", "RUNNING") for trial in trials):
+            return
+        self._forget_if_useless()
+        reasons = [results.reason(trial) for trial in trials if trial.state.name == "FAIL"]
+        last = f"; the last failure: {reasons[-1]}" if reasons else ""
+        raise StudyError(f"no trial is complete, so there is no best config{last}")
 
     def _queue_again(self) -> None:
         """Queue the trial that was interrupted, and remove what it wrote."""
-        for trial in self.study.get_trials(deepcopy=False):
+        for trial in results.wanted(self.study):  # not one that another process has queued again
             if trial.number == self.objective.running and trial.state.name == "FAIL":
                 storage.queue_again(self.study, trial)
                 shutil.rmtree(results.trial_folder(self.folder, trial.number), ignore_errors=True)

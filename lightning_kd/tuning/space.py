@@ -12,6 +12,13 @@ import yaml
 from lightning_kd.tuning.expressions import Expression
 from lightning_kd.tuning.parameter import Parameter, Suggests, among, read_parameter
 
+FIXED = {
+    "seed_everything": "all trials have the same seeds; leave it out, --seeds says how many",
+    "trainer.devices": "a trial trains on one device; leave it out, and start one process for each",
+    "trainer.num_nodes": "a trial trains on one device; leave it out, and start one process for each",
+}
+"""Config keys that no parameter can set, and why."""
+
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
     """Reads ``1e-5`` as a number, as configs do and YAML 1.1 does not, and refuses a key that is given twice."""
@@ -42,8 +49,8 @@ class Space:
         parameters: By name; at least one.
 
     Raises:
-        ValueError: If a condition or an expression names what there is not, conditions go round in a circle, or two
-            parameters set the same key.
+        ValueError: If a condition or an expression names what there is not, conditions go round in a circle, two
+            parameters set the same key, or one sets what is the same for all trials.
     """
 
     def __init__(self, parameters: dict[str, Parameter]) -> None:
@@ -62,6 +69,8 @@ class Space:
             self._place(parameter, parameters)
         for parameter in self.parameters:
             _check_expressions(parameter, parameters)
+            if fixed := [key for key in FIXED if key in parameter.keys]:
+                raise ValueError(f"parameter {parameter.name!r}: {fixed[0]}: {FIXED[fixed[0]]}")
         for one, other in combinations(self.parameters, 2):
             if (both := one.keys & other.keys) and not _exclusive(one, other):
                 raise ValueError(
@@ -169,7 +178,8 @@ def _check_expressions(parameter: Parameter, parameters: dict[str, Parameter]) -
         for name in sorted(value.names) if isinstance(value, Expression) else []:
             where = f"parameter {parameter.name!r}: set: {key}"
             if name not in parameters:
-                raise ValueError(f"{where}: there is no parameter {name!r}; known are {', '.join(parameters)}")
+                known = ", ".join(parameters)
+                raise ValueError(f"{where}: there is no parameter {name!r}; known are {known}; for a text use choices")
             missing = {c: w for c, w in parameters[name].when.items() if parameter.when.get(c) != w}
             if name != parameter.name and missing:
                 raise ValueError(f"{where}: {name!r} does not always count; give this parameter its conditions, too")

@@ -4,6 +4,8 @@ import hashlib
 import json
 import os
 import socket
+import time
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -59,6 +61,7 @@ def open_storage(given: str | None, folder: Path) -> "BaseStorage":
     """
     from optuna.storages import JournalStorage, RDBStorage
     from optuna.storages.journal import JournalFileBackend
+    from sqlalchemy.exc import DatabaseError
 
     if given is not None and "://" not in given:
         if not given.endswith(".log"):
@@ -71,14 +74,20 @@ def open_storage(given: str | None, folder: Path) -> "BaseStorage":
     url = given or f"sqlite:///{(folder / 'study.db').absolute()}"
     # a second process waits for a first one that is writing, instead of failing after five seconds
     engine = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
+    open_it = partial(
+        RDBStorage,
+        url,
+        engine_kwargs=engine,
+        heartbeat_interval=HEARTBEAT,
+        grace_period=GRACE,
+        heartbeat_stale_trial_callback=repeat,
+    )
     try:
-        return RDBStorage(
-            url,
-            engine_kwargs=engine,
-            heartbeat_interval=HEARTBEAT,
-            grace_period=GRACE,
-            heartbeat_stale_trial_callback=repeat,
-        )
+        try:
+            return open_it()
+        except DatabaseError:  # two processes that make the same tables at the same moment disturb each other
+            time.sleep(2)
+            return open_it()
     except Exception as error:  # of the driver, each has its own, or an ImportError where there is none
         place = f"{url.partition('://')[0]}://{url.rpartition('@')[2].partition('://')[2] or url.rpartition('@')[2]}"
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -181,8 +190,7 @@ def repeat_interrupted(study: "Study") -> list[int]:
 
     found = []
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        host, _, process = trial.user_attrs.get(PROCESS, "").rpartition(":")
-        if host != socket.gethostname() or alive(process):
+        if not _died_here(trial):
             continue
         try:
             study.tell(trial.number, state=TrialState.FAIL)
@@ -191,3 +199,15 @@ def repeat_interrupted(study: "Study") -> list[int]:
         repeat(study, trial)
         found.append(trial.number)
     return found
+
+
+def abandoned(study: "Study") -> list[int]:
+    """The numbers of trials that are repeated under another one, and whose process of this machine has died."""
+    trials = study.get_trials(deepcopy=False)
+    gone = withdrawn(trials)
+    return [trial.number for trial in trials if trial.number in gone and _died_here(trial)]
+
+
+def _died_here(trial: "FrozenTrial") -> bool:
+    host, _, process = trial.user_attrs.get(PROCESS, "").rpartition(":")
+    return host == socket.gethostname() and not alive(process)

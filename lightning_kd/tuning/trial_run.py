@@ -13,14 +13,17 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from lightning_kd.callbacks import LastCheckpoint, PredictionWriter, RunSummary, StudentExport
+from lightning_kd.callbacks import LastCheckpoint, PredictionWriter, RunSummary, StudentExport, TemperatureProbe
 from lightning_kd.callbacks.compression_report import CompressionReport
 from lightning_kd.callbacks.export import Export
 from lightning_kd.callbacks.push_to_hub import PushToHub
-from lightning_kd.tuning.configuration import FitCLI
+from lightning_kd.fit_cli import FitCLI
 
-AFTER_TRAINING = (Export, CompressionReport, PushToHub, PredictionWriter, RunSummary, LastCheckpoint)
+WITHOUT = (Export, CompressionReport, PushToHub, PredictionWriter, RunSummary, LastCheckpoint, TemperatureProbe)
 """Callbacks for a run one wants to keep; the run of the best configuration has them again."""
+
+OURS = ("lightning", "lightning_kd")
+"""Packages whose callbacks log nothing under ``val/``."""
 
 Mode = Literal["min", "max"]
 
@@ -60,15 +63,15 @@ class ReportToTrial(Callback):
         self.values: list[float] = []
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Report, unless it was the check before training.
+        """Report, unless it was the check before training, which shows whether there is such a metric.
 
         Raises:
             StudyError: If there is no such metric.
             FloatingPointError: If it is no number.
         """
-        if trainer.sanity_checking:
-            return
         value = trainer.callback_metrics.get(self.metric.name)
+        if trainer.sanity_checking and (value is not None or _others_may_log(trainer)):
+            return
         if value is None:
             known = ", ".join(sorted(name for name in trainer.callback_metrics if name.startswith("val/")))
             raise StudyError(f"--metric: {self.metric.name!r} is not logged; there are {known}")
@@ -77,6 +80,12 @@ class ReportToTrial(Callback):
         self.values.append(float(value))
         if self.report is not None:
             self.report(len(self.values), self.metric.best(self.values))
+
+
+def _others_may_log(trainer: Trainer) -> bool:
+    """Whether there are callbacks of the user's own, some of which log nothing in the check before training."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return any(type(callback).__module__.partition(".")[0] not in OURS for callback in callbacks)
 
 
 class _TrialCLI(FitCLI):
@@ -106,7 +115,7 @@ class _TrialCLI(FitCLI):
                 "--trainer.devices=1, and start one process for each device (CUDA_VISIBLE_DEVICES=0, 1, ...)"
             )
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        callbacks = [callback for callback in callbacks if not isinstance(callback, AFTER_TRAINING)]
+        callbacks = [callback for callback in callbacks if not isinstance(callback, WITHOUT)]
         if self._keep_student:
             callbacks.insert(0, StudentExport())
         else:
@@ -116,7 +125,6 @@ class _TrialCLI(FitCLI):
 
     def _best_checkpoint(self) -> ModelCheckpoint:
         checkpoint = super()._best_checkpoint()
-        checkpoint.monitor, checkpoint.mode = self._watch.metric.name, self._watch.metric.mode
         checkpoint.save_weights_only = True
         return checkpoint
 

@@ -95,6 +95,8 @@ def test_samples_have_both_ends_and_all_choices(tmp_path):
         ("a: {float: [1, 2], log: true, step: 0.1, key: a}", "'a': log and step exclude each other"),
         ("a: {float: [1, 2], log: 3, key: a}", "'a': log must be true or false, got 3"),
         ("a: {int: [1, 2], step: 5, key: a}", "'a': step must be above 0 and at most 1, got 5"),
+        ("a: {int: [1, 10], step: 4, key: a}", "'a': 10 is no whole number of steps of 4 above 1; write [1, 9]"),
+        ("a: {float: [0, 1], step: 0.3, key: a}", "'a': 1 is no whole number of steps of 0.3 above 0; write [0, 0.9]"),
         ("a: {choices: [1], key: a}", "'a': choices needs at least two values"),
         ("a: {choices: [1, 1], key: a}", "'a': a choice is named twice"),
         ("a: {choices: [1, true], key: a}", "'a': [1, True] mixes numbers and truth values"),
@@ -103,10 +105,19 @@ def test_samples_have_both_ends_and_all_choices(tmp_path):
         ("a: {float: [0, 1]}", "'a': sets nothing; add key"),
         ("a: {float: [0, 1], key: b, set: {c: a}}", "'a': give key (one config key) or set (several), not both"),
         ("a: {float: [0, 1], key: 3}", "'a': key must be a config key such as"),
-        ("a: {float: [0, 1], set: {b: 1 - c}}", "'a': set: b: there is no parameter 'c'; known are a"),
+        (
+            "a: {float: [0, 1], set: {b: 1 - c}}",
+            "'a': set: b: there is no parameter 'c'; known are a; for a text use choices",
+        ),
         ("a: {float: [0, 1], set: {b: 1 -}}", "'a': set: '1 -' is no arithmetic"),
         ("a: {float: [0, 1], set: {b: open(a)}}", "'open(a)' is neither a number, a parameter nor one of"),
         ("a: {when: {b: 1}, float: [0, 1], key: a}", "'a': when: there is no parameter 'b'"),
+        (
+            "b: {choices: [x, y], key: b}\na: {when: {b: []}, float: [0, 1], key: a}",
+            "'a': when: 'b' has no value; name",
+        ),
+        ("seed_everything: {int: [1, 9], key: seed_everything}", "seed_everything: all trials have the same seeds"),
+        ("a: {choices: {b: {trainer.devices: 1}, c: {d: 1}}}", "trainer.devices: a trial trains on one device"),
         ("b: {float: [0, 1], key: b}\na: {when: {b: 1}, float: [0, 1], key: a}", "'b' is a number; only"),
         ("b: {choices: [x, y], key: b}\na: {when: {b: z}, float: [0, 1], key: a}", "'b' is never 'z'; its choices"),
         ("a: {when: {b: 1}, choices: [1, 2], key: a}\nb: {when: {a: 1}, choices: [1, 2], key: b}", "in a circle"),
@@ -131,6 +142,11 @@ def test_two_parameters_set_a_key_where_they_exclude_each_other(tmp_path):
     assert space(tmp_path, text).settings({"k": "y", "b": 2.5}) == {"k": "y", "lr": 2.5}
 
 
+def test_steps_are_decimal(tmp_path):
+    tenths = space(tmp_path, "a: {float: [0, 0.3], step: 0.1, key: a}")  # 0.3 // 0.1 is 2
+    assert tenths.parameters[0].high == 0.3
+
+
 def test_missing_file(tmp_path):
     with pytest.raises(ValueError, match="cannot read"):
         read_space(tmp_path / "nothing.yaml")
@@ -152,6 +168,10 @@ def test_what_is_no_arithmetic(text):
         Expression(text)
 
 
-def test_what_cannot_be_computed():
-    with pytest.raises(ValueError, match="cannot be computed with a = 0: division by zero"):
-        Expression("1 / a")({"a": 0})
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [("1 / a", "division by zero"), ("(a - 2) ** 0.5", "is no finite real number"), ("a + 1e308 * 10", "inf is no")],
+)
+def test_what_cannot_be_computed(text, why):
+    with pytest.raises(ValueError, match=f"cannot be computed with a = 0: .*{why}"):
+        Expression(text)({"a": 0})
