@@ -39,7 +39,7 @@ def _packed(place: str, source: Path | None) -> bool:
     """Whether a path from the job's current folder leads to something in the archive, see source.py."""
     parts = Path(place).parts
     folder = PACKAGE.parent if parts[:1] == (PACKAGE.name,) else source
-    if folder is None or ".." in parts:
+    if folder is None or ".." in parts or Path(place).is_absolute():
         return False
     path = folder / place
     return path.exists() and path.resolve().is_relative_to(folder.resolve())  # not where a link leads out of it

@@ -8,6 +8,8 @@ import tarfile
 
 import pytest
 
+from lightning_kd.sagemaker.job import Job
+from lightning_kd.sagemaker.launch import check
 from tests.conftest import save_network, tiny_bert
 from tests.sagemaker.host import PACKED
 from tests.sagemaker.service import Service
@@ -220,21 +222,23 @@ def test_classes_of_the_users_source(launch, arguments, tmp_path):
 
 
 @pytest.mark.parametrize("field", ["model.teacher", "model.student.base", "data.init_args.tokenizer"])
-def test_what_is_only_on_this_machine(shell, launch, arguments, tmp_path, monkeypatch, field):
+def test_what_is_only_on_this_machine(arguments, tmp_path, monkeypatch, field):
     monkeypatch.chdir(tmp_path)
-    save_network(tiny_bert(), tmp_path / "own" / "net" / "work")
+    own = tmp_path / "own"
+    save_network(tiny_bert(), own / "net" / "work")
+    places = {"channels": {"training": "s3://bucket/texts"}, "output": arguments["output"]}
 
-    def message(place, *more):
-        given = (f"--{name}={value}" for name, value in arguments.items())
-        return str(shell("sagemaker", "--dry_run", *given, *more, "--hyperparameters", f"{field}={place}")[0])
+    def look(place, source=None):
+        job = Job(ROLE, IMAGE, "ml.g5.xlarge", hyperparameters=[f"{field}={place}"], **places)
+        return check(arguments["config"], job, source)
 
-    for place in ("own/net", tmp_path / "own" / "net" / "work", "./own/net/work", "runs/not/yet"):
-        assert f"{field.replace('.init_args', '')}" in message(place)
-        assert f": the job has no '{place}'; copy it to S3" in message(place)
-    packed = f"--source={tmp_path / 'own'}"
-    assert "the job has no '../own/net'" in message("../own/net", packed)
-    for place, more in (("net/work", [packed]), ("org/name", []), ("/opt/in-the-image", [])):
-        assert message(place, *more) == "0", place
+    only_here = [("own/net", None), (own / "net" / "work", own), ("runs/not/yet", None), ("../own/net", own)]
+    for place, source in only_here:
+        message = f"^{field.replace('.init_args', '')}.*: the job has no '{re.escape(str(place))}'; copy it to S3"
+        with pytest.raises(ValueError, match=message):
+            look(place, source)
+    for place, source in (("net/work", own), ("org/name", None), ("/opt/in-the-image", None)):
+        assert look(place, source) == "val/accuracy"
 
 
 def test_file_of_the_users_in_the_way_of_ours(shell, arguments, tmp_path):
