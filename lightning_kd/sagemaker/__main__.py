@@ -18,9 +18,9 @@ def train() -> None:
 
     The arguments of the process are not read: the service puts the same hyperparameters there, less well told apart.
     """
-    job = ScriptMode.read(os.environ)
     from lightning_kd.sagemaker.fit import fit_arguments, fit_in  # here, because it takes seconds and may itself fail
 
+    job = ScriptMode.read(os.environ)
     os.environ.update(job.meeting(os.environ))
     with TemporaryDirectory() as folder:
         arguments = fit_arguments(job, os.environ, Path(folder))

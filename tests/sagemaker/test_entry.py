@@ -2,7 +2,6 @@
 
 import re
 import signal
-import subprocess
 import sys
 
 import pytest
@@ -12,7 +11,7 @@ from transformers import pipeline
 from lightning_kd.sagemaker.__main__ import main
 from lightning_kd.sagemaker.job import Job
 from tests.conftest import LABELS, save_network, tiny_bert
-from tests.sagemaker.host import ROOT, same_weights, wait_for_steps
+from tests.sagemaker.host import same_weights, wait_for_steps
 
 LONG = {"trainer.max_epochs": 8, "last.every_minutes": 0}
 
@@ -113,7 +112,11 @@ def test_config_in_a_channel(host, entry):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"SM_MODEL_DIR": None}, "SM_MODEL_DIR: not set, so this is no training job in SageMaker's script mode"),
+        (
+            {"SM_MODEL_DIR": None},
+            "SM_MODEL_DIR: not set, so this is no training job in SageMaker's script mode; start one with lightning-kd "
+            "sagemaker, or train here with lightning-kd fit",
+        ),
         ({"SM_HOSTS": "algo-1"}, "SM_HOSTS: no JSON (Expecting value: line 1 column 1 (char 0)): 'algo-1'"),
         ({"SM_HPS": "[]"}, "SM_HPS: expected a JSON dict, got '[]'"),
         ({"SM_CURRENT_HOST": "algo-7"}, "SM_CURRENT_HOST: 'algo-7' is none of SM_HOSTS, ['algo-1']"),
@@ -148,12 +151,3 @@ def test_failure_is_one_line_that_the_service_shows(host, entry, hyperparameters
 def test_first_failure_of_a_host_is_kept(host, entry):
     (host.root / "output" / "failure").write_text("out of memory", encoding="utf-8")
     assert entry({"model.warm_up": 1})[1] == "out of memory"
-
-
-def test_outside_of_a_job_it_says_what_to_do_instead():
-    done = subprocess.run(
-        [sys.executable, "-m", "lightning_kd.sagemaker"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 1
-    assert "start one with lightning-kd sagemaker, or train here with lightning-kd fit" in done.stderr
-    assert "Traceback" not in done.stderr
