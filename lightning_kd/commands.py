@@ -13,18 +13,22 @@ from rich.console import Console
 from lightning_kd import checkpoints
 from lightning_kd.callbacks.compression_report import check_target, own_card, write_report
 from lightning_kd.callbacks.export import Export, Finished
-from lightning_kd.callbacks.temperature_probe import write_probe
+from lightning_kd.callbacks.temperature_probe import write_picture, write_texts
 from lightning_kd.deploy import picture
 from lightning_kd.deploy.artefacts import open_artefacts, task_of
 from lightning_kd.deploy.report import Split, measure
 from lightning_kd.deploy.rows import check_data, check_split
+from lightning_kd.folders import check_writable
 from lightning_kd.models import load_network, load_tokenizer
 from lightning_kd.probe.folders import probe_folders
+from lightning_kd.probe.picture import draw
 from lightning_kd.probe.selection import WHO, Selection
 from lightning_kd.prompts import check_prompt
 from lightning_kd.safety import check_lengths
 from lightning_kd.tasks.base import Task
 from lightning_kd.tokenizer_safety import tokenizer_fingerprint
+
+SUCH_DATA = "name one with --data, for files of your own TextClassificationDataModule"
 
 
 def _parser(command: str, description: str) -> ArgumentParser:
@@ -56,7 +60,8 @@ def report(args: list[str]) -> None:
     folder = Path(config.folder).expanduser()
     picture.check_installed()
     check_target(folder)
-    check_data(config.data, "report")
+    check_writable(folder / "report.md", "folder")
+    check_data(config.data, "report", SUCH_DATA)
     check_split(config.data, config.split)
     sources = [_local(source) for source in config.models]
     task = config.task or task_of(sources[0])
@@ -70,7 +75,7 @@ def report(args: list[str]) -> None:
         reads = getattr(config.data, "prompt", None)
         check_prompt(getattr(artefact.network, "config", None), reads, artefact.name, "prompt")
     result = measure(artefacts, task, config.data, config.split)
-    Console().print(result.table())
+    Console(emoji=False).print(result.table())
     write_report(result, folder)
     print(f"Report written to {folder / 'report.md'}")
 
@@ -80,9 +85,9 @@ def probe(args: list[str]) -> None:
     parser = _parser("probe", "Show what temperatures make of a teacher's probabilities, and maybe of its student's.")
     parser.add_argument("--teacher", type=str, required=True, help="Folder or hub id.")
     parser.add_argument("--student", type=str | None, help="Folder or hub id.")
-    sentences = "Texts to show; null = rows of the split, the teacher's most and least certain ones."
+    sentences = "Texts to show, at most 20; null = rows of the split, the teacher's most and least certain ones."
     parser.add_argument("--sentences", type=str, nargs="+", help=sentences)
-    parser.add_argument("--rows", type=int, default=2, help="How many of the most, and how many of the least certain.")
+    parser.add_argument("--rows", type=int, default=2, help="So many of the most, and of the least certain, 1 to 10.")
     parser.add_argument("--temperatures", type=float, nargs="+", default=[1.0, 5.0, 19.0], help="Each > 0.")
     parser.add_argument("--top_k", type=int, default=5, help="How many of the likeliest classes to show, >= 1.")
     parser.add_argument("--bottom_k", type=int, default=3, help="How many of the least likely, >= 1.")
@@ -93,14 +98,16 @@ def probe(args: list[str]) -> None:
     folder = Path(config.folder).expanduser()
     picture.check_installed(WHO)
     check_target(folder)
-    check_data(config.data, "probe")
+    check_writable(folder / "probe.md", "folder")
+    check_data(config.data, "probe", SUCH_DATA)
     check_split(config.data, config.split)
     sources = [_local(source) for source in (config.teacher, config.student) if source is not None]
     task = config.task or task_of(sources[0])
     result = probe_folders(selection, task, config.data, config.split, sources)
-    write_probe(result, folder)
-    for table in result.tables():
-        Console().print(table)
+    write_texts(result, folder)
+    for table in result.tables():  # before the picture, which takes longer
+        Console(emoji=False).print(table)
+    write_picture(draw(result), folder)
     print(f"Probe written to {folder / 'probe.md'}")
 
 
@@ -116,7 +123,7 @@ def export(args: list[str]) -> None:
     target = Path(exporter.folder).expanduser().resolve()
     exporter.check_installed()
     exporter.check_folders(target, [Path(source)] if Path(source).is_dir() else [])
-    check_data(config.data, "export")
+    check_data(config.data, "export", SUCH_DATA)
     task = config.task or task_of(source)
     network = load_network(source, task.auto_class, "model")
     check_lengths(config.data, network, None)

@@ -5,6 +5,7 @@ import json
 import pytest
 from transformers import AutoTokenizer
 
+from lightning_kd import commands
 from tests.conftest import LABELS, TINY_BERT, clinc_rows, save_network, tiny_bert
 from tests.roberta import roberta_tokenizer, save_roberta, tiny_roberta
 
@@ -198,11 +199,37 @@ def test_probe_of_certain_rows_and_of_labels_in_another_order(root, shell, tmp_p
         (["--sentences", "good", " "], "TemperatureProbe.sentences: number 2 has no text"),
         (["--top_k", 0], "TemperatureProbe.top_k: must be >= 1, got 0"),
         (["--folder", __file__], "is a file; choose a folder"),
+        (["--rows", 11], "TemperatureProbe.rows: must be <= 10, got 11"),
     ],
 )
 def test_probe_of_what_cannot_be_shown(root, shell, arguments, message):
     code, _ = shell("probe", "--teacher", root / "teacher", "--top_k", 3, *rows(root), *arguments)
     assert message in code
+
+
+@pytest.mark.parametrize("command", ["probe", "report"])
+def test_folder_that_cannot_be_made_is_refused_before_a_model_is_loaded(root, shell, command):
+    models = ["--teacher", "no/where"] if command == "probe" else ["--models", "no/where"]
+    given = [*models, "--task", "SequenceClassification", *rows(root), "--data.tokenizer", TINY_BERT]
+    code, _ = shell(command, *given, "--folder", f"{__file__}/x")
+    assert "is no folder; choose another place" in code
+
+
+def test_data_that_are_none_of_ours(root, shell):
+    code, _ = shell(
+        "probe", "--teacher", root / "teacher", "--data", "lightning.pytorch.demos.boring_classes.BoringDataModule"
+    )
+    assert "this one is a BoringDataModule; name one with --data" in code
+    assert "leave it out" not in code
+
+
+def test_tables_of_a_probe_come_before_its_picture(root, shell, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(commands, "draw", lambda probe: 1 / 0)
+    sentences = ["--sentences", "hello :smile: [water]"]
+    code, _ = shell("probe", "--teacher", root / "teacher", *rows(root), *sentences, "--folder", tmp_path / "p")
+    assert "ZeroDivisionError" in code
+    assert "teacher: hello :smile: [water]" in capsys.readouterr().out  # no emoji
+    assert {file.name for file in (tmp_path / "p").iterdir()} == {"probe.md", "probe.json"}
 
 
 def test_probe_of_split_that_does_not_exist(root, shell):

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import transformers
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -27,6 +27,9 @@ from lightning_kd.probe.folders import check_task
 from lightning_kd.probe.result import Probe
 from lightning_kd.probe.selection import WHO, Selection
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 
 class TemperatureProbe(Callback):
     """Shows what temperatures make of the teacher's probabilities, and at the end of the best student's.
@@ -42,9 +45,9 @@ class TemperatureProbe(Callback):
     Needs ``pip install 'lightning-kd[plots]'``.
 
     Args:
-        sentences: Texts to show; null = rows of the split.
+        sentences: Texts to show, at most 20; null = rows of the split.
         rows: Without sentences: how many rows of the split with the highest probability of the teacher's likeliest
-            class (at temperature 1) are shown, and how many with the lowest, >= 1.
+            class (at temperature 1) are shown, and how many with the lowest, from 1 to 10.
         temperatures: Each > 0.
         top_k: How many of the likeliest classes are shown, >= 1; all where there are fewer.
         bottom_k: How many of the least likely, >= 1.
@@ -176,21 +179,27 @@ class TemperatureProbe(Callback):
         raw = raw_rows(trainer.datamodule, self.split)  # type: ignore[attr-defined]
         names = pl_module.label_names or []
         probe = compare(self.selection, sources, names, self.split, raw, self._teacher[1], answers)
-        console = Console(width=None if trainer.progress_bar_callback is not None else 160)
-        write_probe(probe, target)
-        for table in probe.tables():
+        console = Console(width=None if trainer.progress_bar_callback is not None else 160, emoji=False)
+        write_texts(probe, target)
+        for table in probe.tables():  # before the picture, which takes longer
             console.print(table)
+        figure = picture.draw(probe)
+        write_picture(figure, target)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_text("probe", probe.markdown(), trainer.global_step)
-                logger.experiment.add_figure("probe", picture.draw(probe), trainer.global_step)
+                logger.experiment.add_figure("probe", figure, trainer.global_step)
         rank_zero_info(f"Probe written to {target / 'probe.md'}")
 
 
-def write_probe(probe: Probe, folder: Path) -> None:
-    """Write ``probe.md``, ``probe.json`` and ``probe.png``, each complete or not at all."""
+def write_texts(probe: Probe, folder: Path) -> None:
+    """Write ``probe.md`` and ``probe.json``, each complete or not at all."""
     for name, text in (("probe.md", probe.markdown()), ("probe.json", probe.json())):
         with replaced_file(folder / name) as file:
             file.write_text(text, encoding="utf-8")
+
+
+def write_picture(figure: "Figure", folder: Path) -> None:
+    """Write ``probe.png``, complete or not at all."""
     with replaced_file(folder / "probe.png") as file:
-        picture.draw(probe).savefig(file, dpi=120)
+        figure.savefig(file, dpi=120)

@@ -7,19 +7,24 @@ from typing import Any
 from lightning_kd.data import TextDataModule
 from lightning_kd.outputs import Batch
 
+LATER = "leave it out, and afterwards call lightning-kd export or report with such data"
+"""What a callback says."""
 
-def check_data(datamodule: Any, who: str) -> None:
+
+def check_data(datamodule: Any, who: str, remedy: str = LATER) -> None:
     """Refuse data whose rows cannot be had apart from training.
+
+    Args:
+        datamodule: The data.
+        who: What looks at them.
+        remedy: What to do instead.
 
     Raises:
         ValueError: Says what to do instead.
     """
     if not isinstance(datamodule, TextDataModule):
         kind = "there is none" if datamodule is None else f"this one is a {type(datamodule).__name__}"
-        raise ValueError(
-            f"{who}: looks at rows of a DataModule of lightning_kd, and {kind}; leave it out, and afterwards call "
-            "lightning-kd export or report with such data"
-        )
+        raise ValueError(f"{who}: looks at rows of a DataModule of lightning_kd, and {kind}; {remedy}")
 
 
 @contextmanager

@@ -44,7 +44,10 @@ def compare(
                 label_names[label] if label >= 0 else None,
                 [rank + 1 for rank in ranks],
                 [label_names[i] for i in classes.tolist()],
-                [_view(a.name, logits, classes, selection) for a, logits in zip(answers, own, strict=True)],
+                [
+                    _view(a.name, logits, classes, selection, label_names)
+                    for a, logits in zip(answers, own, strict=True)
+                ],
             )
         )
     decisions = [answer.split.argmax(dim=-1) for answer in answers]
@@ -63,12 +66,15 @@ def compare(
     )
 
 
-def _view(name: str, logits: Tensor, classes: Tensor, selection: Selection) -> View:
+def _view(name: str, logits: Tensor, classes: Tensor, selection: Selection, label_names: list[str]) -> View:
+    order = logits.argsort(descending=True, stable=True).tolist()
     at = [softness.log_probabilities(logits[None], t) for t in selection.temperatures]
     ranked = [log_p.exp().sort(descending=True).values[0] for log_p in at]
     return View(
         name,
         [log_p.exp()[0, classes].tolist() for log_p in at],
+        label_names[order[1]],
+        label_names[order[-1]],
         [float(p[1]) for p in ranked],
         [float(p[-1]) for p in ranked],
         [float(softness.relative_difference(log_p)) for log_p in at],

@@ -43,13 +43,17 @@ class View:
     Attributes:
         network: Its name.
         probabilities: Of the classes shown.
-        second: Of its second class, whether shown or not.
+        second_class: Its second class, whether shown or not; it is the same at all temperatures.
+        last_class: Its last class.
+        second: Of its second class.
         last: Of its last class.
         difference: (second - last) / second in %, from 0 to 100.
     """
 
     network: str
     probabilities: list[list[float]]
+    second_class: str
+    last_class: str
     second: list[float]
     last: list[float]
     difference: list[float]
@@ -160,10 +164,13 @@ class Probe:
             [name, str(rank), *(short(p[place]) for view in views for p in view.probabilities)]
             for place, (name, rank) in enumerate(zip(sentence.classes, sentence.ranks, strict=True))
         ]
-        rows.append(["2nd class", "", *(short(p) for view in views for p in view.second)])
-        rows.append(["last class", "", *(short(p) for view in views for p in view.last)])
-        rows.append([DIFFERENCE, "", *(f"{value:.2f}" for view in views for value in view.difference)])
-        return ["class", "rank", *heads], rows
+        if self.classes > 2:  # of two classes the second is the last
+            second = _named("2nd class", views, [view.second_class for view in views])
+            last = _named("last class", views, [view.last_class for view in views])
+            rows.append([second, "", *(short(p) for view in views for p in view.second)])
+            rows.append([last, "", *(short(p) for view in views for p in view.last)])
+            rows.append([DIFFERENCE, "", *(f"{value:.2f}" for view in views for value in view.difference)])
+        return ["class", "teacher's rank", *heads], rows
 
 
 def short(probability: float, digits: int = 3) -> str:
@@ -175,6 +182,12 @@ def heading(sentence: Sentence) -> str:
     """The sentence in one line, and its true class."""
     text = " ".join(sentence.text.split())
     return text if sentence.label is None else f"{text} ({sentence.label})"
+
+
+def _named(place: str, views: list[View], names: list[str]) -> str:
+    if len(set(names)) == 1:
+        return f"{place}, {names[0]}"
+    return f"{place}, " + ", ".join(f"{view.network}: {name}" for view, name in zip(views, names, strict=True))
 
 
 def _markdown(columns: list[str], rows: list[list[str]]) -> str:

@@ -9,14 +9,18 @@ from lightning_kd.probe.softness import log_probabilities
 
 WHO = "TemperatureProbe"
 
+MOST_SENTENCES = 20
+"""Of more, the picture takes minutes to draw, and nobody looks at it."""
+
 
 @dataclass(frozen=True)
 class Selection:
     """Which sentences, which classes of them, at which temperatures.
 
     Attributes:
-        sentences: Texts; None = rows of the split.
-        rows: How many of the teacher's most certain, and of its least certain rows are shown without sentences, >= 1.
+        sentences: Texts, at most 20; None = rows of the split.
+        rows: How many of the teacher's most certain, and of its least certain rows are shown without sentences, from 1
+            to 10.
         temperatures: Each > 0.
         top_k: How many of the likeliest classes are shown, >= 1; all where there are fewer.
         bottom_k: How many of the least likely, >= 1.
@@ -36,6 +40,10 @@ class Selection:
             raise ValueError(f"{WHO}.sentences: must be a list, got the text {self.sentences!r}; put it in brackets")
         if self.sentences is not None and not self.sentences:
             raise ValueError(f"{WHO}.sentences: the list is empty; name a sentence, or null for rows of the split")
+        if len(self.sentences or []) > MOST_SENTENCES:
+            raise ValueError(
+                f"{WHO}.sentences: at most {MOST_SENTENCES}, got {len(self.sentences or [])}; probe the others apart"
+            )
         for number, sentence in enumerate(self.sentences or [], 1):
             if not isinstance(sentence, str) or not sentence.strip():
                 raise ValueError(f"{WHO}.sentences: number {number} has no text, got {sentence!r}; remove it")
@@ -47,6 +55,11 @@ class Selection:
         for name in ("rows", "top_k", "bottom_k"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{WHO}.{name}: must be >= 1, got {getattr(self, name)}")
+        if self.rows > MOST_SENTENCES // 2:
+            raise ValueError(
+                f"{WHO}.rows: must be <= {MOST_SENTENCES // 2}, got {self.rows}: so many of the most and of the least "
+                "certain rows are shown; means are over the whole split anyway"
+            )
 
     @staticmethod
     def check_classes(classes: int) -> None:

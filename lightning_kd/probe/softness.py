@@ -70,7 +70,7 @@ def relative_difference(log_p: Tensor) -> Tensor:
         log_p: Logarithms of probabilities, (N, C), C >= 2.
     """
     ranked = log_p.sort(dim=-1, descending=True).values
-    return -100 * torch.expm1(ranked[:, -1] - ranked[:, 1])
+    return 100 * torch.expm1(ranked[:, -1] - ranked[:, 1]).abs()  # -0.0 of classes alike has no sign
 
 
 def best_temperature(logits: Tensor, labels: Tensor) -> float | None:

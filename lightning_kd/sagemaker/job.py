@@ -86,6 +86,8 @@ class Job:
                 raise ValueError(f"channels: must be named with letters, digits and underscores, got {channel!r}")
             if not re.fullmatch(S3, place):
                 raise ValueError(f"channels.{channel}: must be such as s3://bucket/prefix, got {place!r}")
+        if same := _twice([channel.upper() for channel in self.channels]):
+            raise ValueError(f"channels: two are both SM_CHANNEL_{same}, which is in upper case; rename one")
         self.overrides()
 
     def overrides(self) -> dict[str, str]:
@@ -98,6 +100,8 @@ class Job:
                     f"{name + equals + value!r:.100}"
                 )
         result = {name: value for name, _, value in pairs}
+        if same := _twice([name.replace("__", ".") for name, _, _ in pairs]):
+            raise ValueError(f"hyperparameters: {same} is given twice; leave one out")
         if CONFIG in result:
             raise ValueError(f"hyperparameters: {CONFIG} is not one here; name the file with --config")
         if len(result) > COUNT_LIMIT - 2:  # two are the toolkit's
@@ -122,6 +126,9 @@ class Job:
             full_name: Name of the job, which must be new.
             source: Where on S3 the packed source is.
             metrics: Names of the metrics that the service finds in the lines of the log.
+
+        Raises:
+            ValueError: If ``request`` has a field that is made of other arguments.
         """
         found = [{"Name": name, "Regex": f"{name}=([-+.0-9e]+)"} for name in metrics]  # see progress.py
         algorithm = {"TrainingImage": self.image, "TrainingInputMode": "File", "MetricDefinitions": found}
@@ -131,7 +138,7 @@ class Job:
         place = self.folder(full_name)
         toolkit = {"sagemaker_program": ENTRY, "sagemaker_submit_directory": source}
         channels = [_channel(name, place) for name, place in self.channels.items()]
-        return {
+        request = {
             "TrainingJobName": full_name,
             "RoleArn": self.role,
             "AlgorithmSpecification": algorithm,
@@ -146,8 +153,17 @@ class Job:
             "EnableManagedSpotTraining": self.spot,
             "CheckpointConfig": {"S3Uri": self.checkpoints or f"{place}/checkpoints", "LocalPath": CHECKPOINTS},
             **({"InputDataConfig": channels} if channels else {}),
-            **self.request,
         }
+        if taken := sorted(request.keys() & self.request.keys()):
+            raise ValueError(
+                f"request: {', '.join(taken)} is made of other arguments; use those, or change what --dry_run prints "
+                "and send it yourself"
+            )
+        return {**request, **self.request}
+
+
+def _twice(names: list[str]) -> str | None:
+    return next((name for place, name in enumerate(names) if name in names[:place]), None)
 
 
 def _channel(name: str, place: str) -> Mapping[str, Any]:

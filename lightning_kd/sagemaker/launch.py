@@ -1,7 +1,10 @@
 """``lightning-kd sagemaker``: starts a training job, or prints the request that would."""
 
 import json
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from pydoc import locate
@@ -12,6 +15,7 @@ from jsonargparse import ArgumentParser
 
 from lightning_kd.sagemaker.arguments import fill_in, overrides
 from lightning_kd.sagemaker.job import Job
+from lightning_kd.sagemaker.places import check_places
 from lightning_kd.sagemaker.source import pack
 
 
@@ -39,10 +43,11 @@ def launch(args: list[str]) -> None:
     for name, path, there in (("config", config, config.is_file()), ("source", source, not source or source.is_dir())):
         if not there:
             raise ValueError(f"{name}: there is no {str(path)!r}")
-    monitored = check(config, job)
+    monitored = check(config, job, source)
     full_name = f"{job.name}-{time.strftime('%Y-%m-%d-%H-%M-%S', time.gmtime())}"
     packed = f"{job.folder(full_name)}/source/sourcedir.tar.gz"
     request = job.full_request(full_name, packed, [monitored, "train/loss"])
+    check_request(request)
     with TemporaryDirectory() as folder:
         archive = Path(folder) / "sourcedir.tar.gz"
         pack(archive, config, source)
@@ -52,26 +57,61 @@ def launch(args: list[str]) -> None:
             submit(request, archive, packed, given.region)
 
 
-def check(config: Path, job: Job) -> str:
+def check(config: Path, job: Job, source: Path | None) -> str:
     """Parse the run as the job is going to, so that a misspelt key costs no machine.
+
+    Args:
+        config: The YAML file.
+        job: The job.
+        source: The user's folder, whose modules can be imported there.
 
     Returns:
         The metric by which the run picks its best student.
 
     Raises:
-        ValueError: If a placeholder has no value.
+        ValueError: If a placeholder has no value, or a teacher, a base or data are only on this machine.
         jsonargparse.ArgumentError: If a key or a value is wrong.
     """
     from lightning_kd.cli import run  # here, because it takes seconds
     from lightning_kd.fit_cli import ParseOnlyCLI
 
     variables = job.variables()
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder, importable(source):
         filled = Path(folder) / config.name
         filled.write_text(fill_in(config.read_text(encoding="utf-8"), variables, config.name), encoding="utf-8")
         cli = run(["fit", "--config", str(filled), *overrides(job.overrides(), variables)], cli=ParseOnlyCLI)
-    task: Any = locate(cli.config["fit"].model.task.class_path)
+        check_places(cli.config["fit"], source)
+        task: Any = locate(cli.config["fit"].model.task.class_path)
     return f"val/{task.monitor}"
+
+
+@contextmanager
+def importable(source: Path | None) -> Iterator[None]:
+    """Find modules in the user's folder first, as the job does."""
+    before = list(sys.path)
+    if source is not None:
+        sys.path.insert(0, str(source.resolve()))
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+
+
+def check_request(request: dict[str, Any]) -> None:
+    """Refuse what is not as botocore describes it, where that is installed.
+
+    Raises:
+        ValueError: If a field is unknown, missing or of another kind.
+    """
+    if find_spec("botocore") is None:
+        return
+    from botocore.session import get_session
+    from botocore.validate import ParamValidator
+
+    service = get_session().get_service_model("sagemaker")
+    report = ParamValidator().validate(request, service.operation_model("CreateTrainingJob").input_shape)
+    if report.has_errors():
+        raise ValueError(f"request: {report.generate_report()}")
 
 
 def submit(request: dict[str, Any], archive: Path, place: str, region: str | None) -> None:

@@ -17,7 +17,7 @@ from tests.conftest import LABELS, TINY_BERT, clinc_rows, save_network, tiny_ber
 from tests.roberta import roberta_tokenizer, save_roberta, tiny_roberta
 from tests.runs import data, module, squad_data, trainer
 
-SENTENCES = ["hello water good morning to you", "call me | something [else]"]
+SENTENCES = ["hello water :smile: good morning to you", "call me | something [else]"]
 
 
 def probe(**settings):
@@ -120,7 +120,7 @@ def test_teacher_is_shown_before_the_first_step(tmp_path, clinc_file, capsys):
     content = result(tmp_path)
     assert [level["network"] for level in content["levels"]] == ["teacher"] * 2
     assert content["agreement"] is None
-    assert "teacher: hello water good morning to you" in capsys.readouterr().out
+    assert "teacher: hello water :smile: good morning to you" in capsys.readouterr().out
 
 
 def test_training_is_not_changed(tmp_path, clinc_file):

@@ -1,7 +1,7 @@
 """What is shown of a probe, on logits made up."""
 
 import json
-from io import StringIO
+from io import BytesIO, StringIO
 
 import pytest
 import torch
@@ -48,6 +48,8 @@ def test_likeliest_and_least_likely_classes_by_the_teacher():
     assert teacher.probabilities[1] == pytest.approx(p[[2, 3, 1]].tolist())
     assert teacher.second[1] == pytest.approx(float(p[3]))
     assert teacher.last[1] == pytest.approx(float(p[1]))
+    assert (teacher.second_class, teacher.last_class) == ("fourth", "$5 or $6")
+    assert (certain.views[1].second_class, certain.views[1].last_class) == ("$5 or $6", "fifth")
     assert teacher.difference[1] == pytest.approx(100 * float((p[3] - p[1]) / p[3]))
     own = STUDENT[2].double().softmax(dim=-1)
     assert certain.views[1].probabilities[0] == pytest.approx(own[[1, 4, 0]].tolist())
@@ -87,10 +89,14 @@ def test_rows_without_a_label_are_left_out():
 def test_markdown_and_json():
     probe = both()
     lines = probe.markdown().splitlines()
+    probe_columns = [f"{name}, T = {temperature}" for name in ("teacher", "student") for temperature in (1, 2)]
     cells = [line.replace(r"\|", "").count("|") for line in lines if line.startswith("|")]
     assert cells == [7] * 6 + [7] * 8 + [7] * 8  # of each table as many in each line
     assert r"| a\|b | 5 |" in probe.markdown()
     assert "(2nd - last) / 2nd, %" in probe.markdown()
+    assert lines.count("| class | teacher's rank | " + " | ".join(probe_columns) + " |") == 2
+    assert r"| 2nd class, teacher: fifth, student: $5 or $6 |  |" in probe.markdown()
+    assert "| 2nd class, fifth |  |" in both(networks=1).markdown()
     assert json.loads(probe.json())["levels"][0]["network"] == "teacher"
 
 
@@ -101,6 +107,32 @@ def test_terminal():
     text = console.file.getvalue()
     assert "row [2]" in text  # no markup
     assert "…" not in text
+
+
+def test_of_two_classes_the_second_is_the_last():
+    chosen = selection(sentences=["one"], top_k=1)
+    probe = compare(
+        chosen, ["t"], NAMES[:2], "test", RAW, LABELS % 2, [Answers("teacher", TEACHER[:, :2], TEACHER[:1, :2])]
+    )
+    assert "2nd" not in probe.markdown()
+    assert "-0" not in probe.json()
+    assert "2nd" in both().markdown()
+
+
+def test_characters_that_the_font_has_not():
+    chosen = selection(sentences=["\u8fd9 is \u597d", "\u00e9t\u00e9"])
+    answers = [Answers("teacher", TEACHER, TEACHER[:2])]
+    probe = compare(chosen, ["t"], ["\u8bed", *NAMES[1:]], "validation", RAW, LABELS, answers)
+    with pytest.warns(
+        UserWarning, match="3 characters that matplotlib's font has not, such as \u597d \u8bed \u8fd9;"
+    ) as told:
+        figure = draw(probe)
+    figure.savefig(BytesIO())  # without the warnings of matplotlib
+    assert len(told) == 1
+    assert figure.axes[0].texts[-1].get_text() == "\ufffd is \ufffd"
+    assert figure.axes[2].texts[-1].get_text() == "\u00e9t\u00e9"
+    assert "\ufffd" in [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
+    assert "\u8fd9 is \u597d" in probe.markdown()
 
 
 @pytest.mark.parametrize("networks", [1, 2])
@@ -134,6 +166,8 @@ def test_picture(tmp_path, networks, top_k):
         ({"temperatures": [float("nan")]}, r"temperatures: each must be > 0, got nan"),
         ({"temperatures": [float("inf")]}, r"temperatures: each must be > 0, got inf"),
         ({"rows": 0}, r"rows: must be >= 1, got 0"),
+        ({"rows": 11}, r"rows: must be <= 10, got 11"),
+        ({"sentences": ["one"] * 21}, r"sentences: at most 20, got 21"),
         ({"top_k": 0}, r"top_k: must be >= 1, got 0"),
         ({"bottom_k": -1}, r"bottom_k: must be >= 1, got -1"),
     ],

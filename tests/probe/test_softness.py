@@ -100,3 +100,8 @@ def test_best_temperature(logits, labels):
 def test_no_temperature_is_best_for_who_is_always_right_or_guesses(logits, labels):
     assert softness.best_temperature(logits, logits.argmax(dim=1)) is None
     assert softness.best_temperature(logits, logits.argmin(dim=1)) is None
+
+
+def test_relative_difference_of_classes_alike_has_no_sign():
+    log_p = softness.log_probabilities(torch.tensor([[1.0, 0.0], [2.0, 2.0]]), 3.0)
+    assert [math.copysign(1, value) for value in softness.relative_difference(log_p).tolist()] == [1, 1]

@@ -28,6 +28,9 @@ model:
 data: {{class_path: CLINC150DataModule, init_args: {{path: "${{SM_CHANNEL_TRAINING}}", batch_size: 8}}}}
 """
 
+PACKED = CONFIG.replace(str(ROOT / "lightning_kd"), "lightning_kd")
+"""As one writes it for the launcher: the network is part of what is packed."""
+
 
 class Host:
     """One container of a job. Its folders stay those of the job when it starts again, as /opt/ml does."""

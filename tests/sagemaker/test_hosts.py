@@ -11,7 +11,8 @@ from lightning_kd.sagemaker.environment import ScriptMode
 from tests.sagemaker.host import same_weights, wait_for_steps
 
 HOSTS = ("127.0.0.1", "localhost")  # names that resolve, as algo-1 and algo-2 do in a job
-LONG = {"trainer.max_epochs": 12, "last.every_minutes": 0}
+LONG = {"trainer.max_epochs": 8, "last.every_minutes": 0}
+TWO = {"trainer.devices": 2, "trainer.strategy": "ddp"}
 
 
 @pytest.fixture
@@ -33,50 +34,45 @@ def ended(processes):
     return [process.wait(timeout=600) for process in processes]
 
 
-def test_one_model_of_both_and_the_same_weights_after_an_interruption(make_job):
-    whole, job = make_job("whole"), make_job("killed")
-    assert ended(start(whole, LONG)) == [0, 0], whole[0].log()[-2000:] + whole[1].log()[-2000:]
-    assert whole[0].steps() == 12 * 5  # 72 rows in batches of 8 on each of two
-    assert len(AutoModelForSequenceClassification.from_pretrained(whole[0].root / "model").config.id2label) == 3
-    assert (whole[0].root / "output" / "data" / "config.yaml").is_file()
-    for folder in ("model", "output/data", "checkpoints/checkpoints"):
-        path = whole[1].root / folder
-        assert not path.exists() or not list(path.iterdir()), folder
+def test_interrupted_twice_two_hosts_end_in_the_weights_of_one_with_two_processes(host, make_job):
+    """By SIGTERM to both, and by SIGKILL to the second; the one host under torchrun, as the toolkit does on request."""
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    whole = host.start({**LONG, **TWO}, torchrun)
+    assert whole.wait(timeout=600) == 0, host.log()[-2000:]
+    assert host.steps() == 8 * 5  # 72 rows in batches of 8 on each of two
+    assert host.failure() is None
 
-    processes = start(job, LONG)
-    wait_for_steps(job[0], 20, *processes)
-    processes[1].send_signal(signal.SIGKILL)
-    codes = ended(processes)
-    assert codes[0] == 1, job[0].log()[-2000:]
-    assert "another process of this run has ended" in job[0].failure()
-    assert 20 <= job[0].steps() < whole[0].steps()
-    for host in job:
-        host.renew()
-    shutil.copytree(job[0].root / "checkpoints", job[1].root / "checkpoints", dirs_exist_ok=True)  # the service does
+    job = make_job("job")
+    for number, killed, codes in ((signal.SIGTERM, (0, 1), [143, 143]), (signal.SIGKILL, (1,), [1, -9])):
+        before, processes = job[0].steps(), start(job, LONG)
+        wait_for_steps(job[0], before + 6, *processes)
+        for place in killed:
+            processes[place].send_signal(number)
+        assert ended(processes) == codes, job[0].log()[-2000:]
+        assert before + 6 <= job[0].steps() < host.steps()
+        if number == signal.SIGTERM:
+            assert [one.failure() for one in job] == [None, None]
+            assert not list((job[1].root / "checkpoints").rglob("*.ckpt"))  # the first writes for both
+        else:
+            assert "another process of this run has ended" in job[0].failure()
+        for one in job:
+            one.renew()
+        places = [one.root / "checkpoints" for one in job]
+        shutil.copytree(*places, dirs_exist_ok=True)  # the service does
     assert ended(start(job, LONG)) == [0, 0], job[0].log()[-2000:] + job[1].log()[-2000:]
-    assert same_weights(job[0].last, whole[0].last)
+    assert same_weights(job[0].last, host.last)
     student = "model/model.safetensors"
-    assert (job[0].root / student).read_bytes() == (whole[0].root / student).read_bytes()
+    assert (job[0].root / student).read_bytes() == (host.root / student).read_bytes()
+    assert len(AutoModelForSequenceClassification.from_pretrained(job[0].root / "model").config.id2label) == 3
+    assert (job[0].root / "output" / "data" / "config.yaml").is_file()
+    for folder in ("model", "output/data"):
+        assert not list((job[1].root / folder).iterdir()), folder
 
 
-def test_both_are_told_to_end(make_job):
-    job = make_job("told")
-    processes = start(job, LONG)
-    wait_for_steps(job[0], 20, *processes)
-    for process in processes:
-        process.send_signal(signal.SIGTERM)
-    assert ended(processes) == [143, 143], job[0].log()[-2000:]
-    assert job[0].steps() >= 20
-    assert [host.failure() for host in job] == [None, None]
-
-
-@pytest.mark.parametrize("launcher", [(), ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")])
-def test_two_processes_on_one_host(host, launcher):
-    """Started by Lightning, or by torchrun as the toolkit does on request."""
-    process = host.start({"trainer.devices": 2, "trainer.strategy": "ddp"}, launcher)
-    assert process.wait(timeout=600) == 0, host.log()[-2000:]
+def test_two_processes_that_lightning_starts(host):
+    assert host.run({**TWO, "trainer.max_epochs": 1}) == 0, host.log()[-2000:]
     assert AutoModelForSequenceClassification.from_pretrained(host.root / "model").config.num_labels == 3
-    assert host.steps() == 2 * 5
+    assert host.steps() == 5
     assert host.failure() is None
 
 

@@ -8,7 +8,10 @@ import tarfile
 
 import pytest
 
-from tests.sagemaker.host import CONFIG
+from lightning_kd.sagemaker.job import Job
+from lightning_kd.sagemaker.launch import check
+from tests.conftest import save_network, tiny_bert
+from tests.sagemaker.host import PACKED
 from tests.sagemaker.service import Service
 
 ROLE = "arn:aws:iam::123456789012:role/service-role/training"
@@ -18,7 +21,7 @@ IMAGE = "763104351884.dkr.ecr.eu-west-1.amazonaws.com/pytorch-training:2.8.0-gpu
 @pytest.fixture
 def arguments(tmp_path):
     config = tmp_path / "run.yaml"
-    config.write_text(CONFIG, encoding="utf-8")
+    config.write_text(PACKED, encoding="utf-8")
     return {
         "config": config,
         "role": ROLE,
@@ -108,7 +111,7 @@ def test_request_is_what_the_service_describes(launch, arguments, refused):
 
 def test_the_smallest_request(launch, arguments, refused):
     del arguments["channels.training"]
-    arguments["config"].write_text(CONFIG.replace("${SM_CHANNEL_TRAINING}", "clinc/clinc_oos"), encoding="utf-8")
+    arguments["config"].write_text(PACKED.replace("${SM_CHANNEL_TRAINING}", "clinc/clinc_oos"), encoding="utf-8")
     request = json.loads(launch(arguments, "--dry_run"))
     assert refused(request) == []
     assert "InputDataConfig" not in request
@@ -155,7 +158,7 @@ def test_submits_what_the_dry_run_prints(launch, arguments, monkeypatch, tmp_pat
         texts = {name: archive.extractfile(name).read().decode() for name in ("config.yaml", "requirements.txt")}
     assert {"train.py", "config.yaml", "requirements.txt", "labels.txt", "lightning_kd/cli.py"} <= set(names)
     assert not any("__pycache__" in name for name in names)
-    assert texts["config.yaml"] == CONFIG
+    assert texts["config.yaml"] == PACKED
     required = [re.split(r"[\[<>=]", line)[0] for line in texts["requirements.txt"].splitlines()]
     assert {"lightning", "transformers", "torchmetrics", "unidecode"} <= set(required)
     assert not {"torch", "pytest", "torchao", "boto3"} & set(required)
@@ -180,6 +183,9 @@ def test_submits_what_the_dry_run_prints(launch, arguments, monkeypatch, tmp_pat
         ({"hyperparameters": "model.warm_up=1"}, "model.warm_up"),
         ({"hyperparameters": "model.losses.hard.init_args.weigth=1"}, "'weigth' is not accepted"),
         ({"hyperparameters": "model.teacher=${SM_CHANNEL_TEACHER}"}, "${SM_CHANNEL_TEACHER} is not set, the channels"),
+        ({"channels.Training": "s3://b/c"}, "channels: two are both SM_CHANNEL_TRAINING"),
+        ({"request": '{"RoleArn": "x", "VpcConfig": {}}'}, "request: RoleArn is made of other arguments"),
+        ({"request": '{"InputDataConfig": []}'}, "request: InputDataConfig is made of other arguments"),
     ],
 )
 def test_what_would_fail_there_is_refused_here(shell, arguments, changes, message):
@@ -187,6 +193,52 @@ def test_what_would_fail_there_is_refused_here(shell, arguments, changes, messag
     code, _ = shell("sagemaker", "--dry_run", *given)
     assert message in str(code)
     assert "\n" not in str(code)
+
+
+@pytest.mark.parametrize("again", ["model.warmup_ratio=0.2", "model__warmup_ratio=0.1"])
+def test_hyperparameter_given_twice(shell, arguments, again):
+    given = (f"--{name}={value}" for name, value in arguments.items())
+    code, _ = shell("sagemaker", "--dry_run", *given, "--hyperparameters", "model.warmup_ratio=0.1", again)
+    assert "hyperparameters: model.warmup_ratio is given twice" in code
+
+
+@pytest.mark.parametrize("field", ['{"VpcConfg": {}}', '{"Environment": {"KD_DEBUG": 1}}'])
+def test_further_field_that_the_service_does_not_describe(shell, arguments, field):
+    pytest.importorskip("botocore")
+    code, _ = shell("sagemaker", "--dry_run", *(f"--{n}={v}" for n, v in {**arguments, "request": field}.items()))
+    assert "request: Parameter validation failed" in code or "nknown parameter" in code or "Invalid type" in code
+
+
+def test_classes_of_the_users_source(launch, arguments, tmp_path):
+    own = tmp_path / "own"
+    own.mkdir()
+    code = "from lightning_kd.losses import HardLabelLoss\n\n\nclass Own(HardLabelLoss):\n    pass\n"
+    (own / "my_losses_there.py").write_text(code, encoding="utf-8")
+    path = list(sys.path)
+    change = "model.losses.own=my_losses_there.Own"
+    request = json.loads(launch({**arguments, "source": own, "hyperparameters": change}, "--dry_run"))
+    assert request["HyperParameters"]["model.losses.own"] == "my_losses_there.Own"
+    assert sys.path == path
+
+
+@pytest.mark.parametrize("field", ["model.teacher", "model.student.base", "data.init_args.tokenizer"])
+def test_what_is_only_on_this_machine(arguments, tmp_path, monkeypatch, field):
+    monkeypatch.chdir(tmp_path)
+    own = tmp_path / "own"
+    save_network(tiny_bert(), own / "net" / "work")
+    places = {"channels": {"training": "s3://bucket/texts"}, "output": arguments["output"]}
+
+    def look(place, source=None):
+        job = Job(ROLE, IMAGE, "ml.g5.xlarge", hyperparameters=[f"{field}={place}"], **places)
+        return check(arguments["config"], job, source)
+
+    only_here = [("own/net", None), (own / "net" / "work", own), ("runs/not/yet", None), ("../own/net", own)]
+    for place, source in only_here:
+        message = f"^{field.replace('.init_args', '')}.*: the job has no '{re.escape(str(place))}'; copy it to S3"
+        with pytest.raises(ValueError, match=message):
+            look(place, source)
+    for place, source in (("net/work", own), ("org/name", None), ("/opt/in-the-image", None)):
+        assert look(place, source) == "val/accuracy"
 
 
 def test_file_of_the_users_in_the_way_of_ours(shell, arguments, tmp_path):

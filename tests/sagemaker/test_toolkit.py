@@ -12,7 +12,7 @@ import sys
 import pytest
 from transformers import AutoModelForSequenceClassification
 
-from tests.sagemaker.host import CONFIG
+from tests.sagemaker.host import PACKED
 from tests.sagemaker.service import Service
 
 pytest.importorskip("sagemaker_training")
@@ -52,7 +52,7 @@ def submitted(host, shell, monkeypatch, tmp_path):
     for name, value in service.variables().items():
         monkeypatch.setenv(name, value)
     config = tmp_path / "distil.yaml"
-    config.write_text(CONFIG, encoding="utf-8")
+    config.write_text(PACKED, encoding="utf-8")
     places = ["--output=s3://bucket/kd", "--channels.training=s3://bucket/texts"]
     machine = ["--instance_type=ml.m5.large", "--role=arn:aws:iam::123456789012:role/training", "--image=pytorch"]
     change = ["--hyperparameters", "model.losses.hard.init_args.label_smoothing=0.1"]
