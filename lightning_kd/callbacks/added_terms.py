@@ -9,8 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from lightning_kd.callbacks.call_outputs import Layer
+from lightning_kd.losses import DecoupledKDLoss, DISTLoss, HardLabelLoss, SoftTargetLoss
 from lightning_kd.losses.base import DistillationLoss
 from lightning_kd.outputs import Outputs, Shape
+
+
+SOFTMAX = (SoftTargetLoss, HardLabelLoss, DecoupledKDLoss, DISTLoss)
+"""Losses that take logits for those of a distribution."""
 
 
 def check_loss(name: str, loss: DistillationLoss, has_layers: bool, has_labels: bool) -> None:
@@ -129,6 +134,20 @@ class AddedTerms:
                 )
             for loss, own in zip(copies, saved, strict=True):
                 loss.load_state_dict(own)
+
+    def check_heads(self, student: Outputs) -> None:
+        """Refuse one score as a distribution: its softmax is 1, whatever it is.
+
+        Raises:
+            ValueError: Names the loss.
+        """
+        lonely = next((name for name, head in student.heads.items() if head.logits.shape[-1] == 1), None)
+        for name, copies in self.copies.items():
+            if lonely is not None and isinstance(copies[0], SOFTMAX):
+                raise ValueError(
+                    f"DistillationCallback.losses.{name}: {type(copies[0]).__name__} takes a softmax over classes, and "
+                    f"{lonely!r} has one score only; use LogitMSELoss, or a network with two classes"
+                )
 
     def __call__(self, student: Outputs, teacher: Outputs | None) -> dict[str, Tensor]:
         """Each loss, not weighted; of one on hidden states the mean over the pairs."""

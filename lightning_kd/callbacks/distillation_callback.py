@@ -12,6 +12,7 @@ from lightning_kd.callbacks.added_terms import AddedTerms, check_loss
 from lightning_kd.callbacks.call_outputs import Key, Layer, width_of
 from lightning_kd.callbacks.distilled_step import DistilledStep
 from lightning_kd.callbacks.joined_parameters import join
+from lightning_kd.callbacks.read_positions import is_sequence_to_sequence
 from lightning_kd.callbacks.repeating_teacher import AsCalled, network_in_checkpoint, teacher_for
 from lightning_kd.losses.base import DistillationLoss
 from lightning_kd.models import Network
@@ -162,6 +163,11 @@ class DistillationCallback(Callback):
             raise ValueError(
                 "DistillationCallback.layers: compares layers, and an ensemble has those of several networks; give one "
                 "teacher"
+            )
+        if self.layers and is_sequence_to_sequence(student):
+            raise ValueError(
+                f"DistillationCallback.layers: {type(student).__name__} has two kinds of padding, the encoder's and the "
+                "decoder's, and it is not known which is a layer's; compare logits"
             )
         ours = [Layer(path, width_of(student, path, "student")) for path in self.layers]
         theirs = [Layer(path, width_of(teacher.networks[0], path, "teacher")) for path in self.layers.values()]

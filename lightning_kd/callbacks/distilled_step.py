@@ -6,10 +6,12 @@ from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lightning_kd.callbacks.added_terms import AddedTerms
 from lightning_kd.callbacks.call_outputs import Key, Layer, labels_of, outputs_of
+from lightning_kd.callbacks.read_positions import settled
 from lightning_kd.callbacks.recorded_calls import Call, recorded_calls
 from lightning_kd.callbacks.repeating_teacher import AsCalled
 from lightning_kd.outputs import Outputs
@@ -54,6 +56,7 @@ class DistilledStep:
         self.labels = labels
         self.call = call
         self.total_steps = 0.0
+        self.warned = False
         self.own_step = module.training_step
         self._before = module.__dict__.get("training_step")
 
@@ -90,9 +93,11 @@ class DistilledStep:
         call = self._chosen(calls)
         batch = args[0] if args else next(iter(kwargs.values()))
         keys = cast(AsCalled, self.teacher.task).keys
-        student = outputs_of(call, "student", keys, labels_of(batch, self.labels), self.layers)
+        call, labels = settled(call, self.student, labels_of(batch, self.labels))
+        student = outputs_of(call, "student", keys, labels, self.layers)
         self._check_gradient(student)
-        teacher = self.teacher({"call": call}) if self.terms.need_teacher else None
+        self.terms.check_heads(student)
+        teacher = self.teacher({"call": call, "labels": labels}) if self.terms.need_teacher else None
         total = loss + self._added(loss, student, teacher)
         return {**result, "loss": total} if isinstance(result, Mapping) else total
 
@@ -113,14 +118,29 @@ class DistilledStep:
         return calls[index]
 
     def _check_gradient(self, student: Outputs) -> None:
-        tensors = [head.logits for head in student.heads.values()] + list(student.hidden_states or ())
-        if any(tensor.requires_grad for tensor in tensors):
+        logits = [head.logits for head in student.heads.values()]
+        if not any(tensor.requires_grad for tensor in [*logits, *(student.hidden_states or ())]) and not any(
+            parameter.requires_grad for parameter in self.student.parameters()
+        ):
+            if not self.warned:
+                rank_zero_warn(
+                    f"DistillationCallback.student: all weights of {self.name!r} are frozen, so it learns nothing from "
+                    "the teacher; name the network that is trained"
+                )
+            self.warned = True
             return
-        if any(parameter.requires_grad for parameter in self.student.parameters()):
+        if not all(tensor.requires_grad for tensor in logits):
             raise ValueError(
                 "DistillationCallback.call: the call that counts was made without gradients, so nothing would be "
                 "learnt from the teacher; say which other call counts"
             )
+        for layer, states in zip(self.layers, student.hidden_states or (), strict=True):
+            if not states.requires_grad:
+                raise ValueError(
+                    f"DistillationCallback.layers: {layer.path!r} gave an output without gradients, so nothing would "
+                    "be learnt there; where activations are recomputed, use use_reentrant=False; where all weights up "
+                    "to it are frozen, leave it out; else say which other call counts"
+                )
 
     def _added(self, own_loss: Tensor, student: Outputs, teacher: Outputs | None) -> Tensor:
         """The weighted sum of the losses, which are logged."""
