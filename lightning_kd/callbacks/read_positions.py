@@ -7,7 +7,6 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers.loss.loss_utils import ForCausalLMLoss
 
 from lightning_kd.callbacks.recorded_calls import Call, original
 from lightning_kd.outputs import IGNORED
@@ -76,8 +75,9 @@ def _with_decoder_inputs(call: Call, network: Any, has_labels: bool) -> Call:
 def _of_next(labels: Tensor, call: Call, network: nn.Module) -> Tensor:
     """Where the network compares with the next label, the labels one to the left, and none where padding is in play."""
     name = type(network).__name__
-    causal = isinstance(network, transformers.PreTrainedModel) and network.loss_function is ForCausalLMLoss
-    if labels.ndim != 2 or not causal and not name.endswith(("ForCausalLM", "LMHeadModel")):
+    loss = network.loss_function if isinstance(network, transformers.PreTrainedModel) else None
+    causal = getattr(loss, "__name__", "") == "ForCausalLMLoss"
+    if labels.ndim != 2 or (not causal and not name.endswith(("ForCausalLM", "LMHeadModel"))):
         return labels
     if call.by_name.get("labels") is None:
         raise ValueError(

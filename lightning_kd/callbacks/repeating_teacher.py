@@ -51,20 +51,22 @@ class AsCalled:
         return outputs_of(made, "teacher", self.keys, batch["labels"], self.layers)
 
 
-def teacher_for(student: nn.Module, source: Any, auto_class: str | None, keys: list[Key] | None) -> Teacher:
+def teacher_for(
+    student: nn.Module, source: Any, loaded: bool, auto_class: str | None, keys: list[Key] | None
+) -> Teacher:
     """A teacher for a student, its classes in the student's order where both name them.
 
     Args:
         student: The network.
         source: As ``Teacher`` takes it.
+        loaded: Whether all of it are networks already.
         auto_class: Name of the transformers class that loads those that are no modules; None = as for the student.
         keys: Where the logits are.
 
     Raises:
         ValueError: If no class is known to load it with, or it has other classes than the student.
     """
-    loaded = not all(isinstance(part, nn.Module) for part in (source if isinstance(source, list) else [source]))
-    if auto_class is None and loaded:
+    if auto_class is None and not loaded:
         auto_class = auto_class_of(student)
     teacher = Teacher(source, cast(Task, AsCalled(auto_class or "", keys)))
     own = labels.label_names_of(models.id_labels(original(student)))

@@ -194,5 +194,5 @@ def test_layer_within_a_checkpoint(tmp_path, reentrant):
     if not reentrant:
         assert "hidden" in logged(tmp_path, Still(Checkpointed()), **settings)
         return
-    with pytest.raises(ValueError, match="'first' gave an output without gradients.*use_reentrant=False"):
+    with pytest.raises(ValueError, match=r"'first' gave an output without gradients.*use_reentrant=False"):
         logged(tmp_path, Still(Checkpointed()), **settings)
