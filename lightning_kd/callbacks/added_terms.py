@@ -9,47 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from lightning_kd.callbacks.call_outputs import Layer
+from lightning_kd.losses import DecoupledKDLoss, DISTLoss, HardLabelLoss, SoftTargetLoss
 from lightning_kd.losses.base import DistillationLoss
 from lightning_kd.outputs import Outputs, Shape
 
-
-def check_loss(name: str, loss: DistillationLoss, has_layers: bool, has_labels: bool) -> None:
-    """Refuse a loss that cannot be given what it needs.
-
-    Args:
-        name: Its name.
-        loss: It.
-        has_layers: Whether pairs of layers are named.
-        has_labels: Whether it is said where the labels are.
-
-    Raises:
-        ValueError: Names what to change.
-    """
-    if name in ("own_loss", "total"):
-        raise ValueError(f"DistillationCallback.losses: {name!r} is logged by the callback itself; rename this loss")
-    field = f"DistillationCallback.losses.{name}"
-    if "projections" in loss.needs:
-        raise ValueError(
-            f"{field}: {type(loss).__name__} compares queries, keys and values, which only DistillationModule takes "
-            "out of networks; use HiddenStateMSELoss with layers"
-        )
-    if not loss.needs_teacher and not has_labels:
-        raise ValueError(
-            f"{field}: {type(loss).__name__} compares with labels; say where they are in the batch with "
-            "labels=<key or index>"
-        )
-    if loss.needs_augmented:
-        raise ValueError(
-            f"{field}: {type(loss).__name__} compares with texts that were changed, which only DistillationModule "
-            "makes; leave it out"
-        )
-    if loss.needs and not has_layers:
-        raise ValueError(
-            f"{field}: {type(loss).__name__} compares layers; name pairs of them with layers={{<path in the student>: "
-            "<path in the teacher>}"
-        )
-    if getattr(loss, "layer_map", None) is not None:
-        raise ValueError(f"{field}.layer_map: the pairs are those of DistillationCallback.layers; leave it out")
+SOFTMAX = (SoftTargetLoss, HardLabelLoss, DecoupledKDLoss, DISTLoss)
+"""Losses that take logits for those of a distribution."""
 
 
 class AddedTerms:
@@ -71,12 +36,21 @@ class AddedTerms:
             if loss.needs:
                 for own, ours, theirs in zip(self.copies[name], student, teacher, strict=True):
                     own.prepare(Shape(1, ours.width, 1), Shape(1, theirs.width, 1))
+        pairs = [
+            f"{a.path} ({a.width} wide) with {b.path} ({b.width} wide)" for a, b in zip(student, teacher, strict=True)
+        ]
+        self.described = "; ".join([f"{name}: {type(loss).__name__}" for name, loss in losses.items()] + pairs)
         self._all = nn.ModuleList(loss for copies in self.copies.values() for loss in copies)
 
     @property
     def need_teacher(self) -> bool:
-        """Whether one of them reads the teacher's outputs."""
-        return any(copies[0].needs_teacher for copies in self.copies.values())
+        """Whether one of them reads the teacher's outputs now."""
+        return any(loss.needs_teacher for loss in self._now().values())
+
+    def _now(self) -> dict[str, DistillationLoss]:
+        """The first copy of each loss that counts: not one that needs the teacher and whose schedule is at 0."""
+        first = {name: copies[0] for name, copies in self.copies.items()}
+        return {n: s for n, s in first.items() if s.weight or not s.needs_teacher or "weight" not in s.schedules}
 
     def weight(self, name: str) -> float:
         """The factor of a loss in the total."""
@@ -110,29 +84,43 @@ class AddedTerms:
         """What of them is trained."""
         return [parameter for parameter in self._all.parameters() if parameter.requires_grad]
 
-    def state(self) -> dict[str, list[dict[str, Tensor]]]:
-        """Their parameters, by the name of the loss, one mapping for each copy."""
-        return {name: [dict(loss.state_dict()) for loss in copies] for name, copies in self.copies.items()}
+    def state(self) -> dict[str, Any]:
+        """Their parameters, by the name of the loss, one mapping for each copy; and what they are of."""
+        own = {name: [dict(loss.state_dict()) for loss in copies] for name, copies in self.copies.items()}
+        return {"losses": own, "of": self.described}
 
-    def load(self, state: dict[str, list[dict[str, Any]]]) -> None:
+    def load(self, state: dict[str, Any]) -> None:
         """Load ``state``.
 
         Raises:
-            ValueError: If it is that of other losses.
+            ValueError: If it is that of other losses or layers, or in another order, which is that of the optimiser.
         """
+        if state["of"] != self.described:
+            raise ValueError(
+                f"DistillationCallback.losses: the checkpoint is of a run with {state['of']}, and this one has "
+                f"{self.described}; resume with the same in the same order"
+            )
         for name, copies in self.copies.items():
-            saved = state.get(name, [])
-            if len(saved) != len(copies):
-                raise ValueError(
-                    f"DistillationCallback.losses.{name}: the checkpoint is of a run with other losses or layers; "
-                    "resume with the same"
-                )
-            for loss, own in zip(copies, saved, strict=True):
+            for loss, own in zip(copies, state["losses"][name], strict=True):
                 loss.load_state_dict(own)
 
+    def check_heads(self, student: Outputs) -> None:
+        """Refuse one score as a distribution: its softmax is 1, whatever it is.
+
+        Raises:
+            ValueError: Names the loss.
+        """
+        lonely = next((name for name, head in student.heads.items() if head.logits.shape[-1] == 1), None)
+        for name, copies in self.copies.items():
+            if lonely is not None and isinstance(copies[0], SOFTMAX):
+                raise ValueError(
+                    f"DistillationCallback.losses.{name}: {type(copies[0]).__name__} takes a softmax over classes, and "
+                    f"{lonely!r} has one score only; use LogitMSELoss, or a network with two classes"
+                )
+
     def __call__(self, student: Outputs, teacher: Outputs | None) -> dict[str, Tensor]:
-        """Each loss, not weighted; of one on hidden states the mean over the pairs."""
-        return {name: self._term(copies, student, teacher) for name, copies in self.copies.items()}
+        """Each loss that counts now, not weighted; of one on hidden states the mean over the pairs."""
+        return {name: self._term(self.copies[name], student, teacher) for name in self._now()}
 
     @staticmethod
     def _term(copies: list[DistillationLoss], student: Outputs, teacher: Outputs | None) -> Tensor:

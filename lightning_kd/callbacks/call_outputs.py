@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from lightning_kd.callbacks.recorded_calls import Call, original
-from lightning_kd.outputs import Head, Outputs
+from lightning_kd.outputs import IGNORED, Head, Outputs
 
 Key = str | int
 """Where something stands in a mapping or a tuple."""
@@ -67,32 +67,54 @@ def labels_of(batch: Any, keys: list[Key]) -> list[Tensor]:
     return [pick(batch, key, "labels", "the batch") for key in keys]
 
 
-def head_of(name: str, logits: Tensor, labels: Tensor | None, tokens: Tensor | None) -> Head:
+def head_of(name: str, logits: Tensor, labels: Tensor | None, tokens: Tensor | None, classes_last: bool) -> Head:
     """One distribution per row, token or pixel.
 
     Args:
         name: For messages.
-        logits: (N, C); (B, L, C), of which padding is left out; or (B, C, H, W).
-        labels: The same without C.
+        logits: (N, C); (B, L, C) or (B, C, L), of which padding is left out; or (B, C, H, W).
+        labels: The same without C; tokens whose label is -100 are left out.
         tokens: Which positions are no padding, (B, L); None = all.
+        classes_last: Whether three dimensions are known to be (B, L, C).
 
     Raises:
-        ValueError: If logits or labels have another shape.
+        ValueError: If logits or labels have another shape, or three dimensions may mean this or that.
     """
     if logits.ndim < 2:
         raise ValueError(
             f"DistillationCallback: {name!r} has the shape {tuple(logits.shape)}, and the losses compare scores of "
             "classes: (N, C), (B, L, C) or (B, C, H, W); give the network one output per class"
         )
-    scores = logits.movedim(1, -1) if logits.ndim > 3 else logits
+    if tokens is not None and tokens.shape != logits.shape[:2]:
+        tokens = None
+    second = logits.ndim > 3
+    if logits.ndim == 3 and not classes_last and tokens is None:
+        second = _classes_second(name, logits, labels)
+    scores = logits.movedim(1, -1) if second else logits
     if labels is not None and labels.shape != scores.shape[:-1]:
         raise ValueError(
             f"DistillationCallback.labels: of shape {tuple(labels.shape)}, but {name!r} of {tuple(logits.shape)} needs "
             f"{tuple(scores.shape[:-1])}; name other labels or other logits"
         )
-    if tokens is not None and scores.ndim == 3:
+    if logits.ndim == 3 and labels is not None:
+        known = labels != IGNORED
+        tokens = known if tokens is None else tokens & known
+    if logits.ndim == 3 and tokens is not None and not tokens.all():  # to index copies all scores
         return Head(scores[tokens], None if labels is None else labels[tokens])
     return Head(scores.flatten(0, -2), None if labels is None else labels.flatten())
+
+
+def _classes_second(name: str, logits: Tensor, labels: Tensor | None) -> bool:
+    """Whether logits of three dimensions are those of a convolution, (B, C, L), which the labels' shape says."""
+    batch, one, other = logits.shape
+    shape = None if labels is None else tuple(labels.shape)
+    if one != other and shape in ((batch, one), (batch, other)):
+        return shape == (batch, other)
+    raise ValueError(
+        f"DistillationCallback.logits: {name!r} of the shape {tuple(logits.shape)} may be tokens by classes or classes "
+        "by positions; name labels=<key or index> of one class for each position, whose shape says it, or return "
+        "logits of two dimensions"
+    )
 
 
 WIDTHS = ("out_features", "out_channels", "num_features", "num_channels", "embedding_dim", "embed_dim")
@@ -140,12 +162,7 @@ class Layer:
             ValueError: If it did not run, or is not as wide as its weights say.
         """
         what = f"DistillationCallback.layers: {self.path!r}"
-        output = call.layers.get(self.path)
-        if isinstance(output, Mapping):
-            output = next(iter(output.values()), None)
-        states = (
-            next((part for part in output if isinstance(part, Tensor)), None) if isinstance(output, tuple) else output
-        )
+        states = call.layers.get(self.path)
         if not isinstance(states, Tensor):
             raise ValueError(
                 f"{what} gave no tensor in this call; name a layer that the network calls (where it was compiled and "
@@ -166,17 +183,18 @@ def outputs_of(call: Call, who: str, keys: list[Key] | None, labels: list[Tensor
     """A call in the vocabulary of the losses.
 
     Args:
-        call: The call; its ``attention_mask`` says what is padding.
+        call: The call.
         who: The network, for messages.
         keys: See ``logits_of``; None where no loss reads logits.
         labels: One for each head, or none.
         layers: Whose outputs become ``hidden_states``, in this order.
     """
-    mask = call.by_name.get("attention_mask")
-    tokens = mask.bool() if isinstance(mask, Tensor) and mask.ndim == 2 else None
-    heads = {}
+    call.outputs.check(
+        f"what the {who} returned", "change a copy of it in training_step (logits = logits / 2 instead of logits /= 2)"
+    )
     found = {} if keys is None else logits_of(call.output, keys, who)
-    for (name, logits), own in zip_longest(found.items(), labels[: len(found)]):
-        fits = tokens is not None and logits.shape[:2] == tokens.shape
-        heads[name] = head_of(name, logits, own, tokens if fits else None)
-    return Outputs(heads, tokens, tuple(layer.states(call) for layer in layers))
+    heads = {
+        name: head_of(name, logits, own, call.tokens, call.classes_last)
+        for (name, logits), own in zip_longest(found.items(), labels[: len(found)])
+    }
+    return Outputs(heads, call.tokens, tuple(layer.states(call) for layer in layers))

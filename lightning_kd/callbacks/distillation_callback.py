@@ -1,21 +1,22 @@
 """Adds a teacher to a LightningModule that knows nothing of one."""
 
-import os
 from typing import Any, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from torch import nn
 
-from lightning_kd.callbacks.added_terms import AddedTerms, check_loss
+from lightning_kd.callbacks.added_terms import AddedTerms
 from lightning_kd.callbacks.call_outputs import Key, Layer, width_of
+from lightning_kd.callbacks.checked_losses import check_losses
 from lightning_kd.callbacks.distilled_step import DistilledStep
+from lightning_kd.callbacks.given_teacher import Borrowed, networks_in, parts_of, resolved
 from lightning_kd.callbacks.joined_parameters import join
-from lightning_kd.callbacks.repeating_teacher import AsCalled, network_in_checkpoint, teacher_for
+from lightning_kd.callbacks.read_positions import is_sequence_to_sequence
+from lightning_kd.callbacks.repeating_teacher import AsCalled, teacher_for
+from lightning_kd.callbacks.suitable_runs import check_callbacks, check_run
 from lightning_kd.losses.base import DistillationLoss
 from lightning_kd.models import Network
-from lightning_kd.module import DistillationModule
 from lightning_kd.optimizers import known_end
 from lightning_kd.teachers import Teacher
 
@@ -58,16 +59,13 @@ class DistillationCallback(Callback):
         student: str,
         teacher: str | dict[str, Any] | list[str | dict[str, Any]] | Network,
         losses: dict[str, DistillationLoss],
-        logits: str | int | list[str | int] | None = None,
-        labels: str | int | list[str | int] | None = None,
+        logits: int | str | list[int | str] | None = None,  # from the shell, 1 is a number
+        labels: int | str | list[int | str] | None = None,
         call: int | None = None,
         layers: dict[str, str] | None = None,
         auto_class: str | None = None,
     ) -> None:
-        if not losses:
-            raise ValueError("DistillationCallback.losses: empty; give at least one, such as SoftTargetLoss")
-        for name, loss in losses.items():
-            check_loss(name, loss, bool(layers), labels is not None)
+        check_losses(losses, bool(layers), labels is not None)
         self.student = student
         self.teacher = teacher
         self.losses = losses
@@ -79,6 +77,13 @@ class DistillationCallback(Callback):
         self._step: DistilledStep | None = None
         self._terms: AddedTerms | None = None
         self._saved: dict[str, Any] = {}
+        self._resumed = False
+        self._borrowed: Borrowed | None = None
+
+    @property
+    def state_key(self) -> str:
+        """Under which a checkpoint holds its state: one for each student."""
+        return self._generate_state_key(student=self.student)
 
     # ---- before the first step
 
@@ -90,24 +95,8 @@ class DistillationCallback(Callback):
         """
         if stage != "fit":
             return
-        self._terms, self._saved = None, {}  # of an earlier fit
-        if isinstance(pl_module, DistillationModule):
-            raise ValueError("DistillationCallback: a DistillationModule has a teacher of its own; set model.teacher")
-        if not pl_module.automatic_optimization:
-            raise ValueError(
-                f"DistillationCallback: {type(pl_module).__name__} optimises manually, so its step goes backward "
-                "itself and nothing can be added to the loss; use the losses of lightning_kd.losses in the step"
-            )
-        if pl_module._compiler_ctx is not None:
-            raise ValueError(
-                "DistillationCallback: the whole module is compiled, and its calls cannot be seen; compile the network "
-                f"inside instead: module.{self.student or 'net'}.compile()"
-            )
-        if isinstance(trainer.strategy, (FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy)):
-            raise ValueError(
-                f"DistillationCallback: {type(trainer.strategy).__name__} divides weights and optimiser, which the "
-                "losses' parameters then cannot join; use ddp, or DistillationModule"
-            )
+        self._terms, self._saved, self._resumed = None, {}, False  # of an earlier fit
+        check_run(trainer, pl_module, self.student, self.labels is not None)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Load the teacher, let the losses' parameters join the optimiser, and stand in for ``training_step``.
@@ -116,19 +105,35 @@ class DistillationCallback(Callback):
             ValueError: If the module has no such network, or student and teacher do not go together.
         """
         student = self._network(pl_module)
-        weights = next(pl_module.parameters())
+        dtype = next((p.dtype for p in student.parameters() if p.is_floating_point()), torch.get_default_dtype())
         with torch.random.fork_rng(devices=[]):  # the module draws the same numbers as without a teacher
             teacher = self._build_teacher(pl_module, student)
-            teacher.to(pl_module.device, weights.dtype)
+            teacher.to(pl_module.device, dtype)
             ours, theirs = self._pairs(student, teacher)
             self._terms = AddedTerms(self.losses, ours, theirs)
+        self._check_parameters(trainer)
         self._terms.load(trainer.strategy.broadcast(self._saved or self._terms.state()))
-        self._terms.to(pl_module.device, weights.dtype)
+        self._terms.to(pl_module.device, dtype)
         join(trainer.optimizers[0], self._terms.parameters())
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        several = sum(isinstance(callback, DistillationCallback) for callback in callbacks) > 1
         self._step = DistilledStep(
             trainer, pl_module, self.student, ours, teacher, self._terms, _keys(self.labels), self.call
         )
+        self._step.prefix = f"distillation/{self.student}" if several else "distillation"
+        self._step.called = bool(self._saved)  # by the run that is continued
         self._step.install()
+
+    def _check_parameters(self, trainer: Trainer) -> None:
+        """Refuse runs whose optimiser the losses' parameters cannot join."""
+        if not cast(AddedTerms, self._terms).parameters():
+            return
+        if self._resumed and not self._saved:
+            raise ValueError(
+                "DistillationCallback.losses: have projections, and the checkpoint is of a run without them, whose "
+                "optimiser cannot be continued; leave layers out, or begin a new run with the weights of the checkpoint"
+            )
+        check_callbacks(trainer)
 
     def _network(self, pl_module: LightningModule) -> nn.Module:
         try:
@@ -141,20 +146,11 @@ class DistillationCallback(Callback):
             ) from None
 
     def _build_teacher(self, pl_module: LightningModule, student: nn.Module) -> Teacher:
-        given = self.teacher if isinstance(self.teacher, list) else [self.teacher]
-        sources = [self._source(os.fspath(s) if isinstance(s, os.PathLike) else s, pl_module) for s in given]
-        own = {id(parameter) for parameter in pl_module.parameters()}
-        for source in sources:
-            if isinstance(source, nn.Module) and any(id(parameter) in own for parameter in source.parameters()):
-                raise ValueError("DistillationCallback.teacher: has weights of the student; pass a copy.deepcopy of it")
+        given = resolved(self.teacher, pl_module, self.student)
+        networks = list(networks_in(given))
+        self._borrowed = Borrowed(networks)
         keys = None if all(loss.needs for loss in self.losses.values()) else _keys(self.logits)
-        return teacher_for(student, sources if isinstance(self.teacher, list) else sources[0], self.auto_class, keys)
-
-    def _source(self, source: Any, pl_module: LightningModule) -> Any:
-        """What a teacher is made of; of a module of the same class the network of the same name."""
-        if isinstance(source, str) and source.endswith(".ckpt"):
-            return network_in_checkpoint(source, pl_module, self.student)
-        return source.get_submodule(self.student) if type(source) is type(pl_module) else source
+        return teacher_for(student, given, len(networks) == len(parts_of(given)), self.auto_class, keys)
 
     def _pairs(self, student: nn.Module, teacher: Teacher) -> tuple[list[Layer], list[Layer]]:
         """The layers of both that are compared; the teacher is told to record its own."""
@@ -162,6 +158,11 @@ class DistillationCallback(Callback):
             raise ValueError(
                 "DistillationCallback.layers: compares layers, and an ensemble has those of several networks; give one "
                 "teacher"
+            )
+        if self.layers and is_sequence_to_sequence(student):
+            raise ValueError(
+                f"DistillationCallback.layers: {type(student).__name__} has two kinds of padding, the encoder's and "
+                "the decoder's, and it is not known which is a layer's; compare logits"
             )
         ours = [Layer(path, width_of(student, path, "student")) for path in self.layers]
         theirs = [Layer(path, width_of(teacher.networks[0], path, "teacher")) for path in self.layers.values()]
@@ -199,14 +200,24 @@ class DistillationCallback(Callback):
         if self._step is not None:
             self._step.remove()
             self._step = None
+        if self._borrowed is not None:
+            self._borrowed.give_back()
+            self._borrowed = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The parameters of the losses."""
-        return {"losses": self._saved if self._terms is None else self._terms.state()}
+        """The parameters of the losses, and what they are of."""
+        return self._saved if self._terms is None else self._terms.state()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep them until the losses are built."""
-        self._saved = state_dict["losses"]
+        self._saved = state_dict
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Take note that a run is continued, with this callback or without it.
+
+        One without a step is that of a learning rate finder, which goes back to the beginning.
+        """
+        self._resumed = checkpoint["global_step"] > 0
 
 
 def _keys(given: Any) -> list[Key]:

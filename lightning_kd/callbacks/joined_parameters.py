@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from lightning.pytorch.core.optimizer import _MockOptimizer
 from torch import nn
 from torch.optim import Optimizer
 
@@ -17,17 +18,25 @@ def join(optimizer: Optimizer, parameters: list[nn.Parameter]) -> None:
         parameters: What to add.
 
     Raises:
-        ValueError: If the optimiser divides its parameters among devices, or makes their state in a way of its own.
+        ValueError: If there is no optimiser, it divides its parameters among devices, or makes their state in a way of
+            its own.
     """
     if not parameters:
         return
+    if isinstance(optimizer, _MockOptimizer):
+        raise ValueError(
+            "DistillationCallback.losses: have projections, and configure_optimizers returns no optimiser that could "
+            "train them; return one, or compare layers of one width"
+        )
     name = type(optimizer).__name__
     if hasattr(optimizer, "consolidate_state_dict"):
         raise ValueError(
             f"DistillationCallback: {name} divides its parameters among the devices when it is made, so those of the "
             "losses cannot join it; take an optimiser that does not, or losses without a projection"
         )
-    group = max(optimizer.param_groups, key=lambda group: float(group.get("initial_lr", group["lr"])))
+    # without a rate where the optimiser chooses it itself, as Adafactor of transformers may
+    rates = [group.get("initial_lr", group.get("lr")) for group in optimizer.param_groups]
+    group = max(zip(rates, optimizer.param_groups, strict=True), key=lambda pair: float(pair[0] or 0))[1]
     if optimizer.state:  # Adagrad makes the state of its parameters in its constructor
         settings: dict[str, Any] = {option: group[option] for option in optimizer.defaults}
         try:

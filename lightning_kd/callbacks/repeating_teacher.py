@@ -10,6 +10,7 @@ from torch import nn
 
 from lightning_kd import labels, models
 from lightning_kd.callbacks.call_outputs import Key, Layer, outputs_of
+from lightning_kd.callbacks.kept_values import Versions
 from lightning_kd.callbacks.recorded_calls import Call, original, recorded_calls, repeat
 from lightning_kd.outputs import Batch, Need, Outputs
 from lightning_kd.tasks.base import Task
@@ -38,30 +39,34 @@ class AsCalled:
     def run(self, network: nn.Module, batch: Batch, needs: frozenset[Need] = frozenset()) -> Outputs:
         """Repeat the call."""
         call: Call = batch["call"]
+        layers: dict[str, Any] = {}
         if not self.layers:
-            made = replace(call, output=repeat(call, network))
+            output = repeat(call, network)
         else:
             with recorded_calls(network, [layer.path for layer in self.layers]) as calls:
-                repeat(call, network)
-            made = replace(call, output=calls[-1].output, layers=calls[-1].layers)
+                output = repeat(call, network)
+            layers = calls[-1].layers
         # made by the student's arguments: what is padding, it was told
-        return outputs_of(made, "teacher", self.keys, [], self.layers)
+        made = replace(call, output=output, layers=layers, outputs=Versions())
+        return outputs_of(made, "teacher", self.keys, batch["labels"], self.layers)
 
 
-def teacher_for(student: nn.Module, source: Any, auto_class: str | None, keys: list[Key] | None) -> Teacher:
+def teacher_for(
+    student: nn.Module, source: Any, loaded: bool, auto_class: str | None, keys: list[Key] | None
+) -> Teacher:
     """A teacher for a student, its classes in the student's order where both name them.
 
     Args:
         student: The network.
         source: As ``Teacher`` takes it.
+        loaded: Whether all of it are networks already.
         auto_class: Name of the transformers class that loads those that are no modules; None = as for the student.
         keys: Where the logits are.
 
     Raises:
         ValueError: If no class is known to load it with, or it has other classes than the student.
     """
-    loaded = not all(isinstance(part, nn.Module) for part in (source if isinstance(source, list) else [source]))
-    if auto_class is None and loaded:
+    if auto_class is None and not loaded:
         auto_class = auto_class_of(student)
     teacher = Teacher(source, cast(Task, AsCalled(auto_class or "", keys)))
     own = labels.label_names_of(models.id_labels(original(student)))

@@ -8,6 +8,7 @@ from torch import nn
 from transformers.modeling_outputs import QuestionAnsweringModelOutput, SequenceClassifierOutput
 
 from lightning_kd.callbacks.call_outputs import Layer, head_of, labels_of, logits_of, outputs_of, width_of
+from lightning_kd.callbacks.kept_values import first_tensor
 from lightning_kd.callbacks.recorded_calls import Call, recorded_calls, repeat
 from tests.conftest import tiny_bert
 
@@ -71,15 +72,15 @@ def test_tokens_without_padding():
     """(B, L, C): the rows are the tokens, in order."""
     logits, labels = torch.randn(2, 3, 5), torch.arange(6).reshape(2, 3)
     mask = torch.tensor([[True, True, False], [True, False, False]])
-    head = head_of("logits", logits, labels, mask)
+    head = head_of("logits", logits, labels, mask, False)
     assert torch.equal(head.logits, torch.stack([logits[0, 0], logits[0, 1], logits[1, 0]]))
     assert head.labels.tolist() == [0, 1, 3]
-    assert head_of("logits", logits, None, None).logits.shape == (6, 5)
+    assert head_of("logits", logits, None, None, True).logits.shape == (6, 5)
 
 
 def test_pixels():
     logits, labels = torch.randn(2, 5, 3, 4), torch.arange(24).reshape(2, 3, 4)
-    head = head_of("logits", logits, labels, None)
+    head = head_of("logits", logits, labels, None, False)
     assert head.logits.shape == (24, 5)
     for row in (0, 7, 23):
         image, pixel = divmod(int(head.labels[row]), 12)
@@ -88,9 +89,9 @@ def test_pixels():
 
 def test_shapes_that_are_refused():
     with pytest.raises(ValueError, match=r"'logits' has the shape \(4,\), and the losses compare scores of classes"):
-        head_of("logits", torch.zeros(4), None, None)
+        head_of("logits", torch.zeros(4), None, None, False)
     with pytest.raises(ValueError, match=r"labels: of shape \(4, 2\), but 'logits' of \(4, 3\) needs \(4,\)"):
-        head_of("logits", LOGITS, torch.zeros(4, 2).long(), None)
+        head_of("logits", LOGITS, torch.zeros(4, 2).long(), None, False)
 
 
 class Block(nn.Module):
@@ -158,8 +159,7 @@ def test_states_of_vectors_tokens_and_feature_maps(shape, expected):
     assert states.shape == expected
     own = output.movedim(1, -1) if shape[1] == 4 else output
     assert torch.equal(states.flatten(), own.flatten())
-    again = Layer("layer", 4).states(Call((), {}, [], None, {"layer": (output, None)}))
-    assert torch.equal(states, again)
+    assert first_tensor((None, output)) is first_tensor({"states": output}) is output
 
 
 class Named(nn.Module):
