@@ -44,7 +44,7 @@ def check_installed() -> None:
     Raises:
         ValueError: Says how to get them.
     """
-    missing = [name for name in ("optuna", "matplotlib") if find_spec(name) is None]
+    missing = [name for name in ("optuna", "matplotlib", "sklearn") if find_spec(name) is None]
     if missing:
         raise ValueError(f"tune needs {' and '.join(missing)}, not installed; run pip install 'lightning-kd[tune]'")
 
