@@ -109,6 +109,7 @@ class DistillationCallback(Callback):
         with torch.random.fork_rng(devices=[]):  # the module draws the same numbers as without a teacher
             teacher = self._build_teacher(pl_module, student)
             teacher.to(pl_module.device, dtype)
+            _ = teacher.networks  # loaded now: what is wrong with it shows before the first step
             ours, theirs = self._pairs(student, teacher)
             self._terms = AddedTerms(self.losses, ours, theirs)
         self._check_parameters(trainer)

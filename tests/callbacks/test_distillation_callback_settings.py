@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.plugins import MixedPrecision
 from torch import nn
 
-from lightning_kd.losses import HiddenStateMSELoss, SoftTargetLoss
+from lightning_kd.losses import HiddenStateMSELoss, SoftTargetLoss, soft_target_loss
 from tests.callbacks.dropin import Classifier, callback, fit, loader, mlp, same, teacher, weights
 from tests.runs import trainer
 
@@ -185,7 +185,25 @@ def test_averaged_run_resumes_bit_for_bit(tmp_path):
 
 
 def test_stochastic_weight_averaging(tmp_path):
-    fitted(tmp_path, callbacks=[StochasticWeightAveraging(swa_lrs=0.01, swa_epoch_start=1)])
+    """As of a module with the teacher in its own step."""
+
+    class ByHand(Classifier):
+        def training_step(self, batch, batch_idx):
+            targets = network(batch[0]).detach()
+            return super().training_step(batch, batch_idx) + soft_target_loss(self.net(batch[0]), targets)
+
+    def averaged(module, *callbacks):
+        average = StochasticWeightAveraging(swa_lrs=0.01, swa_epoch_start=1)
+        fit(module, tmp_path, *callbacks, callbacks=[average], max_epochs=4)
+        return weights(module)
+
+    network, module = teacher(), Classifier()
+    settings = {"losses": {"soft": SoftTargetLoss()}}
+    found = averaged(Classifier(), callback(**settings))
+    torch.testing.assert_close(found, averaged(ByHand()))
+    fit(module, tmp_path, callback(**settings), max_epochs=4)
+    assert not same(found, weights(module))
+    averaged(Classifier(), callback(**BOTH))  # with a projection, too
 
 
 def test_finder_of_learning_rates(tmp_path):
