@@ -81,10 +81,16 @@ def with_callback(name, **settings):
     return f"--trainer.callbacks+={json.dumps({'class_path': f'{__name__}.{name}', 'init_args': settings})}"
 
 
+def heeds_interrupts():
+    """Where the tests run in the background, SIGINT is ignored, and what they start would inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(args, **options):
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, "-m", "lightning_kd", *map(str, args)]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, **options)  # fmt: skip  # noqa: E501
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, env=environment, preexec_fn=heeds_interrupts, **pipes, **options)
 
 
 def test_study(base, shell, tmp_path):
