@@ -21,6 +21,7 @@ from lightning_kd.commands import COMMANDS
 from lightning_kd.folders import writing
 from lightning_kd.fsdp2 import FSDP2Strategy
 from lightning_kd.module import DistillationModule
+from lightning_kd.plain import class_path
 from lightning_kd.run_folders import (
     ROOT,
     discard_unused,
@@ -95,7 +96,7 @@ class DistillationCLI(LightningCLI):
         name = "lightning.pytorch.strategies.ModelParallelStrategy"
         if isinstance(trainer.strategy, Namespace) and trainer.strategy.class_path == name:
             given = self.parser.parse_args(self.args, defaults=False)[str(self.subcommand)].trainer.strategy
-            trainer.strategy.class_path = f"{FSDP2Strategy.__module__}.FSDP2Strategy"
+            trainer.strategy.class_path = class_path(FSDP2Strategy)
             trainer.strategy.init_args = given.get("init_args", {})
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:

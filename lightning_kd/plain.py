@@ -2,8 +2,12 @@
 
 import importlib
 import inspect
+import sys
+from contextlib import suppress
 from dataclasses import asdict, is_dataclass
 from functools import partial
+from itertools import accumulate
+from operator import attrgetter
 from typing import Any, TypeVar
 
 import numpy as np
@@ -41,6 +45,25 @@ def not_saved(value: Any) -> dict[str, Any]:
     return {NOT_SAVED: type(value).__name__}
 
 
+def class_path(cls: type[Any]) -> str | None:
+    """Find the shortest path by which another process can import a class, such as ``torch.optim.AdamW``.
+
+    Args:
+        cls: The class.
+
+    Returns:
+        The first package on the way down to its module that exports the class under its name, and that name; None
+        where there is no such path: for a local class, and for one of the script or notebook that is running.
+    """
+    if cls.__module__ in ("__main__", "__mp_main__"):  # the second: in processes that were spawned
+        return None
+    for package in accumulate(cls.__module__.split("."), "{}.{}".format):
+        with suppress(AttributeError):
+            if attrgetter(cls.__qualname__)(sys.modules.get(package)) is cls:
+                return f"{package}.{cls.__qualname__}"
+    return None
+
+
 def to_plain(value: Any) -> dict[str, Any]:
     """Describe an object, a class or a ``functools.partial`` of a class by class path and arguments.
 
@@ -48,8 +71,8 @@ def to_plain(value: Any) -> dict[str, Any]:
     attribute changes. A dataclass among the arguments becomes a mapping, which the constructor must take, too.
 
     Returns:
-        ``{"class_path": ..., "init_args": {...}}``, or ``not_saved`` for what cannot be described so (a lambda, an
-        argument that is no plain data).
+        ``{"class_path": ..., "init_args": {...}}``, or ``not_saved`` for what cannot be described so (a lambda, a class
+        without a ``class_path``, an argument that is no plain data).
     """
     arguments: dict[str, Any] = {}
     if isinstance(value, partial):
@@ -67,9 +90,10 @@ def to_plain(value: Any) -> dict[str, Any]:
             return not_saved(value)
         arguments = {name: getattr(value, name) for name in names} | getattr(value, "schedules", {})
     arguments = {name: _as_plain(argument) for name, argument in arguments.items()}
-    if cls is None or "<locals>" in cls.__qualname__ or not is_plain(arguments):
+    path = None if cls is None else class_path(cls)
+    if path is None or not is_plain(arguments):
         return not_saved(value)
-    return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": arguments}
+    return {"class_path": path, "init_args": arguments}
 
 
 def refuse_not_saved(value: Any, argument: str) -> None:
@@ -85,6 +109,19 @@ def refuse_not_saved(value: Any, argument: str) -> None:
         )
 
 
+def _located(path: str) -> Any:
+    """Import the longest prefix that is a module and look the rest up in it, so that nested classes are found."""
+    module, _, name = path.rpartition(".")
+    try:
+        found = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        # the module may be there and miss one that it imports itself
+        if "." not in module or not f"{module}.".startswith(f"{error.name}."):
+            raise
+        found = _located(module)
+    return getattr(found, name)
+
+
 def factory_from_plain(value: Any, base: type[T], argument: str) -> Any:
     """The class that ``to_plain`` described, with its arguments; anything else is returned as it is.
 
@@ -94,9 +131,8 @@ def factory_from_plain(value: Any, base: type[T], argument: str) -> Any:
     refuse_not_saved(value, argument)
     if not _is_description(value):
         return value
-    module, _, name = str(value["class_path"]).rpartition(".")
     try:
-        cls = getattr(importlib.import_module(module), name)
+        cls = _located(str(value["class_path"]))
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"{argument}: cannot import {value['class_path']!r} ({error}); pass it again") from error
     if not (inspect.isclass(cls) and issubclass(cls, base)):

@@ -19,6 +19,7 @@ from lightning_kd.fingerprint import fingerprint
 from lightning_kd.folders import replaced_file
 from lightning_kd.logit_packing import Packing, StoredType
 from lightning_kd.outputs import TEACHER_INPUTS, Batch, Need, Outputs, rows_of
+from lightning_kd.plain import class_path
 from lightning_kd.row_store import RowStore, locked
 from lightning_kd.teachers import Teacher
 
@@ -89,7 +90,7 @@ class TeacherCache:
                 "format": FORMAT,
                 "teacher": prints,
                 "combine": teacher.combine,
-                "task": f"{type(task).__module__}.{type(task).__qualname__}",
+                "task": class_path(type(task)) or type(task).__qualname__,
                 "labels": label_names,
                 "split": split,
                 "rows": datamodule.row_key(split),

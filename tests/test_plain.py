@@ -1,3 +1,5 @@
+import importlib
+import sys
 from functools import partial
 
 import numpy as np
@@ -6,9 +8,10 @@ import torch
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from lightning_kd import SequenceClassification
+import lightning_kd
+from lightning_kd import SequenceClassification, losses
 from lightning_kd.losses import DistillationLoss, HardLabelLoss, LogitMSELoss, SoftTargetLoss
-from lightning_kd.plain import factory_from_plain, from_plain, not_saved, refuse_not_saved, to_plain
+from lightning_kd.plain import class_path, factory_from_plain, from_plain, not_saved, refuse_not_saved, to_plain
 from lightning_kd.tasks import Task
 
 
@@ -42,9 +45,89 @@ def test_losses_come_back(loss, tmp_path):
     assert to_plain(copy) == plain
 
 
-def test_class_path_is_importable_by_name():
+class Outer:
+    class Inner(HardLabelLoss):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("cls", "path"),
+    [
+        (SoftTargetLoss, "lightning_kd.losses.SoftTargetLoss"),
+        (SequenceClassification, "lightning_kd.SequenceClassification"),
+        (Task, "lightning_kd.tasks.Task"),
+        (AdamW, "torch.optim.AdamW"),
+        (Outer.Inner, f"{__name__}.Outer.Inner"),
+        (dict, "builtins.dict"),
+    ],
+)
+def test_classes_have_the_shortest_path(cls, path):
+    assert class_path(cls) == path
+
+
+def test_checkpoint_does_not_say_in_which_file_a_class_is():
+    exported = [getattr(package, name) for package in (lightning_kd, losses) for name in package.__all__]
+    for cls in filter(lambda value: isinstance(value, type), exported):
+        package, _, name = class_path(cls).rpartition(".")
+        assert package in ("lightning_kd", "lightning_kd.losses")
+        assert name in sys.modules[package].__all__
+
+
+def test_package_that_has_another_class_of_that_name(monkeypatch):
+    monkeypatch.setattr(losses, "SoftTargetLoss", LogitMSELoss)
+    assert class_path(SoftTargetLoss) == "lightning_kd.losses.soft_target.SoftTargetLoss"
+    monkeypatch.setattr(sys.modules["lightning_kd.losses.soft_target"], "SoftTargetLoss", LogitMSELoss)
+    assert to_plain(SoftTargetLoss()) == {"not_saved": "SoftTargetLoss"}
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A package that exports its class lazily, has a broken module, and one that nothing needs."""
+    folder = tmp_path / "lazy_package"
+    folder.mkdir()
+    export = 'if name == "Own":\n        from lazy_package.own import Own\n        return Own\n'
+    files = {
+        "__init__": f"def __getattr__(name):\n    {export}    raise AttributeError(name)\n",
+        "own": "from lightning_kd.losses import HardLabelLoss\nclass Own(HardLabelLoss): pass\n",
+        "broken": "import what_is_not_installed\n",
+        "heavy": "",
+    }
+    for name, text in files.items():
+        (folder / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield
+    for name in [name for name in sys.modules if name.startswith("lazy_package")]:
+        del sys.modules[name]
+
+
+def test_lazy_export_is_found_and_nothing_else_imported(package):
+    own = importlib.import_module("lazy_package.own").Own
+    plain = to_plain(own(0.5))
+    assert plain["class_path"] == "lazy_package.Own"
+    assert type(from_plain(plain, DistillationLoss, "losses.some")) is own
+    assert "lazy_package.heavy" not in sys.modules
+
+
+def test_module_that_does_not_import_is_named_with_what_it_misses(package):
+    with pytest.raises(ValueError, match=r"cannot import 'lazy_package.broken.Loss' .*'what_is_not_installed'"):
+        from_plain({"class_path": "lazy_package.broken.Loss"}, DistillationLoss, "losses.soft")
+
+
+def test_nested_class_comes_back(tmp_path):
+    plain = through_a_checkpoint(to_plain(Outer.Inner(0.25)), tmp_path / "plain.pt")
+    copy = from_plain(plain, DistillationLoss, "losses.some")
+    assert (type(copy), copy.weight) == (Outer.Inner, 0.25)
+
+
+@pytest.mark.parametrize("main", ["__main__", "__mp_main__"])
+def test_class_of_a_script_or_notebook_is_not_saved(main, monkeypatch):
+    monkeypatch.setattr(Outer, "__module__", main)
+    monkeypatch.setitem(sys.modules, main, sys.modules[__name__])  # there it would be found
+    assert to_plain(Outer()) == {"not_saved": "Outer"}
+
+
+def test_arguments_are_those_of_the_constructor():
     plain = to_plain(SoftTargetLoss(temperature=2.0))
-    assert plain["class_path"] == "lightning_kd.losses.soft_target.SoftTargetLoss"
     assert plain["init_args"] == {
         "weight": 1.0,
         "temperature": 2.0,
@@ -128,7 +211,9 @@ def test_wrong_base_is_refused():
         factory_from_plain(to_plain(SoftTargetLoss()), Optimizer, "optimizer")
 
 
-@pytest.mark.parametrize("path", ["no_such_module.Loss", "lightning_kd.losses.NoSuchLoss", "Loss", ""])
+@pytest.mark.parametrize(
+    "path", ["no_such_module.Loss", "no_such.module.Loss", "lightning_kd.losses.NoSuchLoss", "Loss", ""]
+)
 def test_class_that_is_not_found_is_refused(path):
     with pytest.raises(ValueError, match=rf"losses.soft: cannot import '{path}' .*pass it again"):
         from_plain({"class_path": path}, DistillationLoss, "losses.soft")
