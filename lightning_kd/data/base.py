@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import datasets
 import torch
@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedTokenizerBase
 
 from lightning_kd.data.collate import Collate, collate, holds_text
-from lightning_kd.data.encoding_key import sources_of, tokenizer_key
+from lightning_kd.data.encoding_key import encoder_key, tokenizer_key
 from lightning_kd.data.loaders import Order, Position, ResumableDataLoader, Rows
 from lightning_kd.data.samplers import EvaluationSampler, LengthGroupedSampler
 from lightning_kd.folders import check_writable, writing
@@ -38,6 +38,9 @@ class TextDataModule(LightningDataModule):
     Raises:
         ValueError: If a number is out of range.
     """
+
+    ENCODING_VERSION: ClassVar[int] = 1
+    """Raise it where rows become something else than before: tokenised rows and teacher caches are made anew."""
 
     encodes_for_teacher: bool = False
     """Whether ``teacher_tokenizer`` is an argument."""
@@ -175,7 +178,7 @@ class TextDataModule(LightningDataModule):
 
     def _encoding_key(self) -> str:
         tokenizers = [tokenizer_key(tokenizer) for tokenizer in (self.tokenizer, *self.teacher_tokenizers)]
-        return json.dumps([type(self).__name__, sources_of(type(self), TextDataModule), self.max_length, tokenizers])
+        return json.dumps([encoder_key(type(self), TextDataModule), self.max_length, tokenizers])
 
     def _encode_with_length(self, rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
         encoded = self.encode(rows)

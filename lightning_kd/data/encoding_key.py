@@ -1,10 +1,7 @@
 """What the token ids of a text depend on."""
 
-import hashlib
 import inspect
 import json
-from functools import cache
-from importlib.resources import files
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -21,26 +18,23 @@ def tokenizer_key(tokenizer: PreTrainedTokenizerBase) -> list[Any]:
     return [tokenizer.model_max_length, sides, state]
 
 
-@cache
-def _own_code() -> str:
-    """Changes with any file of this package: who encodes calls helpers."""
-    state = hashlib.sha256()
-    for file in sorted(files("lightning_kd.data").iterdir(), key=lambda file: file.name):
-        if file.name.endswith(".py"):
-            state.update(file.read_bytes())
-    return state.hexdigest()
+def encoder_key(kind: type[Any], root: type[Any]) -> list[Any]:
+    """What decides how a DataModule encodes, of each class from its own up to ``root``.
+
+    Returns:
+        Their names and versions, and the source of those that are not ours.
+    """
+    bases: list[Any] = [base for base in kind.__mro__ if issubclass(base, root)]
+    return [
+        [base.__name__, base.ENCODING_VERSION, None if base.__module__.startswith("lightning_kd.") else _source(base)]
+        for base in bases
+    ]
 
 
-def sources_of(kind: type[Any], root: type[Any]) -> list[str]:
-    """What decides how a DataModule encodes, for a cache key: its file and those of its bases, in a notebook code."""
-    sources = [_own_code()]
-    for base in kind.__mro__:
-        if issubclass(base, root) and not base.__module__.startswith("lightning_kd.data."):
-            try:
-                sources.append(inspect.getsource(inspect.getmodule(base)))  # type: ignore[arg-type]
-            except (OSError, TypeError):
-                code = base.encode.__code__  # type: ignore[attr-defined]
-                sources.append(
-                    repr((code.co_code, code.co_names, [c for c in code.co_consts if isinstance(c, str | int)]))
-                )
-    return sources
+def _source(cls: type[Any]) -> str:
+    """The file of a class, or in a notebook what its ``encode`` was compiled to."""
+    try:
+        return inspect.getsource(inspect.getmodule(cls))  # type: ignore[arg-type]
+    except (OSError, TypeError):
+        code = cls.encode.__code__
+        return repr((code.co_code, code.co_names, [c for c in code.co_consts if isinstance(c, str | int)]))

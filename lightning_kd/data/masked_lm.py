@@ -59,6 +59,8 @@ class MaskedLMDataModule(TextDataModule):
         ValueError: If an argument is out of range, or two do not go together.
     """
 
+    ENCODING_VERSION = 1
+
     def __init__(
         self,
         path: str,
@@ -133,7 +135,7 @@ class MaskedLMDataModule(TextDataModule):
 
     @cached_property
     def _source(self) -> TextSource:
-        return TextSource(self.path, self.text_column, self.config_name)
+        return TextSource(self.path, self.text_column, self.config_name, self.ENCODING_VERSION)
 
     def load(self, split: str) -> datasets.Dataset | None:
         """The texts of a split, in a column ``text``."""

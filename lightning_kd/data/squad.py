@@ -48,6 +48,7 @@ class SQuADDataModule(TextDataModule):
         ValueError: If ``version`` or ``stride`` is out of range.
     """
 
+    ENCODING_VERSION = 1
     encodes_for_teacher = True
 
     def __init__(

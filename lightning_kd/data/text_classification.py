@@ -56,6 +56,7 @@ class TextClassificationDataModule(TextDataModule):
             with ``allow_unlabelled``.
     """
 
+    ENCODING_VERSION = 1
     encodes_for_teacher = True
     canonical_label_names: ClassVar[list[str] | None] = None
     """The label order that published checkpoints of this data set use; None = whatever the data say."""

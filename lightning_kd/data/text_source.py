@@ -1,5 +1,7 @@
 """Where the texts of a corpus come from: the hub or local files, one after the other or as a table."""
 
+import hashlib
+import json
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -23,16 +25,18 @@ class TextSource:
         path: Hub id, local file, or folder.
         column: Column of the texts, in tables and hub data sets.
         config_name: Configuration of the hub data set, where it has several.
+        version: Of how files are read; another one reads them again.
 
     Raises:
         OSError: On use, if there is no such data set.
         ValueError: On use, if a file is not as expected or there is no such column; names file and line.
     """
 
-    def __init__(self, path: str, column: str, config_name: str | None) -> None:
+    def __init__(self, path: str, column: str, config_name: str | None, version: int) -> None:
         self.path = path
         self.column = column
         self.config_name = config_name
+        self.version = version
 
     @cached_property
     def _files(self) -> dict[str, Path] | None:
@@ -69,14 +73,18 @@ class TextSource:
         file = self._files[split]
         if next(read_texts(file, self.column), None) is None:
             return datasets.Dataset.from_dict({"text": []})  # what datasets would not make
-        version = f"{file.stat().st_size} {file.stat().st_mtime_ns}"  # a file that was changed is read again
+        # a file that was changed is read again
+        version = f"{file.stat().st_size} {file.stat().st_mtime_ns} {self.version}"
+        arguments = {"file": str(file.resolve()), "column": self.column, "version": version}
         try:
             table: datasets.Dataset = datasets.Dataset.from_generator(
                 _rows_of,
                 features=datasets.Features({"text": datasets.Value("string")}),
                 cache_dir=str(datasets.config.HF_DATASETS_CACHE),
-                gen_kwargs={"file": str(file.resolve()), "column": self.column, "version": version},
+                gen_kwargs=arguments,
             )
         except datasets.exceptions.DatasetGenerationError as error:
             raise (error.__cause__ or error) from None
+        # not what datasets makes of the generator's module and name, which say nothing about the rows
+        table._fingerprint = hashlib.sha256(json.dumps(arguments).encode()).hexdigest()[:16]
         return table
