@@ -41,13 +41,13 @@ PLACES = {
     "callbacks/last_checkpoint.py": "writing last.ckpt",
     "callbacks/model_checkpoint.py": "writing best.ckpt",
     "callbacks/export.py": "exporting",
-    "lightning_kd/teacher_score.py": "scoring the teacher",
+    "lightning_kd/teachers/teacher_score.py": "scoring the teacher",
     "loops/evaluation_loop.py": "validating",
     "loops/training_epoch_loop.py": "training",
     "_restore_modules_and_callbacks": "restoring",
     "datasets/arrow_dataset.py": "loading rows",
-    "lightning_kd/module.py": "setting up",
-    "lightning_kd/cli.py": "starting",
+    "lightning_kd/training/module.py": "setting up",
+    "lightning_kd/cli/fit.py": "starting",
 }
 """Where a run is, by the first of these in its stack."""
 

@@ -20,7 +20,7 @@ from transformers import AutoModelForMaskedLM
 
 from lightning_kd import MaskedLM, MaskedLMDataModule
 from lightning_kd.losses import HardLabelLoss, SoftTargetLoss
-from lightning_kd.models import forward
+from lightning_kd.models.loading import forward
 
 TEMPERATURE = 2.0
 

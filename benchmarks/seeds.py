@@ -15,8 +15,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from lightning_kd.cli import run
-from lightning_kd.module import STATE_KEY
+from lightning_kd.cli.fit import run
+from lightning_kd.training.module import STATE_KEY
 
 
 def run_seed(seed: int, arguments: list[str]) -> dict[str, float]:

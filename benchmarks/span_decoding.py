@@ -24,7 +24,7 @@ from tqdm import tqdm
 from transformers import AutoModelForQuestionAnswering
 
 from lightning_kd import QuestionAnswering, SQuADDataModule
-from lightning_kd.models import forward
+from lightning_kd.models.loading import forward
 
 N_BEST = 20
 MAX_ANSWER_LENGTH = 30

@@ -16,11 +16,11 @@ from lightning_kd.data import (
     SST2DataModule,
     TextClassificationDataModule,
 )
-from lightning_kd.fsdp2 import FSDP2Strategy
-from lightning_kd.lazy_adamw import LazyAdamW
-from lightning_kd.module import DistillationModule
+from lightning_kd.models.fsdp2 import FSDP2Strategy
+from lightning_kd.optim.lazy_adamw import LazyAdamW
 from lightning_kd.tasks import MaskedLM, QuestionAnswering, SequenceClassification
-from lightning_kd.teacher_cache import TeacherCache
+from lightning_kd.teachers.cache import TeacherCache
+from lightning_kd.training.module import DistillationModule
 
 __version__ = "0.1.0"
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from lightning_kd.one_line import in_one_line
+from lightning_kd.cli.errors import in_one_line
 
 
 def main() -> None:
@@ -13,15 +13,15 @@ def main() -> None:
 def _dispatch(args: list[str]) -> None:
     # imported here: it takes seconds and may itself fail
     if args[:1] == ["sagemaker"]:
-        from lightning_kd.sagemaker.launch import launch
+        from lightning_kd.cli.sagemaker.launch import launch
 
         launch(args[1:])
     elif args[:1] == ["tune"]:
-        from lightning_kd.tuning.command import tune
+        from lightning_kd.cli.tune.command import tune
 
         tune(args[1:])
     else:
-        from lightning_kd.cli import dispatch
+        from lightning_kd.cli.fit import dispatch
 
         dispatch(args)
 

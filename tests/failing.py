@@ -1,4 +1,4 @@
-"""A callback that fails, for tests/test_dying.py."""
+"""A callback that fails, for tests/training/test_watchdog.py."""
 
 import os
 import signal

@@ -9,7 +9,7 @@ SAY_WHAT_IS_NEW = f"""
 {BASELINE}
 import sys
 before = set(sys.modules)
-import lightning_kd.cli
+import lightning_kd.cli.fit
 print(*sorted({{name.partition(".")[0] for name in set(sys.modules) - before}}))
 print("transformers.modeling_utils" in sys.modules)
 """

@@ -1,7 +1,7 @@
 """Callbacks: one class per file."""
 
 from lightning_kd.callbacks.compression_report import CompressionReport
-from lightning_kd.callbacks.distillation_callback import DistillationCallback
+from lightning_kd.callbacks.distillation.callback import DistillationCallback
 from lightning_kd.callbacks.fill_teacher_cache import FillTeacherCache
 from lightning_kd.callbacks.last_checkpoint import LastCheckpoint
 from lightning_kd.callbacks.layer_initialization import LayerInitialization

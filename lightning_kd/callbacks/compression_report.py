@@ -11,15 +11,15 @@ from rich.console import Console
 from torch.distributed.fsdp import FSDPModule
 
 from lightning_kd.callbacks.export import exporters
-from lightning_kd.callbacks.model_card import MARK
-from lightning_kd.deploy import picture
-from lightning_kd.deploy.artefacts import Artefact, open_artefact
-from lightning_kd.deploy.report import STAGES, Report, Split, measure
-from lightning_kd.deploy.rows import check_data, check_split
-from lightning_kd.deploy.tracing import for_another_machine
-from lightning_kd.folders import replaced_file
-from lightning_kd.models import is_placed, parameter_count
-from lightning_kd.module import DistillationModule
+from lightning_kd.evaluation import report_plot
+from lightning_kd.evaluation.artifacts import Artefact, open_artefact
+from lightning_kd.evaluation.batches import check_data, check_split
+from lightning_kd.evaluation.report import STAGES, Report, Split, measure
+from lightning_kd.export.model_card import MARK
+from lightning_kd.export.tracing import for_another_machine
+from lightning_kd.io.atomic import replaced_file
+from lightning_kd.models.loading import is_placed, parameter_count
+from lightning_kd.training.module import DistillationModule
 
 HEADING = "## Compression report"
 
@@ -53,7 +53,7 @@ class CompressionReport(Callback):
         """
         if stage != "fit":
             return
-        picture.check_installed()
+        report_plot.check_installed()
         if not exporters(trainer):
             raise ValueError("CompressionReport: nothing is exported that it could report; add StudentExport()")
         check_data(trainer.datamodule, "CompressionReport")  # type: ignore[attr-defined]
@@ -100,7 +100,7 @@ class CompressionReport(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_text("compression", report.markdown(), trainer.global_step)
-                logger.experiment.add_figure("compression", picture.draw(report), trainer.global_step)
+                logger.experiment.add_figure("compression", report_plot.draw(report), trainer.global_step)
         rank_zero_info(f"Report written to {target / 'report.md'}")
 
 
@@ -161,7 +161,7 @@ def write_report(report: Report, folder: Path) -> None:
         with replaced_file(folder / name) as file:
             file.write_text(text, encoding="utf-8")
     with replaced_file(folder / "report.png") as file:
-        picture.draw(report).savefig(file, dpi=150)
+        report_plot.draw(report).savefig(file, dpi=150)
 
 
 def _add_to_card(card: Path, report: Report) -> None:

@@ -15,12 +15,13 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from transformers import PreTrainedTokenizerBase
 
-from lightning_kd import checkpoints, sharding
 from lightning_kd.callbacks.layer_initialization import LayerInitialization
-from lightning_kd.callbacks.model_card import MARK, model_card
-from lightning_kd.folders import check_writable, replaced_folder
-from lightning_kd.module import STATE_KEY, DistillationModule
+from lightning_kd.export.model_card import MARK, model_card
+from lightning_kd.io import consolidation
+from lightning_kd.io.atomic import check_writable, replaced_folder
+from lightning_kd.models import sharding
 from lightning_kd.tasks.base import Task
+from lightning_kd.training.module import STATE_KEY, DistillationModule
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def _best_checkpoint(trainer: Trainer) -> Path | None:
     for callback in trainer.checkpoint_callbacks:
         if isinstance(callback, ModelCheckpoint) and callback.monitor and callback.best_model_path:
             path = Path(callback.best_model_path)
-            if path.is_file() or checkpoints.is_distributed(path):
+            if path.is_file() or consolidation.is_distributed(path):
                 return path
             rank_zero_warn(f"the best checkpoint {path} is gone, so the latest weights are taken")
     return None
@@ -74,7 +75,7 @@ def best_scores(trainer: Trainer, pl_module: DistillationModule) -> dict[str, fl
     path = _best_checkpoint(trainer)
     if path is None:
         return pl_module.validation_scores()
-    scores: dict[str, float] = checkpoints.read_metadata(path)[STATE_KEY]["scores"]
+    scores: dict[str, float] = consolidation.read_metadata(path)[STATE_KEY]["scores"]
     return scores
 
 
@@ -90,7 +91,7 @@ def best_weights(trainer: Trainer, pl_module: DistillationModule) -> dict[str, t
     if not trainer.is_global_zero:
         return {}
     prefix = "student."
-    weights = checkpoints.read_checkpoint(path)["state_dict"]
+    weights = consolidation.read_checkpoint(path)["state_dict"]
     return {name.removeprefix(prefix): weight for name, weight in weights.items() if name.startswith(prefix)}
 
 

@@ -7,8 +7,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from tqdm.auto import tqdm
 
-from lightning_kd.module import DistillationModule
-from lightning_kd.teacher_cache import CachedTeacher
+from lightning_kd.teachers.cache import CachedTeacher
+from lightning_kd.training.module import DistillationModule
 
 
 class FillTeacherCache(Callback):

@@ -8,8 +8,8 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from lightning_kd.callbacks.export import Export
 from lightning_kd.data import TextDataModule
-from lightning_kd.deploy.rows import check_data
-from lightning_kd.module import DistillationModule
+from lightning_kd.evaluation.batches import check_data
+from lightning_kd.training.module import DistillationModule
 
 
 class GraphExport(Export):

@@ -12,8 +12,8 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from lightning_kd.folders import replace_either
-from lightning_kd.whole_checkpoints import WholeCheckpoints
+from lightning_kd.io.atomic import replace_either
+from lightning_kd.io.checkpoint_io import WholeCheckpoints
 
 CHECK_EVERY = 16
 """With several devices the clocks are compared only every so many steps: each comparison is a broadcast."""

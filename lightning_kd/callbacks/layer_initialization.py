@@ -7,9 +7,9 @@ from rich.table import Table
 from torch import nn
 
 from lightning_kd import models
-from lightning_kd.layer_choice import Strategy
-from lightning_kd.layer_copy import Copied, copy_layers
-from lightning_kd.module import DistillationModule
+from lightning_kd.models.layer_initialization import Copied, copy_layers
+from lightning_kd.models.layer_selection import Strategy
+from lightning_kd.training.module import DistillationModule
 
 
 class LayerInitialization(Callback):

@@ -10,11 +10,11 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning_kd.callbacks.export import Finished
 from lightning_kd.callbacks.graph_export import GraphExport
 from lightning_kd.data import TextDataModule
-from lightning_kd.deploy.compilers import Support
-from lightning_kd.deploy.neuron import compiler_for
-from lightning_kd.deploy.parity import Parity, compare
-from lightning_kd.deploy.rows import some_rows
-from lightning_kd.deploy.tracing import TracedNetwork, Tracing, fix_tokenizer, for_another_machine
+from lightning_kd.evaluation.batches import some_rows
+from lightning_kd.evaluation.parity import Parity, compare
+from lightning_kd.export.compilers import Support
+from lightning_kd.export.neuron import compiler_for
+from lightning_kd.export.tracing import TracedNetwork, Tracing, fix_tokenizer, for_another_machine
 
 TOLERANCE = 1e-3
 """By how much a logit of plain TorchScript may differ; a Neuron device computes in lower precision where it is told."""
@@ -133,7 +133,7 @@ class NeuronTrace(GraphExport):
         flags = " ".join(getattr(compiler, "flags", []))
         auto_class = student.task.auto_class.replace("AutoModel", "NeuronModel")
         if compiler.module is None:
-            how = "from pathlib import Path\n\nfrom lightning_kd.deploy.tracing import TracedNetwork\n\n"
+            how = "from pathlib import Path\n\nfrom lightning_kd.export.tracing import TracedNetwork\n\n"
             how += 'network = TracedNetwork(Path("<this folder>"))'
         else:
             how = f"from optimum.neuron import {auto_class}  # pip install optimum-neuron, on {self.device}\n"

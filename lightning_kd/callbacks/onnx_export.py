@@ -9,10 +9,10 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning_kd.callbacks.export import Finished
 from lightning_kd.callbacks.graph_export import GraphExport
 from lightning_kd.data import TextDataModule
-from lightning_kd.deploy import onnx
-from lightning_kd.deploy.parity import Parity, compare
-from lightning_kd.deploy.rows import some_rows
-from lightning_kd.folders import replaced_folder
+from lightning_kd.evaluation.batches import some_rows
+from lightning_kd.evaluation.parity import Parity, compare
+from lightning_kd.export import onnx
+from lightning_kd.io.atomic import replaced_folder
 
 TOLERANCE = 1e-3
 """By how much a logit in float32 may differ: kernels sum in another order, which costs some 1e-5."""

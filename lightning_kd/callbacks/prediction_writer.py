@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_kd.folders import check_writable, replaced_file
+from lightning_kd.io.atomic import check_writable, replaced_file
 from lightning_kd.tasks.base import Task
 
 

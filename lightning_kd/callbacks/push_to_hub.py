@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning_kd.callbacks.compression_report import CompressionReport
 from lightning_kd.callbacks.export import best_scores, exporters
 from lightning_kd.callbacks.student_export import StudentExport
-from lightning_kd.module import DistillationModule
+from lightning_kd.training.module import DistillationModule
 
 REFUSED = (400, 401, 402, 403, 404)
 """What the hub answers where asking again later would not help."""

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lightning_kd.module import DistillationModule
+from lightning_kd.training.module import DistillationModule
 
 
 class QuantizationAwareTraining(Callback):

@@ -5,8 +5,8 @@ from rich.console import Console
 from rich.table import Table
 
 from lightning_kd.callbacks.export import best_scores
-from lightning_kd.models import parameter_count
-from lightning_kd.module import DistillationModule
+from lightning_kd.models.loading import parameter_count
+from lightning_kd.training.module import DistillationModule
 
 MEGABYTE = 1e6
 

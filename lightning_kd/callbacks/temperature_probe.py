@@ -14,18 +14,18 @@ from torch import Tensor
 
 from lightning_kd.callbacks.compression_report import check_target
 from lightning_kd.callbacks.export import best_weights, network_of
-from lightning_kd.deploy.picture import check_installed
-from lightning_kd.deploy.report import STAGES, Split
-from lightning_kd.deploy.rows import check_data, check_split, whole_splits
-from lightning_kd.folders import check_writable, replaced_file
-from lightning_kd.module import DistillationModule
+from lightning_kd.evaluation.batches import check_data, check_split, whole_splits
+from lightning_kd.evaluation.report import STAGES, Split
+from lightning_kd.evaluation.report_plot import check_installed
+from lightning_kd.evaluation.temperature import plot
+from lightning_kd.evaluation.temperature.compare import compare
+from lightning_kd.evaluation.temperature.logits import Answers, SplitLogits, ask_about, raw_rows, sentence_batch
+from lightning_kd.evaluation.temperature.probe import check_task
+from lightning_kd.evaluation.temperature.result import Probe
+from lightning_kd.evaluation.temperature.selection import WHO, Selection
+from lightning_kd.io.atomic import check_writable, replaced_file
 from lightning_kd.outputs import Batch, Outputs
-from lightning_kd.probe import picture
-from lightning_kd.probe.answers import Answers, SplitLogits, ask_about, raw_rows, sentence_batch
-from lightning_kd.probe.compare import compare
-from lightning_kd.probe.folders import check_task
-from lightning_kd.probe.result import Probe
-from lightning_kd.probe.selection import WHO, Selection
+from lightning_kd.training.module import DistillationModule
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -183,7 +183,7 @@ class TemperatureProbe(Callback):
         write_texts(probe, target)
         for table in probe.tables():  # before the picture, which takes longer
             console.print(table)
-        figure = picture.draw(probe)
+        figure = plot.draw(probe)
         write_picture(figure, target)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):

@@ -14,12 +14,12 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 from transformers import PreTrainedTokenizerBase
 
-from lightning_kd.data.collate import Collate, collate, holds_text
+from lightning_kd.data.collators import Collate, collate, holds_text
+from lightning_kd.data.dataloader import Order, Position, ResumableDataLoader, Rows
 from lightning_kd.data.encoding_key import encoder_key, tokenizer_key
-from lightning_kd.data.loaders import Order, Position, ResumableDataLoader, Rows
 from lightning_kd.data.samplers import EvaluationSampler, LengthGroupedSampler
-from lightning_kd.folders import check_writable, writing
-from lightning_kd.models import load_tokenizer
+from lightning_kd.io.atomic import check_writable, writing
+from lightning_kd.models.loading import load_tokenizer
 
 
 class TextDataModule(LightningDataModule):

@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from lightning_kd.data.files import Columns, read_json
+from lightning_kd.data.readers import Columns, read_json
 from lightning_kd.data.text_classification import TextClassificationDataModule
 
 SPLITS = {"train": "train", "val": "validation", "test": "test"}

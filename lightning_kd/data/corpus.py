@@ -4,7 +4,7 @@ import csv
 from collections.abc import Iterator
 from pathlib import Path
 
-from lightning_kd.data.files import not_utf8, parse_json
+from lightning_kd.data.readers import not_utf8, parse_json
 
 PLAIN = (".txt", ".raw")
 """Files with a text per line."""

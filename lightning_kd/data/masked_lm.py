@@ -11,12 +11,12 @@ from transformers import PreTrainedTokenizerBase
 
 from lightning_kd.data.base import TextDataModule
 from lightning_kd.data.blocks import blocks
-from lightning_kd.data.collate import Collate
+from lightning_kd.data.collators import Collate
 from lightning_kd.data.masked_rows import Around, mask_and_collate
 from lightning_kd.data.masking import Masking, smoothed_weights
-from lightning_kd.data.prompt import Prompt
 from lightning_kd.data.stream import Stream
 from lightning_kd.data.text_source import TextSource
+from lightning_kd.data.tokenization import Prompt
 
 MOST_SMOOTHING = 10
 """Beyond this the weights of frequent tokens are 0 in float64."""

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
-from lightning_kd.data.collate import collate
+from lightning_kd.data.collators import collate
 from lightning_kd.data.masking import Masking
 from lightning_kd.outputs import IGNORED, TEACHER_INPUTS, Batch
 

@@ -10,12 +10,12 @@ from tokenizers import Encoding
 from transformers import PreTrainedTokenizerBase
 
 from lightning_kd.data.base import TextDataModule
-from lightning_kd.data.collate import for_teacher
-from lightning_kd.data.files import SPLIT_NAMES
+from lightning_kd.data.collators import for_teacher
 from lightning_kd.data.hub import load_hub
-from lightning_kd.data.squad_for_teacher import CLS, check_tokenizer, columns_for_teacher, context_tokens
-from lightning_kd.data.squad_questions import question_table, questions_of_hub, read_questions
-from lightning_kd.models import load_tokenizers
+from lightning_kd.data.readers import SPLIT_NAMES
+from lightning_kd.data.squad_format import question_table, questions_of_hub, read_questions
+from lightning_kd.data.squad_teacher import CLS, check_tokenizer, columns_for_teacher, context_tokens
+from lightning_kd.models.loading import load_tokenizers
 from lightning_kd.outputs import IGNORED
 
 HUB = {"1.1": "rajpurkar/squad", "2.0": "rajpurkar/squad_v2"}

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from transformers import PreTrainedTokenizerBase
 
-from lightning_kd.data.files import Columns
+from lightning_kd.data.readers import Columns
 from lightning_kd.data.text_classification import TextClassificationDataModule
 
 

@@ -10,14 +10,14 @@ from transformers import PreTrainedTokenizerBase
 
 from lightning_kd.data.augmentation import Augmentation
 from lightning_kd.data.base import TextDataModule
-from lightning_kd.data.collate import WORDING, Collate, for_teacher
-from lightning_kd.data.files import SPLIT_NAMES, Columns, read_columns, read_splits
+from lightning_kd.data.collators import WORDING, Collate, for_teacher
 from lightning_kd.data.hub import load_hub
-from lightning_kd.data.label_index import index_labels, is_unknown, names_in
-from lightning_kd.data.prompt import Prompt
+from lightning_kd.data.labels import index_labels, is_unknown, names_in
+from lightning_kd.data.readers import SPLIT_NAMES, Columns, read_columns, read_splits
 from lightning_kd.data.token_ids import token_ids
+from lightning_kd.data.tokenization import Prompt
 from lightning_kd.data.twins import collate_with_twins
-from lightning_kd.models import load_tokenizers
+from lightning_kd.models.loading import load_tokenizers
 from lightning_kd.outputs import IGNORED
 
 TEXTS = ("text", "text_pair")

@@ -9,8 +9,8 @@ from pathlib import Path
 import datasets
 
 from lightning_kd.data.corpus import SUFFIXES, read_texts
-from lightning_kd.data.files import SPLIT_NAMES, split_files
 from lightning_kd.data.hub import load_hub
+from lightning_kd.data.readers import SPLIT_NAMES, split_files
 
 
 def _rows_of(file: str, column: str, version: str) -> Iterator[dict[str, str]]:

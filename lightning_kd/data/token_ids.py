@@ -4,7 +4,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from lightning_kd.data.prompt import Prompt
+from lightning_kd.data.tokenization import Prompt
 
 
 def token_ids(

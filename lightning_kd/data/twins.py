@@ -7,7 +7,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from lightning_kd.data.augmentation import Augmentation
-from lightning_kd.data.collate import WORDING, Collate, Columns, collate
+from lightning_kd.data.collators import WORDING, Collate, Columns, collate
 from lightning_kd.outputs import AUGMENTED, Batch
 
 

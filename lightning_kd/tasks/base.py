@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
 from lightning_kd import models
+from lightning_kd.models.qkv_hooks import recorded_projections
 from lightning_kd.outputs import Batch, Need, Outputs
-from lightning_kd.projections import recorded_projections
 
 
 class Task(ABC):

@@ -10,8 +10,8 @@ from torch.nn.functional import cross_entropy
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.text import Perplexity
 
+from lightning_kd.models.position_pruning import Choice, spare
 from lightning_kd.outputs import IGNORED, Batch, Head, Need, Outputs
-from lightning_kd.positions import Choice, spare
 from lightning_kd.tasks.base import Task
 from lightning_kd.tasks.unit_scores import UnitScores
 

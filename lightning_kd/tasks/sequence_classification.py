@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import BinaryRecall, MulticlassAccuracy, MulticlassF1Score
 
+from lightning_kd.models.position_pruning import Choice, spare
 from lightning_kd.outputs import Batch, Head, Need, Outputs
-from lightning_kd.positions import Choice, spare
 from lightning_kd.tasks.base import Task
 from lightning_kd.tasks.unit_scores import UnitScores
 

@@ -8,7 +8,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from lightning_kd import CompressionReport, ONNXExport, SST2DataModule
 from lightning_kd.callbacks import StudentExport, compression_report
-from lightning_kd.deploy import picture
+from lightning_kd.evaluation import report_plot
 from tests.conftest import LABELS, TINY_BERT, save_network, tiny_bert
 from tests.runs import data, module, trainer
 
@@ -74,10 +74,10 @@ def test_picture_and_tensorboard(run):
 
 
 def test_picture_shows_each_network(run):
-    from lightning_kd.deploy.report import Line, Report
+    from lightning_kd.evaluation.report import Line, Report
 
     content = report(run)
-    figure = picture.draw(Report([Line(**line) for line in content.pop("lines")], **content))
+    figure = report_plot.draw(Report([Line(**line) for line in content.pop("lines")], **content))
     texts = [text.get_text() for text in figure.legends[0].get_texts()]
     assert [text.split(":")[0] for text in texts] == [
         "teacher, PyTorch",
@@ -103,7 +103,7 @@ def test_nothing_exported_is_refused_before_training(tmp_path, clinc_file):
 
 
 def test_missing_matplotlib_is_named_before_training(tmp_path, clinc_file, monkeypatch):
-    monkeypatch.setattr(picture, "find_spec", lambda name: None)
+    monkeypatch.setattr(report_plot, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"matplotlib, not installed; run pip install 'lightning-kd\[plots\]'"):
         trainer(tmp_path, callbacks=[CompressionReport(), StudentExport()]).fit(module(), data(clinc_file))
 

@@ -1,4 +1,4 @@
-"""What tests/test_resume.py does not cover: a job that is told to end, and runs that must leave nothing."""
+"""What tests/training/test_resume.py does not cover: a job that is told to end, and runs that must leave nothing."""
 
 import os
 import signal

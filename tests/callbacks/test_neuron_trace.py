@@ -11,9 +11,9 @@ from lightning_kd import DistillationModule, MaskedLM, NeuronTrace, QuestionAnsw
 from lightning_kd.__main__ import main
 from lightning_kd.callbacks import CompressionReport, StudentExport, neuron_trace
 from lightning_kd.data import MaskedLMDataModule
-from lightning_kd.deploy.artefacts import open_artefact
-from lightning_kd.deploy.parity import Parity
-from lightning_kd.deploy.tracing import TracedNetwork
+from lightning_kd.evaluation.artifacts import open_artefact
+from lightning_kd.evaluation.parity import Parity
+from lightning_kd.export.tracing import TracedNetwork
 from lightning_kd.tasks import SequenceClassification
 from tests.callbacks.conftest import best_checkpoint, spoiled_run
 from tests.conftest import LABELS, TINY_BERT, save_network, tiny_bert

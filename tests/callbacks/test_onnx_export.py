@@ -8,9 +8,9 @@ from transformers import AutoTokenizer, BertForQuestionAnswering
 
 from lightning_kd import DistillationModule, ONNXExport, QuestionAnswering
 from lightning_kd.callbacks import StudentExport, onnx_export
-from lightning_kd.deploy import onnx
-from lightning_kd.deploy.onnx import OnnxNetwork
-from lightning_kd.deploy.parity import Parity
+from lightning_kd.evaluation.parity import Parity
+from lightning_kd.export import onnx
+from lightning_kd.export.onnx import OnnxNetwork
 from tests.callbacks.conftest import best_checkpoint, spoiled_run
 from tests.conftest import LABELS, tiny_bert
 from tests.runs import data, module, squad_data, trainer

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 
 from lightning_kd import TextClassificationDataModule
 from lightning_kd.callbacks import PredictionWriter
-from lightning_kd.run_folders import run_logger
+from lightning_kd.cli.run_dirs import run_logger
 from tests.conftest import TINY_BERT, tiny_bert
 from tests.runs import module, trainer
 

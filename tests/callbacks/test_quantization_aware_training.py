@@ -6,10 +6,10 @@ from transformers import AutoModelForSequenceClassification
 
 from lightning_kd import ONNXExport
 from lightning_kd.callbacks import LastCheckpoint, QuantizationAwareTraining, StudentExport, quantization_aware_training
-from lightning_kd.deploy.onnx import OnnxNetwork
+from lightning_kd.export.onnx import OnnxNetwork
 from tests.conftest import save_network, tiny_bert
 from tests.runs import data, module, trainer
-from tests.test_resume import Kill, KilledError
+from tests.training.test_resume import Kill, KilledError
 
 TEXT = {"input_ids": torch.tensor([[2, 8, 9, 10, 3]]), "attention_mask": torch.ones(1, 5, dtype=torch.long)}
 

@@ -8,7 +8,7 @@ from transformers import AlbertConfig, AutoModelForSequenceClassification
 from lightning_kd.callbacks import LastCheckpoint, QuantizationAwareTraining, StudentExport, StudentPruning
 from tests.conftest import LABELS, save_network, tiny_bert
 from tests.runs import data, module, trainer
-from tests.test_resume import Kill, KilledError
+from tests.training.test_resume import Kill, KilledError
 
 
 def maps(network):

@@ -10,7 +10,7 @@ from transformers import AutoModelForSequenceClassification
 
 from lightning_kd import QuestionAnswering, SST2DataModule, TeacherCache, TemperatureProbe, TextClassificationDataModule
 from lightning_kd.callbacks import StudentExport, temperature_probe
-from lightning_kd.deploy import picture
+from lightning_kd.evaluation import report_plot
 from lightning_kd.losses import HardLabelLoss, SoftTargetLoss
 from tests.callbacks.conftest import Spoil, best_checkpoint
 from tests.conftest import LABELS, TINY_BERT, clinc_rows, save_network, tiny_bert
@@ -242,7 +242,7 @@ def test_loaders_without_a_datamodule(tmp_path, clinc_file):
 
 
 def test_missing_matplotlib_is_named_before_training(tmp_path, clinc_file, monkeypatch):
-    monkeypatch.setattr(picture, "find_spec", lambda name: None)
+    monkeypatch.setattr(report_plot, "find_spec", lambda name: None)
     refused(tmp_path, r"TemperatureProbe draws with matplotlib, .* 'lightning-kd\[plots\]'", data(clinc_file))
 
 

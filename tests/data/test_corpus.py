@@ -3,7 +3,7 @@
 import pytest
 
 from lightning_kd.data.corpus import SUFFIXES, read_texts
-from lightning_kd.data.files import split_files
+from lightning_kd.data.readers import split_files
 
 
 def test_lines(write):

@@ -3,7 +3,7 @@
 import pytest
 
 from lightning_kd import TextClassificationDataModule
-from lightning_kd.data.prompt import Prompt
+from lightning_kd.data.tokenization import Prompt
 from tests.conftest import TINY_BERT, clinc_rows
 from tests.roberta import roberta_tokenizer
 

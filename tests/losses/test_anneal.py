@@ -3,10 +3,10 @@ import math
 import pytest
 import torch
 
+from lightning_kd.io.serialization import from_plain, to_plain
 from lightning_kd.losses import Anneal, DecoupledKDLoss, DistillationLoss, DISTLoss, HardLabelLoss, SoftTargetLoss
 from lightning_kd.losses.soft_target import soft_target_loss
 from lightning_kd.outputs import Head, Outputs
-from lightning_kd.plain import from_plain, to_plain
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from lightning_kd.losses import (
     hidden_state_mse_loss,
     relation_loss,
 )
-from lightning_kd.losses.attention_transfer import attention_scores
+from lightning_kd.losses.attention_score import attention_scores
 from lightning_kd.outputs import Outputs, Projections, Shape
 
 MASK = torch.tensor([[True, True, True, False, False], [True] * 5, [True, False, False, False, False]])

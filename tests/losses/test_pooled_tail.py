@@ -4,9 +4,9 @@ import torch
 from scipy.special import softmax
 from scipy.stats import entropy
 
-from lightning_kd.logit_packing import Packing
 from lightning_kd.losses import SoftTargetLoss, soft_target_loss
 from lightning_kd.outputs import Head, Outputs
+from lightning_kd.teachers.logit_codec import Packing
 from tests.losses.numeric import numeric_gradient, some_logits
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lightning_kd import MaskedLM
-from tests.test_layer_copy import FAMILIES, TEXT, network
+from tests.models.test_layer_initialization import FAMILIES, TEXT, network
 
 LABELS = torch.full_like(TEXT, -100)
 LABELS[0, 2], LABELS[1, 4], LABELS[1, 5] = 11, 12, 13

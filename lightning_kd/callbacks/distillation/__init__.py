@@ -1,0 +1,1 @@
+"""``DistillationCallback``: a teacher for any LightningModule."""

@@ -1,0 +1,143 @@
+"""The losses that are added to somebody else's, as one fit uses them."""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lightning_kd.callbacks.distillation.outputs import Layer
+from lightning_kd.losses import DecoupledKDLoss, DISTLoss, HardLabelLoss, SoftTargetLoss
+from lightning_kd.losses.base import DistillationLoss
+from lightning_kd.outputs import Outputs, Shape
+
+SOFTMAX = (SoftTargetLoss, HardLabelLoss, DecoupledKDLoss, DISTLoss)
+"""Losses that take logits for those of a distribution."""
+
+
+class AddedTerms:
+    """Copies of the losses: one of a loss on logits, one for each pair of layers of a loss on hidden states.
+
+    Args:
+        losses: The losses by name.
+        student: The layers of the student that are compared.
+        teacher: Those of the teacher.
+
+    Raises:
+        ValueError: If the widths of a pair do not suit a loss.
+    """
+
+    def __init__(self, losses: Mapping[str, DistillationLoss], student: list[Layer], teacher: list[Layer]) -> None:
+        self.copies: dict[str, list[DistillationLoss]] = {}
+        for name, loss in losses.items():
+            self.copies[name] = [copy.deepcopy(loss) for _ in (student if loss.needs else [None])]
+            if loss.needs:
+                for own, ours, theirs in zip(self.copies[name], student, teacher, strict=True):
+                    own.prepare(Shape(1, ours.width, 1), Shape(1, theirs.width, 1))
+        pairs = [
+            f"{a.path} ({a.width} wide) with {b.path} ({b.width} wide)" for a, b in zip(student, teacher, strict=True)
+        ]
+        self.described = "; ".join([f"{name}: {type(loss).__name__}" for name, loss in losses.items()] + pairs)
+        self._all = nn.ModuleList(loss for copies in self.copies.values() for loss in copies)
+
+    @property
+    def need_teacher(self) -> bool:
+        """Whether one of them reads the teacher's outputs now."""
+        return any(loss.needs_teacher for loss in self._now().values())
+
+    def _now(self) -> dict[str, DistillationLoss]:
+        """The first copy of each loss that counts: not one that needs the teacher and whose schedule is at 0."""
+        first = {name: copies[0] for name, copies in self.copies.items()}
+        return {n: s for n, s in first.items() if s.weight or not s.needs_teacher or "weight" not in s.schedules}
+
+    def weight(self, name: str) -> float:
+        """The factor of a loss in the total."""
+        return self.copies[name][0].weight
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether a weight or a temperature changes over the run."""
+        return any(copies[0].schedules for copies in self.copies.values())
+
+    def anneal(self, progress: float) -> dict[str, float]:
+        """Set what is scheduled to its value.
+
+        Args:
+            progress: Optimiser steps done over all steps, in [0, 1].
+
+        Returns:
+            The values by ``<loss name>_<argument>``.
+        """
+        now: dict[str, float] = {}
+        for name, copies in self.copies.items():
+            for loss in copies:
+                now |= {f"{name}_{argument}": value for argument, value in loss.anneal(progress).items()}
+        return now
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Move their parameters."""
+        self._all.to(device, dtype)
+
+    def parameters(self) -> list[nn.Parameter]:
+        """What of them is trained."""
+        return [parameter for parameter in self._all.parameters() if parameter.requires_grad]
+
+    def state(self) -> dict[str, Any]:
+        """Their parameters, by the name of the loss, one mapping for each copy; and what they are of."""
+        own = {name: [dict(loss.state_dict()) for loss in copies] for name, copies in self.copies.items()}
+        return {"losses": own, "of": self.described}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Load ``state``.
+
+        Raises:
+            ValueError: If it is that of other losses or layers, or in another order, which is that of the optimiser.
+        """
+        if state["of"] != self.described:
+            raise ValueError(
+                f"DistillationCallback.losses: the checkpoint is of a run with {state['of']}, and this one has "
+                f"{self.described}; resume with the same in the same order"
+            )
+        for name, copies in self.copies.items():
+            for loss, own in zip(copies, state["losses"][name], strict=True):
+                loss.load_state_dict(own)
+
+    def check_heads(self, student: Outputs) -> None:
+        """Refuse one score as a distribution: its softmax is 1, whatever it is.
+
+        Raises:
+            ValueError: Names the loss.
+        """
+        lonely = next((name for name, head in student.heads.items() if head.logits.shape[-1] == 1), None)
+        for name, copies in self.copies.items():
+            if lonely is not None and isinstance(copies[0], SOFTMAX):
+                raise ValueError(
+                    f"DistillationCallback.losses.{name}: {type(copies[0]).__name__} takes a softmax over classes, and "
+                    f"{lonely!r} has one score only; use LogitMSELoss, or a network with two classes"
+                )
+
+    def __call__(self, student: Outputs, teacher: Outputs | None) -> dict[str, Tensor]:
+        """Each loss that counts now, not weighted; of one on hidden states the mean over the pairs."""
+        return {name: self._term(self.copies[name], student, teacher) for name in self._now()}
+
+    @staticmethod
+    def _term(copies: list[DistillationLoss], student: Outputs, teacher: Outputs | None) -> Tensor:
+        if not copies[0].needs:
+            term: Tensor = copies[0](student, teacher)
+            return term
+        assert teacher is not None  # a loss on hidden states compares
+        assert student.hidden_states is not None
+        assert teacher.hidden_states is not None
+        terms = []
+        for loss, own, other in zip(copies, student.hidden_states, teacher.hidden_states, strict=True):
+            if own.shape[:2] != other.shape[:2]:
+                raise ValueError(
+                    f"DistillationCallback.layers: the student's layer gives {own.shape[1]} positions and the "
+                    f"teacher's {other.shape[1]}; choose layers of one resolution"
+                )
+            fits = student.tokens is not None and student.tokens.shape == own.shape[:2]
+            ours = replace(student, hidden_states=(own,), tokens=student.tokens if fits else None)
+            terms.append(loss(ours, replace(teacher, hidden_states=(other,))))
+        return torch.stack(terms).mean()

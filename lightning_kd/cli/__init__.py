@@ -1,0 +1,1 @@
+"""The ``lightning-kd`` command: one file per subcommand."""

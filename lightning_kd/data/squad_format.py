@@ -1,0 +1,94 @@
+"""Questions in SQuAD's layout, from a file or the hub."""
+
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from lightning_kd.data.readers import read_json
+
+
+def read_questions(file: Path) -> list[dict[str, Any]]:
+    """The questions of a file in SQuAD's layout, each with ``id``, ``question``, ``context``, ``answers``, ``starts``.
+
+    Raises:
+        ValueError: If it has another layout; names the question.
+    """
+    content = read_json(file)
+    questions = []
+    try:
+        for article in content["data"]:
+            for paragraph in article["paragraphs"]:
+                for qa in paragraph["qas"]:
+                    answers = [] if qa.get("is_impossible") else qa.get("answers", [])
+                    answers = [answer for answer in answers if answer["text"].strip()]
+                    questions.append(
+                        {
+                            "id": qa["id"],
+                            "question": qa["question"],
+                            "context": paragraph["context"],
+                            "answers": [answer["text"] for answer in answers],
+                            "starts": [answer["answer_start"] for answer in answers],
+                        }
+                    )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{file}, question {len(questions) + 1}: not in SQuAD's layout (data, paragraphs, context, qas: id, "
+            f"question, answers: text, answer_start): {type(error).__name__} {error}"
+        ) from error
+    return questions
+
+
+def questions_of_hub(rows: datasets.Dataset, path: str) -> list[dict[str, Any]]:
+    """The same of the rows of a hub data set.
+
+    Raises:
+        ValueError: If a column is missing.
+    """
+    needed = ("id", "question", "context", "answers")
+    for name in needed:
+        if name not in rows.column_names:
+            raise ValueError(
+                f"data.path: {path!r} has no column {name!r}; it has {', '.join(map(repr, rows.column_names))}"
+            )
+    columns = zip(*(rows[name] for name in needed), strict=True)
+    return [
+        {"id": i, "question": q, "context": c, "answers": a["text"], "starts": a["answer_start"]}
+        for i, q, c, a in columns
+    ]
+
+
+def _first_start(question: dict[str, Any]) -> int:
+    """Where the first answer starts, 0 if there is none, and -1 if it is not there."""
+    if not question["answers"]:
+        return 0
+    start, text = question["starts"][0], question["answers"][0]
+    return start if isinstance(start, int) and start >= 0 and question["context"].startswith(text, start) else -1
+
+
+def question_table(questions: list[dict[str, Any]], where: str) -> datasets.Dataset:
+    """Questions as a data set: ``load`` says which columns.
+
+    Raises:
+        ValueError: If an id is no text or comes twice, or a question or context has no text.
+    """
+    seen: set[str] = set()
+    for number, question in enumerate(questions, 1):
+        if not isinstance(question["id"], str):
+            raise ValueError(f"{where}, question {number}: the id must be a text, got {question['id']!r}; quote it")
+        if question["id"] in seen:
+            raise ValueError(f"{where}: the id {question['id']!r} comes twice; ids must differ")
+        seen.add(question["id"])
+        for field in ("question", "context"):
+            if not isinstance(question[field], str) or not question[field].strip():
+                raise ValueError(f"{where}: question {question['id']!r} has no {field}; fill it or remove the question")
+    columns: dict[str, list[Any]] = {
+        name: [question[name] for question in questions] for name in ("id", "question", "context", "answers")
+    }
+    columns["question_index"] = list(range(len(questions)))
+    columns["answer"] = [question["answers"][0] if question["answers"] else "" for question in questions]
+    columns["answer_start"] = [_first_start(question) for question in questions]
+    text = datasets.Value("string")
+    features = {"id": text, "question": text, "context": text, "answers": datasets.List(text), "answer": text}
+    numbers = {"question_index": datasets.Value("int64"), "answer_start": datasets.Value("int64")}
+    return datasets.Dataset.from_dict(columns, features=datasets.Features({**features, **numbers}))

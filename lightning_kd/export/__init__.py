@@ -1,0 +1,1 @@
+"""Write a trained student in other forms: ONNX, TorchScript, Neuron, model card."""

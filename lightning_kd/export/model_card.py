@@ -1,0 +1,96 @@
+"""The model card of an exported student."""
+
+from typing import Any
+
+import transformers
+from huggingface_hub import ModelCardData
+from lightning.pytorch import Trainer
+
+from lightning_kd.io.serialization import to_plain
+from lightning_kd.losses import DistillationLoss
+from lightning_kd.models.loading import parameter_count
+from lightning_kd.tasks.base import Task
+from lightning_kd.training.module import DistillationModule
+
+MARK = "lightning_kd"
+"""Tag by which an earlier export is recognised."""
+
+
+def _loss_rows(pl_module: DistillationModule) -> list[str]:
+    rows = []
+    for name, loss in pl_module.losses.items():
+        assert isinstance(loss, DistillationLoss)
+        arguments = {**to_plain(loss).get("init_args", {}), **loss.schedules}
+        weight = arguments.pop("weight", loss.weight)
+        settings = ", ".join(f"{key} {value}" for key, value in arguments.items())
+        rows.append(f"| {name} | {type(loss).__name__} | {weight} | {settings} |")
+    return rows
+
+
+def _score_rows(scores: dict[str, float], teacher_scores: dict[str, float]) -> list[str]:
+    rows = []
+    for key, score in scores.items():
+        name = key.removeprefix("val/")
+        teacher = teacher_scores.get(name)
+        rows.append(f"| {name} | {score:.4f} | {'' if teacher is None else f'{teacher:.4f}'} |")
+    return rows
+
+
+def model_card(trainer: Trainer, pl_module: DistillationModule, scores: dict[str, float]) -> str:
+    """The text of the card: data set, teacher, losses with their temperature, training, scores.
+
+    Args:
+        trainer: The trainer after ``fit``.
+        pl_module: The module that was fitted.
+        scores: ``val/<metric>`` of the exported weights.
+    """
+    datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+    data_name = f"{type(datamodule).__name__}, `{getattr(datamodule, 'path', '')}`" if datamodule else "own loaders"
+    teachers = pl_module.active_teacher.names if pl_module.active_teacher is not None else []
+    made = f"Distilled from {' + '.join(f'`{t}`' for t in teachers)}" if teachers else "Fine-tuned without a teacher"
+    optimizer = pl_module.hparams["optimizer"]
+    settings = ", ".join(f"{k} {v}" for k, v in optimizer.get("init_args", {}).items())
+    optimizer_name = str(optimizer.get("class_path", next(iter(optimizer.values())))).rpartition(".")[2]
+    tags = [MARK, "knowledge-distillation"] if teachers else [MARK]
+    header = ModelCardData(library_name="transformers", pipeline_tag=pl_module.task.pipeline, tags=tags).to_yaml()
+    assert pl_module.student is not None
+    lines = [
+        f"---\n{header}\n---",
+        "",
+        f"# {made}",
+        "",
+        f"- Data: {data_name}",
+        *([f"- Reads each text as `{prompt.template}`"] if (prompt := getattr(datamodule, "prompt", None)) else []),
+        f"- Parameters: {parameter_count(pl_module.student):,}",
+        f"- Optimiser: {optimizer_name} ({settings}), schedule {pl_module.lr_scheduler}, "
+        f"warm-up {pl_module.warmup_ratio:.0%} of {trainer.global_step} steps, {trainer.current_epoch} epochs, "
+        f"precision {trainer.precision}",
+        "",
+        "| loss | kind | weight | settings |",
+        "|---|---|---|---|",
+        *_loss_rows(pl_module),
+        "",
+        "| validation | student | teacher |",
+        "|---|---|---|",
+        *_score_rows(scores, pl_module.teacher_scores),
+        "",
+        "Made with lightning_kd. Where the best epoch was kept, it was chosen by these validation scores, which are "
+        "therefore slightly optimistic.",
+        "",
+        "```python",
+        *_usage(pl_module.task),
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _usage(task: Task) -> list[str]:
+    if task.pipeline in transformers.pipelines.get_supported_tasks():
+        return ["from transformers import pipeline", f'predict = pipeline("{task.pipeline}", model="<this folder>")']
+    # transformers 5 has no pipeline for question answering
+    return [
+        f"from transformers import {task.auto_class}, AutoTokenizer",
+        f'network = {task.auto_class}.from_pretrained("<this folder>")',
+        'tokenizer = AutoTokenizer.from_pretrained("<this folder>")',
+    ]

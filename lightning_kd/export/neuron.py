@@ -1,0 +1,163 @@
+"""The compilers of the AWS Neuron SDK, for Inf1 and for Inf2 and Trn1."""
+
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from lightning_kd.export.compilers import Compiler, Support, TorchScript, imported
+from lightning_kd.export.input_adapter import ByName
+
+DEVICE = Path("/dev/neuron0")
+"""There where a machine has a Neuron device."""
+
+
+def has_device() -> bool:
+    """Whether this machine can run what is compiled for Neuron."""
+    return DEVICE.exists()
+
+
+@dataclass(frozen=True)
+class NeuronCC(Compiler):
+    """``torch_neuron`` and ``neuron-cc``, for Inf1: what is not supported runs on the host's processor.
+
+    Args:
+        flags: Of ``neuron-cc``.
+    """
+
+    kind = "neuron-cc"
+    module = "torch_neuron"
+    needs: ClassVar[dict[str, tuple[str, ...]]] = {
+        "torch_neuron": ("trace", "analyze_model"),
+        "neuroncc": ("__version__",),
+    }
+    flags: list[str] = field(default_factory=list)
+
+    @property
+    def version(self) -> str:
+        """Of ``neuron-cc``."""
+        return str(imported("neuroncc").__version__)
+
+    def support(self, network: ByName, examples: tuple[Tensor, ...]) -> Support | None:
+        """Read from the log of ``analyze_model``, which returns nothing that is documented.
+
+        Format: https://github.com/aws-neuron/aws-neuron-sdk/issues/328 and 630.
+        """
+        with _log_of("Neuron") as lines:
+            imported("torch_neuron").analyze_model(network, example_inputs=examples)
+        text = "\n".join(lines)
+        percent = re.search(r"([\d.]+)% of arithmetic operations", text)
+        if percent is None:
+            return None
+        unsupported = re.search(r"currently not supported in .*\n((?:\w+::\w+\n?)*)", text)
+        return Support(float(percent[1]) / 100, unsupported[1].split() if unsupported else [])
+
+    def trace(self, network: ByName, examples: tuple[Tensor, ...]) -> Any:
+        """The graph, with parts for the device and parts for the host."""
+        return imported("torch_neuron").trace(network, examples, compiler_args=self.flags)
+
+
+@dataclass(frozen=True)
+class NeuronXCC(Compiler):
+    """``torch_neuronx`` and ``neuronx-cc``, for Inf2 and Trn1: the whole graph runs on the device, or none of it.
+
+    Args:
+        flags: Of ``neuronx-cc``, ``--target`` among them: without a device it is needed.
+    """
+
+    kind = "neuronx-cc"
+    module = "torch_neuronx"
+    needs: ClassVar[dict[str, tuple[str, ...]]] = {
+        "torch_neuronx": ("trace", "analyze"),
+        "neuronxcc": ("__version__",),
+    }
+    flags: list[str] = field(default_factory=list)
+
+    @property
+    def version(self) -> str:
+        """Of ``neuronx-cc``."""
+        return str(imported("neuronxcc").__version__)
+
+    def support(self, network: ByName, examples: tuple[Tensor, ...]) -> Support | None:
+        """What ``analyze`` returns.
+
+        Raises:
+            ValueError: If an operator is not supported; names it.
+        """
+        with TemporaryDirectory() as folder:
+            found = imported("torch_neuronx").analyze(
+                network, examples, compiler_workdir=folder, is_hf_transformers=True
+            )
+        unsupported = sorted({operator["kind"] for operator in found["unsupported_operators"]})
+        support = Support(float(found["support_percentage"].rstrip("%")) / 100, unsupported)
+        if unsupported:
+            raise ValueError(f"NeuronTrace: neuronx-cc cannot compile the network: {support}; change the network")
+        return support
+
+    def trace(self, network: ByName, examples: tuple[Tensor, ...]) -> Any:
+        """The graph; traced on the processor where there is no device."""
+        return imported("torch_neuronx").trace(
+            network, examples, compiler_args=self.flags, cpu_backend=not has_device()
+        )
+
+
+COMPILERS: dict[str, type[Compiler]] = {kind.kind: kind for kind in (TorchScript, NeuronCC, NeuronXCC)}
+
+
+def compiler_for(
+    target: str, auto_cast: str = "none", auto_cast_type: str = "bf16", arguments: list[str] | None = None
+) -> Compiler:
+    """The compiler for a kind of machine.
+
+    Args:
+        target: ``cpu``, ``inf1``, ``inf2`` or ``trn1``.
+        auto_cast: Which float32 operations are computed in ``auto_cast_type``: ``none``, ``matmult`` or ``all``. On
+            Inf1 matrix products are in bf16 even with ``none``.
+        auto_cast_type: ``bf16``, ``fp16``, and but for Inf1 ``tf32``.
+        arguments: Further ones, as on the compiler's command line.
+
+    Raises:
+        ValueError: If target or cast are unknown, or the compiler of the target has no such cast.
+    """
+    choices = {
+        "target": (target, ("cpu", "inf1", "inf2", "trn1")),
+        "auto_cast": (auto_cast, ("none", "matmult", "all")),
+        "auto_cast_type": (auto_cast_type, ("bf16", "fp16") if target == "inf1" else ("bf16", "fp16", "tf32")),
+    }
+    for name, (value, known) in choices.items():
+        if value not in known:
+            raise ValueError(f"NeuronTrace.{name}: must be one of {', '.join(known)}, got {value!r}")
+    if target == "cpu":
+        if auto_cast != "none" or arguments:
+            raise ValueError("NeuronTrace: target cpu has no compiler; leave auto_cast and compiler_args out")
+        return TorchScript()
+    extra = arguments or []
+    if target == "inf1":
+        # what neuron-cc calls it: its command line reference, --fast-math
+        cast = f"fp32-cast-{auto_cast}-{auto_cast_type}".replace("all-bf16", "all")
+        return NeuronCC(["--fast-math", "none" if auto_cast == "none" else cast, *extra])
+    casting = ["--auto-cast", auto_cast] + ([] if auto_cast == "none" else ["--auto-cast-type", auto_cast_type])
+    return NeuronXCC(["--target", target, *casting, *extra])
+
+
+@contextmanager
+def _log_of(name: str) -> Iterator[list[str]]:
+    """The messages that a logger gets meanwhile."""
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield lines
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)

@@ -1,0 +1,146 @@
+"""ONNX files: written, quantised and run."""
+
+import logging
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers import AutoConfig
+
+from lightning_kd.export.input_adapter import ByName, complete, plain_attention
+from lightning_kd.models.loading import most_positions
+from lightning_kd.outputs import Batch
+
+FILE = "model.onnx"
+"""The name by which optimum and others look for the graph in a folder."""
+
+
+def check_installed() -> None:
+    """Refuse to go on without the packages that ONNX needs.
+
+    Raises:
+        ValueError: Names those missing and how to get them.
+    """
+    if missing := [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]:
+        raise ValueError(f"ONNX needs {', '.join(missing)}, not installed; run pip install 'lightning-kd[onnx]'")
+
+
+def to_onnx(network: "transformers.PreTrainedModel", batch: Batch) -> torch.onnx.ONNXProgram:
+    """Turn a network into a graph for any number of rows of any length.
+
+    Args:
+        network: In eval mode, on the CPU.
+        batch: Two rows or more, of two tokens or more; names the inputs.
+
+    Raises:
+        ValueError: If an operator has no counterpart; names it.
+    """
+    try:
+        with plain_attention(network), _quiet():
+            by_name = ByName(network, batch)
+            examples = by_name.examples(batch)
+            row, token = torch.export.Dim("batch"), torch.export.Dim("length")
+            program = torch.onnx.export(
+                by_name,
+                examples,
+                dynamo=True,
+                input_names=by_name.inputs,
+                output_names=by_name.outputs,
+                dynamic_shapes=(tuple({0: row, 1: token} for _ in examples),),
+                verbose=False,
+            )
+    except torch.onnx.errors.OnnxExporterError as error:
+        raise _explained(error, type(network).__name__) from error
+    assert program is not None
+    return program
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporters' warnings about themselves and about packages that nobody needs."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _explained(error: Exception, network: str) -> ValueError:
+    """One line that names the operator."""
+    causes: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        causes.append(str(cause))
+        cause = cause.__cause__ or cause.__context__
+    text = "\n".join(causes)
+    operator = re.search(
+        r"(?:No ONNX function found for|No decompositions registered for|operator) <?[^']*'([\w.:]+)'", text
+    )
+    what = f"the operator {operator[1]} has no ONNX counterpart" if operator else causes[-1].splitlines()[0][:300]
+    return ValueError(f"ONNXExport: {network} cannot be exported: {what}; change the network, or leave ONNXExport out")
+
+
+def quantize(source: Path, target: Path) -> None:
+    """Write an int8 twin of a graph: weights in 8 bits by output channel, activations scaled at each call.
+
+    Embeddings become 8 bits as well, which is most of the size of a small student.
+    """
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    graph = onnx.load(source)
+    # shapes that quantize_dynamic cannot read in graphs of torch.onnx.export(dynamo=True)
+    graph.graph.ClearField("value_info")
+    with _quiet():
+        quantize_dynamic(graph, target, weight_type=QuantType.QInt8, per_channel=True)
+
+
+class OnnxNetwork(nn.Module):
+    """A folder with ``model.onnx`` and ``config.json`` as a network: inputs by name, tensors on the CPU.
+
+    Args:
+        folder: As ``ONNXExport`` or optimum writes it.
+        threads: Threads of one operator; None = what ONNX Runtime takes.
+
+    Raises:
+        ValueError: If ONNX Runtime is not installed; on use, if rows have more tokens than the network has positions.
+    """
+
+    def __init__(self, folder: Path, threads: int | None = None) -> None:
+        super().__init__()
+        check_installed()
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        if threads is not None:
+            options.intra_op_num_threads = threads
+            # threads that wait in a loop for the next call would slow down whatever else is measured beside it
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self.config = AutoConfig.from_pretrained(folder)
+        self.positions = most_positions(self.config)
+        self.session = onnxruntime.InferenceSession(folder / FILE, options, providers=["CPUExecutionProvider"])
+        self.input_names = [node.name for node in self.session.get_inputs()]
+        self.output_names = [node.name for node in self.session.get_outputs()]
+
+    def forward(self, **inputs: torch.Tensor) -> Any:
+        """The graph's outputs as attributes."""
+        length = next(iter(inputs.values())).shape[1]
+        if self.positions is not None and length > self.positions:
+            raise ValueError(
+                f"rows of {length} tokens are longer than the network's {self.positions} positions; cut them"
+            )
+        arrays = {name: tensor.numpy() for name, tensor in complete(inputs, self.input_names).items()}
+        results = self.session.run(self.output_names, arrays)
+        return SimpleNamespace(**{n: torch.from_numpy(r) for n, r in zip(self.output_names, results, strict=True)})

@@ -1,0 +1,1 @@
+"""Atomic files, checkpoints, and objects as plain data."""

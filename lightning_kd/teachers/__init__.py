@@ -1,0 +1,1 @@
+"""Frozen teachers: models, ensembles, cached logits, and checks of them."""

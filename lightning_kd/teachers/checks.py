@@ -1,0 +1,145 @@
+"""Whether a teacher reads the words that were written: tokenizers compared over the whole vocabulary."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from itertools import zip_longest
+from typing import Any
+
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from lightning_kd.losses.base import DistillationLoss
+from lightning_kd.models.loading import load_tokenizer
+from lightning_kd.models.prompt_config import check_prompt
+from lightning_kd.teachers.teacher import Teacher
+
+
+def _tokenizer_parts(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """What decides which ids a text becomes and what an id means."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    state = json.loads(backend.to_str()) if backend is not None else {}
+    return {
+        "vocabulary": sorted(tokenizer.get_vocab().items(), key=lambda item: (item[1], item[0])),
+        "special tokens": sorted(
+            (str(role), str(token), tokenizer.convert_tokens_to_ids(str(token)))
+            for role, token in tokenizer.special_tokens_map.items()
+            if isinstance(token, str)
+        ),
+        "model": state.get("model", {}).get("type"),
+        "normalizer": state.get("normalizer"),
+    }
+
+
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Hash of the whole vocabulary, the special tokens, the normaliser (lower-casing, accents) and the kind of model.
+
+    Truncation and padding settings do not count.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    return hashlib.sha256(json.dumps(_tokenizer_parts(tokenizer), sort_keys=True).encode()).hexdigest()
+
+
+def _first_difference(teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase) -> str:
+    theirs, ours = _tokenizer_parts(teacher), _tokenizer_parts(student)
+    part = next(part for part in theirs if theirs[part] != ours[part])
+    first, second = theirs[part], ours[part]
+    if isinstance(first, dict) and isinstance(second, dict):
+        key = next(key for key in {**first, **second} if first.get(key) != second.get(key))
+        return f"{part}: {key} {first.get(key)!r:.80} against {second.get(key)!r:.80}"
+    if not isinstance(first, list):
+        return f"{part} {first!r:.80} against {second!r:.80}"
+    one, other = next((t, o) for t, o in zip_longest(first, second) if t != o)
+    if part != "vocabulary":
+        return f"{part}: {one} against {other}"
+    names = [repr(entry[0]) if entry else "nothing" for entry in (one, other)]
+    entries = f"{len(first)} against {len(second)} entries"
+    return f"{entries}, first difference: {names[0]} against {names[1]} at id {(one or other)[1]}"
+
+
+def check_tokenizers(
+    teacher: Teacher,
+    tokenizer: PreTrainedTokenizerBase,
+    accepted: bool,
+    own: Sequence[PreTrainedTokenizerBase] = (),
+    may_be_own: bool = False,
+) -> None:
+    """Refuse a teacher whose tokenizer would have made other ids of the texts than those it is to read.
+
+    Args:
+        teacher: Its networks.
+        tokenizer: The student's.
+        accepted: Let it pass.
+        own: Tokenizers of what the teacher reads, one for each network or one for all; empty = the student's.
+        may_be_own: Whether the data could encode the texts for the teacher, too.
+
+    Raises:
+        ValueError: If the fingerprints differ and ``accepted`` is False.
+    """
+    for index, member in enumerate(teacher.members):
+        if not isinstance(member.source, str):
+            continue  # a module comes without a tokenizer: nothing to compare
+        try:
+            teachers_own = load_tokenizer(member.source, "teacher tokenizer", member.options)
+        except OSError as error:
+            rank_zero_warn(f"tokenizers not compared: {error}")
+            continue
+        read = own[min(index, len(own) - 1)] if own else tokenizer
+        if accepted or tokenizer_fingerprint(teachers_own) == tokenizer_fingerprint(read):
+            continue
+        who = "data.teacher_tokenizer" if own else "student"
+        names: Any = teacher.names if len(teacher.members) > 1 else member.name
+        remedy = f"let it read the texts in its own encoding with data.teacher_tokenizer={names!r}, " * may_be_own
+        raise ValueError(
+            f"teacher {member.name!r} and {who} {read.name_or_path!r} have different tokenizers "
+            f"({_first_difference(teachers_own, read)}), so the teacher would read other words than were "
+            f"written; {remedy}choose a student with the teacher's vocabulary, or accept it with "
+            "--model.accept+=tokenizer_mismatch (accept=['tokenizer_mismatch'])"
+        )
+
+
+def check_own_encodings(tokenizers: Sequence[PreTrainedTokenizerBase], losses: nn.ModuleDict, teacher: Teacher) -> None:
+    """Refuse what does not go with a teacher that reads the rows in an encoding of its own.
+
+    Raises:
+        ValueError: If a loss compares layers, or there are neither one tokenizer nor one for each network.
+    """
+    if len(tokenizers) not in (1, len(teacher.members)):
+        raise ValueError(
+            f"data.teacher_tokenizer: names {len(tokenizers)} tokenizers for {len(teacher.members)} networks; name one "
+            "for each, or one for all"
+        )
+    for name, loss in losses.items():
+        assert isinstance(loss, DistillationLoss)
+        if loss.needs:
+            raise ValueError(
+                f"losses.{name}: compares {' and '.join(sorted(loss.needs))} token by token, and the teacher reads "
+                "other tokens (data.teacher_tokenizer, data.teacher_prompt); use losses on logits"
+            )
+
+
+def check_reading(teacher: Teacher, datamodule: Any, losses: nn.ModuleDict, accepted: bool) -> None:
+    """Check that each network of a teacher reads what it was trained to read.
+
+    Args:
+        teacher: Its networks.
+        datamodule: Makes the batches.
+        losses: All of them.
+        accepted: Let other tokenizers pass.
+
+    Raises:
+        ValueError: See ``check_tokenizers`` and ``check_own_encodings``.
+    """
+    own = getattr(datamodule, "teacher_tokenizers", [])
+    if own:
+        check_own_encodings(own, losses, teacher)
+    tokenizer = getattr(datamodule, "tokenizer", None)
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        return
+    check_tokenizers(teacher, tokenizer, accepted, own, getattr(datamodule, "encodes_for_teacher", False))
+    argument = "teacher_prompt" if own else "prompt"
+    for member in teacher.members:
+        check_prompt(member.config(), getattr(datamodule, argument, None), f"teacher {member.name!r}", argument)

@@ -1,0 +1,1 @@
+"""``DistillationModule``, its checks, and the watchdog of its processes."""

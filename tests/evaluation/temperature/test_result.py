@@ -1,0 +1,196 @@
+"""What is shown of a probe, on logits made up."""
+
+import json
+from io import BytesIO, StringIO
+
+import pytest
+import torch
+from datasets import Dataset
+from rich.console import Console
+
+from lightning_kd.evaluation.temperature.compare import compare
+from lightning_kd.evaluation.temperature.logits import Answers
+from lightning_kd.evaluation.temperature.plot import draw
+from lightning_kd.evaluation.temperature.selection import Selection
+
+NAMES = ["a|b", "$5 or $6", "third", "fourth", "fifth"]
+TEACHER = torch.tensor([[4.0, 3.0, 2.0, 1.0, 0.0], [0.1, 0.0, 0.3, 0.2, 0.15], [0.0, 9.0, 2.0, 1.0, 3.0]])
+STUDENT = TEACHER.flip(dims=[0])
+LABELS = torch.tensor([0, 2, 4])
+RAW = Dataset.from_dict({"text": ["row [0]", "row [1]", "row [2]"], "label": LABELS.tolist()})
+
+
+def selection(**settings):
+    defaults = {"sentences": None, "rows": 1, "temperatures": [1.0, 2.0], "top_k": 2, "bottom_k": 1}
+    return Selection(**{**defaults, **settings})
+
+
+def both(chosen=None, labels=LABELS, networks=2, **settings):
+    chosen = chosen or selection(**settings)
+    answers = [Answers("teacher", TEACHER, None), Answers("student", STUDENT, None)][:networks]
+    return compare(chosen, ["t", "s"][:networks], NAMES, "validation", RAW, labels, answers)
+
+
+def test_most_certain_rows_come_first_then_the_least():
+    assert selection().certain_rows(TEACHER) == [2, 1]
+    assert selection(rows=2).certain_rows(TEACHER) == [2, 0, 1]
+    assert selection(rows=9).certain_rows(TEACHER) == [2, 0, 1]
+
+
+def test_likeliest_and_least_likely_classes_by_the_teacher():
+    certain, uncertain = both().sentences
+    assert certain.classes == ["$5 or $6", "fifth", "a|b"]
+    assert certain.ranks == [1, 2, 5]
+    assert certain.label == "fifth"
+    assert uncertain.classes == ["third", "fourth", "$5 or $6"]
+    teacher, student = uncertain.views
+    p = (TEACHER[1].double() / 2).softmax(dim=-1)
+    assert teacher.probabilities[1] == pytest.approx(p[[2, 3, 1]].tolist())
+    assert teacher.second[1] == pytest.approx(float(p[3]))
+    assert teacher.last[1] == pytest.approx(float(p[1]))
+    assert (teacher.second_class, teacher.last_class) == ("fourth", "$5 or $6")
+    assert (certain.views[1].second_class, certain.views[1].last_class) == ("$5 or $6", "fifth")
+    assert teacher.difference[1] == pytest.approx(100 * float((p[3] - p[1]) / p[3]))
+    own = STUDENT[2].double().softmax(dim=-1)
+    assert certain.views[1].probabilities[0] == pytest.approx(own[[1, 4, 0]].tolist())
+    assert student.second[0] == pytest.approx(float(STUDENT[1].double().softmax(dim=-1).sort().values[-2]))
+
+
+def test_all_classes_once_where_top_and_bottom_meet():
+    sentence = both(top_k=4, bottom_k=3).sentences[0]
+    assert sentence.ranks == [1, 2, 3, 4, 5]
+    assert sorted(sentence.classes) == sorted(NAMES)
+
+
+def test_split():
+    probe = both()
+    assert probe.accuracy == pytest.approx({"teacher": 2 / 3, "student": 1 / 3})
+    assert probe.agreement == pytest.approx(1 / 3)
+    assert [(level.network, level.temperature) for level in probe.levels] == [
+        ("teacher", 1.0),
+        ("teacher", 2.0),
+        ("student", 1.0),
+        ("student", 2.0),
+    ]
+    assert [level.divergence is None for level in probe.levels] == [True, True, False, False]
+
+
+def test_rows_without_a_label_are_left_out():
+    some, only = both(labels=torch.tensor([0, -100, 4])), TEACHER[[0, 2]].double().softmax(dim=-1)
+    assert some.levels[0].wrong_mass == pytest.approx(float(1 - (only[0, 0] + only[1, 4]) / 2))
+    assert some.accuracy["teacher"] == 0.5
+    none = both(labels=torch.full((3,), -100))
+    assert none.levels[0].wrong_mass is none.levels[0].calibration_error is None
+    assert none.accuracy == none.best_temperature == {}
+    assert none.sentences[0].label is None
+    assert "accuracy" not in none.markdown()
+
+
+def test_markdown_and_json():
+    probe = both()
+    lines = probe.markdown().splitlines()
+    probe_columns = [f"{name}, T = {temperature}" for name in ("teacher", "student") for temperature in (1, 2)]
+    cells = [line.replace(r"\|", "").count("|") for line in lines if line.startswith("|")]
+    assert cells == [7] * 6 + [7] * 8 + [7] * 8  # of each table as many in each line
+    assert r"| a\|b | 5 |" in probe.markdown()
+    assert "(2nd - last) / 2nd, %" in probe.markdown()
+    assert lines.count("| class | teacher's rank | " + " | ".join(probe_columns) + " |") == 2
+    assert r"| 2nd class, teacher: fifth, student: $5 or $6 |  |" in probe.markdown()
+    assert "| 2nd class, fifth |  |" in both(networks=1).markdown()
+    assert json.loads(probe.json())["levels"][0]["network"] == "teacher"
+
+
+def test_terminal():
+    console = Console(width=80, file=StringIO())
+    for table in both().tables():
+        console.print(table)
+    text = console.file.getvalue()
+    assert "row [2]" in text  # no markup
+    assert "…" not in text
+
+
+def test_of_two_classes_the_second_is_the_last():
+    chosen = selection(sentences=["one"], top_k=1)
+    probe = compare(
+        chosen, ["t"], NAMES[:2], "test", RAW, LABELS % 2, [Answers("teacher", TEACHER[:, :2], TEACHER[:1, :2])]
+    )
+    assert "2nd" not in probe.markdown()
+    assert "-0" not in probe.json()
+    assert "2nd" in both().markdown()
+
+
+def test_characters_that_the_font_has_not():
+    chosen = selection(sentences=["\u8fd9 is \u597d", "\u00e9t\u00e9"])
+    answers = [Answers("teacher", TEACHER, TEACHER[:2])]
+    probe = compare(chosen, ["t"], ["\u8bed", *NAMES[1:]], "validation", RAW, LABELS, answers)
+    with pytest.warns(
+        UserWarning, match="3 characters that matplotlib's font has not, such as \u597d \u8bed \u8fd9;"
+    ) as told:
+        figure = draw(probe)
+    figure.savefig(BytesIO())  # without the warnings of matplotlib
+    assert len(told) == 1
+    assert figure.axes[0].texts[-1].get_text() == "\ufffd is \ufffd"
+    assert figure.axes[2].texts[-1].get_text() == "\u00e9t\u00e9"
+    assert "\ufffd" in [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
+    assert "\u8fd9 is \u597d" in probe.markdown()
+
+
+@pytest.mark.parametrize("networks", [1, 2])
+@pytest.mark.parametrize("top_k", [2, 5])
+def test_picture(tmp_path, networks, top_k):
+    probe = both(networks=networks, top_k=top_k)
+    figure = draw(probe)
+    assert len(figure.axes) == 4
+    first = figure.axes[0]
+    widths = [bar.get_width() for bar in first.patches]
+    shown = probe.sentences[0].views
+    assert widths == pytest.approx([p for view in shown for p in view.probabilities[0]])
+    names = [tick.get_text() for tick in first.get_yticklabels()]
+    assert names == (["$5 or $6", "fifth", "... 2 more ...", "a|b"] if top_k == 2 else probe.sentences[0].classes)
+    assert figure.axes[0].get_xlim() == figure.axes[2].get_xlim()  # the same temperature
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels == [*["teacher", "student"][:networks], "1/5, all classes alike"]
+    figure.savefig(tmp_path / "x.png")
+    assert (tmp_path / "x.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"sentences": "one"}, r"sentences: must be a list, got the text 'one'"),
+        ({"sentences": []}, r"sentences: the list is empty"),
+        ({"sentences": ["one", " "]}, r"sentences: number 2 has no text, got ' '; remove it"),
+        ({"temperatures": []}, r"temperatures: the list is empty"),
+        ({"temperatures": [1, 0]}, r"temperatures: each must be > 0, got 0"),
+        ({"temperatures": [-1.0]}, r"temperatures: each must be > 0, got -1.0"),
+        ({"temperatures": [float("nan")]}, r"temperatures: each must be > 0, got nan"),
+        ({"temperatures": [float("inf")]}, r"temperatures: each must be > 0, got inf"),
+        ({"rows": 0}, r"rows: must be >= 1, got 0"),
+        ({"rows": 11}, r"rows: must be <= 10, got 11"),
+        ({"sentences": ["one"] * 21}, r"sentences: at most 20, got 21"),
+        ({"top_k": 0}, r"top_k: must be >= 1, got 0"),
+        ({"bottom_k": -1}, r"bottom_k: must be >= 1, got -1"),
+    ],
+)
+def test_bad_settings(settings, message):
+    with pytest.raises(ValueError, match=r"TemperatureProbe\." + message):
+        selection(**settings)
+
+
+def test_more_classes_than_there_are_shows_each_once():
+    assert selection(top_k=6, bottom_k=6).ranks(5) == [0, 1, 2, 3, 4]
+    assert selection(top_k=5, bottom_k=3).ranks(2) == [0, 1]
+    with pytest.raises(ValueError, match="there is 1 class"):
+        selection(top_k=1).check_classes(1)
+
+
+def test_long_words_are_cut_and_lines_joined():
+    chosen = selection(sentences=["x" * 500, "two\n\nlines"], top_k=5, bottom_k=5)
+    answers = [Answers("teacher", TEACHER, TEACHER[:2])]
+    names = ["y" * 99, *NAMES[1:]]
+    probe = compare(chosen, ["t"], names, "validation", RAW, LABELS, answers)
+    axes = draw(probe).axes
+    assert axes[0].texts[-1].get_text() == "x" * 53 + "..."
+    assert axes[2].texts[-1].get_text() == "two lines"
+    assert "y" * 27 + "..." in [tick.get_text() for tick in axes[0].get_yticklabels()]
+    assert "**two lines**" in probe.markdown()

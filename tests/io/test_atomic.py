@@ -1,0 +1,72 @@
+"""Folders and files are whole, old or new, whatever happens."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from lightning_kd.io.atomic import replaced_file, replaced_folder
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+@pytest.mark.parametrize("earlier", [False, True])
+def test_new_content_takes_the_place_of_the_old(tmp_path, kind, earlier):
+    target = tmp_path / "deep down" / "a name.txt"
+    for text in ["old", "new"] if earlier else ["new"]:
+        if kind == "file":
+            with replaced_file(target) as path:
+                path.write_text(text)
+        else:
+            with replaced_folder(target) as path:
+                (path / text).touch()
+                (path / "x").write_text(text)
+    assert (target if kind == "file" else target / "x").read_text() == "new"
+    if kind == "folder":
+        assert {file.name for file in target.iterdir()} == {"new", "x"}
+    assert list(target.parent.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_what_fails_in_the_middle_leaves_no_trace(tmp_path, kind):
+    target = tmp_path / "x"
+    with pytest.raises(OSError, match="full"), (replaced_file if kind == "file" else replaced_folder)(target) as path:  # noqa: PT012
+        (path if kind == "file" else path / "y").write_text("half")
+        raise OSError("full")
+    assert not list(tmp_path.iterdir())
+
+
+SLOW = """
+import sys, time, pathlib
+from lightning_kd.io.atomic import replaced_folder
+while True:
+    with replaced_folder(pathlib.Path(sys.argv[1])) as folder:
+        for name in "abcdefgh":
+            (folder / name).write_text(name)
+            time.sleep(0.002)
+"""
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.013, 0.031, 0.047])
+def test_killed_at_any_moment_the_folder_is_whole_or_absent(tmp_path, delay):
+    target = tmp_path / "x"
+    process = subprocess.Popen([sys.executable, "-c", SLOW, str(target)])
+    while not any(tmp_path.iterdir()):
+        time.sleep(0.001)
+    time.sleep(delay)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not target.exists() or {file.name for file in target.iterdir()} == set("abcdefgh")
+
+
+def test_leftovers_of_killed_processes_are_removed(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    for process in (dead.pid, 1):  # 1 lives
+        (tmp_path / f".x.{process}.tmp").mkdir()
+        (tmp_path / f".y.ckpt.{process}.tmp.ckpt").touch()
+    with replaced_folder(tmp_path / "x"), replaced_file(tmp_path / "y.ckpt") as file:
+        file.touch()
+    assert {file.name for file in tmp_path.iterdir()} == {"x", ".x.1.tmp", "y.ckpt", ".y.ckpt.1.tmp.ckpt"}

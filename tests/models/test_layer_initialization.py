@@ -1,0 +1,161 @@
+"""What is copied into a shallower network, within a family and across."""
+
+import pytest
+import torch
+from transformers import (
+    AlbertConfig,
+    AlbertForSequenceClassification,
+    AutoConfig,
+    AutoModelForMaskedLM,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+)
+
+from lightning_kd.models.layer_initialization import copy_layers
+from tests.conftest import LABELS, tiny_bert
+
+SIZES = {
+    "vocab_size": 50,
+    "hidden_size": 16,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "max_position_embeddings": 32,
+}
+DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+FAMILIES = {
+    "bert": DROPOUT,
+    "roberta": DROPOUT,
+    "xlm-roberta": DROPOUT,
+    "electra": {**DROPOUT, "embedding_size": 8},
+    "mpnet": DROPOUT,
+    "distilbert": {"dropout": 0.0, "attention_dropout": 0.0},
+}
+TEXT = torch.tensor([[2, 9, 8, 7, 30, 12, 3], [2, 40, 41, 42, 43, 44, 3]])
+
+
+def network(kind, layers, seed, auto_class=AutoModelForMaskedLM, **changes):
+    names = {"distilbert": {"hidden_size": "dim", "intermediate_size": "hidden_dim", "num_attention_heads": "n_heads"}}
+    fields = {
+        names.get(kind, {}).get(name, name): value for name, value in {**SIZES, **FAMILIES[kind], **changes}.items()
+    }
+    depth = {"n_layers" if kind == "distilbert" else "num_hidden_layers": layers}
+    torch.manual_seed(seed)
+    made = auto_class.from_config(AutoConfig.for_model(kind, **fields, **depth)).eval()
+    with torch.no_grad():  # biases, norms and padding too: they begin as zeros and ones
+        for parameter in made.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return made
+
+
+@torch.no_grad()
+def logits(model):
+    return model(input_ids=TEXT, attention_mask=torch.ones_like(TEXT)).logits
+
+
+def layer(network, index):
+    return network.bert.encoder.layer[index].state_dict()
+
+
+def equal(first, second):
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_all_layers_make_the_same_network(kind):
+    source, student = network(kind, 3, seed=1), network(kind, 3, seed=2)
+    assert not torch.equal(logits(source), logits(student))
+    copied = copy_layers(source, student, None)
+    assert copied.left == []
+    assert torch.equal(logits(source), logits(student))
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "xlm-roberta"])
+@pytest.mark.parametrize("layers", [3, 2])
+def test_into_distilbert(kind, layers):
+    # a network of the source's own kind with the same layers is the reference
+    like = {"layer_norm_eps": 1e-12, "max_position_embeddings": 32 if kind == "bert" else 34}
+    source = network(kind, 3, seed=1, **like)
+    student = network("distilbert", layers, seed=2, pad_token_id=source.config.pad_token_id)
+    same_kind = network(kind, layers, seed=3, **like)
+    copied = copy_layers(source, student, "last")
+    copy_layers(source, same_kind, "last")
+    assert copied.left == []
+    torch.testing.assert_close(logits(student), logits(same_kind), atol=1e-5, rtol=1e-5)
+
+
+def test_padding_of_another_id_is_refused():
+    source = network("roberta", 2, seed=1, max_position_embeddings=34)
+    with pytest.raises(ValueError, match=r"pad_token_id is 1 in the source and 0 .* give the student pad_token_id: 1"):
+        copy_layers(source, network("distilbert", 1, seed=2), None)
+
+
+def test_classifier_of_bert_means_something_else_in_distilbert():
+    source = network("bert", 2, seed=1, auto_class=AutoModelForSequenceClassification)
+    student = network("distilbert", 1, seed=2, auto_class=AutoModelForSequenceClassification)
+    before = student.classifier.weight.clone()
+    copied = copy_layers(source, student, None)
+    assert copied.left == ["pre_classifier.weight", "pre_classifier.bias", "classifier.weight", "classifier.bias"]
+    assert torch.equal(before, student.classifier.weight)
+
+
+def test_question_answering_head_of_bert_fits_distilbert():
+    source = network("bert", 2, seed=1, auto_class=AutoModelForQuestionAnswering)
+    student = network("distilbert", 1, seed=2, auto_class=AutoModelForQuestionAnswering)
+    copied = copy_layers(source, student, [1])
+    assert copied.parts == [("embeddings", "embeddings"), ("layer 0", "layer 1"), ("qa_outputs", "head")]
+    assert equal(student.qa_outputs.state_dict(), source.qa_outputs.state_dict())
+
+
+def test_other_families_are_refused():
+    with pytest.raises(ValueError, match=r"the source is 'electra' and the student 'distilbert'; .*BERT or RoBERTa"):
+        copy_layers(network("electra", 2, seed=1), network("distilbert", 1, seed=2), None)
+    with pytest.raises(ValueError, match="the source is 'distilbert' and the student 'bert'"):
+        copy_layers(network("distilbert", 2, seed=1), network("bert", 1, seed=2), None)
+
+
+def test_widths_of_embeddings():
+    with pytest.raises(ValueError, match="embedding_size is 8 in the source and 4 in the student"):
+        copy_layers(network("electra", 2, seed=1), network("electra", 1, seed=2, embedding_size=4), None)
+
+
+def test_chosen_layers_embeddings_and_head_are_copied():
+    source, student = tiny_bert(layers=5, seed=1), tiny_bert(layers=2, seed=2)
+    copied = copy_layers(source, student, [3, -1])
+    assert (copied.layers, copied.left) == ([3, 4], [])
+    assert copied.parts[:3] == [("embeddings", "embeddings"), ("layer 0", "layer 3"), ("layer 1", "layer 4")]
+    assert equal(layer(student, 0), layer(source, 3))
+    assert equal(layer(student, 1), layer(source, 4))
+    assert equal(student.bert.embeddings.state_dict(), source.bert.embeddings.state_dict())
+    assert equal(student.classifier.state_dict(), source.classifier.state_dict())
+
+
+def test_copies_are_not_shared():
+    source, student = tiny_bert(layers=2, seed=1), tiny_bert(layers=1, seed=2)
+    copy_layers(source, student, None)
+    with torch.no_grad():
+        student.bert.encoder.layer[0].output.dense.weight.zero_()
+    assert source.bert.encoder.layer[0].output.dense.weight.abs().sum() > 0
+
+
+def test_head_for_the_same_labels_in_another_order_is_left_alone():
+    source, student = tiny_bert(layers=2, seed=1), tiny_bert(labels=LABELS[::-1], layers=1, seed=2)
+    copied = copy_layers(source, student, None)
+    assert copied.left == ["classifier.weight", "classifier.bias"]
+    assert not equal(student.classifier.state_dict(), source.classifier.state_dict())
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{"hidden_size": 32}, {"intermediate_size": 8}, {"vocab_size": 7}, {"num_attention_heads": 4}],
+)
+def test_other_sizes(config):
+    field = next(iter(config))
+    with pytest.raises(ValueError, match=f"{field} is .* in the source and .* in the student"):
+        copy_layers(tiny_bert(layers=5), tiny_bert(layers=2, **config), None)
+
+
+def test_shared_layers_are_refused():
+    config = AlbertConfig(vocab_size=50, hidden_size=16, num_attention_heads=2, intermediate_size=16, embedding_size=8)
+    networks = [AlbertForSequenceClassification(config) for _ in range(2)]
+    with pytest.raises(ValueError, match="ALBERT"):
+        copy_layers(*networks, None)

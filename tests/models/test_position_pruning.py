@@ -1,0 +1,150 @@
+"""What is spared does not change the logits, and networks that would be changed are run as they are."""
+
+import pytest
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertForMaskedLM,
+    ModernBertConfig,
+    ModernBertForSequenceClassification,
+)
+
+from lightning_kd import MaskedLM, SequenceClassification
+from lightning_kd.models.position_pruning import _last_norms
+from tests.conftest import tiny_bert
+from tests.models.test_layer_initialization import FAMILIES, SIZES, TEXT, network
+
+BATCH = {"input_ids": TEXT, "attention_mask": torch.ones_like(TEXT), "row_id": torch.tensor([0, 1])}
+MASKED = {**BATCH, "labels": torch.where(torch.arange(TEXT.shape[1]) % 3 == 1, TEXT, -100)}
+
+
+def classifier(kind):
+    config = network(kind, 2, seed=1).config
+    config.num_labels = 5
+    torch.manual_seed(0)
+    return AutoModelForSequenceClassification.from_config(config)
+
+
+def positions_seen(model, run):
+    """How many positions the maps after the last layer's attention worked on."""
+    sizes = []
+    layer = next(m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == 2)[-1]
+    maps = [m for m in layer.modules() if isinstance(m, nn.Linear)]
+    handle = maps[-1].register_forward_hook(lambda module, args, output: sizes.append(args[0].shape[:-1].numel()))
+    result = run()
+    handle.remove()
+    return sizes[-1], result
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_classifier_works_at_the_first_position_of_the_last_layer(kind):
+    model = classifier(kind)
+    model.eval()
+    with torch.no_grad():
+        expected = model(**{k: v for k, v in BATCH.items() if k != "row_id"}).logits
+        seen, outputs = positions_seen(model, lambda: SequenceClassification().run(model, BATCH))
+    assert seen == 2
+    torch.testing.assert_close(outputs.heads["label"].logits, expected, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_masked_language_model_works_at_the_masked_positions_of_the_last_layer(kind):
+    model = network(kind, 2, seed=1).eval()
+    with torch.no_grad():
+        seen, _ = positions_seen(model, lambda: MaskedLM().run(model, MASKED))
+    assert seen == int((MASKED["labels"] >= 0).sum())
+
+
+def test_gradients_and_modes_are_untouched():
+    model = tiny_bert(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0).train()
+    model.bert.encoder.layer[0].eval()
+    model(input_ids=TEXT, attention_mask=BATCH["attention_mask"]).logits.square().sum().backward()
+    expected = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    model.zero_grad()
+    SequenceClassification().run(model, BATCH).heads["label"].logits.square().sum().backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, expected[name], atol=1e-6, rtol=1e-4)
+    assert model.training
+    assert not model.bert.encoder.layer[0].training
+    assert model.bert.encoder.layer[1].training
+
+
+def test_trying_draws_no_random_number():
+    model = tiny_bert().train()
+    torch.manual_seed(5)
+    SequenceClassification().run(model, BATCH)
+    first = torch.random.get_rng_state()
+    torch.manual_seed(5)
+    SequenceClassification().run(model, BATCH)
+    assert torch.equal(torch.random.get_rng_state(), first)
+
+
+def test_network_that_normalises_before_its_blocks_is_run_as_it_is():
+    config = ModernBertConfig(
+        vocab_size=60,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        pad_token_id=0,
+        num_labels=3,
+    )
+    torch.manual_seed(0)
+    model = ModernBertForSequenceClassification(config).eval()
+    with torch.no_grad():
+        expected = model(input_ids=TEXT, attention_mask=BATCH["attention_mask"]).logits
+        assert torch.equal(SequenceClassification().run(model, BATCH).heads["label"].logits, expected)
+    assert _last_norms[model] is None
+
+
+def test_head_that_reads_all_positions_is_given_all():
+    class Mean(nn.Module):
+        def forward(self, states):
+            return states.mean(dim=1)
+
+    model = tiny_bert().eval()
+    model.bert.pooler = Mean()
+    with torch.no_grad():
+        expected = model(input_ids=TEXT, attention_mask=BATCH["attention_mask"]).logits
+        assert torch.equal(SequenceClassification().run(model, BATCH).heads["label"].logits, expected)
+    assert _last_norms[model] is None
+
+
+def test_nothing_is_concluded_from_rows_without_a_masked_token():
+    model = BertForMaskedLM(BertConfig(vocab_size=60, hidden_size=16, num_attention_heads=2, num_hidden_layers=1))
+    none = {**MASKED, "labels": torch.full_like(TEXT, -100)}
+    MaskedLM().run(model, none)
+    assert model not in _last_norms
+    MaskedLM().run(model, MASKED)
+    assert _last_norms[model] is not None
+
+
+def test_checkpointed_layers_are_run_as_they_are():
+    model = tiny_bert().train()
+    # newer and older transformers
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable()
+    SequenceClassification().run(model, BATCH).heads["label"].logits.sum().backward()
+    assert _last_norms[model] is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["roberta-prelayernorm", "megatron-bert"])
+def test_normalising_first_is_told_in_half_precision_too(kind, dtype):
+    """Their last attention moves the logits by less than bfloat16 rounds them."""
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(kind, **SIZES, num_hidden_layers=6, num_labels=3)
+    model = AutoModelForSequenceClassification.from_config(config).to(dtype).eval()
+    SequenceClassification().run(model, BATCH)
+    assert _last_norms[model] is None
+
+
+def test_nothing_is_concluded_from_rows_of_one_token():
+    model = tiny_bert().eval()
+    SequenceClassification().run(
+        model, {name: value[:, :1] if value.ndim > 1 else value for name, value in BATCH.items()}
+    )
+    assert model not in _last_norms

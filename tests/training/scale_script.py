@@ -1,0 +1,206 @@
+"""Run by tests/training/test_scale.py: ``python -m tests.training.scale_script <folder>``, in two processes.
+
+Each run trains a few steps with plain SGD and no dropout, so that the weights show the gradients.
+"""
+
+import sys
+from functools import partial
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from torch.distributed.fsdp import FSDPModule
+from transformers import BertForMaskedLM
+
+from lightning_kd import (
+    DistillationModule,
+    FSDP2Strategy,
+    LazyAdamW,
+    MaskedLM,
+    MaskedLMDataModule,
+    TextClassificationDataModule,
+)
+from lightning_kd.callbacks import LastCheckpoint, RunSummary, StudentExport
+from lightning_kd.data import TfIdfReplacement
+from lightning_kd.losses import (
+    Anneal,
+    AttentionTransferLoss,
+    ConsistencyLoss,
+    DecoupledKDLoss,
+    HardLabelLoss,
+    HiddenStateMSELoss,
+    RelationLoss,
+    SoftTargetLoss,
+)
+from lightning_kd.models.sharding import collected
+from tests.callbacks.conftest import best_checkpoint
+from tests.conftest import TINY_BERT, save_network, tiny_bert
+from tests.runs import STUDENT, module, trainer
+
+ROWS = 8
+"""Rows of a step on all devices together."""
+
+STILL = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "initializer_range": 0.2}
+SGD = partial(torch.optim.SGD, lr=0.1, momentum=0.9)
+LAZY = partial(LazyAdamW, lr=1e-2, eps=1e-2)
+ADAM = partial(torch.optim.AdamW, lr=1e-2, eps=1e-2, fused=True)  # with a small eps it makes steps of rounding errors
+
+
+def write_inputs(folder: Path) -> None:
+    """Rows of several lengths, two in three of them without a label; texts to mask; two teachers."""
+    words = ["water", "desk", "paper", "plant", "leak", "room"]
+    texts = [(f"hello {word} {'good morning ' * (n % 5)}to you", "greet") for n, word in enumerate(words * 4)]
+    texts += [(f"goodbye {word} see you {'later ' * (n % 4)}then", "leave") for n, word in enumerate(words * 4)]
+    rows = {"train": [(text, label if n % 3 == 0 else "") for n, (text, label) in enumerate(texts)]}
+    rows["validation"] = texts[1:-10:2]
+    for split, lines in rows.items():
+        table = "\n".join(["text,label", *(f"{text},{label}" for text, label in lines)])
+        (folder / f"{split}.csv").write_text(table, encoding="utf-8")
+    (folder / "corpus").mkdir()
+    for split in rows:
+        (folder / "corpus" / f"{split}.txt").write_text("\n".join(text for text, _ in texts), encoding="utf-8")
+    save_network(tiny_bert(["greet", "leave"], layers=3, seed=1, initializer_range=0.2), folder / "teacher")
+    teacher = tiny_bert(None, layers=3, seed=1, network=BertForMaskedLM, initializer_range=0.2)
+    save_network(teacher, folder / "masked")
+
+
+class Runs:
+    """The runs, under DDP, FSDP2 or FSDP2 with distributed checkpoints on two devices; on one where none is named."""
+
+    def __init__(self, folder: Path, kind: str | None = None) -> None:
+        self.folder = folder
+        self.kind = kind
+        self.rows = ROWS if kind is None else ROWS // 2
+
+    def trainer(self, name: str, **settings: object) -> Trainer:
+        if self.kind is not None:
+            strategy = FSDP2Strategy(save_distributed_checkpoint=True) if self.kind == "distributed" else self.kind
+            settings |= {"devices": 2, "strategy": strategy}
+        return trainer(self.folder / name, **{"gradient_clip_val": 1.0, **settings})
+
+    def texts(self, **given: object) -> TextClassificationDataModule:
+        settings = {"batch_size": self.rows, "max_length": 32, "allow_unlabelled": True, **given}
+        return TextClassificationDataModule(str(self.folder), tokenizer=str(TINY_BERT), **settings)
+
+    def classifier(self, **settings: object) -> DistillationModule:
+        losses = {
+            "hard": HardLabelLoss(),
+            "soft": SoftTargetLoss(1.0, 2.0),
+            "hidden": HiddenStateMSELoss(0.1, {1: 2}),  # through a projection
+            "attention": AttentionTransferLoss(0.1),
+            "relation": RelationLoss(0.5, 2),
+        }
+        student = {**STUDENT, **STILL, "num_hidden_layers": 2, "hidden_size": 8, "num_attention_heads": 2}
+        given = {"student": student, "losses": losses, "optimizer": SGD, "lr_scheduler": None, **settings}
+        return module(str(self.folder / "teacher"), **given)
+
+    def fit_classifier(self) -> DistillationModule:
+        fitted = self.classifier()
+        self.trainer("classifier", accumulate_grad_batches=2, max_steps=3).fit(fitted, self.texts())
+        return fitted
+
+    def fit_relations(self) -> DistillationModule:
+        """No gradient comes through the output of a layer: the loss reads queries, keys and values alone."""
+        fitted = self.classifier(losses={"relation": RelationLoss(1.0, 2)})
+        self.trainer("relations", max_steps=3).fit(fitted, self.texts())
+        return fitted
+
+    def fit_consistent(self) -> DistillationModule:
+        """Other wordings, labels that are left out, and a teacher that reads a prompt."""
+        losses = {
+            "hard": HardLabelLoss(training_signal=Anneal(0.3, 1)),
+            "same": ConsistencyLoss(0.5, temperature=0.8, confidence=0.0),
+            "decoupled": DecoupledKDLoss(0.5, 2.0),
+        }
+        fitted = self.classifier(losses=losses)
+        rows = self.texts(augmentation=TfIdfReplacement(0.5), teacher_prompt="then {text} later")
+        self.trainer("consistent", accumulate_grad_batches=2, max_steps=3).fit(fitted, rows)
+        return fitted
+
+    def fit_cached(self, cache: str, optimizer: object, steps: int = 10, rows_a_step: int = 2) -> DistillationModule:
+        """A row a step on each of two devices: now and then one finds its row in the cache and the other does not."""
+        losses = {"hard": HardLabelLoss(), "soft": SoftTargetLoss(1.0, 2.0)}
+        fitted = self.classifier(losses=losses, optimizer=optimizer, teacher_cache=str(self.folder / cache))
+        rows = self.texts()
+        rows.batch_size = rows_a_step if self.kind is None else rows_a_step // 2
+        self.trainer("cached", max_steps=steps).fit(fitted, rows)
+        return fitted
+
+    def corpus(self) -> MaskedLMDataModule:
+        settings = {"batch_size": self.rows, "max_length": 16, "packing": "lines"}
+        return MaskedLMDataModule(str(self.folder / "corpus"), tokenizer=str(TINY_BERT), **settings)
+
+    def masked(self, **settings: object) -> DistillationModule:
+        """Its word embeddings are also the head's weights."""
+        student = {"base": str(self.folder / "masked"), **STILL, "num_hidden_layers": 1}
+        losses = {"hard": HardLabelLoss(), "soft": SoftTargetLoss(1.0, 2.0)}
+        given = {"student": student, "losses": losses, "optimizer": SGD, "lr_scheduler": None, **settings}
+        return module(str(self.folder / "masked"), task=MaskedLM(), **given)
+
+    def fit_masked(self) -> DistillationModule:
+        fitted = self.masked()
+        self.trainer("masked", max_steps=3).fit(fitted, self.corpus())
+        return fitted
+
+    def fit_epoch(self, build: str, name: str, resume: Path | None = None) -> DistillationModule:
+        """The first of two epochs, or from its checkpoint the second."""
+        fitted = getattr(self, build)(optimizer=ADAM, lr_scheduler="linear")
+        callbacks = [
+            LastCheckpoint(60),
+            best_checkpoint(monitor=f"val/{fitted.task.monitor}"),
+            StudentExport(),
+            RunSummary(),
+            StopAfterEpoch(),
+        ]
+        run = self.trainer(name, max_epochs=2, enable_checkpointing=True, callbacks=callbacks)
+        rows = self.texts() if build == "classifier" else self.corpus()
+        run.fit(fitted, rows, ckpt_path=resume)
+        return fitted
+
+
+class StopAfterEpoch(Callback):
+    def on_train_epoch_end(self, trainer, pl_module):
+        trainer.should_stop = True
+
+
+def last(folder: Path) -> Path:
+    return folder / "checkpoints" / "last.ckpt"
+
+
+def in_two(folder: Path, kind: str) -> dict[str, object]:
+    """What the test compares. In the folder are the checkpoints that one process wrote after an epoch."""
+    runs = Runs(folder, kind)
+    found: dict[str, object] = {}
+    if kind != "distributed":
+        classifier, masked = runs.fit_classifier(), runs.fit_masked()
+        found = {"classifier": collected(classifier), "masked": collected(masked)}
+        network = classifier.teacher.networks[0]
+        found["teacher"] = collected(network)
+        found["teacher is divided"] = isinstance(network, FSDPModule)
+        found["teacher trains"] = network.training or any(p.requires_grad for p in network.parameters())
+        found["consistent"] = collected(runs.fit_consistent())
+        found["validated"] = runs.trainer("validated").validate(classifier, runs.texts(), verbose=False)[0]
+        for build in ("classifier", "masked"):
+            resumed = runs.fit_epoch(build, f"{kind} from one {build}", last(folder / f"one {build}"))
+            found[f"{build} from one"] = collected(resumed)
+        cached = runs.fit_cached(f"{kind} cache", LAZY if kind == "ddp" else SGD)
+        found["cached"] = collected(cached)
+        found["rows known"] = len(cached.cached_teachers["train"].store)
+    if kind == "fsdp2":  # DDP refuses a student of whose head no loss reads anything
+        found["relations"] = collected(runs.fit_relations())
+    for build in ("classifier", "masked"):
+        runs.fit_epoch(build, f"{kind} {build}")
+        resumed = runs.fit_epoch(build, f"{kind} on {build}", last(folder / f"{kind} {build}"))
+        found[f"{build} from two"] = collected(resumed)
+    return found
+
+
+def main(folder: Path) -> None:
+    for kind in ("ddp", "fsdp2", "distributed"):
+        found = in_two(folder, kind)
+        if torch.distributed.get_rank() == 0:
+            torch.save(found, folder / f"{kind}.pt")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,106 @@
+"""Consistency training in whole runs: resumed, with a teacher's cache, from YAML."""
+
+import json
+from contextlib import nullcontext
+
+import pytest
+import torch
+
+from lightning_kd.callbacks import LastCheckpoint
+from lightning_kd.data import TfIdfReplacement
+from lightning_kd.losses import ConsistencyLoss, HardLabelLoss, SoftTargetLoss
+from lightning_kd.losses.anneal import Anneal
+from tests.conftest import TINY_BERT, clinc_rows
+from tests.runs import data, module, trainer
+from tests.training.test_resume import Kill, KilledError
+
+
+@pytest.fixture
+def some_labels(tmp_path):
+    rows = clinc_rows()
+    for key in ("train", "oos_train"):
+        rows[key] = [[text, label if number % 3 == 0 else None] for number, (text, label) in enumerate(rows[key])]
+    file = tmp_path / "data_oos_plus.json"
+    file.write_text(json.dumps(rows), encoding="utf-8")
+    return file
+
+
+def rows_of(file, **settings):
+    return data(file, allow_unlabelled=True, augmentation=TfIdfReplacement(0.5), **settings)
+
+
+def losses():
+    # the weight rises and labels come in little by little
+    return {
+        "hard": HardLabelLoss(training_signal=Anneal(0.5, 1)),
+        "same": ConsistencyLoss(Anneal(0.5, 2), confidence=0.0, temperature=0.8),
+        "soft": SoftTargetLoss(0.1),
+    }
+
+
+def test_all_terms_are_logged_and_the_parts_sum_to_the_total(tmp_path, some_labels, teacher_folder):
+    run = trainer(tmp_path, max_epochs=2)
+    fitted = module(teacher_folder, losses=losses())
+    run.fit(fitted, rows_of(some_labels))
+    logged = run.callback_metrics
+    total = sum(fitted.losses[n].weight * logged[f"train/{n}"] for n in ("hard", "same", "soft"))
+    assert float(logged["train/loss"]) == pytest.approx(float(total), rel=1e-5)
+    assert logged["train/same"] > 0
+    assert 1 < logged["train/same_weight"] < 2
+    assert "val/hard" in logged
+    assert "val/same" not in logged  # rows to score are not worded anew
+
+
+def test_resumed_run_ends_in_the_same_weights(tmp_path, some_labels, teacher_folder):
+    def fit(folder, kill=None, resume=None):
+        fitted = module(teacher_folder, losses=losses(), teacher_cache=str(tmp_path / "cache"))
+        callbacks = [LastCheckpoint(0.0), *([Kill(kill)] if kill else [])]
+        run = trainer(folder, callbacks=callbacks, max_epochs=2, enable_checkpointing=True)
+        with pytest.raises(KilledError) if kill else nullcontext():
+            run.fit(fitted, rows_of(some_labels), ckpt_path=resume)
+        return fitted.student.state_dict()
+
+    whole = fit(tmp_path / "whole")
+    fit(tmp_path / "killed", kill=11)
+    (last,) = (tmp_path / "killed").rglob("last.ckpt")
+    resumed = fit(tmp_path / "killed", resume=str(last))
+    assert all(torch.equal(weight, resumed[name]) for name, weight in whole.items())
+
+
+def test_data_without_twins_are_refused_and_twins_that_nobody_reads_warned_about(tmp_path, some_labels):
+    fitted = module(losses={"hard": HardLabelLoss(), "same": ConsistencyLoss()})
+    with pytest.raises(ValueError, match=r"losses\.same: compares with other wordings.*data\.augmentation"):
+        trainer(tmp_path).fit(fitted, data(some_labels, allow_unlabelled=True))
+    (tmp_path / "whole.json").write_text(json.dumps(clinc_rows()), encoding="utf-8")
+    with pytest.warns(UserWarning, match=r"data\.augmentation: no loss reads other wordings"):
+        trainer(tmp_path, max_steps=1).fit(module(), data(tmp_path / "whole.json", augmentation=TfIdfReplacement()))
+
+
+def test_from_yaml(tmp_path, some_labels, shell):
+    config = {
+        "trainer": {"accelerator": "cpu", "max_epochs": 1, "default_root_dir": str(tmp_path / "runs")},
+        "model": {
+            "task": "SequenceClassification",
+            "student": {"base": str(TINY_BERT), "num_hidden_layers": 1},
+            "losses": {
+                "hard": {
+                    "class_path": "HardLabelLoss",
+                    "init_args": {"training_signal": {"start": 0, "end": 1, "shape": "saturating"}},
+                },
+                "same": {"class_path": "ConsistencyLoss", "init_args": {"confidence": 0.45}},
+            },
+        },
+        "data": {
+            "class_path": "CLINC150DataModule",
+            "init_args": {
+                "path": str(some_labels),
+                "allow_unlabelled": True,
+                "augmentation": {"class_path": "TfIdfReplacement", "init_args": {"probability": 0.2}},
+            },
+        },
+    }
+    (tmp_path / "run.yaml").write_text(json.dumps(config), encoding="utf-8")
+    code, message = shell("fit", "--config", tmp_path / "run.yaml")
+    assert code == 0, message
+    saved = torch.load(tmp_path / "runs/lightning_logs/version_0/checkpoints/last.ckpt", weights_only=True)
+    assert saved["hyper_parameters"]["losses"]["hard"]["init_args"]["training_signal"]["shape"] == "saturating"

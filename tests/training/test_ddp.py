@@ -1,0 +1,199 @@
+"""Two processes over gloo against one, on the same weights."""
+
+import contextlib
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from lightning_kd import DistillationModule, QuestionAnswering, SequenceClassification
+from lightning_kd.callbacks import PredictionWriter
+from lightning_kd.evaluation.temperature.probe import probe_folders
+from lightning_kd.evaluation.temperature.selection import Selection
+from tests.conftest import TINY_BERT, clinc_rows, save_network, tiny_bert, write_squad
+from tests.runs import data, module, squad_data, trainer
+from tests.training.ddp_script import EPOCHS, LEARNS_FAST
+
+ROOT = Path(__file__).parents[2]
+
+
+def python_module(*arguments):
+    command = [sys.executable, "-m", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+
+
+def write_rows(folder):
+    """An odd number of rows in each split."""
+    rows = {name: part[:-1] if name in ("train", "val", "test") else part for name, part in clinc_rows().items()}
+    file = folder / "data_oos_plus.json"
+    file.write_text(json.dumps(rows), encoding="utf-8")
+    return file
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two devices")
+    write_rows(folder)
+    save_network(tiny_bert(layers=4, seed=1), folder / "teacher")
+    write_squad(folder / "squad")
+    done = python_module("tests.training.ddp_script", folder)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def results(folder):
+    return json.loads((folder / "results.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def last(folder):
+    return DistillationModule.load_from_checkpoint(folder / "whole" / "checkpoints" / "last.ckpt")
+
+
+def test_every_row_is_trained_on_in_each_epoch(results):
+    steps = len(results["rows"]) // EPOCHS
+    for epoch in range(EPOCHS):
+        batches = results["rows"][epoch * steps : (epoch + 1) * steps]
+        assert all(len(first) == len(second) for first, second in batches)
+        seen = [row for step in batches for part in step for row in part]
+        assert set(seen) == set(range(71))
+        assert len(seen) == 72  # two devices get as many rows each: one comes twice
+
+
+def test_report_is_of_all_rows(folder):
+    report = json.loads((folder / "whole" / "report.json").read_text())
+    assert report["scored"] == "35 rows"
+    assert [line["name"] for line in report["lines"]] == ["teacher", "student"]
+
+
+def test_probe_is_that_of_one_process(folder):
+    probe = json.loads((folder / "whole" / "probe.json").read_text())
+    rows, selection = data(folder / "data_oos_plus.json"), Selection(None, 1, [1.0, 5.0, 19.0], 3, 3)
+    pair = [str(folder / "teacher"), str(folder / "whole" / "student")]
+    alone = asdict(probe_folders(selection, SequenceClassification(), rows, "validation", pair, bar=False))
+    assert probe["rows"] == alone["rows"] == 35
+    assert [sentence["text"] for sentence in probe["sentences"]] == [s["text"] for s in alone["sentences"]]
+    for ours, expected in zip(probe["levels"], alone["levels"], strict=True):
+        assert ours == pytest.approx(expected, abs=1e-6)
+    assert (probe["accuracy"], probe["agreement"]) == (alone["accuracy"], alone["agreement"])
+
+
+def test_validation_scores_are_those_of_one_process(results, folder, last):
+    expected = trainer(folder).validate(last, data(folder / "data_oos_plus.json"), verbose=False)[0]
+    assert results["validated"] == pytest.approx(expected, abs=1e-6)
+    assert results["scores"][-1] == pytest.approx({n: expected[n] for n in results["scores"][-1]}, abs=1e-6)
+    assert len(results["scores"]) == EPOCHS
+    assert 0 < expected["val/accuracy"] < 1
+
+
+def test_teacher_scores_are_those_of_one_process(results, folder):
+    teacher = AutoModelForSequenceClassification.from_pretrained(folder / "teacher")
+    alone = module(student=teacher)
+    expected = trainer(folder).validate(alone, data(folder / "data_oos_plus.json"), verbose=False)[0]
+    assert results["teacher scores"] == pytest.approx(
+        {name: expected[f"val/{name}"] for name in results["teacher scores"]}, abs=1e-6
+    )
+
+
+def test_both_processes_hold_the_same_student_and_the_untouched_teacher(results):
+    assert results["teacher changed"] == [[], []]
+    assert results["teacher trains"] == results["teacher in train mode"] == [False, False]
+    first, second = results["student in the processes"]
+    assert first == second
+
+
+def test_killed_in_mid_epoch_and_resumed_ends_in_the_same_weights(results):
+    assert results["resumed differs"] == []
+
+
+def test_teacher_cache_is_shared(results, folder):
+    cold = Counter(row for rows in results["asked"]["cold"] for row in rows)
+    assert set(cold) == set(range(71))
+    assert all(results["asked"]["cold"])
+    assert cold.total() <= 71 + 35 + 2  # a row that comes on both devices at once
+    assert results["asked"]["warm"] == [[], []]
+    assert results["teacher loaded when warm"] == [False, False]
+    assert results["warm differs"] == []
+    assert len(list((folder / "cache").iterdir())) == 2
+
+
+def test_predictions_are_complete_in_order_and_those_of_one_process(folder, last):
+    rows = data(folder / "data_oos_plus.json")
+    trainer(folder, callbacks=[PredictionWriter("alone.csv")]).predict(last, rows)
+    both, alone = (
+        list(csv.DictReader((folder / name).read_text(encoding="utf-8").splitlines()))
+        for name in ("predictions.csv", "alone.csv")
+    )
+    assert [row["text"] for row in both] == rows.texts()["text"]
+    assert [row["label"] for row in both] == [row["label"] for row in alone]
+    assert [float(r["probability"]) for r in both] == pytest.approx([float(r["probability"]) for r in alone], abs=2e-6)
+
+
+@pytest.fixture
+def fit(tmp_path):
+    """The command line of a fit on two devices."""
+    student = {**LEARNS_FAST, "base": str(TINY_BERT)}
+    optimizer = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.01}}
+    config = {
+        "trainer": {"accelerator": "cpu", "devices": 2, "strategy": "ddp", "default_root_dir": str(tmp_path)},
+        "model": {"task": "SequenceClassification", "student": student, "optimizer": optimizer},
+        "data": {"class_path": "CLINC150DataModule", "init_args": {"path": str(write_rows(tmp_path)), "batch_size": 1}},
+    }
+    (tmp_path / "run.yaml").write_text(json.dumps(config))
+    return ("lightning_kd", "fit", "--config", tmp_path / "run.yaml", "--model.losses.hard=HardLabelLoss")
+
+
+def test_failing_run_harms_no_earlier_one(tmp_path, fit):
+    done = python_module(*fit, "--trainer.max_epochs=1")
+    assert done.returncode == 0, done.stderr[-3000:]
+    logs = tmp_path / "lightning_logs"
+    before = sorted(logs.rglob("*"))
+    assert logs / "version_0" / "student" / "model.safetensors" in before
+    guessing = save_network(tiny_bert(seed=1), tmp_path / "guessing")
+    failed = python_module(*fit, f"--model.teacher={guessing}", "--model.losses.soft=SoftTargetLoss")
+    assert failed.returncode == 1
+    assert "no better than guessing" in failed.stderr
+    assert sorted(logs.rglob("*")) == before
+
+
+def test_sigterm_saves_and_ends_both_processes(tmp_path, fit):
+    command = [sys.executable, "-m", *map(str, fit), "--trainer.max_epochs=9999", "--last.every_minutes=60"]
+    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    run = subprocess.Popen(command, cwd=ROOT, start_new_session=True, **silent)
+    last = tmp_path / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"
+    try:
+        while not last.exists() and run.poll() is None:
+            time.sleep(0.05)
+        before = last.stat().st_mtime_ns
+        time.sleep(0.5)  # told while it writes, it would not write again
+        run.terminate()
+        assert run.wait(timeout=30) == 143
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(run.pid, signal.SIGKILL)  # both, where they hang
+    assert last.stat().st_mtime_ns > before
+
+
+def test_questions_whose_parts_are_on_two_devices(results, folder):
+    reader = module(task=QuestionAnswering(), student=LEARNS_FAST)
+    reader.build_student().load_state_dict(torch.load(folder / "reader.pt", weights_only=True))
+    questions = squad_data(folder / "squad")
+    alone = trainer(folder / "alone", callbacks=[PredictionWriter()])
+    expected = alone.validate(reader, questions, verbose=False)[0]
+    assert results["questions validated"] == pytest.approx(expected, abs=1e-5)
+    assert 0 < expected["val/f1"] < 100
+    alone.predict(reader, questions)
+    files = [json.loads((path / "predictions.json").read_text()) for path in (folder, folder / "alone")]
+    assert files[0] == files[1]
+    assert len(files[0]) == 13

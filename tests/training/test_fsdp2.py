@@ -1,0 +1,116 @@
+"""FSDP2 with one process: from the shell, in other precisions, and what is refused. Two are in test_scale.py."""
+
+import json
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import EMAWeightAveraging
+
+from lightning_kd import LazyAdamW
+from lightning_kd.callbacks import StudentPruning
+from lightning_kd.models.sharding import collected, shard
+from tests.conftest import TINY_BERT, tiny_bert
+from tests.runs import STUDENT, data, module, trainer
+
+pytestmark = pytest.mark.usefixtures("process_group")
+
+
+@pytest.fixture
+def run_yaml(tmp_path, clinc_file, teacher_folder):
+    config = {
+        "trainer": {"accelerator": "cpu", "devices": 1, "max_epochs": 1, "default_root_dir": str(tmp_path)},
+        "model": {
+            "task": "SequenceClassification",
+            "student": {**STUDENT, "base": str(TINY_BERT)},
+            "teacher": teacher_folder,
+            "losses": {"hard": "HardLabelLoss", "soft": "SoftTargetLoss"},
+            "accept": ["weak_teacher"],
+        },
+        "data": {"class_path": "CLINC150DataModule", "init_args": {"path": str(clinc_file)}},
+    }
+    file = tmp_path / "run.yaml"
+    file.write_text(json.dumps(config), encoding="utf-8")
+    return file
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        "--trainer.strategy=ModelParallelStrategy",
+        '--trainer.strategy={"class_path": "ModelParallelStrategy"}',
+        '--trainer.strategy={"class_path": "ModelParallelStrategy", "init_args": {"data_parallel_size": 1}}',
+    ],
+)
+def test_checkpoints_are_files(tmp_path, run_yaml, shell, strategy):
+    assert shell("fit", "--config", run_yaml, strategy)[0] == 0
+    checkpoints = tmp_path / "lightning_logs" / "version_0" / "checkpoints"
+    assert all((checkpoints / name).is_file() for name in ("last.ckpt", "best.ckpt"))
+    code, message = shell("test", "--config", run_yaml, strategy, f"--ckpt_path={checkpoints / 'best.ckpt'}")
+    assert code == 0, message
+
+
+def test_checkpoints_are_folders_if_asked_for(tmp_path, run_yaml, shell):
+    strategy = {"class_path": "ModelParallelStrategy", "init_args": {"save_distributed_checkpoint": True}}
+    assert shell("fit", "--config", run_yaml, f"--trainer.strategy={json.dumps(strategy)}")[0] == 0
+    run = tmp_path / "lightning_logs" / "version_0"
+    assert all((run / "checkpoints" / name).is_dir() for name in ("last.ckpt", "best.ckpt"))
+    assert (run / "student" / "model.safetensors").is_file()
+    code, message = shell("fit", "--resume", run, "--trainer.max_epochs=2")
+    assert code == 0, message
+    metadata = torch.load(run / "checkpoints" / "last.ckpt" / "meta.pt", weights_only=True)
+    assert metadata["epoch"] == 1
+    code, message = shell("test", "--config", run_yaml, f"--ckpt_path={run / 'checkpoints' / 'best.ckpt'}")
+    assert code != 0
+    assert "best.ckpt' is a folder to which each process wrote its part; make a file of it with lightning-kd" in message
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+def test_precision(tmp_path, clinc_file, teacher_folder, precision):
+    weights = []
+    for strategy in ("auto", "fsdp2"):
+        # without dropout, whose numbers depend on what is spared
+        student = {**STUDENT, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+        fitted = module(teacher_folder, student=student)
+        settings = {"precision": precision, "gradient_clip_val": 1.0, "accumulate_grad_batches": 2, "devices": 1}
+        trainer(tmp_path, strategy=strategy, **settings).fit(fitted, data(clinc_file))
+        weights.append(collected(fitted.student))
+        assert fitted.teacher.networks[0].dtype == fitted.student.dtype
+    assert all(torch.allclose(weight, weights[1][name], atol=1e-2) for name, weight in weights[0].items())
+
+
+@pytest.mark.parametrize("callback", [StudentPruning(0.5), EMAWeightAveraging(use_buffers=False)])
+@pytest.mark.filterwarnings("ignore:You're using the WeightAveraging callback")
+def test_callbacks_that_need_whole_weights(tmp_path, clinc_file, callback):
+    run = trainer(tmp_path, strategy="fsdp2", devices=1, callbacks=[callback])
+    with pytest.raises(ValueError, match=r"needs whole weights, and trainer.strategy FSDP2Strategy divides.*use ddp"):
+        run.fit(module(), data(clinc_file))
+
+
+def test_module_as_cached_teacher(tmp_path, clinc_file):
+    teacher = tiny_bert(layers=2, seed=1)
+    for known in (0, 72):  # dividing it changes how it prints
+        fitted = module(teacher, teacher_cache=str(tmp_path / "cache"))
+        known_at_start = []
+
+        class Look(Callback):
+            def on_train_start(self, trainer, pl_module, into=known_at_start):
+                into.append(len(pl_module.cached_teachers["train"].store))
+
+        trainer(tmp_path, strategy="fsdp2", devices=1, callbacks=[Look()]).fit(fitted, data(clinc_file))
+        assert known_at_start == [known]
+
+
+def test_lazy_optimizer_needs_whole_embeddings(tmp_path, clinc_file):
+    fitted = module(optimizer=partial(LazyAdamW, lr=1e-3))
+    with pytest.raises(ValueError, match=r"optimizer: LazyAdamW needs whole embeddings.*use AdamW"):
+        trainer(tmp_path, strategy="fsdp2", devices=1).fit(fitted, data(clinc_file))
+
+
+def test_layers_are_not_divided():
+    mesh = {"tensor_parallel": SimpleNamespace(size=lambda: 2)}
+    with pytest.raises(ValueError, match=r"tensor_parallel_size: is 2 .*use strategy fsdp2"):
+        shard(tiny_bert(), mesh)

@@ -1,0 +1,147 @@
+"""DDP and FSDP2 on two processes over gloo, held against one process with the same rows in a step."""
+
+import shutil
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from lightning_kd import DistillationModule
+from lightning_kd.io.consolidation import consolidate, read_checkpoint
+from lightning_kd.models.sharding import collected
+from tests.training.scale_script import LAZY, SGD, Runs, last, write_inputs
+from tests.training.test_ddp import python_module
+
+BUILDS = ("classifier", "masked")
+STRATEGIES = ("ddp", "fsdp2")
+
+pytestmark = pytest.mark.filterwarnings("ignore:The dirpath has changed")  # the second epoch has a folder of its own
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """One process; its checkpoints are there for the two."""
+    runs = Runs(tmp_path_factory.mktemp("scale"))
+    write_inputs(runs.folder)
+    for build in BUILDS:
+        runs.fit_epoch(build, f"one {build}")
+    runs.fit_cached("cache", SGD, steps=7, rows_a_step=1)  # other pairs than those of a step
+    for kind in STRATEGIES:
+        shutil.copytree(runs.folder / "cache", runs.folder / f"{kind} cache")
+    return runs
+
+
+@pytest.fixture(scope="module")
+def two(runs):
+    """What two processes found, by strategy."""
+    done = python_module("tests.training.scale_script", runs.folder)
+    assert done.returncode == 0, done.stderr[-3000:]
+    kinds = (*STRATEGIES, "distributed")
+    return {kind: torch.load(runs.folder / f"{kind}.pt", weights_only=True) for kind in kinds}
+
+
+@pytest.fixture(scope="module")
+def resumed(runs, two):
+    """The second epoch in one process, after the first in one or in two."""
+
+    def resume(build, first):
+        return collected(runs.fit_epoch(build, f"one on {first}", last(runs.folder / first)))
+
+    return resume
+
+
+@pytest.fixture(scope="module")
+def expected(resumed):
+    return {build: resumed(build, f"one {build}") for build in BUILDS}
+
+
+def assert_same(weights, expected):
+    assert weights.keys() == expected.keys()
+    for name, weight in expected.items():
+        torch.testing.assert_close(weights[name], weight, rtol=0, atol=1e-6, msg=name)
+
+
+def test_unlabelled_rows_projection_and_accumulation(runs, two):
+    fitted = runs.fit_classifier()
+    expected = collected(fitted)
+    assert "losses.hidden.projection.weight" in expected
+    for kind in STRATEGIES:
+        assert_same(two[kind]["classifier"], expected)
+    scores = runs.trainer("validated").validate(fitted, runs.texts(), verbose=False)[0]
+    for kind in STRATEGIES:  # 19 rows
+        assert two[kind]["validated"] == pytest.approx(scores, abs=1e-6)
+
+
+def test_other_wordings_labels_left_out_and_a_prompt(runs, two):
+    expected = collected(runs.fit_consistent())
+    for kind in STRATEGIES:
+        assert_same(two[kind]["consistent"], expected)
+
+
+def test_masked_tokens_and_tied_embeddings(runs, two):
+    expected = collected(runs.fit_masked())
+    for kind in STRATEGIES:
+        assert_same(two[kind]["masked"], expected)
+
+
+def test_cache_that_knows_the_row_of_one_process_only(runs, two):
+    """The divided teacher needs both processes; sparse gradients are gathered from both."""
+    for kind, optimizer in (("ddp", LAZY), ("fsdp2", SGD)):
+        expected = runs.fit_cached("cache of one", optimizer)
+        assert_same(two[kind]["cached"], collected(expected))
+        assert two[kind]["rows known"] > len(expected.cached_teachers["train"].store) >= 20
+
+
+def test_loss_that_reads_inside_the_layers(runs, two):
+    assert_same(two["fsdp2"]["relations"], collected(runs.fit_relations()))
+
+
+def test_teacher_is_frozen_divided_and_not_saved(runs, two):
+    own = AutoModelForSequenceClassification.from_pretrained(runs.folder / "teacher").state_dict()
+    for kind in STRATEGIES:
+        assert all(torch.equal(weight, two[kind]["teacher"][name]) for name, weight in own.items())
+        assert not two[kind]["teacher trains"]
+        assert two[kind]["teacher is divided"] == (kind == "fsdp2")
+        saved = read_checkpoint(last(runs.folder / f"{kind} classifier"))["state_dict"]
+        assert {name.partition(".")[0] for name in saved} == {"student", "losses"}
+        assert saved.keys() == two[kind]["classifier"].keys()
+
+
+@pytest.mark.parametrize("build", BUILDS)
+def test_checkpoint_continues_on_two_processes(expected, two, build):
+    for kind in STRATEGIES:
+        assert_same(two[kind][f"{build} from one"], expected[build])
+    for kind in (*STRATEGIES, "distributed"):
+        assert_same(two[kind][f"{build} from two"], expected[build])
+
+
+@pytest.mark.parametrize("build", BUILDS)
+def test_checkpoint_of_two_processes_continues_on_one(resumed, expected, build):
+    for kind in STRATEGIES:
+        assert_same(resumed(build, f"{kind} {build}"), expected[build])
+
+
+@pytest.mark.parametrize("build", BUILDS)
+def test_distributed_checkpoint_is_consolidated(runs, resumed, expected, build, shell):
+    folder = last(runs.folder / f"distributed {build}")
+    assert folder.is_dir()
+    file = last(runs.folder / f"consolidated {build}")
+    file.parent.mkdir(parents=True)
+    assert shell("consolidate", folder, f"--output={file}") == (0, "")
+    assert_same(resumed(build, f"consolidated {build}"), expected[build])
+    loaded = DistillationModule.load_from_checkpoint(file)
+    weights = read_checkpoint(folder)["state_dict"]
+    assert all(torch.equal(weight, weights[name]) for name, weight in loaded.state_dict().items())
+    code, message = shell("consolidate", folder, f"--output={file}")
+    assert code != 0
+    assert "exists; choose another name" in message
+    with pytest.raises(ValueError, match="is no folder of a distributed checkpoint"):
+        consolidate(file, file.with_name("again"))
+
+
+def test_best_student_is_exported(runs, two):
+    for kind in (*STRATEGIES, "distributed"):
+        folder = runs.folder / f"{kind} classifier"
+        exported = AutoModelForSequenceClassification.from_pretrained(folder / "student").state_dict()
+        best = read_checkpoint(folder / "checkpoints" / "best.ckpt")["state_dict"]
+        assert all(torch.equal(weight, best[f"student.{name}"]) for name, weight in exported.items())

@@ -1,0 +1,61 @@
+"""A process that dies ends the run, and the run says why."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.training.test_ddp import ROOT, fit, write_rows  # noqa: F401  a fixture
+
+LAUNCHERS = {
+    "lightning": ["-m"],
+    "torchrun": ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"],
+}
+CASES = {
+    ("lightning", "nan", 1): "train/hard is nan in epoch 0, step 2, for the rows",
+    ("lightning", "kill", 0): "The first process of the run",
+    ("torchrun", "export", 0): "lightning-kd: error: the cause of it all",
+}
+
+
+def members(session: int) -> list[int]:
+    """The processes of a session that have not ended."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            state, _, _, own = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
+            if int(own) == session and state != "Z":
+                found.append(int(folder.name))
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
+def test_all_processes_end_and_say_why(fit, tmp_path):  # noqa: F811
+    runs = {}
+    for number, (launcher, how, rank) in enumerate(CASES):
+        given = [f"--trainer.default_root_dir={tmp_path / str(number)}", "--trainer.callbacks=tests.failing.Fail"]
+        given += [f"--trainer.callbacks.how={how}", f"--trainer.callbacks.rank={rank}", "--trainer.max_epochs=1"]
+        command = [sys.executable, *LAUNCHERS[launcher], *map(str, fit), *given]
+        with (tmp_path / f"{number}.log").open("w") as log:
+            run = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
+        runs[run] = tmp_path / f"{number}.log"
+    until = time.monotonic() + 120  # of which most is spent importing, by six processes at once
+    try:
+        while any(members(run.pid) for run in runs) and time.monotonic() < until:
+            time.sleep(0.2)
+            [run.poll() for run in runs]
+        for (run, log), (case, cause) in zip(runs.items(), CASES.items(), strict=True):
+            text = log.read_text(encoding="utf-8")
+            assert not members(run.pid), (case, text[-2000:])
+            assert run.poll() not in (0, None), case
+            assert cause in text, (case, text[-2000:])
+    finally:
+        for run in runs:
+            for process in members(run.pid):
+                os.kill(process, signal.SIGKILL)
+            run.wait()
