@@ -99,7 +99,7 @@ def run(losses: Losses, seed: int, args: argparse.Namespace, overrides: list[str
     config = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
     # not on the command line: there a loss of the same name and class keeps what the config says and the line does not
     config["model"]["losses"] = losses
-    config["model"]["student"]["base"] = args.teacher
+    config["model"]["student"]["config"] = args.teacher
     if any(kind["class_path"] != "HardLabelLoss" for kind in losses.values()):
         config["model"]["teacher"] = args.teacher
         config["model"]["teacher_cache"] = str(args.results.parent.resolve() / "alternatives_teacher_cache")

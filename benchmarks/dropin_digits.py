@@ -83,7 +83,7 @@ class ByHand(Digits):
             targets = self.teacher[0](images)
         soft = soft_target_loss(logits, targets, TEMPERATURE)
         total = own + WEIGHT * soft
-        logged = {"train_loss": own, "soft": soft.detach(), "own_loss": own.detach(), "total": total.detach()}
+        logged = {"train_loss": own, "soft": soft.detach(), "task_loss": own.detach(), "loss": total.detach()}
         self.log_dict(logged)
         if not torch.isfinite(total):
             raise FloatingPointError

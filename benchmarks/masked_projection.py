@@ -20,7 +20,7 @@ from transformers import AutoModelForMaskedLM
 
 from lightning_kd import MaskedLM, MaskedLMDataModule
 from lightning_kd.losses import HardLabelLoss, SoftTargetLoss
-from lightning_kd.models.loading import forward
+from lightning_kd.models.loading import call_model
 
 TEMPERATURE = 2.0
 
@@ -28,9 +28,9 @@ TEMPERATURE = 2.0
 def everywhere(student: nn.Module, teacher: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     """Project all tokens, then pick."""
     masked = batch["labels"] >= 0
-    logits = forward(student, batch).logits[masked].float()
+    logits = call_model(student, batch).logits[masked].float()
     with torch.no_grad():
-        target = forward(teacher, batch).logits[masked].float()
+        target = call_model(teacher, batch).logits[masked].float()
     log_q, p = (logits / TEMPERATURE).log_softmax(-1), (target / TEMPERATURE).softmax(-1)
     soft = nn.functional.kl_div(log_q, p, reduction="batchmean") * TEMPERATURE**2
     return soft + nn.functional.cross_entropy(logits, batch["labels"][masked])
@@ -81,7 +81,7 @@ def main() -> None:
         table.add_row(name, f"{1e3 * medians[name]:.0f}", f"{statistics.mean(losses[name]):.4f}")
     Console().print(table)
     names = list(ways)
-    print(f"speed-up: {medians[names[0]] / medians[names[1]]:.2f}")
+    print(f"speedup: {medians[names[0]] / medians[names[1]]:.2f}")
 
 
 if __name__ == "__main__":

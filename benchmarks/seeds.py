@@ -22,12 +22,12 @@ from lightning_kd.training.module import STATE_KEY
 def run_seed(seed: int, arguments: list[str]) -> dict[str, float]:
     """Fit and test; returns seed, epochs, ``val/<metric>`` of the best epoch, ``val/teacher_…`` and ``test/…``."""
     fit = run(["fit", *arguments, f"--seed_everything={seed}"])
-    assert fit.run_folder is not None
-    best = fit.run_folder / "checkpoints" / "best.ckpt"
+    assert fit.run_dir is not None
+    best = fit.run_dir / "checkpoints" / "best.ckpt"
     state = torch.load(best, map_location="cpu", weights_only=True, mmap=True)[STATE_KEY]
     scores = {**state["scores"], **{f"val/teacher_{name}": score for name, score in state["teacher_scores"].items()}}
     try:
-        test = run(["test", "--config", str(fit.run_folder / "config.yaml"), f"--ckpt_path={best}"])
+        test = run(["test", "--config", str(fit.run_dir / "config.yaml"), f"--ckpt_path={best}"])
         scores |= {name: float(score) for name, score in test.trainer.callback_metrics.items()}
     except ValueError as error:
         if not any(reason in str(error) for reason in ("has no labels", "has no test split")):

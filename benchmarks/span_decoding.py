@@ -24,7 +24,7 @@ from tqdm import tqdm
 from transformers import AutoModelForQuestionAnswering
 
 from lightning_kd import QuestionAnswering, SQuADDataModule
-from lightning_kd.models.loading import forward
+from lightning_kd.models.loading import call_model
 
 N_BEST = 20
 MAX_ANSWER_LENGTH = 30
@@ -78,11 +78,11 @@ def main() -> None:
     batches, rows = [], defaultdict(list)
     for batch in tqdm(data.val_dataloader(), desc="Logits"):
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-            output = forward(network, batch)
+            output = call_model(network, batch)
         start, end = output.start_logits.float(), output.end_logits.float()
         batches.append((SimpleNamespace(start_logits=start, end_logits=end), batch))
         for number, name in enumerate(batch["id"]):
-            first, after_last = batch["context_tokens"][number].tolist()
+            first, after_last = batch["context_span"][number].tolist()
             offsets = batch["offsets"][number].tolist()
             inside = [pair if first <= place < after_last else None for place, pair in enumerate(offsets)]
             arrays = {"start": start[number].numpy(), "end": end[number].numpy()}
@@ -91,7 +91,7 @@ def main() -> None:
 
     def package() -> dict[str, str]:
         parts = [task.predictions(task.outputs(output, batch), batch, []) for output, batch in batches]
-        return {row["id"]: row["text"] for row in task.merge_predictions([row for part in parts for row in part])}
+        return {row["id"]: row["answer"] for row in task.merge_predictions([row for part in parts for row in part])}
 
     times: dict[str, list[float]] = {"n-best loop": [], "lightning_kd": []}
     answers = {}

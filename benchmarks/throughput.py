@@ -346,7 +346,7 @@ def main() -> None:
 def print_table(args: Any, progress: dict[str, Progress], spent: Any, rates: Any, to_the_end: bool) -> None:
     """One row for each contender; times of the others are given as ratios to it."""
     rivals = [name for name in ("a", "b", "e", "f") if name in progress]
-    columns = ["", "seconds", "rows/s", "median turn", *(f"times {name}" for name in rivals)]
+    columns = ["", "seconds", "examples/s", "median turn", *(f"times {name}" for name in rivals)]
     if to_the_end:
         columns += ["val accuracy", "peak memory"]
     table = Table(*columns, title=f"batches of {BATCH}, {args.threads} threads")

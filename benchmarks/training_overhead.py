@@ -124,7 +124,9 @@ def main() -> None:
     if teacher is not None:
         losses |= {"soft": SoftTargetLoss(WEIGHTS["soft"], TEMPERATURE), "mse": LogitMSELoss(WEIGHTS["mse"])}
     optimizer = partial(torch.optim.AdamW, lr=1e-4, fused=True)
-    module = DistillationModule(SequenceClassification(), student, teacher, losses, optimizer, accept=["weak_teacher"])
+    module = DistillationModule(
+        SequenceClassification(), student, teacher, losses, optimizer, ignore_checks=["weak_teacher"]
+    )
     bare = BareLoop(twin, None if teacher is None else first_position_only(copy.deepcopy(teacher)), args)
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(

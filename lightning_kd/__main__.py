@@ -2,12 +2,12 @@
 
 import sys
 
-from lightning_kd.cli.errors import in_one_line
+from lightning_kd.cli.errors import exit_on_error
 
 
 def main() -> None:
-    """Run the command line; an error is one line, its traceback shown where ``KD_DEBUG`` is set."""
-    in_one_line(lambda: _dispatch(sys.argv[1:]))
+    """Run the command line; an error is one line, its traceback shown where ``LIGHTNING_KD_DEBUG`` is set."""
+    exit_on_error(lambda: _dispatch(sys.argv[1:]))
 
 
 def _dispatch(args: list[str]) -> None:

@@ -23,23 +23,23 @@ AUGMENTED = "augmented"
 """Entry of a batch to train on: a batch of other wordings of the same rows."""
 
 
-def rows_of(batch: Batch, places: list[int]) -> Batch:
+def select_examples(batch: Batch, indices: list[int]) -> Batch:
     """Some rows of a batch."""
-    part: Batch = {}
+    selection: Batch = {}
     for name, value in batch.items():
         if name == TEACHER_INPUTS:
-            part[name] = [rows_of(own, places) for own in value]
+            selection[name] = [select_examples(inputs, indices) for inputs in value]
         elif name == AUGMENTED:
-            part[name] = rows_of(value, places)
+            selection[name] = select_examples(value, indices)
         else:
-            part[name] = value[places] if isinstance(value, Tensor) else [value[place] for place in places]
-    return part
+            selection[name] = value[indices] if isinstance(value, Tensor) else [value[index] for index in indices]
+    return selection
 
 
-def in_other_encoding(batch: Batch, encoding: Batch) -> Batch:
+def with_inputs(batch: Batch, inputs: Batch) -> Batch:
     """The batch as a network reads it that is given another encoding of the same rows."""
-    own = ("input_ids", "attention_mask", "token_type_ids", TEACHER_INPUTS, AUGMENTED)
-    return {**{name: value for name, value in batch.items() if name not in own}, **encoding}
+    input_keys = ("input_ids", "attention_mask", "token_type_ids", TEACHER_INPUTS, AUGMENTED)
+    return {**{name: value for name, value in batch.items() if name not in input_keys}, **inputs}
 
 
 @dataclass(frozen=True)
@@ -57,49 +57,49 @@ class Head:
     mask: Tensor | None = None
 
     @property
-    def decision(self) -> Tensor:
+    def prediction(self) -> Tensor:
         """The class with the highest logit among those that count, (N,)."""
         logits = self.logits if self.mask is None else self.logits.masked_fill(~self.mask, -math.inf)
         return logits.argmax(dim=-1)
 
 
-IGNORED = -100
+IGNORE_INDEX = -100
 """Label of what does not count, in data, losses and scores, as in PyTorch and transformers."""
 
-Need = Literal["hidden_states", "projections"]
+Requirement = Literal["hidden_states", "qkv"]
 """What a loss may ask for beside the heads. Nothing is kept that no loss asks for."""
 
 
 @dataclass(frozen=True)
-class Shape:
+class ModelDims:
     """The sizes of a network.
 
     Attributes:
-        layers: Number of encoder layers.
+        num_hidden_layers: Number of encoder layers.
         hidden_size: Width of the hidden states.
-        heads: Attention heads of a layer.
+        num_attention_heads: Attention heads of a layer.
     """
 
-    layers: int
+    num_hidden_layers: int
     hidden_size: int
-    heads: int
+    num_attention_heads: int
 
 
 @dataclass(frozen=True)
-class Projections:
+class QKV:
     """The queries, keys and values of a layer, before they are cut into heads.
 
     Attributes:
         query: (B, L, H).
         key: (B, L, H).
         value: (B, L, H).
-        heads: Number of attention heads, which cut H into equal parts.
+        num_attention_heads: Number of attention heads, which cut H into equal parts.
     """
 
     query: Tensor
     key: Tensor
     value: Tensor
-    heads: int
+    num_attention_heads: int
 
 
 @dataclass(frozen=True)
@@ -108,24 +108,24 @@ class Outputs:
 
     Attributes:
         heads: The predicted distributions by name.
-        tokens: Which positions hold a token and no padding, (B, L), True = a token; None = all.
+        token_mask: Which positions hold a token and no padding, (B, L), True = a token; None = all.
         hidden_states: The embeddings and the output of each layer, each (B, L, H), if a loss asked for them.
-        projections: The queries, keys and values of each layer, if a loss asked for them.
+        qkv: The queries, keys and values of each layer, if a loss asked for them.
         augmented: What it returned for other wordings of the rows, if a loss asked for it.
     """
 
     heads: dict[str, Head]
-    tokens: Tensor | None = None
+    token_mask: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
-    projections: tuple[Projections, ...] | None = None
+    qkv: tuple[QKV, ...] | None = None
     augmented: "Outputs | None" = None
 
     @property
-    def rows(self) -> int:
+    def num_targets(self) -> int:
         """Number of rows of the first head."""
         return len(next(iter(self.heads.values())).logits)
 
-    def paired_with(self, other: "Outputs") -> Iterator[tuple[Head, Head]]:
+    def zip_heads(self, other: "Outputs") -> Iterator[tuple[Head, Head]]:
         """Walk the heads of two networks side by side.
 
         Raises:

@@ -28,7 +28,7 @@ torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+def _isolate_datasets_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("datasets")
     datasets.disable_progress_bars()
 
@@ -49,29 +49,29 @@ def tokenizer():
     return AutoTokenizer.from_pretrained(TINY_BERT)
 
 
-def tiny_bert(labels=LABELS, layers=2, seed=0, network=BertForSequenceClassification, **config):
+def tiny_bert(labels=LABELS, layers=2, seed=0, model_class=BertForSequenceClassification, **config):
     """A BERT of 16 dimensions, a classifier unless told otherwise, with seeded random weights."""
     torch.manual_seed(seed)
     sizes = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 64}
     settings = {"vocab_size": 1200, "num_hidden_layers": layers, **sizes, **config}
     names = {} if labels is None else {"id2label": dict(enumerate(labels)), "num_labels": len(labels)}
-    return network(BertConfig(**settings, **names))
+    return model_class(BertConfig(**settings, **names))
 
 
-def save_network(network, folder: Path, tokenizer=None) -> str:
-    network.save_pretrained(folder)
+def save_model(model, folder: Path, tokenizer=None) -> str:
+    model.save_pretrained(folder)
     (tokenizer or AutoTokenizer.from_pretrained(TINY_BERT)).save_pretrained(folder)
     return str(folder)
 
 
 @pytest.fixture
 def teacher_folder(tmp_path: Path) -> str:
-    return save_network(tiny_bert(layers=4, seed=1), tmp_path / "teacher")
+    return save_model(tiny_bert(layers=4, seed=1), tmp_path / "teacher")
 
 
 @pytest.fixture
 def student_folder(tmp_path: Path) -> str:
-    return save_network(tiny_bert(labels=None, seed=2), tmp_path / "student")
+    return save_model(tiny_bert(labels=None, seed=2), tmp_path / "student")
 
 
 def clinc_rows() -> dict:

@@ -8,35 +8,35 @@ import torch
 from lightning.pytorch import Callback
 
 
-class Fail(Callback):
+class FailingCallback(Callback):
     """Fails on one of two devices in the third step, or at the end.
 
     Args:
-        how: ``raise``; ``nan`` (the loss); ``kill`` (as with -9), when the other one waits for nobody; or ``export``
+        mode: ``raise``; ``nan`` (the loss); ``kill`` (as with -9), when the other one waits for nobody; or ``export``
             (at the end, where exporters work and the others wait).
         rank: The device.
     """
 
-    def __init__(self, how: str, rank: int) -> None:
-        self.how = how
+    def __init__(self, mode: str, rank: int) -> None:
+        self.mode = mode
         self.rank = rank
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        here = trainer.global_rank == self.rank
+        is_failing_rank = trainer.global_rank == self.rank
         if batch_idx != 2:
             return
-        if self.how == "raise" and here:
+        if self.mode == "raise" and is_failing_rank:
             raise ValueError("the cause of it all")
-        if self.how == "nan" and here:
+        if self.mode == "nan" and is_failing_rank:
             with torch.no_grad():
                 pl_module.student.classifier.bias.fill_(torch.nan)
-        if self.how == "kill":
-            if here:
+        if self.mode == "kill":
+            if is_failing_rank:
                 os.kill(os.getpid(), signal.SIGKILL)
             time.sleep(600)
 
     def on_fit_end(self, trainer, pl_module):
-        if self.how == "export":
+        if self.mode == "export":
             if trainer.global_rank == self.rank:
                 raise ValueError("the cause of it all")
             trainer.strategy.barrier("exporter")

@@ -50,12 +50,12 @@ NEURON_TRACE_KEYWORDS = {
 }
 
 
-def check_flags(flags, known):
+def check_flags(flags, allowed):
     flags = flags.split() if isinstance(flags, str) else flags or []
     assert all(isinstance(flag, str) for flag in flags)
     pairs = dict(zip(flags[::2], flags[1::2], strict=True))
     for flag, value in pairs.items():
-        if value not in known.get(flag, ()):
+        if value not in allowed.get(flag, ()):
             raise RuntimeError(f"unrecognized arguments: {flag} {value}\nusage: ...")
     return pairs
 
@@ -67,18 +67,18 @@ def check_inputs(func, example_inputs):
     return inputs
 
 
-def operators(func, inputs):
+def count_operators(func, inputs):
     """How often each ``aten`` operator occurs."""
     graph = torch.jit.trace(func, inputs).inlined_graph
     return Counter(node.kind() for node in graph.nodes() if node.kind().startswith("aten::"))
 
 
-class Sdk:
-    """The modules; ``calls`` has the keywords of each call, ``refused`` the operators that are not supported."""
+class FakeNeuronSDK:
+    """The modules; ``calls`` has the keywords of each call, ``unsupported`` the operators that are not supported."""
 
-    def __init__(self, monkeypatch, refused=()):
+    def __init__(self, monkeypatch, unsupported=()):
         self.calls = []
-        self.refused = set(refused)
+        self.unsupported = set(unsupported)
         contents = {
             "torch_neuronx": {"trace": self.neuronx_trace, "analyze": self.neuronx_analyze},
             "neuronxcc": {"__version__": "2.21.18209.0+043b1bf7"},
@@ -122,16 +122,16 @@ class Sdk:
         cleanup=False,
     ):
         assert compiler_workdir is None or isinstance(compiler_workdir, str)
-        found = operators(func, check_inputs(func, example_inputs))
-        refused = [kind for kind in found.elements() if kind in self.refused]
+        found = count_operators(func, check_inputs(func, example_inputs))
+        unsupported = [kind for kind in found.elements() if kind in self.unsupported]
         return {
             "torch_neuronx_version": "2.8.0.2.10.13553",
             "neuronx_cc_version": "2.21.18209.0+043b1bf7",
-            "support_percentage": f"{100 * (1 - len(refused) / found.total()):.2f}%",
-            "supported_operators": {kind: n for kind, n in found.items() if kind not in self.refused},
+            "support_percentage": f"{100 * (1 - len(unsupported) / found.total()):.2f}%",
+            "supported_operators": {kind: n for kind, n in found.items() if kind not in self.unsupported},
             "unsupported_operators": [
                 {"kind": kind, "failureAt": "neuronx-cc", "call": "a.py(6): f\n", "opGraph": "graph()"}
-                for kind in refused
+                for kind in unsupported
             ],
         }
 
@@ -144,16 +144,16 @@ class Sdk:
         return torch.jit.trace(model, check_inputs(model, example_inputs), **others)
 
     def neuron_analyze_model(self, model, example_inputs):
-        found = operators(model, check_inputs(model, example_inputs))
-        refused = [kind for kind in found if kind in self.refused]
-        count = sum(found[kind] for kind in refused)
+        found = count_operators(model, check_inputs(model, example_inputs))
+        unsupported = [kind for kind in found if kind in self.unsupported]
+        count = sum(found[kind] for kind in unsupported)
         total = found.total()
         log.info("The following operations are currently supported in torch-neuron for this model:")
-        for kind in ["prim::Constant", *(kind for kind in found if kind not in self.refused)]:
+        for kind in ["prim::Constant", *(kind for kind in found if kind not in self.unsupported)]:
             log.info(kind)
-        if refused:
+        if unsupported:
             log.info("The following operations are currently not supported in torch-neuron for this model:")
-            for kind in refused:
+            for kind in unsupported:
                 log.info(kind)
         share = f"{100 * (1 - count / total):.2f}%"
         log.info(f"99.00% of all operations (including primitives) ({2 * total} of {2 * total}) are supported")

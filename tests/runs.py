@@ -11,13 +11,13 @@ from lightning_kd.losses import HardLabelLoss, SoftTargetLoss
 from tests.conftest import TINY_BERT
 
 STUDENT = {
-    "base": str(TINY_BERT),
+    "config": str(TINY_BERT),
     "num_hidden_layers": 1,
     "hidden_size": 16,
     "num_attention_heads": 2,
     "intermediate_size": 32,
 }
-ANY_TEACHER = ["weak_teacher"]
+IGNORE_CHECKS = ["weak_teacher"]
 
 
 def data(path: Any, **settings: Any) -> CLINC150DataModule:
@@ -38,7 +38,7 @@ def module(teacher: Any = None, **settings: Any) -> DistillationModule:
         "student": dict(STUDENT),
         "losses": losses,
         "optimizer": partial(torch.optim.AdamW, lr=1e-2),
-        "accept": ANY_TEACHER,
+        "ignore_checks": IGNORE_CHECKS,
     }
     return DistillationModule(teacher=teacher, **{**defaults, **settings})
 

@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from lightning_kd.__main__ import main
-from tests.conftest import LABELS, save_network, tiny_bert
+from tests.conftest import LABELS, save_model, tiny_bert
 
 ROOT = Path(__file__).parent.parent
 # those in tune/ are search spaces, see tests/tuning
@@ -66,8 +66,8 @@ def stand_ins(tmp_path, clinc_file, squad_folder, monkeypatch, process_group):
         kind = config["data"]["class_path"]
         labels = {"CLINC150DataModule": LABELS, "SST2DataModule": ["negative", "positive"]}.get(kind)
         network = networks[config["model"]["task"]]
-        teacher = save_network(tiny_bert(labels, layers=4, seed=1, network=network), tmp_path / "teacher")
-        student = save_network(tiny_bert(None, layers=2, seed=2), tmp_path / "student")
+        teacher = save_model(tiny_bert(labels, layers=4, seed=1, model_class=network), tmp_path / "teacher")
+        student = save_model(tiny_bert(None, layers=2, seed=2), tmp_path / "student")
         given = [
             "--trainer.accelerator=cpu",
             "--trainer.devices=1",
@@ -82,10 +82,10 @@ def stand_ins(tmp_path, clinc_file, squad_folder, monkeypatch, process_group):
         model = config["model"]
         if isinstance(model["student"], str):
             given.append(f"--model.student={student}")
-        elif "distilbert" in model["student"]["base"]:
-            given.append(f"--model.student.base={save_network(tiny_distilbert(), tmp_path / 'distilbert')}")
+        elif "distilbert" in model["student"]["config"]:
+            given.append(f"--model.student.config={save_model(tiny_distilbert(), tmp_path / 'distilbert')}")
         else:
-            given.append(f"--model.student.base={teacher}")
+            given.append(f"--model.student.config={teacher}")
             if model["student"].get("num_hidden_layers", 0) > 4:
                 given.append("--model.student.num_hidden_layers=2")
         if "teacher_tokenizer" in config["data"].get("init_args", {}):
@@ -93,7 +93,7 @@ def stand_ins(tmp_path, clinc_file, squad_folder, monkeypatch, process_group):
         if "teacher_cache" in model:
             given.append(f"--model.teacher_cache={tmp_path / 'teacher_cache'}")
         if "teacher" in model:
-            given += [f"--model.teacher={teacher}", "--model.accept+=weak_teacher"]
+            given += [f"--model.teacher={teacher}", "--model.ignore_checks+=weak_teacher"]
         return given
 
     def for_fit(config: dict) -> list[str]:
@@ -101,7 +101,7 @@ def stand_ins(tmp_path, clinc_file, squad_folder, monkeypatch, process_group):
             "--trainer.max_epochs=1",
             "--trainer.check_val_every_n_epoch=1",
             "--trainer.val_check_interval=1.0",
-            f"--export.folder={tmp_path / 'export'}",
+            f"--export.output_dir={tmp_path / 'export'}",
         ]
         if any("source" in c.get("init_args", {}) for c in config["trainer"].get("callbacks", [])):
             given.append(f"--trainer.callbacks.init_args.source={tmp_path / 'teacher'}")

@@ -21,18 +21,18 @@ def test_outputs_cannot_be_changed():
         Outputs({"label": head()}).heads = {}
 
 
-def test_rows():
-    assert Outputs({"start": head(rows=5), "end": head(rows=5)}).rows == 5
+def test_num_targets():
+    assert Outputs({"start": head(rows=5), "end": head(rows=5)}).num_targets == 5
 
 
-def test_rows_of_an_empty_batch():
-    assert Outputs({"label": head(rows=0)}).rows == 0
+def test_num_targets_of_an_empty_batch():
+    assert Outputs({"label": head(rows=0)}).num_targets == 0
 
 
-def test_heads_are_paired_by_name_in_the_students_order():
+def test_zip_heads_pairs_by_name_in_the_students_order():
     student = Outputs({"start": head(), "end": head()})
     teacher = Outputs({"end": head(), "start": head()})
-    pairs = list(student.paired_with(teacher))
+    pairs = list(student.zip_heads(teacher))
     assert [s for s, _ in pairs] == [student.heads["start"], student.heads["end"]]
     assert pairs[0][1] is teacher.heads["start"]
     assert pairs[1][1] is teacher.heads["end"]
@@ -41,11 +41,11 @@ def test_heads_are_paired_by_name_in_the_students_order():
 def test_other_heads_are_refused():
     student, teacher = Outputs({"start": head(), "end": head()}), Outputs({"label": head()})
     with pytest.raises(ValueError, match=r"student has the heads \['end', 'start'\], teacher \['label'\]"):
-        list(student.paired_with(teacher))
+        list(student.zip_heads(teacher))
 
 
 @pytest.mark.parametrize("shape", [(2, 4), (3, 3), (1, 3), (2, 1)])
 def test_other_shapes_are_refused(shape):
     student, teacher = Outputs({"label": head(2, 3)}), Outputs({"label": head(*shape)})
     with pytest.raises(ValueError, match=rf"head 'label': student .*\(2, 3\), teacher .*{re.escape(str(shape))}"):
-        list(student.paired_with(teacher))
+        list(student.zip_heads(teacher))

@@ -10,15 +10,15 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from rich.console import Console
 from torch.distributed.fsdp import FSDPModule
 
-from lightning_kd.callbacks.export import exporters
+from lightning_kd.callbacks.export import export_callbacks
 from lightning_kd.evaluation import report_plot
-from lightning_kd.evaluation.artifacts import Artefact, open_artefact
+from lightning_kd.evaluation.artifacts import Artifact, open_artifact
 from lightning_kd.evaluation.batches import check_data, check_split
-from lightning_kd.evaluation.report import STAGES, Report, Split, measure
-from lightning_kd.export.model_card import MARK
-from lightning_kd.export.tracing import for_another_machine
-from lightning_kd.io.atomic import replaced_file
-from lightning_kd.models.loading import is_placed, parameter_count
+from lightning_kd.evaluation.report import STAGES, Report, Split, build_report
+from lightning_kd.export.model_card import EXPORT_TAG
+from lightning_kd.export.tracing import requires_missing_device
+from lightning_kd.io.atomic import atomic_write
+from lightning_kd.models.loading import count_model_parameters, has_fixed_placement
 from lightning_kd.training.module import DistillationModule
 
 HEADING = "## Compression report"
@@ -34,14 +34,14 @@ class CompressionReport(Callback):
     Needs ``pip install 'lightning-kd[plots]'``.
 
     Args:
-        folder: Where to write; null = the run's log folder.
+        output_dir: Where to write; null = the run's log folder.
         split: The split to score on.
     """
 
-    def __init__(self, folder: str | None = None, split: Split = "validation") -> None:
+    def __init__(self, output_dir: str | None = None, split: Split = "validation") -> None:
         if split not in STAGES:
             raise ValueError(f"CompressionReport.split: must be one of {', '.join(STAGES)}, got {split!r}")
-        self.folder = folder
+        self.output_dir = output_dir
         self.split: Split = split
         self._fitted = False
 
@@ -53,15 +53,17 @@ class CompressionReport(Callback):
         """
         if stage != "fit":
             return
-        report_plot.check_installed()
-        if not exporters(trainer):
+        report_plot.check_matplotlib_installed()
+        if not export_callbacks(trainer):
             raise ValueError("CompressionReport: nothing is exported that it could report; add StudentExport()")
         check_data(trainer.datamodule, "CompressionReport")  # type: ignore[attr-defined]
         check_split(trainer.datamodule, self.split)  # type: ignore[attr-defined]
-        check_target(self._target(trainer))
+        check_output_dir(self._resolve_output_dir(trainer))
 
-    def _target(self, trainer: Trainer) -> Path:
-        return Path(self.folder).expanduser() if self.folder else Path(trainer.log_dir or trainer.default_root_dir)
+    def _resolve_output_dir(self, trainer: Trainer) -> Path:
+        return (
+            Path(self.output_dir).expanduser() if self.output_dir else Path(trainer.log_dir or trainer.default_root_dir)
+        )
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note that there is something to report: ``teardown`` also follows a learning rate finder."""
@@ -72,14 +74,14 @@ class CompressionReport(Callback):
         fitted, self._fitted = self._fitted, False
         if stage != "fit" or not fitted or not isinstance(pl_module, DistillationModule):
             return
-        folders = [folder for exporter in exporters(trainer) for folder in exporter.written(trainer)]
-        target = self._target(trainer)
+        folders = [folder for exporter in export_callbacks(trainer) for folder in exporter.output_dirs(trainer)]
+        target = self._resolve_output_dir(trainer)
         if not trainer.is_global_zero:
             return
-        folders = [folder for folder in folders if folder.is_dir() and not for_another_machine(folder)]
+        folders = [folder for folder in folders if folder.is_dir() and not requires_missing_device(folder)]
         folders.sort(key=lambda folder: not any(folder.glob("*.safetensors")))  # the student before what it became
         try:
-            self._report(trainer, pl_module, folders, target)
+            self._measure_and_write(trainer, pl_module, folders, target)
         except Exception as error:  # the exports are there, and others may want to do something with them
             models = " ".join(map(str, folders))
             rank_zero_warn(
@@ -87,85 +89,87 @@ class CompressionReport(Callback):
                 f"lightning-kd report --models {models}"
             )
 
-    def _report(self, trainer: Trainer, pl_module: DistillationModule, folders: list[Path], target: Path) -> None:
-        teachers = _teachers(pl_module, trainer.datamodule)  # type: ignore[attr-defined]
-        artefacts = [*teachers, *(open_artefact(str(f), pl_module.task) for f in folders)]
-        show = trainer.progress_bar_callback is not None
-        datamodule, accepted = trainer.datamodule, "label_mismatch" in pl_module.accept  # type: ignore[attr-defined]
-        report = measure(artefacts, pl_module.task, datamodule, self.split, accepted, show)
-        Console(width=None if show else 160).print(report.table())
+    def _measure_and_write(
+        self, trainer: Trainer, pl_module: DistillationModule, folders: list[Path], target: Path
+    ) -> None:
+        teachers = _teacher_artifacts(pl_module, trainer.datamodule)  # type: ignore[attr-defined]
+        artifacts = [*teachers, *(open_artifact(str(f), pl_module.task) for f in folders)]
+        show_progress = trainer.progress_bar_callback is not None
+        datamodule, ignore_label_mismatch = trainer.datamodule, "label_mismatch" in pl_module.ignore_checks  # type: ignore[attr-defined]
+        report = build_report(artifacts, pl_module.task, datamodule, self.split, ignore_label_mismatch, show_progress)
+        Console(width=None if show_progress else 160).print(report.table())
         write_report(report, target)
         for folder in folders:
             _add_to_card(folder / "README.md", report)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_text("compression", report.markdown(), trainer.global_step)
-                logger.experiment.add_figure("compression", report_plot.draw(report), trainer.global_step)
+                logger.experiment.add_figure("compression", report_plot.plot_report(report), trainer.global_step)
         rank_zero_info(f"Report written to {target / 'report.md'}")
 
 
-def _teachers(pl_module: DistillationModule, datamodule: Any) -> list[Artefact]:
+def _teacher_artifacts(pl_module: DistillationModule, datamodule: Any) -> list[Artifact]:
     teacher = pl_module.active_teacher
     if teacher is None:
         return []
-    if len(teacher.members) > 1:
+    if len(teacher.models) > 1:
         rank_zero_warn(
-            "CompressionReport: leaves out the teacher, an ensemble; agreement and speed-up are against the student"
+            "CompressionReport: leaves out the teacher, an ensemble; agreement and speedup are against the student"
         )
         return []
     if getattr(datamodule, "teacher_tokenizers", []):
         rank_zero_warn(
-            "CompressionReport: leaves out the teacher, which reads an encoding of its own; agreement and speed-up are "
+            "CompressionReport: leaves out the teacher, which reads an encoding of its own; agreement and speedup are "
             "against the student"
         )
         return []
-    member, network = teacher.members[0], teacher.networks[0]
+    member, model = teacher.models[0], teacher.load()[0]
     if isinstance(member.source, str) and not member.options:
-        return [open_artefact(member.source, pl_module.task, "teacher")]
-    if isinstance(network, FSDPModule) or is_placed(network):
+        return [open_artifact(member.source, pl_module.task, "teacher")]
+    if isinstance(model, FSDPModule) or has_fixed_placement(model):
         rank_zero_warn(
             "CompressionReport: leaves out the teacher, which is quantised or divided among devices; agreement and "
-            "speed-up are against the student"
+            "speedup are against the student"
         )
         return []
-    return [Artefact("teacher", "PyTorch", network.cpu().eval(), parameter_count(network), None)]
+    return [Artifact("teacher", "PyTorch", model.cpu().eval(), count_model_parameters(model), None)]
 
 
-def own_card(source: str) -> str:
+def source_model_card(source: str) -> str:
     """The text of a model's card, or of a short one, by which its exports are recognised; without its report."""
     file = Path(source) / "README.md"
     card = ModelCard.load(file) if file.is_file() else ModelCard(f"---\n---\n\n# {source}\n")
     data: Any = card.data
-    data.tags = list(dict.fromkeys([*(data.tags or []), MARK]))
-    return _without_report(str(card))
+    data.tags = list(dict.fromkeys([*(data.tags or []), EXPORT_TAG]))
+    return _strip_report(str(card))
 
 
-def _without_report(card: str) -> str:
+def _strip_report(card: str) -> str:
     return card.partition(f"\n{HEADING}")[0]
 
 
-def check_target(folder: Path) -> None:
+def check_output_dir(folder: Path) -> None:
     """Refuse a folder that cannot be written to.
 
     Raises:
         ValueError: If it is a file.
     """
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"folder: {str(folder)!r} is a file; choose a folder for the report")
+        raise ValueError(f"output_dir: {str(folder)!r} is a file; choose a folder for the report")
 
 
 def write_report(report: Report, folder: Path) -> None:
     """Write ``report.md``, ``report.json`` and ``report.png``, each complete or not at all."""
     texts: dict[str, Any] = {"report.md": report.markdown(), "report.json": report.json()}
     for name, text in texts.items():
-        with replaced_file(folder / name) as file:
+        with atomic_write(folder / name) as file:
             file.write_text(text, encoding="utf-8")
-    with replaced_file(folder / "report.png") as file:
-        report_plot.draw(report).savefig(file, dpi=150)
+    with atomic_write(folder / "report.png") as file:
+        report_plot.plot_report(report).savefig(file, dpi=150)
 
 
 def _add_to_card(card: Path, report: Report) -> None:
     """Put the report at the end of a card, in the place of an earlier one."""
-    text = _without_report(card.read_text(encoding="utf-8"))
-    with replaced_file(card) as file:
+    text = _strip_report(card.read_text(encoding="utf-8"))
+    with atomic_write(card) as file:
         file.write_text(f"{text}\n{HEADING}\n\n{report.markdown()}", encoding="utf-8")

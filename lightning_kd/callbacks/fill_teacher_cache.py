@@ -50,20 +50,20 @@ class FillTeacherCache(Callback):
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
         lengths = np.asarray(datamodule.row_lengths("train"))
         # settled by the first device, or the shares would not fit together while another run fills the cache, too
-        every = np.arange(len(lengths))
-        unknown = every[~cached.store.known(every)].tolist() if trainer.is_global_zero else []
-        missing = np.array(trainer.strategy.broadcast(unknown), dtype=np.int64)
+        row_ids = np.arange(len(lengths))
+        missing_ids = row_ids[~cached.store.contains(row_ids)].tolist() if trainer.is_global_zero else []
+        missing = np.array(trainer.strategy.broadcast(missing_ids), dtype=np.int64)
         if not len(missing):
             return
         order = missing[np.argsort(-lengths[missing], kind="stable")]
         # as many batches on each: they call a teacher that is divided among them at the same time
         order = np.resize(order, -(-len(order) // trainer.world_size) * trainer.world_size)
-        loader = datamodule.loader_of(
+        loader = datamodule.subset_dataloader(
             "train",
             order[trainer.global_rank :: trainer.world_size].tolist(),
             self.batch_size or 4 * datamodule.batch_size,
         )
-        show = trainer.progress_bar_callback is not None and trainer.is_global_zero
+        show_progress = trainer.progress_bar_callback is not None and trainer.is_global_zero
         with trainer.precision_plugin.forward_context():
-            for batch in tqdm(loader, desc="Teacher on train", disable=not show, leave=False):
-                cached.learn(pl_module.to_device(batch))
+            for batch in tqdm(loader, desc="Teacher on train", disable=not show_progress, leave=False):
+                cached.fill(pl_module.to_device(batch))

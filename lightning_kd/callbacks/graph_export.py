@@ -18,18 +18,18 @@ class GraphExport(Export):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check data, packages and folders before training."""
         if stage == "fit":
-            check_data(trainer.datamodule, self.key)  # type: ignore[attr-defined]
+            check_data(trainer.datamodule, self.config_key)  # type: ignore[attr-defined]
         super().setup(trainer, pl_module, stage)
 
     @rank_zero_only
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Try it out, on a network of its own."""
         if isinstance(pl_module, DistillationModule) and isinstance(pl_module.student, transformers.PreTrainedModel):
-            network = type(pl_module.student)(pl_module.student.config)
-            self.try_out(network.eval(), trainer.datamodule)  # type: ignore[attr-defined]
+            model = type(pl_module.student)(pl_module.student.config)
+            self.dry_run(model.eval(), trainer.datamodule)  # type: ignore[attr-defined]
 
     @abstractmethod
-    def try_out(self, network: "transformers.PreTrainedModel", datamodule: TextDataModule) -> None:
+    def dry_run(self, model: "transformers.PreTrainedModel", datamodule: TextDataModule) -> None:
         """Make a graph of a network and throw it away.
 
         Raises:

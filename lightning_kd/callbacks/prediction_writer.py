@@ -11,14 +11,14 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_kd.io.atomic import check_writable, replaced_file
+from lightning_kd.io.atomic import atomic_write, check_writable
 from lightning_kd.tasks.base import Task
 
 
 class PredictionWriter(BasePredictionWriter):
     """Writes what was predicted, in the order of the input.
 
-    As .json, answers to questions become ``{id: text}``, the file that SQuAD's official scripts score, and labels a
+    As .json, answers to questions become ``{id: answer}``, the file that SQuAD's official scripts score, and labels a
     list of objects. Under any other name the file is CSV: the texts, the prediction, and its probability or score.
 
     Args:
@@ -59,15 +59,17 @@ class PredictionWriter(BasePredictionWriter):
             rows = task.merge_predictions(rows)
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
         texts: dict[str, list[str]] = datamodule.texts() if hasattr(datamodule, "texts") else {}
-        own = [{name: column[row.get("row_id", n)] for name, column in texts.items()} for n, row in enumerate(rows)]
+        text_columns = [
+            {name: column[row.get("row_id", n)] for name, column in texts.items()} for n, row in enumerate(rows)
+        ]
         # not row.pop: the trainer returns these rows
         rows = [
             {**text, **{name: value for name, value in row.items() if name != "row_id"}}
-            for text, row in zip(own, rows, strict=True)
+            for text, row in zip(text_columns, rows, strict=True)
         ]
         name = self.path or (task if isinstance(task, Task) else Task).prediction_file
         file = folder / Path(name).expanduser()
-        with replaced_file(file) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
+        with atomic_write(file) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
             write_json(rows, stream) if file.suffix == ".json" else write_csv(rows, stream)
         rank_zero_info(f"{len(rows)} predictions written to {file}")
 
@@ -80,7 +82,7 @@ def write_csv(rows: list[dict[str, Any]], stream: TextIO) -> None:
 
 
 def write_json(rows: list[dict[str, Any]], stream: TextIO) -> None:
-    """``{id: text}`` for answers to questions, a list of objects for anything else."""
-    answers = all(row.keys() >= {"id", "text"} for row in rows)
-    content = {row["id"]: row["text"] for row in rows} if rows and answers else rows
+    """``{id: answer}`` for answers to questions, a list of objects for anything else."""
+    answers = all(row.keys() >= {"id", "answer"} for row in rows)
+    content = {row["id"]: row["answer"] for row in rows} if rows and answers else rows
     json.dump(content, stream, ensure_ascii=False, indent=1)

@@ -11,11 +11,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_kd.callbacks.compression_report import CompressionReport
-from lightning_kd.callbacks.export import best_scores, exporters
+from lightning_kd.callbacks.export import best_scores, export_callbacks
 from lightning_kd.callbacks.student_export import StudentExport
 from lightning_kd.training.module import DistillationModule
 
-REFUSED = (400, 401, 402, 403, 404)
+PERMANENT_ERROR_CODES = (400, 401, 402, 403, 404)
 """What the hub answers where asking again later would not help."""
 
 
@@ -47,7 +47,7 @@ class PushToHub(Callback):
             raise ValueError(f"PushToHub.repo_id: {' '.join(str(error).split())}") from None
         self.repo_id = repo_id
         self.private = private
-        self._exports: dict[str, Path] = {}
+        self._pending_uploads: dict[str, Path] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check the other callbacks.
@@ -58,7 +58,7 @@ class PushToHub(Callback):
         """
         if stage != "fit":
             return
-        self._exports = {}  # of an earlier fit
+        self._pending_uploads = {}  # of an earlier fit
         callbacks = trainer.callbacks  # type: ignore[attr-defined]
         if not any(isinstance(callback, StudentExport) for callback in callbacks):
             raise ValueError("PushToHub: no student is exported that it could upload; add StudentExport()")
@@ -67,7 +67,7 @@ class PushToHub(Callback):
                 "PushToHub: CompressionReport comes after it and would be missing on the hub; "
                 "put PushToHub behind CompressionReport in trainer.callbacks"
             )
-        _exports(trainer)
+        _collect_uploads(trainer)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make the repository and try the token, before training.
@@ -85,33 +85,33 @@ class PushToHub(Callback):
                 "leave PushToHub out"
             )
         # one process asks, all of them stop
-        problem = trainer.strategy.broadcast(self._problem() if trainer.is_global_zero else None)
+        problem = trainer.strategy.broadcast(self._find_problem() if trainer.is_global_zero else None)
         if problem is not None:
             raise ValueError(f"PushToHub: {problem}")
 
-    def _problem(self) -> str | None:
+    def _find_problem(self) -> str | None:
         """Why the upload is going to fail, as far as can be known before training."""
         if is_offline_mode():
             return "HF_HUB_OFFLINE is set, so nothing can be uploaded; unset it, or leave PushToHub out"
         if get_token() is None:
             return "there is no token; set HF_TOKEN, or run `hf auth login`"
         try:
-            self._open()
+            self._ensure_repo()
         except PermissionError as error:
             return str(error)
         except Exception as error:  # of the connection, or what a proxy's answer makes the client raise
-            if isinstance(error, HfHubHTTPError) and error.response.status_code in REFUSED:
+            if isinstance(error, HfHubHTTPError) and error.response.status_code in PERMANENT_ERROR_CODES:
                 return (
-                    f"the hub refuses {self.repo_id!r} ({_without_token(error)}); check the name, and that the token "
+                    f"the hub refuses {self.repo_id!r} ({_redact_token(error)}); check the name, and that the token "
                     "of HF_TOKEN or `hf auth login` may write there"
                 )
             rank_zero_warn(
-                f"PushToHub: the hub cannot be reached ({_without_token(error)}); the run goes on, and the upload is "
+                f"PushToHub: the hub cannot be reached ({_redact_token(error)}); the run goes on, and the upload is "
                 "tried at its end"
             )
         return None
 
-    def _open(self) -> ModelInfo:
+    def _ensure_repo(self) -> ModelInfo:
         """The repository, made if it is not there.
 
         Raises:
@@ -133,7 +133,7 @@ class PushToHub(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note what there is to upload: ``teardown`` also follows a learning rate finder, which exports nothing."""
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            self._exports = _exports(trainer)
+            self._pending_uploads = _collect_uploads(trainer)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Upload; in ``teardown``, because exporters work in ``on_fit_end``, and CompressionReport after them.
@@ -141,37 +141,41 @@ class PushToHub(Callback):
         Raises:
             OSError: If that fails; the message says how to try again.
         """
-        left, self._exports = self._exports, {}
-        if stage != "fit" or not left or not trainer.is_global_zero:
+        pending, self._pending_uploads = self._pending_uploads, {}
+        if stage != "fit" or not pending or not trainer.is_global_zero:
             return
         assert isinstance(pl_module, DistillationModule)
         try:
-            info = self._open()
-            student = _describe(trainer, pl_module)
-            for place, folder in list(left.items()):
-                message = f"Upload {student}" if place == "." else f"Upload {place} of {student}"
-                HfApi().upload_folder(repo_id=info.id, folder_path=folder, path_in_repo=place, commit_message=message)
-                del left[place]
+            info = self._ensure_repo()
+            student = _describe_student(trainer, pl_module)
+            for path_in_repo, folder in list(pending.items()):
+                message = f"Upload {student}" if path_in_repo == "." else f"Upload {path_in_repo} of {student}"
+                HfApi().upload_folder(
+                    repo_id=info.id, folder_path=folder, path_in_repo=path_in_repo, commit_message=message
+                )
+                del pending[path_in_repo]
         except Exception as error:  # of the connection, the hub, a file
             # not "from error": its text may hold the token
-            raise OSError(self._how_to_try_again(error, left)) from None
+            raise OSError(self._retry_message(error, pending)) from None
         rank_zero_info(f"Uploaded to {HfApi().endpoint}/{info.id} ({'private' if info.private else 'public'})")
 
-    def _how_to_try_again(self, error: Exception, folders: dict[str, Path]) -> str:
+    def _retry_message(self, error: Exception, folders: dict[str, Path]) -> str:
         # hf upload would not mind that the repository is public
         repo_id = "<another repo_id>" if isinstance(error, PermissionError) else self.repo_id
         options = ["--private"] if self.private else []
-        commands = [shlex.join(["hf", "upload", repo_id, str(f), place, *options]) for place, f in folders.items()]
+        commands = [
+            shlex.join(["hf", "upload", repo_id, str(f), path_in_repo, *options]) for path_in_repo, f in folders.items()
+        ]
         return (
-            f"PushToHub: the upload to {self.repo_id!r} failed ({_without_token(error)}); nothing is lost here, try "
+            f"PushToHub: the upload to {self.repo_id!r} failed ({_redact_token(error)}); nothing is lost here, try "
             f"again with: {' && '.join(commands)}"
         )
 
 
-def _exports(trainer: Trainer) -> dict[str, Path]:
+def _collect_uploads(trainer: Trainer) -> dict[str, Path]:
     """Which folder goes where in the repository, the student's first. On every device: log_dir is a broadcast."""
-    student_first = sorted(exporters(trainer), key=lambda exporter: not isinstance(exporter, StudentExport))
-    folders = [folder.absolute() for exporter in student_first for folder in exporter.written(trainer)]
+    student_first = sorted(export_callbacks(trainer), key=lambda exporter: not isinstance(exporter, StudentExport))
+    folders = [folder.absolute() for exporter in student_first for folder in exporter.output_dirs(trainer)]
     exports = {"." if folder == folders[0] else folder.name: folder for folder in folders}
     if len(exports) < len(folders):
         names = ", ".join(str(folder) for folder in folders[1:])
@@ -179,13 +183,13 @@ def _exports(trainer: Trainer) -> dict[str, Path]:
     return exports
 
 
-def _describe(trainer: Trainer, pl_module: DistillationModule) -> str:
+def _describe_student(trainer: Trainer, pl_module: DistillationModule) -> str:
     key = f"val/{pl_module.task.monitor}"
     score = best_scores(trainer, pl_module).get(key)
     return "student" if score is None else f"student with {key} {score:.4f}"
 
 
-def _without_token(error: Exception) -> str:
+def _redact_token(error: Exception) -> str:
     """What went wrong in one line; an answer may repeat the request with its token."""
     text = str(error) or type(error).__name__
     if isinstance(error, RuntimeError) and error.__cause__ is not None:  # the client's, for a file, without the reason

@@ -5,10 +5,10 @@ from rich.console import Console
 from rich.table import Table
 
 from lightning_kd.callbacks.export import best_scores
-from lightning_kd.models.loading import parameter_count
+from lightning_kd.models.loading import count_model_parameters
 from lightning_kd.training.module import DistillationModule
 
-MEGABYTE = 1e6
+BYTES_PER_MB = 1e6
 
 
 def summary_table(pl_module: DistillationModule, scores: dict[str, float]) -> Table:
@@ -19,8 +19,8 @@ def summary_table(pl_module: DistillationModule, scores: dict[str, float]) -> Ta
         scores: ``val/<metric>`` of the best student.
     """
     assert pl_module.student is not None
-    student_parameters = parameter_count(pl_module.student)
-    teacher_parameters = pl_module.active_teacher.parameter_count() if pl_module.active_teacher is not None else 0
+    student_parameters = count_model_parameters(pl_module.student)
+    teacher_parameters = pl_module.active_teacher.num_parameters() if pl_module.active_teacher is not None else 0
     columns = ["teacher", "student", "student / teacher"] if teacher_parameters else ["student"]
     table = Table("validation", *columns, title="Best student")
     for key, score in scores.items():
@@ -34,7 +34,7 @@ def summary_table(pl_module: DistillationModule, scores: dict[str, float]) -> Ta
     share = [f"{student_parameters / teacher_parameters:.1%}"] if teacher_parameters else []
     counts = [teacher_parameters, student_parameters] if teacher_parameters else [student_parameters]
     table.add_row("parameters", *(f"{count:,}" for count in counts), *share)
-    table.add_row("size, float32", *(f"{4 * count / MEGABYTE:,.1f} MB" for count in counts), *share)
+    table.add_row("size, float32", *(f"{4 * count / BYTES_PER_MB:,.1f} MB" for count in counts), *share)
     return table
 
 

@@ -57,8 +57,8 @@ class StudentPruning(ModelPruning):
         assert isinstance(self.amount, float)
         layers = encoder_layers(pl_module.build_student())
         assert layers is not None  # setup has seen to it
-        maps = [module for module in layers[1].modules() if isinstance(module, nn.Linear)]
-        self._parameters_to_prune = [(module, "weight") for module in maps]
+        linear_layers = [module for module in layers[1].modules() if isinstance(module, nn.Linear)]
+        self._parameters_to_prune = [(module, "weight") for module in linear_layers]
         self.apply_pruning(self.amount)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -10,28 +10,28 @@ from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import LightningDataModule
 from rich.console import Console
 
-from lightning_kd.callbacks.compression_report import check_target, own_card, write_report
-from lightning_kd.callbacks.export import Export, Finished
-from lightning_kd.callbacks.temperature_probe import write_picture, write_texts
+from lightning_kd.callbacks.compression_report import check_output_dir, source_model_card, write_report
+from lightning_kd.callbacks.export import Export, TrainedStudent
+from lightning_kd.callbacks.temperature_probe import write_probe_plot, write_probe_report
 from lightning_kd.evaluation import report_plot
-from lightning_kd.evaluation.artifacts import open_artefacts, task_of
+from lightning_kd.evaluation.artifacts import infer_task, open_artifacts
 from lightning_kd.evaluation.batches import check_data, check_split
-from lightning_kd.evaluation.report import Split, measure
-from lightning_kd.evaluation.temperature.plot import draw
-from lightning_kd.evaluation.temperature.probe import probe_folders
-from lightning_kd.evaluation.temperature.selection import WHO, Selection
+from lightning_kd.evaluation.report import Split, build_report
+from lightning_kd.evaluation.temperature.plot import plot_probe
+from lightning_kd.evaluation.temperature.probe import probe_models
+from lightning_kd.evaluation.temperature.selection import CALLBACK_NAME, Selection
 from lightning_kd.io import consolidation
 from lightning_kd.io.atomic import check_writable
-from lightning_kd.models.loading import load_network, load_tokenizer
+from lightning_kd.models.loading import load_model, load_tokenizer
 from lightning_kd.models.prompt_config import check_prompt
 from lightning_kd.tasks.base import Task
 from lightning_kd.teachers.checks import tokenizer_fingerprint
 from lightning_kd.training.checks import check_lengths
 
-SUCH_DATA = "name one with --data, for files of your own TextClassificationDataModule"
+DATA_HINT = "name one with --data, for files of your own TextClassificationDataModule"
 
 
-def _parser(command: str, description: str) -> ArgumentParser:
+def _create_parser(command: str, description: str) -> ArgumentParser:
     parser = ArgumentParser(prog=f"lightning-kd {command}", description=description)
     parser.add_argument("--config", action="config", help="YAML file with these arguments.")
     parser.add_subclass_arguments(LightningDataModule, "data", required=True)
@@ -39,7 +39,9 @@ def _parser(command: str, description: str) -> ArgumentParser:
     return parser
 
 
-def _instantiate(parser: ArgumentParser, args: list[str], first_model: Callable[[Namespace], str]) -> Namespace:
+def _parse_and_instantiate(
+    parser: ArgumentParser, args: list[str], first_model: Callable[[Namespace], str]
+) -> Namespace:
     """The arguments as objects; the data's tokenizer is the first model's unless one is given."""
     config = parser.parse_args(args)
     settings = config.data.get("init_args")
@@ -51,30 +53,34 @@ def _instantiate(parser: ArgumentParser, args: list[str], first_model: Callable[
 
 def report(args: list[str]) -> None:
     """Put models side by side."""
-    parser = _parser("report", "Put models side by side: score, agreement with the first, size, speed on this machine.")
+    parser = _create_parser(
+        "report", "Put models side by side: score, agreement with the first, size, speed on this machine."
+    )
     models = "Folders or hub ids; the others are compared with the first, so name the teacher first."
     parser.add_argument("--models", type=str, nargs="+", required=True, help=models)
     parser.add_argument("--split", type=Split, default="validation", help="What to score on.")
-    parser.add_argument("--folder", type=str, default="report", help="Where report.md, report.json and report.png go.")
-    config = _instantiate(parser, args, lambda config: _local(config.models[0]))
-    folder = Path(config.folder).expanduser()
-    report_plot.check_installed()
-    check_target(folder)
-    check_writable(folder / "report.md", "folder")
-    check_data(config.data, "report", SUCH_DATA)
+    parser.add_argument(
+        "--output_dir", type=str, default="report", help="Where report.md, report.json and report.png go."
+    )
+    config = _parse_and_instantiate(parser, args, lambda config: _expand_user(config.models[0]))
+    folder = Path(config.output_dir).expanduser()
+    report_plot.check_matplotlib_installed()
+    check_output_dir(folder)
+    check_writable(folder / "report.md", "output_dir")
+    check_data(config.data, "report", DATA_HINT)
     check_split(config.data, config.split)
-    sources = [_local(source) for source in config.models]
-    task = config.task or task_of(sources[0])
-    own = tokenizer_fingerprint(config.data.tokenizer)
+    sources = [_expand_user(source) for source in config.models]
+    task = config.task or infer_task(sources[0])
+    expected = tokenizer_fingerprint(config.data.tokenizer)
     for source in sources:
-        if tokenizer_fingerprint(load_tokenizer(source, "tokenizer of")) != own:
+        if tokenizer_fingerprint(load_tokenizer(source, "tokenizer of")) != expected:
             raise ValueError(f"models: {source!r} has another tokenizer than the data; put it into a report of its own")
-    artefacts = open_artefacts(sources, task)
-    for artefact in artefacts:
-        check_lengths(config.data, artefact.network, None)
-        reads = getattr(config.data, "prompt", None)
-        check_prompt(getattr(artefact.network, "config", None), reads, artefact.name, "prompt")
-    result = measure(artefacts, task, config.data, config.split)
+    artifacts = open_artifacts(sources, task)
+    for artifact in artifacts:
+        check_lengths(config.data, artifact.model, None)
+        prompt = getattr(config.data, "prompt", None)
+        check_prompt(getattr(artifact.model, "config", None), prompt, artifact.name, "prompt")
+    result = build_report(artifacts, task, config.data, config.split)
     Console(emoji=False).print(result.table())
     write_report(result, folder)
     print(f"Report written to {folder / 'report.md'}")
@@ -82,52 +88,58 @@ def report(args: list[str]) -> None:
 
 def probe(args: list[str]) -> None:
     """Show what temperatures make of a teacher's probabilities."""
-    parser = _parser("probe", "Show what temperatures make of a teacher's probabilities, and maybe of its student's.")
+    parser = _create_parser(
+        "probe", "Show what temperatures make of a teacher's probabilities, and maybe of its student's."
+    )
     parser.add_argument("--teacher", type=str, required=True, help="Folder or hub id.")
     parser.add_argument("--student", type=str | None, help="Folder or hub id.")
     sentences = "Texts to show, at most 20; null = rows of the split, the teacher's most and least certain ones."
     parser.add_argument("--sentences", type=str, nargs="+", help=sentences)
-    parser.add_argument("--rows", type=int, default=2, help="So many of the most, and of the least certain, 1 to 10.")
+    parser.add_argument(
+        "--num_examples", type=int, default=2, help="So many of the most, and of the least certain, 1 to 10."
+    )
     parser.add_argument("--temperatures", type=float, nargs="+", default=[1.0, 5.0, 19.0], help="Each > 0.")
     parser.add_argument("--top_k", type=int, default=5, help="How many of the likeliest classes to show, >= 1.")
     parser.add_argument("--bottom_k", type=int, default=3, help="How many of the least likely, >= 1.")
     parser.add_argument("--split", type=Split, default="validation", help="Over which means are taken.")
-    parser.add_argument("--folder", type=str, default="probe", help="Where probe.md, probe.json and probe.png go.")
-    config = _instantiate(parser, args, lambda config: _local(config.teacher))
-    selection = Selection(config.sentences, config.rows, config.temperatures, config.top_k, config.bottom_k)
-    folder = Path(config.folder).expanduser()
-    report_plot.check_installed(WHO)
-    check_target(folder)
-    check_writable(folder / "probe.md", "folder")
-    check_data(config.data, "probe", SUCH_DATA)
+    parser.add_argument("--output_dir", type=str, default="probe", help="Where probe.md, probe.json and probe.png go.")
+    config = _parse_and_instantiate(parser, args, lambda config: _expand_user(config.teacher))
+    selection = Selection(config.sentences, config.num_examples, config.temperatures, config.top_k, config.bottom_k)
+    folder = Path(config.output_dir).expanduser()
+    report_plot.check_matplotlib_installed(CALLBACK_NAME)
+    check_output_dir(folder)
+    check_writable(folder / "probe.md", "output_dir")
+    check_data(config.data, "probe", DATA_HINT)
     check_split(config.data, config.split)
-    sources = [_local(source) for source in (config.teacher, config.student) if source is not None]
-    task = config.task or task_of(sources[0])
-    result = probe_folders(selection, task, config.data, config.split, sources)
-    write_texts(result, folder)
+    sources = [_expand_user(source) for source in (config.teacher, config.student) if source is not None]
+    task = config.task or infer_task(sources[0])
+    result = probe_models(selection, task, config.data, config.split, sources)
+    write_probe_report(result, folder)
     for table in result.tables():  # before the picture, which takes longer
         Console(emoji=False).print(table)
-    write_picture(draw(result), folder)
+    write_probe_plot(plot_probe(result), folder)
     print(f"Probe written to {folder / 'probe.md'}")
 
 
 def export(args: list[str]) -> None:
     """Write a finished model in another form."""
-    parser = _parser("export", "Write a finished model in another form, as the callbacks do at the end of training.")
+    parser = _create_parser(
+        "export", "Write a finished model in another form, as the callbacks do at the end of training."
+    )
     parser.add_argument("--model", type=str, required=True, help="Folder or hub id.")
     parser.add_subclass_arguments(Export, "to", required=True)
-    config = _instantiate(parser, args, lambda config: _local(config.model))
-    exporter, source = config.to, _local(config.model)
-    if exporter.folder is None:
-        raise ValueError("to.folder: none given; name the folder to write")
-    target = Path(exporter.folder).expanduser().resolve()
+    config = _parse_and_instantiate(parser, args, lambda config: _expand_user(config.model))
+    exporter, source = config.to, _expand_user(config.model)
+    if exporter.output_dir is None:
+        raise ValueError("to.output_dir: none given; name the folder to write")
+    target = Path(exporter.output_dir).expanduser().resolve()
     exporter.check_installed()
-    exporter.check_folders(target, [Path(source)] if Path(source).is_dir() else [])
-    check_data(config.data, "export", SUCH_DATA)
-    task = config.task or task_of(source)
-    network = load_network(source, task.auto_class, "model")
-    check_lengths(config.data, network, None)
-    exporter.write(target, Finished(network, task, config.data, own_card(source)))
+    exporter.check_output_dirs(target, [Path(source)] if Path(source).is_dir() else [])
+    check_data(config.data, "export", DATA_HINT)
+    task = config.task or infer_task(source)
+    model = load_model(source, task.auto_class, "model")
+    check_lengths(config.data, model, None)
+    exporter.write(target, TrainedStudent(model, task, config.data, source_model_card(source)))
 
 
 def consolidate(args: list[str]) -> None:
@@ -145,7 +157,7 @@ def consolidate(args: list[str]) -> None:
     print(f"Written to {target}")
 
 
-def _local(source: str) -> str:
+def _expand_user(source: str) -> str:
     """A folder in the home directory by its whole path."""
     path = Path(source).expanduser()
     return str(path) if path.exists() else source

@@ -1,58 +1,58 @@
-"""An error is one line at the end of a program, its traceback shown where ``KD_DEBUG`` is set."""
+"""An error is one line at the end of a program, its traceback shown where ``LIGHTNING_KD_DEBUG`` is set."""
 
 import os
 import sys
 import threading
 from collections.abc import Callable
 
-from lightning_kd.io.atomic import FULL
+from lightning_kd.io.atomic import DISK_FULL_ERRNOS
 
-DEBUG = "KD_DEBUG"
+DEBUG_VARIABLE = "LIGHTNING_KD_DEBUG"
 
 
-def in_one_line(run: Callable[[], object], keep: Callable[[str], object] = lambda line: None) -> None:
+def exit_on_error(main: Callable[[], object], on_error: Callable[[str], object] = lambda message: None) -> None:
     """Run a program; where it fails, end it with one line.
 
     Args:
-        run: The program.
-        keep: Is told what went wrong before the process ends.
+        main: The program.
+        on_error: Is told what went wrong before the process ends.
     """
-    stopped: list[OSError] = []
+    thread_errors: list[OSError] = []
 
-    def stop(args: threading.ExceptHookArgs) -> None:
+    def record_thread_error(args: threading.ExceptHookArgs) -> None:
         if isinstance(args.exc_value, OSError):
-            stopped.append(args.exc_value)
+            thread_errors.append(args.exc_value)
         else:
             threading.__excepthook__(args)
 
     try:
-        if not os.environ.get(DEBUG):
-            threading.excepthook = stop  # TensorBoard writes in a thread: no traceback of its own
-        run()
-        if stopped:
-            raise stopped[0]
+        if not os.environ.get(DEBUG_VARIABLE):
+            threading.excepthook = record_thread_error  # TensorBoard writes in a thread: no traceback of its own
+        main()
+        if thread_errors:
+            raise thread_errors[0]
     except Exception as error:
-        line = _line(error)
-        keep(line)
-        if os.environ.get(DEBUG):
+        message = _error_message(error)
+        on_error(message)
+        if os.environ.get(DEBUG_VARIABLE):
             raise
-        _end(f"lightning-kd: error: {line} ({DEBUG}=1 shows the traceback)")
+        _exit_process(f"lightning-kd: error: {message} ({DEBUG_VARIABLE}=1 shows the traceback)")
     finally:
         threading.excepthook = threading.__excepthook__
 
 
-def _line(error: Exception) -> str:
+def _error_message(error: Exception) -> str:
     message = " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, OSError) and error.errno in FULL:
-        again = "try again, or continue with fit --resume <run folder>" if sys.argv[1:2] == ["fit"] else "try again"
-        message += f"; the disk is full: free some space, then {again}"
+    if isinstance(error, OSError) and error.errno in DISK_FULL_ERRNOS:
+        remedy = "try again, or continue with fit --resume <run folder>" if sys.argv[1:2] == ["fit"] else "try again"
+        message += f"; the disk is full: free some space, then {remedy}"
     if "onnection" in message and "by peer" in message:  # of gloo, when a process waits for one that has ended
         message = f"another process of this run has ended, and it or its log says why ({message:.100}...)"
-    kind = "" if isinstance(error, (ValueError, OSError, FloatingPointError)) else f"{type(error).__name__}: "
-    return kind + message
+    prefix = "" if isinstance(error, (ValueError, OSError, FloatingPointError)) else f"{type(error).__name__}: "
+    return prefix + message
 
 
-def _end(message: str) -> None:
+def _exit_process(message: str) -> None:
     """Exit with a message; at once where there are several processes: taking leave of the others may wait for them."""
     distributed = sys.modules.get("torch.distributed")  # absent where an argument was wrong
     if not (distributed and distributed.is_initialized() and distributed.get_world_size() > 1):

@@ -18,16 +18,16 @@ from lightning_kd import data, losses, tasks  # noqa: F401  their classes can be
 from lightning_kd.callbacks import FillTeacherCache, LastCheckpoint, PredictionWriter, RunSummary, StudentExport
 from lightning_kd.cli.commands import COMMANDS
 from lightning_kd.cli.run_dirs import (
-    ROOT,
-    discard_unused,
-    last_checkpoint,
-    new_run_folder,
+    LOGS_DIR,
+    create_run_dir,
+    create_run_logger,
+    last_checkpoint_path,
+    remove_if_empty,
     resume_arguments,
-    run_logger,
 )
-from lightning_kd.io.atomic import writing
-from lightning_kd.io.checkpoint_io import explained
-from lightning_kd.io.consolidation import is_distributed
+from lightning_kd.io.atomic import disk_full_errors
+from lightning_kd.io.checkpoint_io import checked_checkpoint
+from lightning_kd.io.consolidation import is_sharded_checkpoint
 from lightning_kd.io.serialization import class_path
 from lightning_kd.models.fsdp2 import FSDP2Strategy
 from lightning_kd.training.module import DistillationModule
@@ -40,17 +40,19 @@ DESCRIPTION = (
     "`lightning-kd tune --help` searches for good settings, `lightning-kd sagemaker --help` starts a fit on Amazon "
     "SageMaker."
 )
-FIT = "Train a student, with or without a teacher. `fit --resume <run folder>` continues a run that was interrupted."
+FIT_DESCRIPTION = (
+    "Train a student, with or without a teacher. `fit --resume <run folder>` continues a run that was interrupted."
+)
 
 
 class DistillationCLI(LightningCLI):
     """LightningCLI for DistillationModule, with the callbacks that every run wants."""
 
-    def __init__(self, args: list[str], run_folder: Path | None = None) -> None:
-        self.run_folder = run_folder
-        self.new_folder: Path | None = None
+    def __init__(self, args: list[str], run_dir: Path | None = None) -> None:
+        self.run_dir = run_dir
+        self.created_run_dir: Path | None = None
         self.args = args
-        continued = run_folder is not None and last_checkpoint(run_folder).exists()
+        is_resumed = run_dir is not None and last_checkpoint_path(run_dir).exists()
         super().__init__(
             DistillationModule,
             LightningDataModule,
@@ -60,44 +62,45 @@ class DistillationCLI(LightningCLI):
             # the module saves its own hyperparameters as plain data
             load_from_checkpoint_support=False,
             # a resumed run keeps the config it was started with
-            save_config_callback=None if continued else SaveConfigCallback,
+            save_config_callback=None if is_resumed else SaveConfigCallback,
             save_config_kwargs={"overwrite": True},
             seed_everything_default=42,
-            parser_kwargs={"prog": "lightning-kd", "description": DESCRIPTION, "fit": {"description": FIT}},
+            parser_kwargs={"prog": "lightning-kd", "description": DESCRIPTION, "fit": {"description": FIT_DESCRIPTION}},
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The callbacks of every run under keys of their own."""
         parser.add_lightning_class_args(StudentExport, "export")
-        parser.add_lightning_class_args(LastCheckpoint, "last")
+        parser.add_lightning_class_args(LastCheckpoint, "last_checkpoint")
         parser.add_lightning_class_args(PredictionWriter, "predictions")
         # as text: a config.yaml cannot hold the module's own default, an object
         parser.set_defaults({"model.optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 5e-5}}})
 
     def _parse_ckpt_path(self) -> None:
         path = self.config[self.config.subcommand].get("ckpt_path") if self.config.get("subcommand") else None
-        with explained(path or ""):  # Lightning reads the hyperparameters in it before all else
+        with checked_checkpoint(path or ""):  # Lightning reads the hyperparameters in it before all else
             super()._parse_ckpt_path()
 
     def before_instantiate_classes(self) -> None:
         """Settle what follows from other arguments: the data's tokenizer, and the defaults of a strategy."""
         config = self.config[str(self.subcommand)]
-        self._with_our_defaults(config.trainer)
+        self._replace_model_parallel_strategy(config.trainer)
         arguments = config.data.get("init_args")
         if arguments is None or "tokenizer" not in arguments or arguments.tokenizer is not None:
             return
         student = config.model.student
         if isinstance(student, dict):  # a base with changes, or a whole configuration out of a checkpoint
-            student = student.get("base") or student.get("config", {}).get("_name_or_path")
+            student = student.get("config")
+            student = student if isinstance(student, str) else (student or {}).get("_name_or_path")
         arguments.tokenizer = student if isinstance(student, str) else None
 
-    def _with_our_defaults(self, trainer: Any) -> None:
+    def _replace_model_parallel_strategy(self, trainer: Any) -> None:
         """``ModelParallelStrategy`` means ours: its own defaults divide layers, too, and write folders."""
         name = "lightning.pytorch.strategies.ModelParallelStrategy"
         if isinstance(trainer.strategy, Namespace) and trainer.strategy.class_path == name:
-            given = self.parser.parse_args(self.args, defaults=False)[str(self.subcommand)].trainer.strategy
+            user_strategy = self.parser.parse_args(self.args, defaults=False)[str(self.subcommand)].trainer.strategy
             trainer.strategy.class_path = class_path(FSDP2Strategy)
-            trainer.strategy.init_args = given.get("init_args", {})
+            trainer.strategy.init_args = user_strategy.get("init_args", {})
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer, with a run folder of its own and the best checkpoint by the task's metric."""
@@ -105,14 +108,16 @@ class DistillationCLI(LightningCLI):
         if settings["enable_checkpointing"] is False:
             raise ValueError(
                 "trainer.enable_checkpointing: false would leave nothing to resume or export; leave it out, or set "
-                "last.every_minutes to a large number"
+                "last_checkpoint.every_minutes to a large number"
             )
-        given = settings["callbacks"] or []
-        callbacks = [*given] if isinstance(given, list) else [given]
+        user_callbacks = settings["callbacks"] or []
+        callbacks = [*user_callbacks] if isinstance(user_callbacks, list) else [user_callbacks]
         if settings["logger"] in (None, True) and not settings["fast_dev_run"]:
-            kwargs["logger"] = run_logger(self._claim_folder(Path(settings["default_root_dir"] or ".").resolve()))
-        own = any(isinstance(callback, ModelCheckpoint) and callback.monitor for callback in callbacks)
-        if self.subcommand == "fit" and not own:
+            kwargs["logger"] = create_run_logger(
+                self._resolve_run_dir(Path(settings["default_root_dir"] or ".").resolve())
+            )
+        has_monitor = any(isinstance(callback, ModelCheckpoint) and callback.monitor for callback in callbacks)
+        if self.subcommand == "fit" and not has_monitor:
             callbacks.append(self._best_checkpoint())
         callbacks.append(RunSummary())
         trainer = super().instantiate_trainer(callbacks=callbacks, **kwargs)
@@ -120,17 +125,17 @@ class DistillationCLI(LightningCLI):
         trainer.callbacks.sort(key=lambda callback: not isinstance(callback, StudentExport))  # type: ignore[attr-defined]
         return trainer
 
-    def _claim_folder(self, root: Path) -> Path:
-        if self.run_folder is not None:
-            return self.run_folder
+    def _resolve_run_dir(self, root: Path) -> Path:
+        if self.run_dir is not None:
+            return self.run_dir
         if getattr(rank_zero_only, "rank", 0):
-            return root / ROOT  # Lightning takes the first process's folder everywhere
-        self.new_folder = self.run_folder = new_run_folder(root)
-        return self.run_folder
+            return root / LOGS_DIR  # Lightning takes the first process's folder everywhere
+        self.created_run_dir = self.run_dir = create_run_dir(root)
+        return self.run_dir
 
     def _best_checkpoint(self) -> ModelCheckpoint:
         task = self.model.task
-        folder = self.run_folder / "checkpoints" if self.run_folder is not None else None
+        folder = self.run_dir / "checkpoints" if self.run_dir is not None else None
         return ModelCheckpoint(
             folder,
             filename="best",
@@ -142,24 +147,24 @@ class DistillationCLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         try:
             self._check_checkpoint()
-            with writing(self.run_folder or Path.cwd()):  # TensorBoard's errors do not say which file
+            with disk_full_errors(self.run_dir or Path.cwd()):  # TensorBoard's errors do not say which file
                 super()._run_subcommand(subcommand)
         except BaseException:
-            if self.new_folder is not None:
-                discard_unused(self.new_folder)
+            if self.created_run_dir is not None:
+                remove_if_empty(self.created_run_dir)
             raise
 
     def _check_checkpoint(self) -> None:
         path = self._get(self.config_init, "ckpt_path")
-        divided = isinstance(self.trainer.strategy, ModelParallelStrategy)
-        if path is not None and not divided and is_distributed(Path(path)):
+        is_sharded = isinstance(self.trainer.strategy, ModelParallelStrategy)
+        if path is not None and not is_sharded and is_sharded_checkpoint(Path(path)):
             raise ValueError(
                 f"ckpt_path: {path!r} is a folder to which each process wrote its part; make a file of it with "
                 f"lightning-kd consolidate {shlex.quote(path)}"
             )
 
 
-def quiet() -> None:
+def suppress_noise() -> None:
     """Silence what says nothing to the user: advertisements, and notes about what is meant to be so."""
     for message in (
         "Be aware that when using `ckpt_path`, callbacks used to create.*",  # the best checkpoint's, in test or predict
@@ -186,7 +191,7 @@ class CacheCLI(DistillationCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """How to fill, beside the arguments of ``fit``."""
         super().add_arguments_to_parser(parser)
-        parser.add_lightning_class_args(FillTeacherCache, "fill")
+        parser.add_lightning_class_args(FillTeacherCache, "cache")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """A trainer on the devices and in the precision of the run, without its callbacks and loggers."""
@@ -196,7 +201,7 @@ class CacheCLI(DistillationCLI):
         names = ("accelerator", "strategy", "devices", "num_nodes", "precision", "plugins", "default_root_dir")
         return Trainer(
             **{name: settings[name] for name in names},
-            callbacks=[self._get(self.config_init, "fill"), _StopBeforeTraining()],
+            callbacks=[self._get(self.config_init, "cache"), _StopBeforeTraining()],
             logger=False,
             enable_checkpointing=False,
             enable_model_summary=False,
@@ -213,31 +218,33 @@ class _StopBeforeTraining(Callback):
 def dispatch(args: list[str]) -> None:
     """Run a command line without the program's name, be it Lightning's or one of ours."""
     if args and args[0] == "cache":
-        quiet()
+        suppress_noise()
         CacheCLI(["fit", *args[1:]])
     elif args and args[0] in COMMANDS:
-        quiet()
+        suppress_noise()
         COMMANDS[args[0]](args[1:])
     else:
         run(args)
 
 
-def run(args: list[str], folder: Path | None = None, cli: type[DistillationCLI] = DistillationCLI) -> DistillationCLI:
+def run(
+    args: list[str], run_dir: Path | None = None, cli_class: type[DistillationCLI] = DistillationCLI
+) -> DistillationCLI:
     """Run one of Lightning's commands, such as ``fit``; the result holds the trainer and the run's folder.
 
     Args:
         args: The command line without the program's name.
-        folder: The run's folder; null = a new one.
-        cli: The class that parses and runs.
+        run_dir: The run's folder; null = a new one.
+        cli_class: The class that parses and runs.
     """
-    quiet()
+    suppress_noise()
     args = [part for arg in args for part in (arg.split("=", 1) if arg.startswith("--resume=") else [arg])]
     if "--resume" in args:
-        at = args.index("--resume")
+        index = args.index("--resume")
         if args[0] != "fit":
             raise ValueError(f"--resume: only fit can be resumed, not {args[0]}")
-        if at + 1 == len(args):
+        if index + 1 == len(args):
             raise ValueError("--resume: name the run folder, for instance lightning_logs/version_0")
-        folder = Path(args[at + 1]).expanduser().resolve()
-        args = ["fit", *resume_arguments(folder), *args[1:at], *args[at + 2 :]]
-    return cli(args, folder)
+        run_dir = Path(args[index + 1]).expanduser().resolve()
+        args = ["fit", *resume_arguments(run_dir), *args[1:index], *args[index + 2 :]]
+    return cli_class(args, run_dir)

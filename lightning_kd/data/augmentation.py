@@ -8,10 +8,10 @@ from collections import Counter
 import numpy as np
 from numpy.typing import NDArray
 
-MARKS = "".join(chr(code) for code in range(0x300, 0x3100) if unicodedata.category(chr(code)).startswith("M"))
+COMBINING_MARKS = "".join(chr(code) for code in range(0x300, 0x3100) if unicodedata.category(chr(code)).startswith("M"))
 """Signs that belong to the letter before them, such as the vowels of Hindi."""
 
-WORD = re.compile(rf"[\w{MARKS}]+")
+WORD_PATTERN = re.compile(rf"[\w{COMBINING_MARKS}]+")
 
 
 class Augmentation(ABC):
@@ -53,37 +53,39 @@ class TfIdfReplacement(Augmentation):
             raise ValueError(f"TfIdfReplacement.probability: must be in (0, 1], got {probability}")
         self.probability = probability
         self._idf: dict[str, float] = {}
-        self._words: list[str] = []
-        self._cumulated: NDArray[np.float64] = np.empty(0)
+        self._vocabulary: list[str] = []
+        self._cumulative_weights: NDArray[np.float64] = np.empty(0)
 
     def fit(self, texts: list[str]) -> None:
         """Count the words: their IDF is the logarithm of the share of the texts that hold them, negated."""
-        rows = [[word.casefold() for word in WORD.findall(text)] for text in texts]
-        counts = Counter(word for row in rows for word in row)
-        within = Counter(word for row in rows for word in set(row))
-        self._words = sorted(counts)
-        self._idf = {word: float(np.log(len(rows) / within[word])) for word in self._words}
-        scores = np.array([counts[word] * self._idf[word] for word in self._words])
+        documents = [[word.casefold() for word in WORD_PATTERN.findall(text)] for text in texts]
+        counts = Counter(word for document in documents for word in document)
+        document_counts = Counter(word for document in documents for word in set(document))
+        self._vocabulary = sorted(counts)
+        self._idf = {word: float(np.log(len(documents) / document_counts[word])) for word in self._vocabulary}
+        scores = np.array([counts[word] * self._idf[word] for word in self._vocabulary])
         weights = scores.max(initial=0) - scores
         if not weights.any():  # all alike
             weights = np.ones_like(weights)
-        self._cumulated = np.cumsum(weights / weights.sum()) if len(weights) else weights
+        self._cumulative_weights = np.cumsum(weights / weights.sum()) if len(weights) else weights
 
     def replacement_probabilities(self, text: str) -> NDArray[np.float64]:
         """How likely each word of a text is to be replaced, (number of words,)."""
-        words = [word.casefold() for word in WORD.findall(text)]
+        words = [word.casefold() for word in WORD_PATTERN.findall(text)]
         counts = Counter(words)
         scores = np.array([counts[word] / len(words) * self._idf.get(word, 0.0) for word in words])
-        spare = scores.max(initial=0) - scores
-        if not spare.any():  # all say the same
+        margins = scores.max(initial=0) - scores
+        if not margins.any():  # all say the same
             return np.full(len(words), self.probability if len(words) > 1 else 0.0)
-        chances: NDArray[np.float64] = np.minimum(self.probability * spare / spare.mean(), 1.0)
-        return chances
+        probabilities: NDArray[np.float64] = np.minimum(self.probability * margins / margins.mean(), 1.0)
+        return probabilities
 
     def __call__(self, text: str, generator: np.random.Generator) -> str:
         """The text with some words replaced; what stands between words stays."""
-        replaced = generator.random(len(WORD.findall(text))) < self.replacement_probabilities(text)
-        drawn = np.searchsorted(self._cumulated, generator.random(int(replaced.sum())), side="right")
-        others = iter(drawn.clip(max=len(self._words) - 1).tolist())
-        chosen = iter(replaced.tolist())
-        return WORD.sub(lambda match: self._words[next(others)] if next(chosen) else match[0], text)
+        mask = generator.random(len(WORD_PATTERN.findall(text))) < self.replacement_probabilities(text)
+        sampled = np.searchsorted(self._cumulative_weights, generator.random(int(mask.sum())), side="right")
+        replacements = iter(sampled.clip(max=len(self._vocabulary) - 1).tolist())
+        is_replaced = iter(mask.tolist())
+        return WORD_PATTERN.sub(
+            lambda match: self._vocabulary[next(replacements)] if next(is_replaced) else match[0], text
+        )

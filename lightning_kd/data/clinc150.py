@@ -26,7 +26,7 @@ class CLINC150DataModule(TextClassificationDataModule):
         tokenizer: Tokenizer, or its hub id or folder. From the shell it follows the student unless given.
         config_name: Variant: ``plus``, ``small`` or ``imbalanced``.
         predict_path: File to predict: .txt with a text per line, or a table with a column ``text``; None = test.
-        kwargs: ``validation_fraction``, ``allow_unlabelled``, ``prompt``, ``teacher_prompt``, ``teacher_tokenizer``,
+        kwargs: ``validation_fraction``, ``allow_unlabeled``, ``prompt``, ``teacher_prompt``, ``teacher_tokenizer``,
             ``augmentation``, ``batch_size``, ``eval_batch_size``, ``max_length``, ``num_workers``: see
             ``TextClassificationDataModule`` and ``TextDataModule``.
     """

@@ -9,27 +9,27 @@ from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
 
 from lightning_kd.outputs import TEACHER_INPUTS, Batch
 
-Collate = Callable[[dict[str, list[Any]]], Batch]
+Collator = Callable[[dict[str, list[Any]]], Batch]
 
 Columns = dict[str, list[Any]]
 
-WORDING = "wording"
+TEXT_COLUMN = "text_to_augment"
 """Column of texts that are worded anew."""
 
 
-def holds_text(feature: Any) -> bool:
+def is_text_feature(feature: Any) -> bool:
     """Whether a column of a data set holds texts, or lists of them."""
     while hasattr(feature, "feature"):  # a list
         feature = feature.feature
     return str(feature.dtype) == "string"
 
 
-def for_teacher(index: int, columns: Columns) -> Columns:
+def prefix_teacher_columns(index: int, columns: Columns) -> Columns:
     """The columns of another encoding, under names that keep them apart from those of the student's."""
     return {f"teacher_{index}:{name}": values for name, values in columns.items()}
 
 
-def _own(index: int, columns: Columns) -> Columns:
+def _pop_teacher_columns(index: int, columns: Columns) -> Columns:
     """The columns of an encoding, taken out and under their own names again."""
     prefix = f"teacher_{index}:"
     names = [name for name in columns if name.startswith(prefix)]
@@ -38,7 +38,7 @@ def _own(index: int, columns: Columns) -> Columns:
 
 def collate(
     tokenizer: PreTrainedTokenizerBase,
-    texts: set[str],
+    list_columns: set[str],
     columns: Columns,
     teacher_tokenizers: Sequence[PreTrainedTokenizerBase] = (),
 ) -> Batch:
@@ -46,18 +46,20 @@ def collate(
 
     Args:
         tokenizer: Pads the student's encoding.
-        texts: Columns that stay lists.
-        columns: The rows, with the columns of ``for_teacher`` where the teacher reads something else.
+        list_columns: Columns that stay lists.
+        columns: The rows, with the columns of ``prefix_teacher_columns`` where the teacher reads something else.
         teacher_tokenizers: Pad those; their batches are the list ``TEACHER_INPUTS``.
     """
     columns = dict(columns)
-    encodings = [_own(index, columns) for index in range(len(teacher_tokenizers))]
-    for name in ("length", "epoch", WORDING):  # were for the sampler, and for those who draw
+    encodings = [_pop_teacher_columns(index, columns) for index in range(len(teacher_tokenizers))]
+    for name in ("length", "epoch", TEXT_COLUMN):  # were for the sampler, and for those who draw
         columns.pop(name, None)
-    read = {name: columns.pop(name) for name in (*tokenizer.model_input_names, "token_type_ids") if name in columns}
-    batch: Batch = dict(DataCollatorWithPadding(tokenizer)(read))  # type: ignore[arg-type]
+    model_inputs = {
+        name: columns.pop(name) for name in (*tokenizer.model_input_names, "token_type_ids") if name in columns
+    }
+    batch: Batch = dict(DataCollatorWithPadding(tokenizer)(model_inputs))  # type: ignore[arg-type]
     for name, values in columns.items():
-        if name in texts:
+        if name in list_columns:
             batch[name] = values
         elif isinstance(values[0], list):
             batch[name] = pad_sequence([torch.tensor(value) for value in values], batch_first=True)
@@ -65,5 +67,5 @@ def collate(
             batch[name] = torch.tensor(values)
     if encodings and all(encodings):  # rows to predict have none
         pairs = zip(teacher_tokenizers, encodings, strict=True)
-        batch[TEACHER_INPUTS] = [collate(own, set(), part) for own, part in pairs]
+        batch[TEACHER_INPUTS] = [collate(teacher_tokenizer, set(), part) for teacher_tokenizer, part in pairs]
     return batch

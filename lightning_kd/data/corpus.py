@@ -4,16 +4,16 @@ import csv
 from collections.abc import Iterator
 from pathlib import Path
 
-from lightning_kd.data.readers import not_utf8, parse_json
+from lightning_kd.data.readers import parse_json, utf8_error
 
-PLAIN = (".txt", ".raw")
+PLAIN_TEXT_SUFFIXES = (".txt", ".raw")
 """Files with a text per line."""
 
-TABLES = (".csv", ".tsv", ".jsonl")
+TEXT_COLUMN_SUFFIXES = (".csv", ".tsv", ".jsonl")
 """Files with a column of texts."""
 
 
-SUFFIXES = PLAIN + TABLES
+CORPUS_SUFFIXES = PLAIN_TEXT_SUFFIXES + TEXT_COLUMN_SUFFIXES
 
 
 def read_texts(file: Path, column: str) -> Iterator[str]:
@@ -26,28 +26,28 @@ def read_texts(file: Path, column: str) -> Iterator[str]:
     Raises:
         ValueError: If a line is not UTF-8 or cannot be read, or a table has no such column; names file and line.
     """
-    texts = _lines(file) if file.suffix in PLAIN else _column(file, column)
+    texts = _iter_lines(file) if file.suffix in PLAIN_TEXT_SUFFIXES else _iter_column(file, column)
     return (text for text in texts if text.strip())
 
 
-def _lines(file: Path) -> Iterator[str]:
+def _iter_lines(file: Path) -> Iterator[str]:
     with file.open("rb") as stream:
         for number, raw in enumerate(stream, 1):
             try:
                 line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
-                raise not_utf8(file, number, error) from error
+                raise utf8_error(file, number, error) from error
             yield line.rstrip("\r\n")
 
 
-def _column(file: Path, column: str) -> Iterator[str]:
+def _iter_column(file: Path, column: str) -> Iterator[str]:
     if file.suffix == ".jsonl":
-        yield from _json_lines(file, column)
+        yield from _iter_json_lines(file, column)
         return
     csv.field_size_limit(2**31 - 1)
     tabs = file.suffix == ".tsv"
     # with the line ends: a quoted field may hold some
-    lines = (f"{line}\n" for line in _lines(file))
+    lines = (f"{line}\n" for line in _iter_lines(file))
     reader = csv.reader(
         lines,
         delimiter="\t" if tabs else ",",
@@ -57,8 +57,8 @@ def _column(file: Path, column: str) -> Iterator[str]:
     try:
         names = next(reader, [])
         if column not in names:
-            raise ValueError(_no_column(file, column, names))
-        place = names.index(column)
+            raise ValueError(_missing_column_message(file, column, names))
+        index = names.index(column)
         for record in reader:
             if record and len(record) != len(names):
                 raise ValueError(
@@ -66,22 +66,22 @@ def _column(file: Path, column: str) -> Iterator[str]:
                     f"({', '.join(names)})"
                 )
             if record:
-                yield record[place]
+                yield record[index]
     except csv.Error as error:
         raise ValueError(f"{file}, line {reader.line_num}: not CSV ({error}); is a quotation mark missing?") from error
 
 
-def _json_lines(file: Path, column: str) -> Iterator[str]:
-    for number, line in enumerate(_lines(file), 1):
+def _iter_json_lines(file: Path, column: str) -> Iterator[str]:
+    for number, line in enumerate(_iter_lines(file), 1):
         if not line.strip():
             continue
         row = parse_json(line, file, number)
         if not isinstance(row, dict) or not isinstance(row.get(column), str):
             if isinstance(row, dict) and column not in row:
-                raise ValueError(_no_column(file, column, list(row)))
+                raise ValueError(_missing_column_message(file, column, list(row)))
             raise ValueError(f"{file}, line {number}: expected an object with a text {column!r}, got {line:.60}")
         yield row[column]
 
 
-def _no_column(file: Path, column: str, names: list[str]) -> str:
+def _missing_column_message(file: Path, column: str, names: list[str]) -> str:
     return f"data.text_column: {file} has no column {column!r}; it has {', '.join(map(repr, names)) or 'none'}"

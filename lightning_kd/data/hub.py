@@ -3,7 +3,7 @@
 import datasets
 
 
-def load_hub(path: str, config_name: str | None) -> datasets.DatasetDict:
+def load_hub_dataset(path: str, config_name: str | None) -> datasets.DatasetDict:
     """Load a data set of the hub, or from the cache of ``datasets``.
 
     Args:

@@ -10,15 +10,15 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
 from lightning_kd.data.base import TextDataModule
-from lightning_kd.data.blocks import blocks
-from lightning_kd.data.collators import Collate
-from lightning_kd.data.masked_rows import Around, mask_and_collate
+from lightning_kd.data.blocks import group_texts
+from lightning_kd.data.collators import Collator
+from lightning_kd.data.masked_rows import PromptTokenIds, mask_and_collate
 from lightning_kd.data.masking import Masking, smoothed_weights
-from lightning_kd.data.stream import Stream
+from lightning_kd.data.stream import StreamingTextDataset
 from lightning_kd.data.text_source import TextSource
 from lightning_kd.data.tokenization import Prompt
 
-MOST_SMOOTHING = 10
+MAX_SMOOTHING = 10
 """Beyond this the weights of frequent tokens are 0 in float64."""
 
 
@@ -84,16 +84,16 @@ class MaskedLMDataModule(TextDataModule):
             raise ValueError(f"data.packing: must be blocks or lines, got {packing!r}")
         if not 0 < mlm_probability < 1:
             raise ValueError(f"data.mlm_probability: must be in (0, 1), got {mlm_probability}")
-        if not 0 <= mlm_smoothing <= MOST_SMOOTHING:
-            raise ValueError(f"data.mlm_smoothing: must be in [0, {MOST_SMOOTHING}], got {mlm_smoothing}")
+        if not 0 <= mlm_smoothing <= MAX_SMOOTHING:
+            raise ValueError(f"data.mlm_smoothing: must be in [0, {MAX_SMOOTHING}], got {mlm_smoothing}")
         if not 0 <= validation_fraction < 1:
             raise ValueError(f"data.validation_fraction: must be in [0, 1), got {validation_fraction}")
         if shuffle_buffer < 1:
             raise ValueError(f"data.shuffle_buffer: must be >= 1, got {shuffle_buffer}")
         if streaming and not dynamic_masking:
             raise ValueError("data.dynamic_masking: false does not go with streaming; set one of them")
-        for name, given in (("whole_word_masking", whole_word_masking), ("streaming", streaming)):
-            if mlm_smoothing and given:
+        for name, enabled in (("whole_word_masking", whole_word_masking), ("streaming", streaming)):
+            if mlm_smoothing and enabled:
                 raise ValueError(f"data.mlm_smoothing: does not go with {name}; set one of them")
         if streaming and (validation_fraction or self.num_workers):
             name = "validation_fraction" if validation_fraction else "num_workers"
@@ -102,7 +102,7 @@ class MaskedLMDataModule(TextDataModule):
         self.config_name = config_name
         self.packing = packing
         self.mlm_probability = mlm_probability
-        self.draws_each_epoch = self.dynamic_masking = dynamic_masking
+        self.is_stochastic = self.dynamic_masking = dynamic_masking
         self.whole_word_masking = whole_word_masking
         self.mlm_smoothing = mlm_smoothing
         self.validation_fraction = validation_fraction
@@ -120,16 +120,16 @@ class MaskedLMDataModule(TextDataModule):
         return [] if self.teacher_prompt is None else [self.tokenizer]
 
     @cached_property
-    def _around(self) -> Around | None:
+    def _prompt_ids(self) -> PromptTokenIds | None:
         if self.teacher_prompt is None:
             return None
-        before, after = self.teacher_prompt.around("\0").split("\0")
+        before, after = self.teacher_prompt.format("\0").split("\0")
         encode = partial(self.tokenizer.encode, add_special_tokens=False)
         return encode(before), encode(after)
 
-    def teacher_length(self) -> int | None:
+    def max_teacher_tokens(self) -> int | None:
         """``max_length`` and the tokens of the prompt."""
-        return None if self._around is None else self.max_length + sum(map(len, self._around))
+        return None if self._prompt_ids is None else self.max_length + sum(map(len, self._prompt_ids))
 
     # ---- texts
 
@@ -139,10 +139,12 @@ class MaskedLMDataModule(TextDataModule):
 
     def load(self, split: str) -> datasets.Dataset | None:
         """The texts of a split, in a column ``text``."""
-        held_out = self.validation_fraction and not self._source.has("validation") and split in ("train", "validation")
-        if not self._source.has("train" if held_out else split):
+        held_out = (
+            self.validation_fraction and not self._source.has_split("validation") and split in ("train", "validation")
+        )
+        if not self._source.has_split("train" if held_out else split):
             return None
-        rows = self._source.table("train" if held_out else split)
+        rows = self._source.load_split("train" if held_out else split)
         if held_out and len(rows) == 1:
             raise ValueError(
                 f"data.validation_fraction: {self.path!r} has one text only, which cannot be parted; add some"
@@ -152,7 +154,7 @@ class MaskedLMDataModule(TextDataModule):
             return parts["train" if split == "train" else "test"].flatten_indices()
         return rows
 
-    def _remedy(self, split: str) -> str:
+    def _missing_split_hint(self, split: str) -> str:
         files = f"add a file named {split}.txt (or .csv, .tsv, .jsonl) to a local folder"
         hold_out = "; or hold out texts with data.validation_fraction=0.05" if not self.streaming else ""
         return files + hold_out * (split == "validation")
@@ -161,9 +163,9 @@ class MaskedLMDataModule(TextDataModule):
         if stage == "predict":
             raise ValueError("MaskedLMDataModule has nothing to predict; load the student with pipeline('fill-mask')")
         if self.streaming and stage in (None, "fit"):
-            if not self._source.has("train"):
-                raise ValueError(f"data.path: {self.path!r} has no train split; {self._remedy('train')}")
-            if next(self._source.texts("train"), None) is None:
+            if not self._source.has_split("train"):
+                raise ValueError(f"data.path: {self.path!r} has no train split; {self._missing_split_hint('train')}")
+            if next(self._source.iter_texts("train"), None) is None:
                 raise ValueError(f"data.path: the train split of {self.path!r} is empty")
             self._check_length()
             stage = "validate"
@@ -192,7 +194,7 @@ class MaskedLMDataModule(TextDataModule):
                     f"data.tokenizer: {self.tokenizer.name_or_path!r} has no {role}; use an encoder's, such as BERT's"
                 )
 
-    def encode(self, rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    def encode(self, examples: dict[str, list[Any]]) -> dict[str, list[Any]]:
         """Token ids of blocks or lines, and with ``whole_word_masking`` the word of each token.
 
         Raises:
@@ -200,19 +202,19 @@ class MaskedLMDataModule(TextDataModule):
                 no mask.
         """
         self._check_length()
-        lines = [text for text in rows["text"] if text and text.strip()]
+        lines = [text for text in examples["text"] if text and text.strip()]
         if self.packing == "lines":
             encoded = self.tokenizer(lines, truncation=True, max_length=self.max_length)
-            ids, words = encoded["input_ids"], [part.word_ids for part in encoded.encodings or []]
+            ids, word_ids = encoded["input_ids"], [part.word_ids for part in encoded.encodings or []]
         else:
             encoded = self.tokenizer(lines, add_special_tokens=False)
-            words = [part.word_ids for part in encoded.encodings or []]
+            word_ids = [part.word_ids for part in encoded.encodings or []]
             special = self.tokenizer.cls_token_id, self.tokenizer.sep_token_id
-            ids, words = blocks(encoded["input_ids"], words, self.max_length, *special)
+            ids, word_ids = group_texts(encoded["input_ids"], word_ids, self.max_length, *special)
         columns: dict[str, list[Any]] = {"input_ids": ids, "attention_mask": [[1] * len(row) for row in ids]}
         if self.whole_word_masking:
             # special tokens belong to no word; they are never chosen
-            columns["word"] = [[-1 if word is None else word for word in row] for row in words]
+            columns["word_ids"] = [[-1 if word is None else word for word in row] for row in word_ids]
         return columns
 
     def _encoding_key(self) -> str:
@@ -220,16 +222,18 @@ class MaskedLMDataModule(TextDataModule):
 
     # ---- batches
 
-    def row_key(self, split: str) -> str:
+    def cache_key(self, split: str) -> str:
         """The masks count, too; they depend on the run's seed."""
         if split == "train" and self.dynamic_masking:
             raise ValueError(
                 f"data.{'streaming' if self.streaming else 'dynamic_masking'}: hides other tokens in each epoch, so "
                 "that the teacher never sees a row twice; set it to false, or do without teacher_cache"
             )
-        drawn = [self.mlm_probability, self.mlm_smoothing, self._seed] if split == "train" else [self.mlm_probability]
+        masking_settings = (
+            [self.mlm_probability, self.mlm_smoothing, self._seed] if split == "train" else [self.mlm_probability]
+        )
         tokens = [self.tokenizer.mask_token_id, sorted(self.tokenizer.all_special_ids), len(self.tokenizer)]
-        return f"{super().row_key(split)} {drawn} {tokens} {self.teacher_prompt}"
+        return f"{super().cache_key(split)} {masking_settings} {tokens} {self.teacher_prompt}"
 
     @cached_property
     def token_weights(self) -> NDArray[np.float64]:
@@ -239,27 +243,29 @@ class MaskedLMDataModule(TextDataModule):
             counts += np.bincount(chunk.flatten().to_numpy(), minlength=len(counts))
         return smoothed_weights(counts, self.mlm_smoothing)
 
-    def collate(self, texts: set[str], train: bool) -> Collate:
+    def collate(self, list_columns: set[str], train: bool) -> Collator:
         """Hide tokens as well."""
         seed = self._seed if train else 0
         assert seed is not None
         weights = self.token_weights if train and self.mlm_smoothing else None
         special = np.asarray(self.tokenizer.all_special_ids)
-        size, mask_id = len(self.tokenizer), self.tokenizer.mask_token_id
-        masking = Masking(self.mlm_probability, mask_id, special, size, weights)
-        return partial(mask_and_collate, self.tokenizer, masking, seed, self._around, texts)
+        vocab_size, mask_token_id = len(self.tokenizer), self.tokenizer.mask_token_id
+        masking = Masking(self.mlm_probability, mask_token_id, special, vocab_size, weights)
+        return partial(mask_and_collate, self.tokenizer, masking, seed, self._prompt_ids, list_columns)
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Length-grouped batches in random order, or a stream; resumable in the middle of an epoch."""
         if not self.streaming:
             return super().train_dataloader()
         assert self._seed is not None
-        stream = Stream(
-            partial(self._source.texts, "train"),
+        stream = StreamingTextDataset(
+            partial(self._source.iter_texts, "train"),
             self.encode,
             self.batch_size,
             self.shuffle_buffer,
             self._seed,
-            **self._world(),
+            **self._replica_kwargs(),
         )
-        return self._resumable(stream, dataset=stream, batch_size=None, collate_fn=self.collate(set(), train=True))
+        return self._resumable_dataloader(
+            stream, dataset=stream, batch_size=None, collate_fn=self.collate(set(), train=True)
+        )

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lightning_kd.outputs import IGNORED
+from lightning_kd.outputs import IGNORE_INDEX
 
-Tokens = NDArray[np.int64]
+IntArray = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -18,55 +18,57 @@ class Masking:
 
     Attributes:
         probability: Share of the tokens to choose, in (0, 1).
-        mask_id: Id of the mask.
+        mask_token_id: Id of the mask.
         special_ids: Ids that are never chosen.
-        vocabulary: Number of tokens that one may be replaced by.
+        vocab_size: Number of tokens that one may be replaced by.
         token_weights: How likely each id is to be chosen among the tokens of a row, (vocabulary,); None = all alike.
     """
 
     probability: float
-    mask_id: int
-    special_ids: Tokens
-    vocabulary: int
+    mask_token_id: int
+    special_ids: IntArray
+    vocab_size: int
     token_weights: NDArray[np.float64] | None = None
 
-    def apply(self, ids: Tokens, words: Tokens | None, generator: np.random.Generator) -> tuple[Tokens, Tokens]:
+    def apply(
+        self, ids: IntArray, word_ids: IntArray | None, generator: np.random.Generator
+    ) -> tuple[IntArray, IntArray]:
         """Hide some tokens of a row.
 
         Args:
             ids: (L,), without padding.
-            words: Which word each token belongs to, (L,): words are chosen whole. None = each token on its own.
+            word_ids: Which word each token belongs to, (L,): words are chosen whole. None = each token on its own.
             generator: What is drawn from.
 
         Returns:
-            The ids to show and the labels, the hidden ids or ``IGNORED``, both (L,).
+            The ids to show and the labels, the hidden ids or ``IGNORE_INDEX``, both (L,).
         """
-        chosen = self._choose(ids, words, generator)
-        labels = np.where(chosen, ids, IGNORED)
-        fate = generator.random(len(ids))
-        shown = np.where(chosen & (fate < 0.8), self.mask_id, ids)
-        other = chosen & (fate >= 0.8) & (fate < 0.9)
-        shown[other] = generator.integers(self.vocabulary, size=int(other.sum()))
-        return shown, labels
+        chosen = self._select(ids, word_ids, generator)
+        labels = np.where(chosen, ids, IGNORE_INDEX)
+        draws = generator.random(len(ids))
+        masked_ids = np.where(chosen & (draws < 0.8), self.mask_token_id, ids)
+        replaced = chosen & (draws >= 0.8) & (draws < 0.9)
+        masked_ids[replaced] = generator.integers(self.vocab_size, size=int(replaced.sum()))
+        return masked_ids, labels
 
-    def _choose(self, ids: Tokens, words: Tokens | None, generator: np.random.Generator) -> NDArray[np.bool_]:
+    def _select(self, ids: IntArray, word_ids: IntArray | None, generator: np.random.Generator) -> NDArray[np.bool_]:
         allowed = ~np.isin(ids, self.special_ids)
-        if words is not None:
-            _, word = np.unique(words, return_inverse=True)
-            return allowed & (generator.random(len(ids)) < self.probability)[word]
+        if word_ids is not None:
+            _, word_index = np.unique(word_ids, return_inverse=True)
+            return allowed & (generator.random(len(ids)) < self.probability)[word_index]
         if self.token_weights is None:
             return allowed & (generator.random(len(ids)) < self.probability)
-        places = np.flatnonzero(allowed)
+        candidates = np.flatnonzero(allowed)
         # the expected number, rounded up or down by chance
-        count = int(self.probability * len(places) + generator.random())
+        count = int(self.probability * len(candidates) + generator.random())
         chosen = np.zeros(len(ids), dtype=bool)
         if count:
-            weights = self.token_weights[ids[places]]
-            chosen[generator.choice(places, count, replace=False, p=weights / weights.sum())] = True
+            weights = self.token_weights[ids[candidates]]
+            chosen[generator.choice(candidates, count, replace=False, p=weights / weights.sum())] = True
         return chosen
 
 
-def smoothed_weights(counts: Tokens, smoothing: float) -> NDArray[np.float64]:
+def smoothed_weights(counts: IntArray, smoothing: float) -> NDArray[np.float64]:
     """Weights that choose rare tokens more often: count to the power of -smoothing.
 
     Mikolov et al. 2013 subsample frequent words like this; Lample and Conneau 2019 (XLM) and DistilBERT's published

@@ -20,7 +20,7 @@ SPLIT_NAMES = {
 }
 """File stems and hub split names, and the split each stands for."""
 
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".txt")
+TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".txt")
 
 
 def read_text(path: Path) -> str:
@@ -35,10 +35,10 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         # error.object is what was decoded: without the byte order mark, if there was one
         line = error.object.count(b"\n", 0, error.start) + 1
-        raise not_utf8(path, line, error) from error
+        raise utf8_error(path, line, error) from error
 
 
-def not_utf8(path: Path, line: int, error: UnicodeDecodeError) -> ValueError:
+def utf8_error(path: Path, line: int, error: UnicodeDecodeError) -> ValueError:
     """The error that names the line and how to convert the file."""
     encoding = "utf-16" if error.object[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin1"
     return ValueError(
@@ -47,7 +47,7 @@ def not_utf8(path: Path, line: int, error: UnicodeDecodeError) -> ValueError:
     )
 
 
-def _lines(path: Path) -> list[str]:
+def _read_lines(path: Path) -> list[str]:
     # str.splitlines would also end lines at form feeds, U+0085 and U+2028, which are characters of texts
     return [line.rstrip("\n") for line in io.StringIO(read_text(path), newline=None)]
 
@@ -79,7 +79,7 @@ def _rows_to_columns(rows: list[dict[str, Any]], path: Path) -> Columns:
 
 
 def _read_json_rows(path: Path) -> Columns:
-    lines = _lines(path)
+    lines = _read_lines(path)
     if path.suffix == ".json" and next(filter(str.strip, lines), "").lstrip().startswith("["):
         rows = parse_json("\n".join(lines), path)
     else:
@@ -90,7 +90,7 @@ def _read_json_rows(path: Path) -> Columns:
     return _rows_to_columns(rows, path)
 
 
-def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
+def _iter_records(path: Path) -> Iterator[tuple[int, list[str]]]:
     """The records of a CSV or TSV file that are not blank, and the line on which each begins."""
     # in tab-separated files, GLUE's among them, a quotation mark is a character like any other
     tabs = path.suffix == ".tsv"
@@ -113,11 +113,11 @@ def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
             yield line, record
 
 
-def _read_separated(path: Path) -> Columns:
-    records = _records(path)
+def _read_csv(path: Path) -> Columns:
+    records = _iter_records(path)
     _, names = next(records, (1, []))
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"{path}, line 1: two columns have the name {twice[0]!r}; rename one")
+    if duplicates := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{path}, line 1: two columns have the name {duplicates[0]!r}; rename one")
     columns: Columns = {name: [] for name in names}
     for line, record in records:
         if len(record) != len(names):
@@ -136,20 +136,20 @@ def read_columns(path: Path) -> Columns:
         ValueError: If the suffix is another one, or a line cannot be read; names file and line.
     """
     if path.suffix == ".txt":
-        return {"text": [line for line in _lines(path) if line.strip()]}
+        return {"text": [line for line in _read_lines(path) if line.strip()]}
     if path.suffix in (".csv", ".tsv"):
-        return _read_separated(path)
+        return _read_csv(path)
     if path.suffix in (".json", ".jsonl"):
         return _read_json_rows(path)
-    raise ValueError(f"{path}: cannot read the suffix {path.suffix!r}; use one of {', '.join(SUFFIXES)}")
+    raise ValueError(f"{path}: cannot read the suffix {path.suffix!r}; use one of {', '.join(TABLE_SUFFIXES)}")
 
 
-def split_of(file: Path) -> str | None:
+def split_from_filename(file: Path) -> str | None:
     """The split a file is named after: ``train.txt`` and ``wiki.train.raw`` after ``train``; None if after none."""
     return SPLIT_NAMES.get(file.stem.rpartition(".")[2])
 
 
-def split_files(path: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
+def find_split_files(path: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     """The file of each split: a file (the split it is named after, else ``train``) or those of a folder.
 
     Raises:
@@ -159,10 +159,10 @@ def split_files(path: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     if path.is_file():
         if path.suffix not in suffixes:
             raise ValueError(f"{path}: cannot read the suffix {path.suffix!r}; use one of {known}")
-        return {split_of(path) or "train": path}
+        return {split_from_filename(path) or "train": path}
     found: dict[str, Path] = {}
     for file in sorted(path.iterdir()):
-        split = split_of(file)
+        split = split_from_filename(file)
         if split is None or file.suffix not in suffixes:
             continue
         if split in found:
@@ -180,6 +180,6 @@ def read_splits(path: Path) -> dict[str, Columns]:
     """Read a table (the split it is named after, else ``train``) or a folder of tables named after splits.
 
     Raises:
-        ValueError: As ``split_files`` and ``read_columns``.
+        ValueError: As ``find_split_files`` and ``read_columns``.
     """
-    return {split: read_columns(file) for split, file in split_files(path, SUFFIXES).items()}
+    return {split: read_columns(file) for split, file in find_split_files(path, TABLE_SUFFIXES).items()}

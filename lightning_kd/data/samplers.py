@@ -22,35 +22,42 @@ class LengthGroupedSampler(DistributedSampler[int]):
         num_replicas: Number of devices.
         rank: This device, in [0, num_replicas).
         seed: The same on all devices.
-        tag_epochs: Give ``row + epoch * number of rows`` instead of ``row``, for whatever is drawn anew in each epoch.
+        encode_epoch: Give ``row + epoch * number of rows`` instead of ``row``, for whatever is drawn anew in each
+            epoch.
     """
 
     def __init__(
-        self, lengths: Sequence[int], batch_size: int, num_replicas: int, rank: int, seed: int, tag_epochs: bool = False
+        self,
+        lengths: Sequence[int],
+        batch_size: int,
+        num_replicas: int,
+        rank: int,
+        seed: int,
+        encode_epoch: bool = False,
     ) -> None:
         super().__init__(lengths, num_replicas, rank, shuffle=True, seed=seed)  # type: ignore[arg-type]
         self.lengths = torch.as_tensor(lengths)
         self.batch_size = batch_size
-        self.tag = len(self.lengths) if tag_epochs else 0
+        self.epoch_stride = len(self.lengths) if encode_epoch else 0
         self.skip_batches = 0
-        self._led = False
+        self._epoch_set_by_loader = False
 
-    def begin(self, epoch: int, skip_batches: int) -> None:
+    def set_state(self, epoch: int, skip_batches: int) -> None:
         """Settle which epoch the next ``iter`` begins, and how many of its batches it leaves out."""
-        self.epoch, self.skip_batches, self._led = epoch, skip_batches, True
+        self.epoch, self.skip_batches, self._epoch_set_by_loader = epoch, skip_batches, True
 
     def set_epoch(self, epoch: int) -> None:
         """Settle the epoch, unless the loader does: Lightning calls this with a count of its own, and later."""
-        if not self._led:
+        if not self._epoch_set_by_loader:
             super().set_epoch(epoch)
 
     def __iter__(self) -> Iterator[int]:
         # not a generator: workers may ask for the iterator before the next set_epoch and read from it after
-        order = self._order(self.epoch)[self.skip_batches * self.batch_size :]
+        indices = self._epoch_indices(self.epoch)[self.skip_batches * self.batch_size :]
         self.skip_batches = 0
-        return iter([row + self.epoch * self.tag for row in order] if self.tag else order)
+        return iter([row + self.epoch * self.epoch_stride for row in indices] if self.epoch_stride else indices)
 
-    def _order(self, epoch: int) -> list[int]:
+    def _epoch_indices(self, epoch: int) -> list[int]:
         generator = torch.Generator().manual_seed(self.seed + epoch)
         rows = torch.randperm(len(self.lengths), generator=generator)
         if self.total_size > len(rows):  # the same number of rows on each device: some come twice

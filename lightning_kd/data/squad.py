@@ -10,15 +10,15 @@ from tokenizers import Encoding
 from transformers import PreTrainedTokenizerBase
 
 from lightning_kd.data.base import TextDataModule
-from lightning_kd.data.collators import for_teacher
-from lightning_kd.data.hub import load_hub
+from lightning_kd.data.collators import prefix_teacher_columns
+from lightning_kd.data.hub import load_hub_dataset
 from lightning_kd.data.readers import SPLIT_NAMES
-from lightning_kd.data.squad_format import question_table, questions_of_hub, read_questions
-from lightning_kd.data.squad_teacher import CLS, check_tokenizer, columns_for_teacher, context_tokens
+from lightning_kd.data.squad_format import questions_from_hub, questions_to_dataset, read_questions
+from lightning_kd.data.squad_teacher import CLS_INDEX, check_tokenizer, context_span, encode_for_teacher
 from lightning_kd.models.loading import load_tokenizers
-from lightning_kd.outputs import IGNORED
+from lightning_kd.outputs import IGNORE_INDEX
 
-HUB = {"1.1": "rajpurkar/squad", "2.0": "rajpurkar/squad_v2"}
+HUB_IDS = {"1.1": "rajpurkar/squad", "2.0": "rajpurkar/squad_v2"}
 """Where the hub has each version."""
 
 
@@ -49,7 +49,7 @@ class SQuADDataModule(TextDataModule):
     """
 
     ENCODING_VERSION = 1
-    encodes_for_teacher = True
+    supports_teacher_tokenizer = True
 
     def __init__(
         self,
@@ -63,11 +63,11 @@ class SQuADDataModule(TextDataModule):
         **kwargs: Any,
     ) -> None:
         version = str(version)
-        if version not in HUB:
-            raise ValueError(f"data.version: must be one of {', '.join(HUB)}, got {version}")
+        if version not in HUB_IDS:
+            raise ValueError(f"data.version: must be one of {', '.join(HUB_IDS)}, got {version}")
         if not 0 <= stride < max_length:
             raise ValueError(f"data.stride: must be >= 0 and less than data.max_length ({max_length}), got {stride}")
-        super().__init__(path or HUB[version], tokenizer, max_length=max_length, **kwargs)
+        super().__init__(path or HUB_IDS[version], tokenizer, max_length=max_length, **kwargs)
         self.version = version
         self.stride = stride
         self.predict_path = predict_path
@@ -91,11 +91,13 @@ class SQuADDataModule(TextDataModule):
         ``answer_start`` -1; in training it is left out, with a warning.
         """
         if split == "predict":
-            found = self._questions_to_predict()
+            found = self._load_predict_questions()
             return (
-                None if found is None else question_table(*found).remove_columns(["answer", "answer_start", "answers"])
+                None
+                if found is None
+                else questions_to_dataset(*found).remove_columns(["answer", "answer_start", "answers"])
             )
-        found = self._questions(split)
+        found = self._load_questions(split)
         if found is None:
             return None
         questions, where = found
@@ -105,7 +107,7 @@ class SQuADDataModule(TextDataModule):
                     f"data.version: question {question['id']!r} of {where} has no answer, so this is no SQuAD v1.1; "
                     'set data.version="2.0" and model.task.init_args.no_answer_threshold, or remove such questions'
                 )
-        rows = question_table(questions, where)
+        rows = questions_to_dataset(questions, where)
         if split != "train":
             return rows
         starts = rows["answer_start"][:]
@@ -118,7 +120,7 @@ class SQuADDataModule(TextDataModule):
             rows = rows.select([number for number, start in enumerate(starts) if start >= 0]).flatten_indices()
         return rows.remove_columns(["answers"])
 
-    def _remedy(self, split: str) -> str:
+    def _missing_split_hint(self, split: str) -> str:
         name = "dev" if split in ("validation", "predict") else split
         files = f"name a folder with {name}-v{self.version}.json (data.version is {self.version})"
         other = {"test": "score the validation split with `validate`", "predict": "name a file with data.predict_path"}
@@ -127,18 +129,18 @@ class SQuADDataModule(TextDataModule):
     def _encoding_key(self) -> str:
         return f"{super()._encoding_key()} {self.stride}"
 
-    def _questions(self, split: str) -> tuple[list[dict[str, Any]], str] | None:
+    def _load_questions(self, split: str) -> tuple[list[dict[str, Any]], str] | None:
         """The questions of a split and where they are from; None where there is no such split."""
         local = Path(self.path).expanduser()
         if local.exists():
-            file = self._file(local, split)
+            file = self._find_file(local, split)
             return None if file is None else (read_questions(file), str(file))
-        rows = self._hub.get(split)
-        return None if rows is None else (questions_of_hub(rows, self.path), f"{self.path} ({split})")
+        rows = self._hub_splits.get(split)
+        return None if rows is None else (questions_from_hub(rows, self.path), f"{self.path} ({split})")
 
-    def _questions_to_predict(self) -> tuple[list[dict[str, Any]], str] | None:
+    def _load_predict_questions(self) -> tuple[list[dict[str, Any]], str] | None:
         if self.predict_path is None:
-            return self._questions("validation")
+            return self._load_questions("validation")
         file = Path(self.predict_path).expanduser()
         if not file.is_file():
             raise ValueError(f"data.predict_path: there is no file {str(file)!r}")
@@ -147,7 +149,7 @@ class SQuADDataModule(TextDataModule):
             raise ValueError(f"data.predict_path: {str(file)!r} has no questions")
         return questions, str(file)
 
-    def _file(self, path: Path, split: str) -> Path | None:
+    def _find_file(self, path: Path, split: str) -> Path | None:
         if path.is_file():
             return path if SPLIT_NAMES.get(path.stem.partition("-")[0], "train") == split else None
         names = [name for name, meaning in SPLIT_NAMES.items() if meaning == split]
@@ -155,60 +157,62 @@ class SQuADDataModule(TextDataModule):
         return next((file for file in files if file.is_file()), None)
 
     @cached_property
-    def _hub(self) -> dict[str, datasets.Dataset]:
-        loaded = load_hub(self.path, None)
+    def _hub_splits(self) -> dict[str, datasets.Dataset]:
+        loaded = load_hub_dataset(self.path, None)
         return {SPLIT_NAMES[split]: rows for split, rows in loaded.items() if split in SPLIT_NAMES}
 
-    def encode(self, rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    def encode(self, examples: dict[str, list[Any]]) -> dict[str, list[Any]]:
         """Token ids of question and parts of the context, and what the task reads beside them.
 
         Raises:
             ValueError: If the tokenizer cannot say which characters a token stands for, or a question leaves no room
                 for its context or less than the parts overlap.
         """
-        tokenizer, questions = self.tokenizer, [question.strip() for question in rows["question"]]
+        tokenizer, questions = self.tokenizer, [question.strip() for question in examples["question"]]
         check_tokenizer(tokenizer, "data.tokenizer")
         max_length = min(self.max_length, tokenizer.model_max_length)
-        self._check_room(rows["id"], questions, max_length)
+        self._check_question_lengths(examples["id"], questions, max_length)
         encoded = tokenizer(
             questions,
-            rows["context"],
+            examples["context"],
             truncation="only_second",
             max_length=max_length,
             stride=self.stride,
             return_overflowing_tokens=True,
             return_token_type_ids=True,  # a student may do without them (DistilBERT), its teacher not
         )
-        parts: list[Encoding] = encoded.encodings
-        origins = encoded.pop("overflow_to_sample_mapping")
+        encodings: list[Encoding] = encoded.encodings
+        sample_mapping = encoded.pop("overflow_to_sample_mapping")
         columns: dict[str, list[Any]] = dict(encoded)
-        columns["context_tokens"] = [context_tokens(part) for part in parts]
-        if "answer" in rows:
-            answers = [(rows["answer_start"][origin], rows["answer"][origin]) for origin in origins]
+        columns["context_span"] = [context_span(encoding) for encoding in encodings]
+        if "answer" in examples:
+            answers = [(examples["answer_start"][sample], examples["answer"][sample]) for sample in sample_mapping]
             positions = [
-                _answer_tokens(part, tokens, start, text)
-                for part, tokens, (start, text) in zip(parts, columns["context_tokens"], answers, strict=True)
+                _answer_positions(encoding, tokens, start, text)
+                for encoding, tokens, (start, text) in zip(encodings, columns["context_span"], answers, strict=True)
             ]
             columns["start_positions"], columns["end_positions"] = map(list, zip(*positions, strict=True))
-        if "answers" in rows or "answer" not in rows:  # to score or to answer
+        if "answers" in examples or "answer" not in examples:  # to score or to answer
             columns["offsets"] = [
                 [
                     pair if sequence == 1 else (0, 0)
-                    for pair, sequence in zip(part.offsets, part.sequence_ids, strict=True)
+                    for pair, sequence in zip(encoding.offsets, encoding.sequence_ids, strict=True)
                 ]
-                for part in parts
+                for encoding in encodings
             ]
-            columns["part"] = [number - origins.index(origin) for number, origin in enumerate(origins)]
+            columns["window_index"] = [
+                number - sample_mapping.index(sample) for number, sample in enumerate(sample_mapping)
+            ]
             for name in ("question_index", "id", "question", "context", "answers"):
-                if name in rows:
-                    columns[name] = [rows[name][origin] for origin in origins]
-        if "answer" in rows or "answers" in rows:  # not to predict
-            texts = [[of[origin] for origin in origins] for of in (questions, rows["context"])]
-            for index, own in enumerate(self.teacher_tokenizers):
-                columns |= for_teacher(index, columns_for_teacher(own, parts, *texts))
+                if name in examples:
+                    columns[name] = [examples[name][sample] for sample in sample_mapping]
+        if "answer" in examples or "answers" in examples:  # not to predict
+            texts = [[column[sample] for sample in sample_mapping] for column in (questions, examples["context"])]
+            for index, teacher_tokenizer in enumerate(self.teacher_tokenizers):
+                columns |= prefix_teacher_columns(index, encode_for_teacher(teacher_tokenizer, encodings, *texts))
         return columns
 
-    def _check_room(self, ids: list[str], questions: list[str], max_length: int) -> None:
+    def _check_question_lengths(self, ids: list[str], questions: list[str], max_length: int) -> None:
         special = self.tokenizer.num_special_tokens_to_add(pair=True)
         longer = ", or raise data.max_length" if max_length == self.max_length else ", which the tokenizer limits"
         tokens = self.tokenizer(questions, add_special_tokens=False, return_attention_mask=False)["input_ids"]
@@ -226,21 +230,21 @@ class SQuADDataModule(TextDataModule):
                 )
 
 
-def _answer_tokens(part: Encoding, context: tuple[int, int], start: int, text: str) -> tuple[int, int]:
-    """The first and last token of the answer; ``CLS`` where there is none or this part does not hold it whole.
+def _answer_positions(encoding: Encoding, context: tuple[int, int], start: int, text: str) -> tuple[int, int]:
+    """The first and last token of the answer; ``CLS_INDEX`` where there is none or this part does not hold it whole.
 
     Args:
-        part: Question and a part of the context.
-        context: Its ``context_tokens``.
+        encoding: Question and a part of the context.
+        context: Its ``context_span``.
         start: Where the answer starts in the context, in characters; negative = unknown.
         text: The answer; empty = there is none.
     """
     if start < 0:
-        return IGNORED, IGNORED
+        return IGNORE_INDEX, IGNORE_INDEX
     first, after_last = context
     start, text = start + len(text) - len(text.lstrip()), text.strip()
     # characters such as spaces belong to no token
-    tokens = [token for c in range(start, start + len(text)) if (token := part.char_to_token(c, 1)) is not None]
-    if not tokens or part.offsets[first][0] > start or part.offsets[after_last - 1][1] < start + len(text):
-        return CLS, CLS
+    tokens = [token for c in range(start, start + len(text)) if (token := encoding.char_to_token(c, 1)) is not None]
+    if not tokens or encoding.offsets[first][0] > start or encoding.offsets[after_last - 1][1] < start + len(text):
+        return CLS_INDEX, CLS_INDEX
     return tokens[0], tokens[-1]

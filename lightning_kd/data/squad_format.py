@@ -39,7 +39,7 @@ def read_questions(file: Path) -> list[dict[str, Any]]:
     return questions
 
 
-def questions_of_hub(rows: datasets.Dataset, path: str) -> list[dict[str, Any]]:
+def questions_from_hub(rows: datasets.Dataset, path: str) -> list[dict[str, Any]]:
     """The same of the rows of a hub data set.
 
     Raises:
@@ -58,7 +58,7 @@ def questions_of_hub(rows: datasets.Dataset, path: str) -> list[dict[str, Any]]:
     ]
 
 
-def _first_start(question: dict[str, Any]) -> int:
+def _first_answer_start(question: dict[str, Any]) -> int:
     """Where the first answer starts, 0 if there is none, and -1 if it is not there."""
     if not question["answers"]:
         return 0
@@ -66,7 +66,7 @@ def _first_start(question: dict[str, Any]) -> int:
     return start if isinstance(start, int) and start >= 0 and question["context"].startswith(text, start) else -1
 
 
-def question_table(questions: list[dict[str, Any]], where: str) -> datasets.Dataset:
+def questions_to_dataset(questions: list[dict[str, Any]], where: str) -> datasets.Dataset:
     """Questions as a data set: ``load`` says which columns.
 
     Raises:
@@ -87,7 +87,7 @@ def question_table(questions: list[dict[str, Any]], where: str) -> datasets.Data
     }
     columns["question_index"] = list(range(len(questions)))
     columns["answer"] = [question["answers"][0] if question["answers"] else "" for question in questions]
-    columns["answer_start"] = [_first_start(question) for question in questions]
+    columns["answer_start"] = [_first_answer_start(question) for question in questions]
     text = datasets.Value("string")
     features = {"id": text, "question": text, "context": text, "answers": datasets.List(text), "answer": text}
     numbers = {"question_index": datasets.Value("int64"), "answer_start": datasets.Value("int64")}

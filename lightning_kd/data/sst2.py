@@ -19,7 +19,7 @@ class SST2DataModule(TextClassificationDataModule):
         path: Hub id, or folder of the original release.
         tokenizer: Tokenizer, or its hub id or folder. From the shell it follows the student unless given.
         predict_path: File to predict: .txt with a text per line, or a table with a column ``sentence``; None = test.
-        kwargs: ``validation_fraction``, ``allow_unlabelled``, ``prompt``, ``teacher_prompt``, ``teacher_tokenizer``,
+        kwargs: ``validation_fraction``, ``allow_unlabeled``, ``prompt``, ``teacher_prompt``, ``teacher_tokenizer``,
             ``augmentation``, ``batch_size``, ``eval_batch_size``, ``max_length``, ``num_workers``: see
             ``TextClassificationDataModule`` and ``TextDataModule``.
     """

@@ -9,11 +9,11 @@ from torch.utils.data import IterableDataset
 
 Columns = dict[str, list[Any]]
 
-TEXTS_AT_ONCE = 1000
+ENCODE_BATCH_SIZE = 1000
 """Texts that are tokenised together."""
 
 
-class Stream(IterableDataset[Columns]):
+class StreamingTextDataset(IterableDataset[Columns]):
     """Batches of rows from a source of texts, shuffled within a buffer.
 
     Each device takes every n-th row. The order depends on seed and epoch alone, so a resumed run reads the texts again
@@ -23,7 +23,7 @@ class Stream(IterableDataset[Columns]):
         texts: Opens the source.
         encode: Makes rows of texts, as a DataModule's ``encode``.
         batch_size: Rows of a batch on one device.
-        buffer: Rows that are shuffled together.
+        buffer_size: Rows that are shuffled together.
         seed: The same on all devices.
         num_replicas: Number of devices.
         rank: This device, in [0, num_replicas).
@@ -34,7 +34,7 @@ class Stream(IterableDataset[Columns]):
         texts: Callable[[], Iterator[str]],
         encode: Callable[[Columns], Columns],
         batch_size: int,
-        buffer: int,
+        buffer_size: int,
         seed: int,
         num_replicas: int,
         rank: int,
@@ -42,14 +42,14 @@ class Stream(IterableDataset[Columns]):
         self.texts = texts
         self.encode = encode
         self.batch_size = batch_size
-        self.buffer = buffer
+        self.buffer_size = buffer_size
         self.seed = seed
         self.num_replicas = num_replicas
         self.rank = rank
         self.epoch = 0
         self.skip_batches = 0
 
-    def begin(self, epoch: int, skip_batches: int) -> None:
+    def set_state(self, epoch: int, skip_batches: int) -> None:
         """Settle which epoch the next ``iter`` begins, and how many of its batches it leaves out."""
         self.epoch, self.skip_batches = epoch, skip_batches
 
@@ -58,17 +58,17 @@ class Stream(IterableDataset[Columns]):
         epoch, skip = self.epoch, self.skip_batches
         self.skip_batches = 0
         step = self.batch_size * self.num_replicas
-        rows = enumerate(self._shuffled(epoch))
+        rows = enumerate(self._iter_shuffled(epoch))
         empty = True
         while len(group := list(islice(rows, step))) == step:  # so that all devices have as many batches
             empty = False
             if skip:
                 skip -= 1
                 continue
-            own = group[self.rank :: self.num_replicas]
-            columns: Columns = {name: [row[name] for _, row in own] for name in own[0][1]}
-            columns["row_id"] = [number for number, _ in own]
-            columns["epoch"] = [epoch] * len(own)
+            local_rows = group[self.rank :: self.num_replicas]
+            columns: Columns = {name: [row[name] for _, row in local_rows] for name in local_rows[0][1]}
+            columns["row_id"] = [number for number, _ in local_rows]
+            columns["epoch"] = [epoch] * len(local_rows)
             yield columns
         if empty:
             raise ValueError(
@@ -76,22 +76,22 @@ class Stream(IterableDataset[Columns]):
                 f"{self.num_replicas} devices; lower it, or do without streaming"
             )
 
-    def _shuffled(self, epoch: int) -> Iterator[dict[str, Any]]:
+    def _iter_shuffled(self, epoch: int) -> Iterator[dict[str, Any]]:
         generator = np.random.default_rng([self.seed, epoch])
         buffer: list[dict[str, Any]] = []
-        for row in self._rows():
-            if len(buffer) < self.buffer:
+        for row in self._iter_rows():
+            if len(buffer) < self.buffer_size:
                 buffer.append(row)
                 continue
-            place = int(generator.integers(self.buffer))
-            buffer[place], chosen = row, buffer[place]
+            index = int(generator.integers(self.buffer_size))
+            buffer[index], chosen = row, buffer[index]
             yield chosen
         generator.shuffle(buffer)
         yield from buffer
 
-    def _rows(self) -> Iterator[dict[str, Any]]:
+    def _iter_rows(self) -> Iterator[dict[str, Any]]:
         texts = self.texts()
-        while some := list(islice(texts, TEXTS_AT_ONCE)):
-            columns = self.encode({"text": some})
+        while chunk := list(islice(texts, ENCODE_BATCH_SIZE)):
+            columns = self.encode({"text": chunk})
             for values in zip(*columns.values(), strict=True):
                 yield dict(zip(columns, values, strict=True))

@@ -10,17 +10,17 @@ from transformers import PreTrainedTokenizerBase
 
 from lightning_kd.data.augmentation import Augmentation
 from lightning_kd.data.base import TextDataModule
-from lightning_kd.data.collators import WORDING, Collate, for_teacher
-from lightning_kd.data.hub import load_hub
-from lightning_kd.data.labels import index_labels, is_unknown, names_in
+from lightning_kd.data.collators import TEXT_COLUMN, Collator, prefix_teacher_columns
+from lightning_kd.data.hub import load_hub_dataset
+from lightning_kd.data.labels import index_labels, infer_label_names, is_missing_label
 from lightning_kd.data.readers import SPLIT_NAMES, Columns, read_columns, read_splits
-from lightning_kd.data.token_ids import token_ids
+from lightning_kd.data.token_ids import tokenize_texts
 from lightning_kd.data.tokenization import Prompt
-from lightning_kd.data.twins import collate_with_twins
+from lightning_kd.data.twins import collate_with_augmentation
 from lightning_kd.models.loading import load_tokenizers
-from lightning_kd.outputs import IGNORED
+from lightning_kd.outputs import IGNORE_INDEX
 
-TEXTS = ("text", "text_pair")
+TEXT_KEYS = ("text", "text_pair")
 """Columns of the loaded splits; ``label``, a class index, is the third."""
 
 
@@ -40,7 +40,7 @@ class TextClassificationDataModule(TextDataModule):
         predict_path: File to predict: .txt with a text per line, or a table with the text columns; None = the test
             split.
         validation_fraction: Share of the training rows to hold out where there is no validation split, in [0, 1).
-        allow_unlabelled: Take training rows without a label, or a training split without labels. Losses that compare
+        allow_unlabeled: Take training rows without a label, or a training split without labels. Losses that compare
             with the teacher learn from them, ``HardLabelLoss`` leaves them out. False refuses them.
         prompt: Template that the student reads around the text, the names of the text columns in braces, such as
             ``The intent of "{text}" is``; null = the text alone.
@@ -53,11 +53,11 @@ class TextClassificationDataModule(TextDataModule):
 
     Raises:
         ValueError: If ``text_columns`` has not one or two names, or ``validation_fraction`` is out of range or goes
-            with ``allow_unlabelled``.
+            with ``allow_unlabeled``.
     """
 
     ENCODING_VERSION = 1
-    encodes_for_teacher = True
+    supports_teacher_tokenizer = True
     canonical_label_names: ClassVar[list[str] | None] = None
     """The label order that published checkpoints of this data set use; None = whatever the data say."""
 
@@ -70,7 +70,7 @@ class TextClassificationDataModule(TextDataModule):
         config_name: str | None = None,
         predict_path: str | None = None,
         validation_fraction: float = 0.0,
-        allow_unlabelled: bool = False,
+        allow_unlabeled: bool = False,
         prompt: str | None = None,
         teacher_prompt: str | None = None,
         teacher_tokenizer: str | PreTrainedTokenizerBase | list[str] | None = None,
@@ -80,7 +80,7 @@ class TextClassificationDataModule(TextDataModule):
         super().__init__(path, tokenizer, **kwargs)
         if not 0 <= validation_fraction < 1:
             raise ValueError(f"data.validation_fraction: must be in [0, 1), got {validation_fraction}")
-        if validation_fraction and allow_unlabelled:
+        if validation_fraction and allow_unlabeled:
             raise ValueError("data.validation_fraction: rows without a label could be held out; add a validation file")
         self.validation_fraction = validation_fraction
         self.text_columns = ["text"] if text_columns is None else text_columns
@@ -89,7 +89,7 @@ class TextClassificationDataModule(TextDataModule):
         self.label_column = label_column
         self.config_name = config_name
         self.predict_path = predict_path
-        self.allow_unlabelled = allow_unlabelled
+        self.allow_unlabeled = allow_unlabeled
         columns = tuple(self.text_columns)
         self.prompt = None if prompt is None else Prompt(prompt, columns, "data.prompt")
         self.teacher_prompt = None if teacher_prompt is None else Prompt(teacher_prompt, columns, "data.teacher_prompt")
@@ -99,7 +99,7 @@ class TextClassificationDataModule(TextDataModule):
                 "data.augmentation: words single texts anew, and data.text_columns names two; leave it out"
             )
         self.augmentation = augmentation
-        self.draws_each_epoch = self.draws_each_epoch or augmentation is not None
+        self.is_stochastic = self.is_stochastic or augmentation is not None
 
     @cached_property
     def teacher_tokenizers(self) -> list[PreTrainedTokenizerBase]:
@@ -111,47 +111,49 @@ class TextClassificationDataModule(TextDataModule):
     @property
     def label_names(self) -> list[str] | None:
         """The names of the classes in index order; None where there are no labels."""
-        return self._loaded[1] or None
+        return self._splits_and_label_names[1] or None
 
     def read_local(self, path: Path) -> dict[str, Columns]:
         """Read the splits of a local file or folder; a data set with a layout of its own overrides this."""
         return read_splits(path)
 
     @cached_property
-    def _loaded(self) -> tuple[dict[str, datasets.Dataset], list[str]]:
-        splits, names = self._read()
+    def _splits_and_label_names(self) -> tuple[dict[str, datasets.Dataset], list[str]]:
+        splits, names = self._read_splits()
         if self.validation_fraction and "train" in splits and "validation" not in splits:
             parts = splits["train"].train_test_split(self.validation_fraction, seed=0)
             held_out = {"train": parts["train"], "validation": parts["test"]}
             splits = {**splits, **{split: rows.flatten_indices() for split, rows in held_out.items()}}
         return splits, names
 
-    def _read(self) -> tuple[dict[str, datasets.Dataset], list[str]]:
+    def _read_splits(self) -> tuple[dict[str, datasets.Dataset], list[str]]:
         local = Path(self.path).expanduser()
         if local.exists():
             splits = self.read_local(local)
-            names = names_in([s[self.label_column] for s in splits.values() if self.label_column in s])
-            known = self.canonical_label_names
-            if known is not None and (set(names) <= set(known) or names == [str(i) for i in range(len(known))]):
-                names = known
-            return {split: self._from_columns(split, columns, names) for split, columns in splits.items()}, names
-        return self._from_hub()
+            names = infer_label_names([s[self.label_column] for s in splits.values() if self.label_column in s])
+            canonical = self.canonical_label_names
+            if canonical is not None and (
+                set(names) <= set(canonical) or names == [str(i) for i in range(len(canonical))]
+            ):
+                names = canonical
+            return {split: self._to_dataset(split, columns, names) for split, columns in splits.items()}, names
+        return self._read_hub()
 
-    def _from_columns(self, split: str, columns: Columns, names: list[str]) -> datasets.Dataset:
+    def _to_dataset(self, split: str, columns: Columns, names: list[str]) -> datasets.Dataset:
         where = f"{self.path} ({split})"
-        table: Columns = dict(zip(TEXTS, self._texts(columns, where), strict=False))
+        table: Columns = dict(zip(TEXT_KEYS, self._select_texts(columns, where), strict=False))
         labels = columns.get(self.label_column)
         if not columns:  # a file of no bytes; the loader says that the split is empty
             table["label"] = []
-        elif self.allow_unlabelled and split == "train":
-            table["label"] = index_labels(labels or [None] * len(table["text"]), names, where, allow_unlabelled=True)
-            unlabelled = table["label"].count(IGNORED)
-            rank_zero_info(f"{where}: {unlabelled:,} of {len(table['label']):,} training rows have no label")
-        elif labels is not None and not (labels and all(map(is_unknown, labels))):
+        elif self.allow_unlabeled and split == "train":
+            table["label"] = index_labels(labels or [None] * len(table["text"]), names, where, allow_unlabeled=True)
+            unlabeled = table["label"].count(IGNORE_INDEX)
+            rank_zero_info(f"{where}: {unlabeled:,} of {len(table['label']):,} training rows have no label")
+        elif labels is not None and not (labels and all(map(is_missing_label, labels))):
             table["label"] = index_labels(labels, names, where)
         return datasets.Dataset.from_dict(table)
 
-    def _texts(self, columns: Columns, where: str) -> list[list[str]]:
+    def _select_texts(self, columns: Columns, where: str) -> list[list[str]]:
         if not columns:
             return [[] for _ in self.text_columns]
         for name in self.text_columns:
@@ -164,8 +166,8 @@ class TextClassificationDataModule(TextDataModule):
                     raise ValueError(f"{where}, row {number}: no text in column {name!r}; fill it or remove the row")
         return [columns[name] for name in self.text_columns]
 
-    def _from_hub(self) -> tuple[dict[str, datasets.Dataset], list[str]]:
-        loaded = load_hub(self.path, self.config_name)
+    def _read_hub(self) -> tuple[dict[str, datasets.Dataset], list[str]]:
+        loaded = load_hub_dataset(self.path, self.config_name)
         first = next(iter(loaded.values()))
         feature = first.features.get(self.label_column)
         if feature is None:
@@ -173,11 +175,11 @@ class TextClassificationDataModule(TextDataModule):
                 f"data.label_column: {self.path!r} has no column {self.label_column!r}; "
                 f"it has {', '.join(map(repr, first.column_names))}"
             )
-        wanted = [name for name in (*self.text_columns, self.label_column) if name in first.column_names]
-        if len(wanted) <= len(self.text_columns):
-            wanted = first.column_names  # a text column is missing: the error names those there are
+        read_names = [name for name in (*self.text_columns, self.label_column) if name in first.column_names]
+        if len(read_names) <= len(self.text_columns):
+            read_names = first.column_names  # a text column is missing: the error names those there are
         columns = {
-            SPLIT_NAMES[split]: {name: list(rows[name]) for name in wanted}
+            SPLIT_NAMES[split]: {name: list(rows[name]) for name in read_names}
             for split, rows in loaded.items()
             if split in SPLIT_NAMES
         }
@@ -187,12 +189,12 @@ class TextClassificationDataModule(TextDataModule):
                 indices = table[self.label_column]
                 table[self.label_column] = [i if i is None or i < 0 else names[i] for i in indices]
         else:
-            names = names_in([table[self.label_column] for table in columns.values()])
-        return {split: self._from_columns(split, table, names) for split, table in columns.items()}, names
+            names = infer_label_names([table[self.label_column] for table in columns.values()])
+        return {split: self._to_dataset(split, table, names) for split, table in columns.items()}, names
 
-    def _remedy(self, split: str) -> str:
+    def _missing_split_hint(self, split: str) -> str:
         hold_out = "; or hold out rows with data.validation_fraction=0.1" if split == "validation" else ""
-        return super()._remedy(split) + hold_out
+        return super()._missing_split_hint(split) + hold_out
 
     def load(self, split: str) -> datasets.Dataset | None:
         """The raw rows of a split: ``text``, maybe ``text_pair``, and ``label`` except for prediction.
@@ -201,15 +203,15 @@ class TextClassificationDataModule(TextDataModule):
             ValueError: If a split that needs labels has none.
         """
         if split == "predict" and self.predict_path is not None:  # the data set itself need not be at hand
-            return self._to_predict(Path(self.predict_path).expanduser())
-        splits = self._loaded[0]
+            return self._read_predict_file(Path(self.predict_path).expanduser())
+        splits = self._splits_and_label_names[0]
         if split == "predict":
             rows = splits.get("test")
             if rows is None:
                 raise ValueError(
                     f"data.predict_path: none given, and {self.path!r} has no test split; name a file of texts"
                 )
-            return rows.select_columns([c for c in TEXTS if c in rows.column_names])
+            return rows.select_columns([c for c in TEXT_KEYS if c in rows.column_names])
         rows = splits.get(split)
         if rows is not None and "label" not in rows.column_names:
             raise ValueError(
@@ -219,7 +221,7 @@ class TextClassificationDataModule(TextDataModule):
             )
         return rows
 
-    def _to_predict(self, path: Path) -> datasets.Dataset:
+    def _read_predict_file(self, path: Path) -> datasets.Dataset:
         if not path.is_file():
             raise ValueError(f"data.predict_path: there is no file {str(path)!r}")
         columns = read_columns(path)
@@ -227,48 +229,50 @@ class TextClassificationDataModule(TextDataModule):
             columns = {self.text_columns[0]: columns["text"]}
         if not any(columns.values()):
             raise ValueError(f"data.predict_path: {str(path)!r} is empty")
-        return datasets.Dataset.from_dict(dict(zip(TEXTS, self._texts(columns, str(path)), strict=False)))
+        return datasets.Dataset.from_dict(dict(zip(TEXT_KEYS, self._select_texts(columns, str(path)), strict=False)))
 
     def texts(self) -> dict[str, list[str]]:
         """The texts to predict by the names of their columns, in the order of ``row_id``."""
         rows = self.load("predict")
         assert rows is not None  # setup("predict") would have refused
-        return {name: list(rows[column]) for name, column in zip(self.text_columns, TEXTS, strict=False)}
+        return {name: list(rows[column]) for name, column in zip(self.text_columns, TEXT_KEYS, strict=False)}
 
-    def encode(self, rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    def encode(self, examples: dict[str, list[Any]]) -> dict[str, list[Any]]:
         """Token ids, cut to ``max_length``, and ``labels`` where there are some; those the teacher reads beside them.
 
         Raises:
             ValueError: If ``max_length`` leaves no room for text.
         """
-        texts = [rows[column] for column in TEXTS if column in rows]
-        encoded = token_ids(self.tokenizer, self.prompt, self.max_length, texts)
-        if "label" in rows:
-            encoded["labels"] = rows["label"]
+        texts = [examples[column] for column in TEXT_KEYS if column in examples]
+        encoded = tokenize_texts(self.tokenizer, self.prompt, self.max_length, texts)
+        if "label" in examples:
+            encoded["labels"] = examples["label"]
             for index, tokenizer in enumerate(self.teacher_tokenizers):
-                encoded |= for_teacher(index, token_ids(tokenizer, self.teacher_prompt, self.max_length, texts))
+                encoded |= prefix_teacher_columns(
+                    index, tokenize_texts(tokenizer, self.teacher_prompt, self.max_length, texts)
+                )
             if self.augmentation is not None:
-                encoded[WORDING] = rows["text"]
+                encoded[TEXT_COLUMN] = examples["text"]
         return encoded
 
     def _encoding_key(self) -> str:
         return f"{super()._encoding_key()} {self.prompt} {self.teacher_prompt} {self.augmentation is not None}"
 
-    def longest_row(self) -> int:
+    def max_tokens(self) -> int:
         """Tokens that a row may have at most, with those of the prompt."""
-        extra = 0 if self.prompt is None else self.prompt.length(self.tokenizer)
+        extra = 0 if self.prompt is None else self.prompt.num_tokens(self.tokenizer)
         return int(min(self.max_length + extra, self.tokenizer.model_max_length))
 
-    def row_key(self, split: str) -> str:
+    def cache_key(self, split: str) -> str:
         """With ``augmentation`` the rows themselves are the same in each epoch; only their other wordings are not."""
-        return str(self._splits[split]._fingerprint) if self.augmentation is not None else super().row_key(split)
+        return str(self._splits[split]._fingerprint) if self.augmentation is not None else super().cache_key(split)
 
-    def collate(self, texts: set[str], train: bool) -> Collate:
+    def collate(self, list_columns: set[str], train: bool) -> Collator:
         """With other wordings of the rows to train on, where they are asked for."""
-        plain = super().collate(texts - {WORDING}, train)
+        base_collator = super().collate(list_columns - {TEXT_COLUMN}, train)
         if self.augmentation is None or not train:
-            return plain
+            return base_collator
         assert self._seed is not None
-        self.augmentation.fit(self._loaded[0]["train"]["text"][:])
-        encode = partial(token_ids, self.tokenizer, self.prompt, self.max_length)
-        return partial(collate_with_twins, self.tokenizer, encode, self.augmentation, self._seed, plain)
+        self.augmentation.fit(self._splits_and_label_names[0]["train"]["text"][:])
+        encode = partial(tokenize_texts, self.tokenizer, self.prompt, self.max_length)
+        return partial(collate_with_augmentation, self.tokenizer, encode, self.augmentation, self._seed, base_collator)

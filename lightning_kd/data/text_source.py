@@ -8,12 +8,12 @@ from pathlib import Path
 
 import datasets
 
-from lightning_kd.data.corpus import SUFFIXES, read_texts
-from lightning_kd.data.hub import load_hub
-from lightning_kd.data.readers import SPLIT_NAMES, split_files
+from lightning_kd.data.corpus import CORPUS_SUFFIXES, read_texts
+from lightning_kd.data.hub import load_hub_dataset
+from lightning_kd.data.readers import SPLIT_NAMES, find_split_files
 
 
-def _rows_of(file: str, column: str, version: str) -> Iterator[dict[str, str]]:
+def _generate_examples(file: str, column: str, version: str) -> Iterator[dict[str, str]]:
     # the version is there for the fingerprint of datasets
     yield from ({"text": text} for text in read_texts(Path(file), column))
 
@@ -39,14 +39,14 @@ class TextSource:
         self.version = version
 
     @cached_property
-    def _files(self) -> dict[str, Path] | None:
+    def _split_files(self) -> dict[str, Path] | None:
         """The local file of each split; None if the path is a hub id."""
         local = Path(self.path).expanduser()
-        return split_files(local, SUFFIXES) if local.exists() else None
+        return find_split_files(local, CORPUS_SUFFIXES) if local.exists() else None
 
     @cached_property
-    def _hub(self) -> dict[str, datasets.Dataset]:
-        loaded = load_hub(self.path, self.config_name)
+    def _hub_splits(self) -> dict[str, datasets.Dataset]:
+        loaded = load_hub_dataset(self.path, self.config_name)
         for rows in loaded.values():
             if str(getattr(rows.features.get(self.column), "dtype", "")) != "string":
                 raise ValueError(
@@ -55,22 +55,22 @@ class TextSource:
                 )
         return {SPLIT_NAMES[split]: rows for split, rows in loaded.items() if split in SPLIT_NAMES}
 
-    def has(self, split: str) -> bool:
+    def has_split(self, split: str) -> bool:
         """Whether there is such a split: ``train``, ``validation`` or ``test``."""
-        return split in (self._hub if self._files is None else self._files)
+        return split in (self._hub_splits if self._split_files is None else self._split_files)
 
-    def texts(self, split: str) -> Iterator[str]:
+    def iter_texts(self, split: str) -> Iterator[str]:
         """One after the other, for a stream."""
-        if self._files is not None:
-            yield from read_texts(self._files[split], self.column)
+        if self._split_files is not None:
+            yield from read_texts(self._split_files[split], self.column)
         else:
-            yield from (text for text in self._hub[split][self.column] if text and text.strip())
+            yield from (text for text in self._hub_splits[split][self.column] if text and text.strip())
 
-    def table(self, split: str) -> datasets.Dataset:
+    def load_split(self, split: str) -> datasets.Dataset:
         """All of them, in a column ``text``, mapped into memory from a file, the hub's own or one written once."""
-        if self._files is None:
-            return self._hub[split].select_columns(self.column).rename_column(self.column, "text")
-        file = self._files[split]
+        if self._split_files is None:
+            return self._hub_splits[split].select_columns(self.column).rename_column(self.column, "text")
+        file = self._split_files[split]
         if next(read_texts(file, self.column), None) is None:
             return datasets.Dataset.from_dict({"text": []})  # what datasets would not make
         # a file that was changed is read again
@@ -78,7 +78,7 @@ class TextSource:
         arguments = {"file": str(file.resolve()), "column": self.column, "version": version}
         try:
             table: datasets.Dataset = datasets.Dataset.from_generator(
-                _rows_of,
+                _generate_examples,
                 features=datasets.Features({"text": datasets.Value("string")}),
                 cache_dir=str(datasets.config.HF_DATASETS_CACHE),
                 gen_kwargs=arguments,

@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerBase
 from lightning_kd.data.tokenization import Prompt
 
 
-def token_ids(
+def tokenize_texts(
     tokenizer: PreTrainedTokenizerBase, prompt: Prompt | None, max_length: int, texts: list[list[str]]
 ) -> dict[str, list[Any]]:
     """Token ids of rows, cut to a length, maybe with a template around them.
@@ -29,7 +29,10 @@ def token_ids(
         )
     longest = min(max_length, tokenizer.model_max_length)
     if prompt is not None:  # which has cut the texts; some tokenizers say 1e30 for no limit
-        texts, longest = [prompt.fill(tokenizer, texts, max_length)], min(tokenizer.model_max_length, 2**31 - 1)
+        texts, longest = (
+            [prompt.format_truncated(tokenizer, texts, max_length)],
+            min(tokenizer.model_max_length, 2**31 - 1),
+        )
     # a student may do without token types (DistilBERT), its teacher not
     types = len(texts) == 2 or None
     return dict(tokenizer(*texts, return_token_type_ids=types, truncation=True, max_length=longest))

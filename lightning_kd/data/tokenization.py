@@ -37,11 +37,13 @@ class Prompt:
         if not simple or sorted(fields) != sorted(self.columns):
             raise ValueError(f"{self.argument}: {self.template!r} must hold {wanted} once, and nothing else in braces")
 
-    def around(self, *texts: str) -> str:
+    def format(self, *texts: str) -> str:
         """The template with the texts of a row in it."""
         return self.template.format(**dict(zip(self.columns, texts, strict=True)))
 
-    def fill(self, tokenizer: PreTrainedTokenizerBase, texts: list[list[str]], max_length: int) -> list[str]:
+    def format_truncated(
+        self, tokenizer: PreTrainedTokenizerBase, texts: list[list[str]], max_length: int
+    ) -> list[str]:
         """The template around each row, the texts cut so that the rest of it keeps its place.
 
         Args:
@@ -54,24 +56,30 @@ class Prompt:
             ValueError: If the template leaves no room for the texts, or they must be cut and the tokenizer cannot say
                 where.
         """
-        special, own = tokenizer.num_special_tokens_to_add(), self.length(tokenizer)
-        room = min(max_length, tokenizer.model_max_length - own) - special
-        if room < len(self.columns):
+        special, template_length = tokenizer.num_special_tokens_to_add(), self.num_tokens(tokenizer)
+        limit = min(max_length, tokenizer.model_max_length - template_length) - special
+        if limit < len(self.columns):
             raise ValueError(
-                f"{self.argument}: has {own} tokens, which leaves no room for text in {tokenizer.model_max_length}; "
+                f"{self.argument}: has {template_length} tokens, which leaves no room for text in "
+                f"{tokenizer.model_max_length}; "
                 "shorten it"
             )
         lengths = [[len(ids) for ids in tokenizer(column, add_special_tokens=False)["input_ids"]] for column in texts]
-        rooms = [_shares(row, room) for row in zip(*lengths, strict=True)]
-        cut = [self._cut(tokenizer, column, own) for column, own in zip(texts, zip(*rooms, strict=True), strict=True)]
-        return [self.around(*row) for row in zip(*cut, strict=True)]
+        limits = [_allocate_tokens(row, limit) for row in zip(*lengths, strict=True)]
+        truncated = [
+            self._truncate(tokenizer, column, limits)
+            for column, limits in zip(texts, zip(*limits, strict=True), strict=True)
+        ]
+        return [self.format(*row) for row in zip(*truncated, strict=True)]
 
-    def length(self, tokenizer: PreTrainedTokenizerBase) -> int:
+    def num_tokens(self, tokenizer: PreTrainedTokenizerBase) -> int:
         """The number of tokens of the template alone."""
-        return len(tokenizer(self.around(*[""] * len(self.columns)), add_special_tokens=False)["input_ids"])
+        return len(tokenizer(self.format(*[""] * len(self.columns)), add_special_tokens=False)["input_ids"])
 
-    def _cut(self, tokenizer: PreTrainedTokenizerBase, texts: list[str], rooms: Sequence[int | None]) -> list[str]:
-        if not any(rooms):
+    def _truncate(
+        self, tokenizer: PreTrainedTokenizerBase, texts: list[str], limits: Sequence[int | None]
+    ) -> list[str]:
+        if not any(limits):
             return texts
         if not tokenizer.is_fast:
             raise ValueError(
@@ -79,17 +87,17 @@ class Prompt:
                 "text that is too long; use a fast one, or raise data.max_length"
             )
         encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
-        rows = zip(texts, encoded["offset_mapping"], rooms, strict=True)
+        rows = zip(texts, encoded["offset_mapping"], limits, strict=True)
         if tokenizer.truncation_side == "left":
-            return [text if room is None else text[offsets[-room][0] :] for text, offsets, room in rows]
-        return [text if room is None else text[: offsets[room - 1][1]] for text, offsets, room in rows]
+            return [text if limit is None else text[offsets[-limit][0] :] for text, offsets, limit in rows]
+        return [text if limit is None else text[: offsets[limit - 1][1]] for text, offsets, limit in rows]
 
 
-def _shares(lengths: tuple[int, ...], room: int) -> list[int | None]:
+def _allocate_tokens(lengths: tuple[int, ...], limit: int) -> list[int | None]:
     """How many tokens of each text of a row are kept: what a short one leaves is the other's. None = all."""
-    if sum(lengths) <= room:
+    if sum(lengths) <= limit:
         return [None] * len(lengths)
-    half = room // len(lengths)
-    left = room - sum(length for length in lengths if length <= half)
+    half = limit // len(lengths)
+    left = limit - sum(length for length in lengths if length <= half)
     long = sum(length > half for length in lengths)
     return [None if length <= half else left // long for length in lengths]

@@ -7,39 +7,39 @@ import torch
 from torch import nn
 
 from lightning_kd.export import onnx, tracing
-from lightning_kd.models.loading import load_config, load_network, parameter_count, parameters_of
+from lightning_kd.models.loading import count_model_parameters, count_parameters, load_config, load_model
 from lightning_kd.tasks import MaskedLM, QuestionAnswering, SequenceClassification
 from lightning_kd.tasks.base import Task
 
-MEGABYTE = 1e6
+BYTES_PER_MB = 1e6
 
 
 @dataclass(frozen=True)
-class Artefact:
+class Artifact:
     """A network, ready to be run.
 
     Attributes:
         name: How it is called in a report.
         runtime: What runs it.
-        network: Takes inputs by name; has a ``config``.
-        parameters: Numbers in it, tied ones counted once.
+        model: Takes inputs by name; has a ``config``.
+        num_parameters: Numbers in it, tied ones counted once.
         megabytes: Its folder on the disk, in 10⁶ bytes; None where it has none.
     """
 
     name: str
     runtime: str
-    network: nn.Module
-    parameters: int
+    model: nn.Module
+    num_parameters: int
     megabytes: float | None
 
 
-def open_artefact(source: str, task: Task, what: str = "model") -> Artefact:
+def open_artifact(source: str, task: Task, role: str = "model") -> Artifact:
     """Open a folder that an exporter wrote, or transformers, or a hub id.
 
     Args:
         source: The folder or id.
         task: The task whose heads the network has.
-        what: What it is to the user, for error messages.
+        role: What it is to the user, for error messages.
 
     Raises:
         OSError: If it cannot be loaded.
@@ -47,43 +47,45 @@ def open_artefact(source: str, task: Task, what: str = "model") -> Artefact:
     """
     folder = Path(source).expanduser()
     size = (
-        sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / MEGABYTE if folder.is_dir() else None
+        sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / BYTES_PER_MB
+        if folder.is_dir()
+        else None
     )
-    config = load_config(str(folder) if folder.exists() else source, what)
-    if (folder / onnx.FILE).is_file():
-        parameters = parameters_of(config, task.auto_class)
-        return Artefact(
-            folder.name, "ONNX Runtime", onnx.OnnxNetwork(folder, torch.get_num_threads()), parameters, size
+    config = load_config(str(folder) if folder.exists() else source, role)
+    if (folder / onnx.ONNX_WEIGHTS_NAME).is_file():
+        num_parameters = count_parameters(config, task.auto_class)
+        return Artifact(
+            folder.name, "ONNX Runtime", onnx.ONNXModel(folder, torch.get_num_threads()), num_parameters, size
         )
-    if (compiler := tracing.traced_for(folder)) is not None:
-        runtime = "TorchScript" if compiler.module is None else "Neuron"
-        return Artefact(
-            folder.name, runtime, tracing.TracedNetwork(folder), parameters_of(config, task.auto_class), size
+    if (compiler := tracing.detect_compiler(folder)) is not None:
+        runtime = "TorchScript" if compiler.runtime_module is None else "Neuron"
+        return Artifact(
+            folder.name, runtime, tracing.TracedModel(folder), count_parameters(config, task.auto_class), size
         )
-    network = load_network(str(folder) if folder.exists() else source, task.auto_class, what)
-    return Artefact(folder.name, "PyTorch", network, parameter_count(network), size)
+    model = load_model(str(folder) if folder.exists() else source, task.auto_class, role)
+    return Artifact(folder.name, "PyTorch", model, count_model_parameters(model), size)
 
 
-def open_artefacts(sources: list[str], task: Task) -> list[Artefact]:
+def open_artifacts(sources: list[str], task: Task) -> list[Artifact]:
     """Open several, each under the shortest end of its path that no other has.
 
     Raises:
         ValueError: If one is named twice.
     """
     paths = [Path(source).expanduser().absolute() for source in sources]
-    if twice := next((source for source, path in zip(sources, paths, strict=True) if paths.count(path) > 1), None):
-        raise ValueError(f"models: {twice!r} is named twice; leave it out once")
+    if duplicate := next((source for source, path in zip(sources, paths, strict=True) if paths.count(path) > 1), None):
+        raise ValueError(f"models: {duplicate!r} is named twice; leave it out once")
     longest = max(len(path.parts) for path in paths)
-    artefacts = []
+    artifacts = []
     for source, path in zip(sources, paths, strict=True):
         others = [other for other in paths if other != path]
         ends = (path.parts[-length:] for length in range(1, longest + 1))
         end = next(end for end in ends if all(other.parts[-len(end) :] != end for other in others))
-        artefacts.append(replace(open_artefact(source, task), name="/".join(end)))
-    return artefacts
+        artifacts.append(replace(open_artifact(source, task), name="/".join(end)))
+    return artifacts
 
 
-def task_of(source: str) -> Task:
+def infer_task(source: str) -> Task:
     """The task whose head a network has, by the architecture in its configuration.
 
     Raises:

@@ -7,16 +7,16 @@ from typing import Any
 from lightning_kd.data import TextDataModule
 from lightning_kd.outputs import Batch
 
-LATER = "leave it out, and afterwards call lightning-kd export or report with such data"
+DEFAULT_REMEDY = "leave it out, and afterwards call lightning-kd export or report with such data"
 """What a callback says."""
 
 
-def check_data(datamodule: Any, who: str, remedy: str = LATER) -> None:
+def check_data(datamodule: Any, caller: str, remedy: str = DEFAULT_REMEDY) -> None:
     """Refuse data whose rows cannot be had apart from training.
 
     Args:
         datamodule: The data.
-        who: What looks at them.
+        caller: What looks at them.
         remedy: What to do instead.
 
     Raises:
@@ -24,11 +24,11 @@ def check_data(datamodule: Any, who: str, remedy: str = LATER) -> None:
     """
     if not isinstance(datamodule, TextDataModule):
         kind = "there is none" if datamodule is None else f"this one is a {type(datamodule).__name__}"
-        raise ValueError(f"{who}: looks at rows of a DataModule of lightning_kd, and {kind}; {remedy}")
+        raise ValueError(f"{caller}: looks at rows of a DataModule of lightning_kd, and {kind}; {remedy}")
 
 
 @contextmanager
-def whole_splits(datamodule: TextDataModule) -> Iterator[None]:
+def unsharded_dataloaders(datamodule: TextDataModule) -> Iterator[None]:
     """Within the context loaders give all rows: in a run on several devices each device gets its share."""
     trainer, datamodule.trainer = datamodule.trainer, None
     try:
@@ -45,20 +45,20 @@ def check_split(datamodule: TextDataModule, split: str) -> None:
     """
     if split == "validation":
         return  # training needs it, too
-    with whole_splits(datamodule):
+    with unsharded_dataloaders(datamodule):
         datamodule.setup(split)
         batch = next(iter(datamodule.test_dataloader()))
     if not {"labels", "answers"} & batch.keys():
         raise ValueError(f"split: the {split} split of {datamodule.path!r} has no labels; report the validation split")
 
 
-def some_rows(datamodule: TextDataModule, rows: int) -> Iterator[Batch]:
+def validation_batches(datamodule: TextDataModule, num_examples: int) -> Iterator[Batch]:
     """Batches of the validation split, until they hold so many rows."""
-    with whole_splits(datamodule):
+    with unsharded_dataloaders(datamodule):
         datamodule.setup("validate")
         loader = datamodule.val_dataloader()
     for batch in loader:
         yield batch
-        rows -= len(batch["row_id"])
-        if rows <= 0:
+        num_examples -= len(batch["row_id"])
+        if num_examples <= 0:
             return

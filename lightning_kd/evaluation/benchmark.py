@@ -14,24 +14,24 @@ from lightning_kd.models.loading import input_names
 from lightning_kd.outputs import Batch
 from lightning_kd.tasks.base import Task
 
-RESAMPLES = 1000
+NUM_RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
-class Judged:
+class EvalResult:
     """What a network says about a split.
 
     Attributes:
         scores: Its metrics by name.
-        interval: Ends of the 95 % interval of the task's ``monitor``.
-        decisions: The class it chose for each row and head.
-        units: How many rows, questions or hidden tokens were scored.
+        confidence_interval: Ends of the 95 % interval of the task's ``monitor``.
+        predictions: The class it chose for each row and head.
+        num_examples: How many rows, questions or hidden tokens were scored.
     """
 
     scores: dict[str, float]
-    interval: tuple[float, float]
-    decisions: Tensor
-    units: int
+    confidence_interval: tuple[float, float]
+    predictions: Tensor
+    num_examples: int
 
 
 def bootstrap_interval(values: NDArray[np.float64], seed: int = 0) -> tuple[float, float]:
@@ -43,43 +43,43 @@ def bootstrap_interval(values: NDArray[np.float64], seed: int = 0) -> tuple[floa
     """
     generator = np.random.default_rng(seed)
     count = len(values)
-    means = [float(generator.choice(values, count).mean()) for _ in range(RESAMPLES)]
+    means = [float(generator.choice(values, count).mean()) for _ in range(NUM_RESAMPLES)]
     low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)
 
 
-def _alone() -> bool:
+def _not_distributed() -> bool:
     """For metrics: one process measures, the others do not wait for it to compare notes."""
     return False
 
 
 @torch.no_grad()
-def judge(network: nn.Module, task: Task, label_names: list[str], batches: Iterable[Batch]) -> Judged:
+def evaluate(model: nn.Module, task: Task, label_names: list[str], batches: Iterable[Batch]) -> EvalResult:
     """Score a network on labelled batches.
 
     Args:
-        network: In eval mode.
+        model: In eval mode.
         task: Its task.
         label_names: Its labels, in whose order those of the batches are.
         batches: On its device.
     """
-    scores, units = task.metrics(label_names), task.unit_scores()
+    scores, units = task.metrics(label_names), task.per_example_metric()
     for metric in (*scores.values(), units):
-        metric.distributed_available_fn = _alone
-    decisions = []
+        metric.distributed_available_fn = _not_distributed
+    predictions = []
     for batch in batches:
-        outputs = task.run(network, batch)
+        outputs = task.run(model, batch)
         task.update(scores, outputs, batch)
         task.update(MetricCollection({"units": units}), outputs, batch)
-        decisions += [head.decision for head in outputs.heads.values()]
+        predictions += [head.prediction for head in outputs.heads.values()]
     values = units.compute().double().reshape(-1).numpy()  # torchmetrics makes a number of a single one
-    low, high = map(task.from_mean, bootstrap_interval(values))
-    named = {name: float(score) for name, score in scores.compute().items()}
-    return Judged(named, (low, high), torch.cat(decisions), len(values))
+    low, high = map(task.monitor_from_mean, bootstrap_interval(values))
+    scores_by_name = {name: float(score) for name, score in scores.compute().items()}
+    return EvalResult(scores_by_name, (low, high), torch.cat(predictions), len(values))
 
 
-def interleaved_times(
-    runs: list[Callable[[Batch], object]], batches: list[Batch], repetitions: int = 3
+def time_interleaved(
+    forward_fns: list[Callable[[Batch], object]], batches: list[Batch], repetitions: int = 3
 ) -> list[NDArray[np.float64]]:
     """Seconds that each program takes for each batch, all of them in turn on one batch before the next.
 
@@ -88,29 +88,29 @@ def interleaved_times(
     Returns:
         (repetitions * batches,) of each.
     """
-    times: list[list[float]] = [[] for _ in runs]
+    times: list[list[float]] = [[] for _ in forward_fns]
     for repetition in range(repetitions + 1):
         for number, batch in enumerate(batches):
-            for place in range(len(runs)):
-                turn = (place + number) % len(runs)  # nobody always runs on the caches of the same neighbour
+            for offset in range(len(forward_fns)):
+                turn = (offset + number) % len(forward_fns)  # nobody always runs on the caches of the same neighbour
                 started = time.perf_counter()
-                runs[turn](batch)
+                forward_fns[turn](batch)
                 if repetition:
                     times[turn].append(time.perf_counter() - started)
-    return [np.array(own) for own in times]
+    return [np.array(seconds) for seconds in times]
 
 
-def runner(network: nn.Module, batch: Batch) -> Callable[[Batch], object]:
+def make_forward_fn(model: nn.Module, batch: Batch) -> Callable[[Batch], object]:
     """What is timed: a forward pass, from tensors to tensors.
 
     Args:
-        network: In eval mode.
+        model: In eval mode.
         batch: Any; names the inputs.
     """
-    names = input_names(network, batch)
+    names = input_names(model, batch)
 
-    def run(batch: Batch) -> object:
+    def forward_fn(batch: Batch) -> object:
         with torch.inference_mode():
-            return network(**{name: batch[name] for name in names})
+            return model(**{name: batch[name] for name in names})
 
-    return run
+    return forward_fn

@@ -15,24 +15,25 @@ class Parity:
     """How far two networks are apart on the same rows.
 
     Attributes:
-        decisions: How often a class was chosen: once a row and head, in masked LM once a masked token.
+        num_predictions: How often a class was chosen: once a row and head, in masked LM once a masked token.
         max_difference: The largest difference of two logits that count.
-        changed: How many decisions are another class.
+        num_changed: How many decisions are another class.
     """
 
-    decisions: int
+    num_predictions: int
     max_difference: float
-    changed: int
+    num_changed: int
 
     def __str__(self) -> str:
         return (
-            f"largest difference of a logit {self.max_difference:.2g}, {self.changed} of {self.decisions} predictions "
+            f"largest difference of a logit {self.max_difference:.2g}, {self.num_changed} of {self.num_predictions} "
+            f"predictions "
             "changed"
         )
 
 
 @torch.no_grad()
-def compare(task: Task, original: nn.Module, exported: nn.Module, batches: Iterable[Batch]) -> Parity:
+def measure_parity(task: Task, original: nn.Module, exported: nn.Module, batches: Iterable[Batch]) -> Parity:
     """Run both on the same batches.
 
     Args:
@@ -41,16 +42,18 @@ def compare(task: Task, original: nn.Module, exported: nn.Module, batches: Itera
         exported: Likewise.
         batches: On the CPU.
     """
-    decisions = changed = 0
-    largest = 0.0
+    num_predictions = num_changed = 0
+    max_difference = 0.0
     for batch in batches:
         ours, theirs = task.run(original, batch), task.run(exported, batch)
-        for one, other in ours.paired_with(theirs):
+        for one, other in ours.zip_heads(theirs):
             first, second = one.logits.float(), other.logits.float()
-            counts = torch.isfinite(first) if one.mask is None else torch.isfinite(first) & one.mask
-            if counts.any():
+            valid = torch.isfinite(first) if one.mask is None else torch.isfinite(first) & one.mask
+            if valid.any():
                 # a logit that became NaN is no small difference
-                largest = max(largest, (first - second)[counts].nan_to_num(nan=torch.inf).abs().max().item())
-            decisions += len(first)
-            changed += int((one.decision != other.decision).sum())
-    return Parity(decisions, largest, changed)
+                max_difference = max(
+                    max_difference, (first - second)[valid].nan_to_num(nan=torch.inf).abs().max().item()
+                )
+            num_predictions += len(first)
+            num_changed += int((one.prediction != other.prediction).sum())
+    return Parity(num_predictions, max_difference, num_changed)

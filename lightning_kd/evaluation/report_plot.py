@@ -10,41 +10,41 @@ from lightning_kd.evaluation.report import Report
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-LARGEST = 2000
+MAX_MARKER_AREA = 2000
 """Area of the largest model's circle, in square points."""
 
 
-def check_installed(who: str = "CompressionReport") -> None:
+def check_matplotlib_installed(caller: str = "CompressionReport") -> None:
     """Refuse to go on without matplotlib.
 
     Args:
-        who: What draws, for the message.
+        caller: What draws, for the message.
 
     Raises:
         ValueError: Says how to get it.
     """
     if find_spec("matplotlib") is None:
-        raise ValueError(f"{who} draws with matplotlib, not installed; run pip install 'lightning-kd[plots]'")
+        raise ValueError(f"{caller} draws with matplotlib, not installed; run pip install 'lightning-kd[plots]'")
 
 
-def draw(report: Report) -> "Figure":
+def plot_report(report: Report) -> "Figure":
     """Each network at its median latency and score, with the score's interval; the area is its size on the disk."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullLocator
 
     figure = Figure(figsize=(7.5, 5.5), layout="constrained")
     axes = figure.add_subplot()
-    lines = report.lines
-    sizes = np.array([line.megabytes or 4 * line.parameters / 1e6 for line in lines])
-    scores = np.array([line.scores[report.monitor] for line in lines])
-    ends = np.array([(score - line.low, line.high - score) for score, line in zip(scores, lines, strict=True)]).T
-    for number, line in enumerate(lines):
+    rows = report.rows
+    sizes = np.array([row.megabytes or 4 * row.num_parameters / 1e6 for row in rows])
+    scores = np.array([row.scores[report.monitor] for row in rows])
+    errors = np.array([(score - row.ci_low, row.ci_high - score) for score, row in zip(scores, rows, strict=True)]).T
+    for number, row in enumerate(rows):
         color = f"C{number}"
-        axes.errorbar(line.p50, scores[number], ends[:, number : number + 1].clip(min=0), color=color, capsize=3)
-        area = LARGEST * sizes[number] / sizes.max()
-        axes.scatter(line.p50, scores[number], area, color=color, alpha=0.35, linewidths=0)
-        label = f"{line.name}, {line.runtime}: {sizes[number]:.0f} MB, {line.speed_up:.1f}x"
-        axes.scatter(line.p50, scores[number], 12, color=color, label=label)
+        axes.errorbar(row.p50, scores[number], errors[:, number : number + 1].clip(min=0), color=color, capsize=3)
+        area = MAX_MARKER_AREA * sizes[number] / sizes.max()
+        axes.scatter(row.p50, scores[number], area, color=color, alpha=0.35, linewidths=0)
+        label = f"{row.name}, {row.runtime}: {sizes[number]:.0f} MB, {row.speedup:.1f}x"
+        axes.scatter(row.p50, scores[number], 12, color=color, label=label)
     axes.set(xscale="log", xlabel="median latency of a row, ms", ylabel=f"{report.split} {report.monitor}")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}")

@@ -11,24 +11,24 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from lightning_kd.export.input_adapter import ByName
+from lightning_kd.export.input_adapter import PositionalModel
 
 
 @dataclass(frozen=True)
-class Support:
+class OperatorSupport:
     """Which operators of a network a compiler takes.
 
     Attributes:
-        share: Of the operators, in [0, 1].
-        unsupported: Names of those it does not take, such as ``aten::fft_fft``.
+        fraction: Of the operators, in [0, 1].
+        unsupported_operators: Names of those it does not take, such as ``aten::fft_fft``.
     """
 
-    share: float
-    unsupported: list[str]
+    fraction: float
+    unsupported_operators: list[str]
 
     def __str__(self) -> str:
-        names = f"; not supported: {', '.join(self.unsupported)}" if self.unsupported else ""
-        return f"{self.share:.2%} of the operators are supported{names}"
+        names = f"; not supported: {', '.join(self.unsupported_operators)}" if self.unsupported_operators else ""
+        return f"{self.fraction:.2%} of the operators are supported{names}"
 
 
 @dataclass(frozen=True)
@@ -36,15 +36,15 @@ class Compiler(ABC):
     """Makes a graph from a network and example inputs of the one shape that it is going to take.
 
     Attributes:
-        kind: What optimum-neuron calls ``compiler_type``.
-        file: Name of the graph's file.
-        module: The module that a program imports before it loads the graph; None if torch is enough.
+        compiler_type: What optimum-neuron calls ``compiler_type``.
+        filename: Name of the graph's file.
+        runtime_module: The module that a program imports before it loads the graph; None if torch is enough.
     """
 
-    kind: ClassVar[str]
-    file: ClassVar[str] = "model.neuron"  # by which optimum-neuron looks for it
-    module: ClassVar[str | None]
-    needs: ClassVar[dict[str, tuple[str, ...]]]
+    compiler_type: ClassVar[str]
+    filename: ClassVar[str] = "model.neuron"  # by which optimum-neuron looks for it
+    runtime_module: ClassVar[str | None]
+    required_attributes: ClassVar[dict[str, tuple[str, ...]]]
 
     def check_installed(self) -> None:
         """Refuse to go on without the compiler.
@@ -56,13 +56,14 @@ class Compiler(ABC):
         """
         missing = [
             f"{module}.{name}"
-            for module, names in self.needs.items()
+            for module, names in self.required_attributes.items()
             for name in names
-            if not hasattr(imported(module), name)
+            if not hasattr(import_or_none(module), name)
         ]
         if missing:
             raise ValueError(
-                f"{self.kind} of the AWS Neuron SDK is not installed ({', '.join(missing)} not found); install it from "
+                f"{self.compiler_type} of the AWS Neuron SDK is not installed ({', '.join(missing)} not found); "
+                f"install it from "
                 "AWS's own package index, as its setup guide says (the packages of these names on the public index "
                 "are empty), or trace for target cpu"
             )
@@ -73,11 +74,11 @@ class Compiler(ABC):
         """Of the compiler."""
 
     @abstractmethod
-    def support(self, network: ByName, examples: tuple[Tensor, ...]) -> Support | None:
+    def analyze(self, model: PositionalModel, example_inputs: tuple[Tensor, ...]) -> OperatorSupport | None:
         """Which operators it takes, found out without compiling; None where there is nothing to find out."""
 
     @abstractmethod
-    def trace(self, network: ByName, examples: tuple[Tensor, ...]) -> Any:
+    def trace(self, model: PositionalModel, example_inputs: tuple[Tensor, ...]) -> Any:
         """The graph, for ``torch.jit.save``."""
 
 
@@ -85,27 +86,27 @@ class Compiler(ABC):
 class TorchScript(Compiler):
     """``torch.jit.trace``, for any machine: the way of the others without their compilers."""
 
-    kind = "torchscript"
-    file = "model.pt"
-    module = None
-    needs: ClassVar[dict[str, tuple[str, ...]]] = {}
+    compiler_type = "torchscript"
+    filename = "model.pt"
+    runtime_module = None
+    required_attributes: ClassVar[dict[str, tuple[str, ...]]] = {}
 
     @property
     def version(self) -> str:
         """Of PyTorch."""
         return str(torch.__version__)
 
-    def support(self, network: ByName, examples: tuple[Tensor, ...]) -> Support | None:
+    def analyze(self, model: PositionalModel, example_inputs: tuple[Tensor, ...]) -> OperatorSupport | None:
         """Tries it: there is no list of operators."""
-        self.trace(network, examples)
+        self.trace(model, example_inputs)
         return None
 
-    def trace(self, network: ByName, examples: tuple[Tensor, ...]) -> Any:
+    def trace(self, model: PositionalModel, example_inputs: tuple[Tensor, ...]) -> Any:
         """The graph."""
-        return torch.jit.trace(network, examples)
+        return torch.jit.trace(model, example_inputs)
 
 
-def imported(module: str) -> Any:
+def import_or_none(module: str) -> Any:
     """The module; None if there is none."""
     try:
         return importlib.import_module(module)
@@ -114,7 +115,7 @@ def imported(module: str) -> Any:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def suppress_trace_warnings() -> Iterator[None]:
     """Without the warnings of TorchScript about itself: the SDK traces with it, deprecated or not."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`torch.jit", DeprecationWarning)

@@ -13,53 +13,53 @@ from lightning_kd.outputs import Batch
 
 
 @contextmanager
-def plain_attention(network: "transformers.PreTrainedModel") -> Iterator[None]:
+def eager_attention(model: "transformers.PreTrainedModel") -> Iterator[None]:
     """Within the context attention is computed as written in the papers.
 
     Compilers know these operators best, and an ONNX graph has a fifth fewer nodes than with PyTorch's fused one.
     """
-    before = network.config._attn_implementation
-    network.set_attn_implementation("eager")
+    before = model.config._attn_implementation
+    model.set_attn_implementation("eager")
     try:
         yield
     finally:
-        network.set_attn_implementation(before)
+        model.set_attn_implementation(before)
 
 
-class ByName(nn.Module):
+class PositionalModel(nn.Module):
     """Hands tensors given by position to a network by name, and returns its outputs as a tuple.
 
     Tokenizers give inputs in another order than networks take them: traced by position, two of the same shape would
     be swapped in silence.
 
     Args:
-        network: In eval mode.
+        model: In eval mode.
         batch: Entries that it is going to get; others are left out.
 
     Attributes:
-        inputs: Names of the inputs, in the network's own order.
-        outputs: Names of the outputs, such as ``logits``, or ``start_logits`` and ``end_logits``.
+        input_names: Names of the inputs, in the network's own order.
+        output_names: Names of the outputs, such as ``logits``, or ``start_logits`` and ``end_logits``.
     """
 
-    def __init__(self, network: nn.Module, batch: Batch) -> None:
+    def __init__(self, model: nn.Module, batch: Batch) -> None:
         super().__init__()
-        self.network = network
-        self.inputs = input_names(network, batch)
+        self.model = model
+        self.input_names = input_names(model, batch)
         with torch.no_grad():
-            self.outputs = list(network(**{name: batch[name] for name in self.inputs}).keys())
+            self.output_names = list(model(**{name: batch[name] for name in self.input_names}).keys())
         self.eval()
 
-    def examples(self, batch: Batch) -> tuple[Tensor, ...]:
+    def example_inputs(self, batch: Batch) -> tuple[Tensor, ...]:
         """The inputs out of a batch, by position."""
-        return tuple(batch[name] for name in self.inputs)
+        return tuple(batch[name] for name in self.input_names)
 
     def forward(self, *inputs: Any) -> tuple[Tensor, ...]:
-        """The outputs, in the order of ``outputs``."""
-        result = self.network(**dict(zip(self.inputs, inputs, strict=True)))
-        return tuple(result[name] for name in self.outputs)
+        """The outputs, in the order of ``output_names``."""
+        result = self.model(**dict(zip(self.input_names, inputs, strict=True)))
+        return tuple(result[name] for name in self.output_names)
 
 
-def complete(inputs: dict[str, Tensor], names: list[str]) -> dict[str, Tensor]:
+def fill_missing_inputs(inputs: dict[str, Tensor], names: list[str]) -> dict[str, Tensor]:
     """The inputs that a graph names; token types that a tokenizer leaves out are 0, as in transformers.
 
     Raises:

@@ -6,13 +6,13 @@ import transformers
 from huggingface_hub import ModelCardData
 from lightning.pytorch import Trainer
 
-from lightning_kd.io.serialization import to_plain
+from lightning_kd.io.serialization import to_config
 from lightning_kd.losses import DistillationLoss
-from lightning_kd.models.loading import parameter_count
+from lightning_kd.models.loading import count_model_parameters
 from lightning_kd.tasks.base import Task
 from lightning_kd.training.module import DistillationModule
 
-MARK = "lightning_kd"
+EXPORT_TAG = "lightning_kd"
 """Tag by which an earlier export is recognised."""
 
 
@@ -20,7 +20,7 @@ def _loss_rows(pl_module: DistillationModule) -> list[str]:
     rows = []
     for name, loss in pl_module.losses.items():
         assert isinstance(loss, DistillationLoss)
-        arguments = {**to_plain(loss).get("init_args", {}), **loss.schedules}
+        arguments = {**to_config(loss).get("init_args", {}), **loss.schedules}
         weight = arguments.pop("weight", loss.weight)
         settings = ", ".join(f"{key} {value}" for key, value in arguments.items())
         rows.append(f"| {name} | {type(loss).__name__} | {weight} | {settings} |")
@@ -47,21 +47,21 @@ def model_card(trainer: Trainer, pl_module: DistillationModule, scores: dict[str
     datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
     data_name = f"{type(datamodule).__name__}, `{getattr(datamodule, 'path', '')}`" if datamodule else "own loaders"
     teachers = pl_module.active_teacher.names if pl_module.active_teacher is not None else []
-    made = f"Distilled from {' + '.join(f'`{t}`' for t in teachers)}" if teachers else "Fine-tuned without a teacher"
+    title = f"Distilled from {' + '.join(f'`{t}`' for t in teachers)}" if teachers else "Fine-tuned without a teacher"
     optimizer = pl_module.hparams["optimizer"]
     settings = ", ".join(f"{k} {v}" for k, v in optimizer.get("init_args", {}).items())
     optimizer_name = str(optimizer.get("class_path", next(iter(optimizer.values())))).rpartition(".")[2]
-    tags = [MARK, "knowledge-distillation"] if teachers else [MARK]
+    tags = [EXPORT_TAG, "knowledge-distillation"] if teachers else [EXPORT_TAG]
     header = ModelCardData(library_name="transformers", pipeline_tag=pl_module.task.pipeline, tags=tags).to_yaml()
     assert pl_module.student is not None
     lines = [
         f"---\n{header}\n---",
         "",
-        f"# {made}",
+        f"# {title}",
         "",
         f"- Data: {data_name}",
         *([f"- Reads each text as `{prompt.template}`"] if (prompt := getattr(datamodule, "prompt", None)) else []),
-        f"- Parameters: {parameter_count(pl_module.student):,}",
+        f"- Parameters: {count_model_parameters(pl_module.student):,}",
         f"- Optimiser: {optimizer_name} ({settings}), schedule {pl_module.lr_scheduler}, "
         f"warm-up {pl_module.warmup_ratio:.0%} of {trainer.global_step} steps, {trainer.current_epoch} epochs, "
         f"precision {trainer.precision}",
@@ -78,14 +78,14 @@ def model_card(trainer: Trainer, pl_module: DistillationModule, scores: dict[str
         "therefore slightly optimistic.",
         "",
         "```python",
-        *_usage(pl_module.task),
+        *_usage_snippet(pl_module.task),
         "```",
         "",
     ]
     return "\n".join(lines)
 
 
-def _usage(task: Task) -> list[str]:
+def _usage_snippet(task: Task) -> list[str]:
     if task.pipeline in transformers.pipelines.get_supported_tasks():
         return ["from transformers import pipeline", f'predict = pipeline("{task.pipeline}", model="<this folder>")']
     # transformers 5 has no pipeline for question answering

@@ -11,16 +11,16 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from lightning_kd.export.compilers import Compiler, Support, TorchScript, imported
-from lightning_kd.export.input_adapter import ByName
+from lightning_kd.export.compilers import Compiler, OperatorSupport, TorchScript, import_or_none
+from lightning_kd.export.input_adapter import PositionalModel
 
-DEVICE = Path("/dev/neuron0")
+NEURON_DEVICE = Path("/dev/neuron0")
 """There where a machine has a Neuron device."""
 
 
-def has_device() -> bool:
+def has_neuron_device() -> bool:
     """Whether this machine can run what is compiled for Neuron."""
-    return DEVICE.exists()
+    return NEURON_DEVICE.exists()
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class NeuronCC(Compiler):
         flags: Of ``neuron-cc``.
     """
 
-    kind = "neuron-cc"
-    module = "torch_neuron"
-    needs: ClassVar[dict[str, tuple[str, ...]]] = {
+    compiler_type = "neuron-cc"
+    runtime_module = "torch_neuron"
+    required_attributes: ClassVar[dict[str, tuple[str, ...]]] = {
         "torch_neuron": ("trace", "analyze_model"),
         "neuroncc": ("__version__",),
     }
@@ -42,25 +42,25 @@ class NeuronCC(Compiler):
     @property
     def version(self) -> str:
         """Of ``neuron-cc``."""
-        return str(imported("neuroncc").__version__)
+        return str(import_or_none("neuroncc").__version__)
 
-    def support(self, network: ByName, examples: tuple[Tensor, ...]) -> Support | None:
+    def analyze(self, model: PositionalModel, example_inputs: tuple[Tensor, ...]) -> OperatorSupport | None:
         """Read from the log of ``analyze_model``, which returns nothing that is documented.
 
         Format: https://github.com/aws-neuron/aws-neuron-sdk/issues/328 and 630.
         """
-        with _log_of("Neuron") as lines:
-            imported("torch_neuron").analyze_model(network, example_inputs=examples)
+        with _capture_log("Neuron") as lines:
+            import_or_none("torch_neuron").analyze_model(model, example_inputs=example_inputs)
         text = "\n".join(lines)
         percent = re.search(r"([\d.]+)% of arithmetic operations", text)
         if percent is None:
             return None
         unsupported = re.search(r"currently not supported in .*\n((?:\w+::\w+\n?)*)", text)
-        return Support(float(percent[1]) / 100, unsupported[1].split() if unsupported else [])
+        return OperatorSupport(float(percent[1]) / 100, unsupported[1].split() if unsupported else [])
 
-    def trace(self, network: ByName, examples: tuple[Tensor, ...]) -> Any:
+    def trace(self, model: PositionalModel, example_inputs: tuple[Tensor, ...]) -> Any:
         """The graph, with parts for the device and parts for the host."""
-        return imported("torch_neuron").trace(network, examples, compiler_args=self.flags)
+        return import_or_none("torch_neuron").trace(model, example_inputs, compiler_args=self.flags)
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,9 @@ class NeuronXCC(Compiler):
         flags: Of ``neuronx-cc``, ``--target`` among them: without a device it is needed.
     """
 
-    kind = "neuronx-cc"
-    module = "torch_neuronx"
-    needs: ClassVar[dict[str, tuple[str, ...]]] = {
+    compiler_type = "neuronx-cc"
+    runtime_module = "torch_neuronx"
+    required_attributes: ClassVar[dict[str, tuple[str, ...]]] = {
         "torch_neuronx": ("trace", "analyze"),
         "neuronxcc": ("__version__",),
     }
@@ -82,36 +82,38 @@ class NeuronXCC(Compiler):
     @property
     def version(self) -> str:
         """Of ``neuronx-cc``."""
-        return str(imported("neuronxcc").__version__)
+        return str(import_or_none("neuronxcc").__version__)
 
-    def support(self, network: ByName, examples: tuple[Tensor, ...]) -> Support | None:
+    def analyze(self, model: PositionalModel, example_inputs: tuple[Tensor, ...]) -> OperatorSupport | None:
         """What ``analyze`` returns.
 
         Raises:
             ValueError: If an operator is not supported; names it.
         """
         with TemporaryDirectory() as folder:
-            found = imported("torch_neuronx").analyze(
-                network, examples, compiler_workdir=folder, is_hf_transformers=True
+            analysis = import_or_none("torch_neuronx").analyze(
+                model, example_inputs, compiler_workdir=folder, is_hf_transformers=True
             )
-        unsupported = sorted({operator["kind"] for operator in found["unsupported_operators"]})
-        support = Support(float(found["support_percentage"].rstrip("%")) / 100, unsupported)
+        unsupported = sorted({operator["kind"] for operator in analysis["unsupported_operators"]})
+        support = OperatorSupport(float(analysis["support_percentage"].rstrip("%")) / 100, unsupported)
         if unsupported:
             raise ValueError(f"NeuronTrace: neuronx-cc cannot compile the network: {support}; change the network")
         return support
 
-    def trace(self, network: ByName, examples: tuple[Tensor, ...]) -> Any:
+    def trace(self, model: PositionalModel, example_inputs: tuple[Tensor, ...]) -> Any:
         """The graph; traced on the processor where there is no device."""
-        return imported("torch_neuronx").trace(
-            network, examples, compiler_args=self.flags, cpu_backend=not has_device()
+        return import_or_none("torch_neuronx").trace(
+            model, example_inputs, compiler_args=self.flags, cpu_backend=not has_neuron_device()
         )
 
 
-COMPILERS: dict[str, type[Compiler]] = {kind.kind: kind for kind in (TorchScript, NeuronCC, NeuronXCC)}
+COMPILERS: dict[str, type[Compiler]] = {
+    compiler.compiler_type: compiler for compiler in (TorchScript, NeuronCC, NeuronXCC)
+}
 
 
-def compiler_for(
-    target: str, auto_cast: str = "none", auto_cast_type: str = "bf16", arguments: list[str] | None = None
+def get_compiler(
+    target: str, auto_cast: str = "none", auto_cast_type: str = "bf16", compiler_args: list[str] | None = None
 ) -> Compiler:
     """The compiler for a kind of machine.
 
@@ -120,7 +122,7 @@ def compiler_for(
         auto_cast: Which float32 operations are computed in ``auto_cast_type``: ``none``, ``matmult`` or ``all``. On
             Inf1 matrix products are in bf16 even with ``none``.
         auto_cast_type: ``bf16``, ``fp16``, and but for Inf1 ``tf32``.
-        arguments: Further ones, as on the compiler's command line.
+        compiler_args: Further ones, as on the compiler's command line.
 
     Raises:
         ValueError: If target or cast are unknown, or the compiler of the target has no such cast.
@@ -130,24 +132,24 @@ def compiler_for(
         "auto_cast": (auto_cast, ("none", "matmult", "all")),
         "auto_cast_type": (auto_cast_type, ("bf16", "fp16") if target == "inf1" else ("bf16", "fp16", "tf32")),
     }
-    for name, (value, known) in choices.items():
-        if value not in known:
-            raise ValueError(f"NeuronTrace.{name}: must be one of {', '.join(known)}, got {value!r}")
+    for name, (value, allowed) in choices.items():
+        if value not in allowed:
+            raise ValueError(f"NeuronTrace.{name}: must be one of {', '.join(allowed)}, got {value!r}")
     if target == "cpu":
-        if auto_cast != "none" or arguments:
+        if auto_cast != "none" or compiler_args:
             raise ValueError("NeuronTrace: target cpu has no compiler; leave auto_cast and compiler_args out")
         return TorchScript()
-    extra = arguments or []
+    extra = compiler_args or []
     if target == "inf1":
         # what neuron-cc calls it: its command line reference, --fast-math
         cast = f"fp32-cast-{auto_cast}-{auto_cast_type}".replace("all-bf16", "all")
         return NeuronCC(["--fast-math", "none" if auto_cast == "none" else cast, *extra])
-    casting = ["--auto-cast", auto_cast] + ([] if auto_cast == "none" else ["--auto-cast-type", auto_cast_type])
-    return NeuronXCC(["--target", target, *casting, *extra])
+    cast_flags = ["--auto-cast", auto_cast] + ([] if auto_cast == "none" else ["--auto-cast-type", auto_cast_type])
+    return NeuronXCC(["--target", target, *cast_flags, *extra])
 
 
 @contextmanager
-def _log_of(name: str) -> Iterator[list[str]]:
+def _capture_log(name: str) -> Iterator[list[str]]:
     """The messages that a logger gets meanwhile."""
     lines: list[str] = []
     handler = logging.Handler()

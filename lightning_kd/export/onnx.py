@@ -15,11 +15,11 @@ import transformers
 from torch import nn
 from transformers import AutoConfig
 
-from lightning_kd.export.input_adapter import ByName, complete, plain_attention
-from lightning_kd.models.loading import most_positions
+from lightning_kd.export.input_adapter import PositionalModel, eager_attention, fill_missing_inputs
+from lightning_kd.models.loading import max_positions
 from lightning_kd.outputs import Batch
 
-FILE = "model.onnx"
+ONNX_WEIGHTS_NAME = "model.onnx"
 """The name by which optimum and others look for the graph in a folder."""
 
 
@@ -33,38 +33,38 @@ def check_installed() -> None:
         raise ValueError(f"ONNX needs {', '.join(missing)}, not installed; run pip install 'lightning-kd[onnx]'")
 
 
-def to_onnx(network: "transformers.PreTrainedModel", batch: Batch) -> torch.onnx.ONNXProgram:
+def to_onnx(model: "transformers.PreTrainedModel", batch: Batch) -> torch.onnx.ONNXProgram:
     """Turn a network into a graph for any number of rows of any length.
 
     Args:
-        network: In eval mode, on the CPU.
+        model: In eval mode, on the CPU.
         batch: Two rows or more, of two tokens or more; names the inputs.
 
     Raises:
         ValueError: If an operator has no counterpart; names it.
     """
     try:
-        with plain_attention(network), _quiet():
-            by_name = ByName(network, batch)
-            examples = by_name.examples(batch)
+        with eager_attention(model), _suppress_export_warnings():
+            positional_model = PositionalModel(model, batch)
+            example_inputs = positional_model.example_inputs(batch)
             row, token = torch.export.Dim("batch"), torch.export.Dim("length")
             program = torch.onnx.export(
-                by_name,
-                examples,
+                positional_model,
+                example_inputs,
                 dynamo=True,
-                input_names=by_name.inputs,
-                output_names=by_name.outputs,
-                dynamic_shapes=(tuple({0: row, 1: token} for _ in examples),),
+                input_names=positional_model.input_names,
+                output_names=positional_model.output_names,
+                dynamic_shapes=(tuple({0: row, 1: token} for _ in example_inputs),),
                 verbose=False,
             )
     except torch.onnx.errors.OnnxExporterError as error:
-        raise _explained(error, type(network).__name__) from error
+        raise _export_error(error, type(model).__name__) from error
     assert program is not None
     return program
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _suppress_export_warnings() -> Iterator[None]:
     """Without the exporters' warnings about themselves and about packages that nobody needs."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
@@ -76,7 +76,7 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def _explained(error: Exception, network: str) -> ValueError:
+def _export_error(error: Exception, model_class: str) -> ValueError:
     """One line that names the operator."""
     causes: list[str] = []
     cause: BaseException | None = error
@@ -87,8 +87,10 @@ def _explained(error: Exception, network: str) -> ValueError:
     operator = re.search(
         r"(?:No ONNX function found for|No decompositions registered for|operator) <?[^']*'([\w.:]+)'", text
     )
-    what = f"the operator {operator[1]} has no ONNX counterpart" if operator else causes[-1].splitlines()[0][:300]
-    return ValueError(f"ONNXExport: {network} cannot be exported: {what}; change the network, or leave ONNXExport out")
+    reason = f"the operator {operator[1]} has no ONNX counterpart" if operator else causes[-1].splitlines()[0][:300]
+    return ValueError(
+        f"ONNXExport: {model_class} cannot be exported: {reason}; change the network, or leave ONNXExport out"
+    )
 
 
 def quantize(source: Path, target: Path) -> None:
@@ -102,45 +104,47 @@ def quantize(source: Path, target: Path) -> None:
     graph = onnx.load(source)
     # shapes that quantize_dynamic cannot read in graphs of torch.onnx.export(dynamo=True)
     graph.graph.ClearField("value_info")
-    with _quiet():
+    with _suppress_export_warnings():
         quantize_dynamic(graph, target, weight_type=QuantType.QInt8, per_channel=True)
 
 
-class OnnxNetwork(nn.Module):
+class ONNXModel(nn.Module):
     """A folder with ``model.onnx`` and ``config.json`` as a network: inputs by name, tensors on the CPU.
 
     Args:
         folder: As ``ONNXExport`` or optimum writes it.
-        threads: Threads of one operator; None = what ONNX Runtime takes.
+        num_threads: Threads of one operator; None = what ONNX Runtime takes.
 
     Raises:
         ValueError: If ONNX Runtime is not installed; on use, if rows have more tokens than the network has positions.
     """
 
-    def __init__(self, folder: Path, threads: int | None = None) -> None:
+    def __init__(self, folder: Path, num_threads: int | None = None) -> None:
         super().__init__()
         check_installed()
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        if threads is not None:
-            options.intra_op_num_threads = threads
+        if num_threads is not None:
+            options.intra_op_num_threads = num_threads
             # threads that wait in a loop for the next call would slow down whatever else is measured beside it
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self.config = AutoConfig.from_pretrained(folder)
-        self.positions = most_positions(self.config)
-        self.session = onnxruntime.InferenceSession(folder / FILE, options, providers=["CPUExecutionProvider"])
+        self.max_positions = max_positions(self.config)
+        self.session = onnxruntime.InferenceSession(
+            folder / ONNX_WEIGHTS_NAME, options, providers=["CPUExecutionProvider"]
+        )
         self.input_names = [node.name for node in self.session.get_inputs()]
         self.output_names = [node.name for node in self.session.get_outputs()]
 
     def forward(self, **inputs: torch.Tensor) -> Any:
         """The graph's outputs as attributes."""
         length = next(iter(inputs.values())).shape[1]
-        if self.positions is not None and length > self.positions:
+        if self.max_positions is not None and length > self.max_positions:
             raise ValueError(
-                f"rows of {length} tokens are longer than the network's {self.positions} positions; cut them"
+                f"rows of {length} tokens are longer than the network's {self.max_positions} positions; cut them"
             )
-        arrays = {name: tensor.numpy() for name, tensor in complete(inputs, self.input_names).items()}
+        arrays = {name: tensor.numpy() for name, tensor in fill_missing_inputs(inputs, self.input_names).items()}
         results = self.session.run(self.output_names, arrays)
         return SimpleNamespace(**{n: torch.from_numpy(r) for n, r in zip(self.output_names, results, strict=True)})

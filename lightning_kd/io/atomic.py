@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
+DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
 """What the system says where a disk or a quota is full."""
 
 
 @contextmanager
-def writing(target: Path) -> Iterator[None]:
+def disk_full_errors(target: Path) -> Iterator[None]:
     """Make one error of a full disk, whatever a library makes of it, and let it name what was being written.
 
     Raises:
@@ -22,12 +22,15 @@ def writing(target: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        words = f"{error} {error.__context__}"  # PyTorch hides the reason there
-        number = next((number for number in FULL if os.strerror(number) in words), None)
-        ours = isinstance(error, OSError) and error.strerror not in (None, *map(os.strerror, FULL))
-        if number is None or ours or getattr(error, "filename", None) is not None:
+        text = f"{error} {error.__context__}"  # PyTorch hides the reason there
+        code = next((code for code in DISK_FULL_ERRNOS if os.strerror(code) in text), None)
+        other_os_error = isinstance(error, OSError) and error.strerror not in (
+            None,
+            *map(os.strerror, DISK_FULL_ERRNOS),
+        )
+        if code is None or other_os_error or getattr(error, "filename", None) is not None:
             raise
-        raise OSError(number, os.strerror(number), str(target)) from error
+        raise OSError(code, os.strerror(code), str(target)) from error
 
 
 def check_writable(target: Path, field: str) -> None:
@@ -47,7 +50,7 @@ def check_writable(target: Path, field: str) -> None:
 
 
 @contextmanager
-def replaced_folder(target: Path) -> Iterator[Path]:
+def atomic_directory(target: Path) -> Iterator[Path]:
     """A fresh folder beside the target that takes its place at the end, or vanishes if something is raised.
 
     Whenever the process is killed, the target is whole, old or new; only between two renames is it absent, and the
@@ -56,29 +59,29 @@ def replaced_folder(target: Path) -> Iterator[Path]:
     Args:
         target: Folder to write or to replace; folders above it are made.
     """
-    fresh = _beside(target)
-    fresh.mkdir(parents=True)
+    temporary = _temporary_path(target)
+    temporary.mkdir(parents=True)
     try:
-        with writing(target):
-            yield fresh
-        replace_either(fresh, target)
+        with disk_full_errors(target):
+            yield temporary
+        replace_path(temporary, target)
     finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
-def replace_either(fresh: Path, target: Path) -> None:
+def replace_path(temporary: Path, target: Path) -> None:
     """Put a file or folder in the place of a file or folder.
 
     Between two files at once; else the target is absent between two renames, and the old one then lies beside it under
     the name ``.<name>.<process>.old``.
     """
-    if not target.is_dir() and not (target.exists() and fresh.is_dir()):
-        fresh.replace(target)
+    if not target.is_dir() and not (target.exists() and temporary.is_dir()):
+        temporary.replace(target)
         return
     old = target.with_name(f".{target.name}.{os.getpid()}.old")
     target.rename(old)
     try:
-        fresh.rename(target)
+        temporary.rename(target)
     except BaseException:
         old.rename(target)
         raise
@@ -88,36 +91,36 @@ def replace_either(fresh: Path, target: Path) -> None:
         old.unlink()
 
 
-def _beside(target: Path, suffix: str = "") -> Path:
+def _temporary_path(target: Path, suffix: str = "") -> Path:
     """A name of this process's own beside the target; what killed processes left under theirs is removed."""
     for leftover in target.parent.glob(f".{glob.escape(target.name)}.*.tmp{suffix}"):
-        if not alive(leftover.name.removeprefix(f".{target.name}.").partition(".")[0]):
+        if not pid_alive(leftover.name.removeprefix(f".{target.name}.").partition(".")[0]):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
     return target.with_name(f".{target.name}.{os.getpid()}.tmp{suffix}")
 
 
-def alive(process: str) -> bool:
+def pid_alive(pid: str) -> bool:
     """Whether there is such a process on this machine."""
     try:
-        os.kill(int(process), 0)
+        os.kill(int(pid), 0)
     except (ProcessLookupError, ValueError):
         return False
     except OSError:  # somebody else's
         return True
-    return int(process) != os.getpid()
+    return int(pid) != os.getpid()
 
 
 @contextmanager
-def replaced_file(target: Path) -> Iterator[Path]:
+def atomic_write(target: Path) -> Iterator[Path]:
     """A path beside the target to write to, which takes its place at the end, or vanishes if something is raised.
 
     Args:
         target: File to write or to replace; folders above it are made.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = _beside(target, target.suffix)
+    partial = _temporary_path(target, target.suffix)
     try:
-        with writing(target):
+        with disk_full_errors(target):
             yield partial
         partial.replace(target)
     finally:

@@ -11,11 +11,11 @@ from zipfile import BadZipFile, ZipFile
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from lightning_kd.io.atomic import replaced_file
+from lightning_kd.io.atomic import atomic_write
 
 
 @contextmanager
-def explained(path: Any) -> Iterator[None]:
+def checked_checkpoint(path: Any) -> Iterator[None]:
     """Check a checkpoint before it is loaded, and say in one line why it cannot be.
 
     PyTorch does not look at the checksums that it saves, and would load a file with zeros in its middle.
@@ -44,7 +44,7 @@ def explained(path: Any) -> Iterator[None]:
         ) from error
 
 
-class WholeCheckpoints(TorchCheckpointIO):
+class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes beside the target and renames, so that a checkpoint is whole whenever the run is killed or the disk full.
 
     Lightning makes it in memory, writes to the system's temporary folder, and moves that file, which is a copy where
@@ -60,7 +60,7 @@ class WholeCheckpoints(TorchCheckpointIO):
         if "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
-        with replaced_file(Path(path)) as partial, partial.open("wb") as stream:
+        with atomic_write(Path(path)) as partial, partial.open("wb") as stream:
             torch.save(checkpoint, stream)
 
     def load_checkpoint(
@@ -71,5 +71,5 @@ class WholeCheckpoints(TorchCheckpointIO):
         Raises:
             ValueError: If it is damaged, or holds more than tensors and plain data.
         """
-        with explained(path):
+        with checked_checkpoint(path):
             return super().load_checkpoint(path, map_location, weights_only=True)

@@ -6,22 +6,22 @@ from typing import Any
 
 import torch
 
-from lightning_kd.io.atomic import replaced_file
-from lightning_kd.io.checkpoint_io import explained
+from lightning_kd.io.atomic import atomic_write
+from lightning_kd.io.checkpoint_io import checked_checkpoint
 
-METADATA = "meta.pt"
+METADATA_FILENAME = "meta.pt"
 """What of a folder is no tensor: loops, hyperparameters, scores."""
 
 
-def is_distributed(path: Path) -> bool:
+def is_sharded_checkpoint(path: Path) -> bool:
     """Whether a path is the folder of a distributed checkpoint."""
-    return (path / METADATA).is_file()
+    return (path / METADATA_FILENAME).is_file()
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
     """A checkpoint without weights, or with weights that are read when they are used."""
-    file = path / METADATA if is_distributed(path) else path
-    with explained(file):
+    file = path / METADATA_FILENAME if is_sharded_checkpoint(path) else path
+    with checked_checkpoint(file):
         metadata: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     return metadata
 
@@ -29,7 +29,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """The checkpoint as Lightning keeps it in a file; needs no other process."""
     checkpoint = read_metadata(path)
-    if not is_distributed(path):
+    if not is_sharded_checkpoint(path):
         return checkpoint
     from torch.distributed.checkpoint.format_utils import dcp_to_torch_save  # takes long to import
 
@@ -50,11 +50,11 @@ def consolidate(source: Path, target: Path) -> None:
     Raises:
         ValueError: If the source is no distributed checkpoint, or the target exists.
     """
-    if not is_distributed(source):
+    if not is_sharded_checkpoint(source):
         raise ValueError(
-            f"checkpoint: {str(source)!r} is no folder of a distributed checkpoint (with {METADATA} in it)"
+            f"checkpoint: {str(source)!r} is no folder of a distributed checkpoint (with {METADATA_FILENAME} in it)"
         )
     if target.exists():
         raise ValueError(f"output: {str(target)!r} exists; choose another name")
-    with replaced_file(target) as file:
+    with atomic_write(target) as file:
         torch.save(read_checkpoint(source), file)

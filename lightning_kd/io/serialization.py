@@ -14,35 +14,35 @@ import numpy as np
 
 T = TypeVar("T")
 
-NOT_SAVED = "not_saved"
+UNSERIALIZABLE_KEY = "unserializable"
 """Key under which stands the class of an object that is no plain data and must be passed again."""
 
 
-def is_plain(value: Any) -> bool:
+def is_serializable(value: Any) -> bool:
     """Whether a value is made of what checkpoints may hold: numbers, text, None, and lists and mappings of these."""
     if isinstance(value, dict):
-        return all(isinstance(k, (str, int)) and is_plain(v) for k, v in value.items())
+        return all(isinstance(k, (str, int)) and is_serializable(v) for k, v in value.items())
     if isinstance(value, (list, tuple)):
-        return all(is_plain(v) for v in value)
+        return all(is_serializable(v) for v in value)
     return value is None or type(value) in (bool, int, float, str)
 
 
-def _as_plain(value: Any) -> Any:
+def _to_builtins(value: Any) -> Any:
     # a NumPy number, as from a sweep over np.logspace, would keep a checkpoint from loading with weights_only=True
     if isinstance(value, np.generic):
         return value.item()
     if is_dataclass(value) and not isinstance(value, type):
-        return {name: _as_plain(field) for name, field in asdict(value).items()}
+        return {name: _to_builtins(field) for name, field in asdict(value).items()}
     return value
 
 
-def _is_description(value: Any) -> bool:
+def _is_class_config(value: Any) -> bool:
     return isinstance(value, dict) and "class_path" in value
 
 
-def not_saved(value: Any) -> dict[str, Any]:
+def unserializable_marker(value: Any) -> dict[str, Any]:
     """What a checkpoint holds in place of an object that cannot be described as plain data."""
-    return {NOT_SAVED: type(value).__name__}
+    return {UNSERIALIZABLE_KEY: type(value).__name__}
 
 
 def class_path(cls: type[Any]) -> str | None:
@@ -64,15 +64,15 @@ def class_path(cls: type[Any]) -> str | None:
     return None
 
 
-def to_plain(value: Any) -> dict[str, Any]:
+def to_config(value: Any) -> dict[str, Any]:
     """Describe an object, a class or a ``functools.partial`` of a class by class path and arguments.
 
     An object must keep each constructor argument under the argument's name, or in its mapping ``schedules`` where the
     attribute changes. A dataclass among the arguments becomes a mapping, which the constructor must take, too.
 
     Returns:
-        ``{"class_path": ..., "init_args": {...}}``, or ``not_saved`` for what cannot be described so (a lambda, a class
-        without a ``class_path``, an argument that is no plain data).
+        ``{"class_path": ..., "init_args": {...}}``, or ``unserializable_marker`` for what cannot be described so (a
+        lambda, a class without a ``class_path``, an argument that is no plain data).
     """
     arguments: dict[str, Any] = {}
     if isinstance(value, partial):
@@ -87,24 +87,24 @@ def to_plain(value: Any) -> dict[str, Any]:
         cls = type(value)
         names = inspect.signature(cls).parameters
         if not all(hasattr(value, name) for name in names):
-            return not_saved(value)
+            return unserializable_marker(value)
         arguments = {name: getattr(value, name) for name in names} | getattr(value, "schedules", {})
-    arguments = {name: _as_plain(argument) for name, argument in arguments.items()}
+    arguments = {name: _to_builtins(argument) for name, argument in arguments.items()}
     path = None if cls is None else class_path(cls)
-    if path is None or not is_plain(arguments):
-        return not_saved(value)
+    if path is None or not is_serializable(arguments):
+        return unserializable_marker(value)
     return {"class_path": path, "init_args": arguments}
 
 
-def refuse_not_saved(value: Any, argument: str) -> None:
+def check_restorable(value: Any, argument: str) -> None:
     """Stop where a checkpoint holds only the name of what was passed.
 
     Raises:
         ValueError: Says which argument to pass again.
     """
-    if isinstance(value, dict) and NOT_SAVED in value:
+    if isinstance(value, dict) and UNSERIALIZABLE_KEY in value:
         raise ValueError(
-            f"{argument}: was given as an object of {value[NOT_SAVED]}, which a checkpoint does not save; "
+            f"{argument}: was given as an object of {value[UNSERIALIZABLE_KEY]}, which a checkpoint does not save; "
             f"pass it again, as in load_from_checkpoint(path, {argument.partition('.')[0]}=...)"
         )
 
@@ -122,14 +122,14 @@ def _located(path: str) -> Any:
     return getattr(found, name)
 
 
-def factory_from_plain(value: Any, base: type[T], argument: str) -> Any:
-    """The class that ``to_plain`` described, with its arguments; anything else is returned as it is.
+def class_from_config(value: Any, base: type[T], argument: str) -> Any:
+    """The class that ``to_config`` described, with its arguments; anything else is returned as it is.
 
     Raises:
         ValueError: If the object was not saved, or its class is not found or not a subclass of ``base``.
     """
-    refuse_not_saved(value, argument)
-    if not _is_description(value):
+    check_restorable(value, argument)
+    if not _is_class_config(value):
         return value
     try:
         cls = _located(str(value["class_path"]))
@@ -140,7 +140,7 @@ def factory_from_plain(value: Any, base: type[T], argument: str) -> Any:
     return partial(cls, **value.get("init_args") or {})
 
 
-def from_plain(value: Any, base: type[T], argument: str) -> Any:
-    """The object that ``to_plain`` described; errors as in ``factory_from_plain``."""
-    factory = factory_from_plain(value, base, argument)
-    return factory() if _is_description(value) else value
+def from_config(value: Any, base: type[T], argument: str) -> Any:
+    """The object that ``to_config`` described; errors as in ``class_from_config``."""
+    factory = class_from_config(value, base, argument)
+    return factory() if _is_class_config(value) else value

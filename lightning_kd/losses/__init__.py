@@ -1,7 +1,7 @@
 """Losses: each a pure function (tensors in, scalar out) with a thin module beside it."""
 
-from lightning_kd.losses.anneal import Anneal
-from lightning_kd.losses.attention_score import AttentionTransferLoss, attention_transfer_loss
+from lightning_kd.losses.anneal import Schedule
+from lightning_kd.losses.attention_score import AttentionScoreLoss, attention_score_loss
 from lightning_kd.losses.base import DistillationLoss
 from lightning_kd.losses.consistency import ConsistencyLoss, consistency_loss
 from lightning_kd.losses.decoupled_kd import DecoupledKDLoss, decoupled_kd_loss
@@ -10,12 +10,11 @@ from lightning_kd.losses.hard_label import HardLabelLoss, hard_label_loss
 from lightning_kd.losses.hidden_state_cosine import HiddenStateCosineLoss, hidden_state_cosine_loss
 from lightning_kd.losses.hidden_state_mse import HiddenStateMSELoss, hidden_state_mse_loss
 from lightning_kd.losses.logit_mse import LogitMSELoss, logit_mse_loss
-from lightning_kd.losses.self_attention_relation import RelationLoss, relation_loss
+from lightning_kd.losses.self_attention_relation import SelfAttentionRelationLoss, self_attention_relation_loss
 from lightning_kd.losses.soft_target import SoftTargetLoss, soft_target_loss
 
 __all__ = [
-    "Anneal",
-    "AttentionTransferLoss",
+    "AttentionScoreLoss",
     "ConsistencyLoss",
     "DISTLoss",
     "DecoupledKDLoss",
@@ -24,9 +23,10 @@ __all__ = [
     "HiddenStateCosineLoss",
     "HiddenStateMSELoss",
     "LogitMSELoss",
-    "RelationLoss",
+    "Schedule",
+    "SelfAttentionRelationLoss",
     "SoftTargetLoss",
-    "attention_transfer_loss",
+    "attention_score_loss",
     "consistency_loss",
     "decoupled_kd_loss",
     "dist_loss",
@@ -34,6 +34,6 @@ __all__ = [
     "hidden_state_cosine_loss",
     "hidden_state_mse_loss",
     "logit_mse_loss",
-    "relation_loss",
+    "self_attention_relation_loss",
     "soft_target_loss",
 ]

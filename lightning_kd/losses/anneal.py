@@ -8,7 +8,7 @@ SHAPES = ("linear", "cosine", "exponential", "saturating")
 
 
 @dataclass(frozen=True)
-class Anneal:
+class Schedule:
     """A weight or temperature that goes from one value to another over the optimiser's steps.
 
     Temperatures that fall (Jafari et al. 2021, Annealing Knowledge Distillation, which so scales the teacher's logits
@@ -26,7 +26,7 @@ class Anneal:
         ValueError: If a value is not finite, ``until`` is outside (0, 1], or ``exponential`` has a value <= 0.
 
     Example:
-        >>> Anneal(8, 1).at(0.5)
+        >>> Schedule(8, 1).at(0.5)
         4.5
     """
 
@@ -37,14 +37,14 @@ class Anneal:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.start) and math.isfinite(self.end)):
-            raise ValueError(f"Anneal: start and end must be finite numbers, got {self.start} and {self.end}")
+            raise ValueError(f"Schedule: start and end must be finite numbers, got {self.start} and {self.end}")
         if not 0 < self.until <= 1:
-            raise ValueError(f"Anneal: until must be in (0, 1], a share of the steps, got {self.until}")
+            raise ValueError(f"Schedule: until must be in (0, 1], a share of the steps, got {self.until}")
         if self.shape not in SHAPES:
-            raise ValueError(f"Anneal: shape must be one of {', '.join(SHAPES)}, got {self.shape!r}")
+            raise ValueError(f"Schedule: shape must be one of {', '.join(SHAPES)}, got {self.shape!r}")
         if self.shape == "exponential" and min(self.start, self.end) <= 0:
             raise ValueError(
-                f"Anneal: exponential never reaches or leaves 0, got {self.start} to {self.end}; use linear or cosine"
+                f"Schedule: exponential never reaches or leaves 0, got {self.start} to {self.end}; use linear or cosine"
             )
 
     def __str__(self) -> str:

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_kd.losses.anneal import Anneal
-from lightning_kd.outputs import Need, Outputs, Shape
+from lightning_kd.losses.anneal import Schedule
+from lightning_kd.outputs import ModelDims, Outputs, Requirement
 
 
 class DistillationLoss(nn.Module):
@@ -19,11 +19,11 @@ class DistillationLoss(nn.Module):
 
     Attributes:
         schedules: The arguments that change over the run, by name.
-        needs_teacher: Whether ``forward`` reads the teacher's outputs.
-        needs: What it reads of both networks beside their heads.
-        needs_augmented: Whether it reads what the student returned for other wordings of the rows; only in training.
-        counts_tokens: Whether it is a mean over tokens; else over the rows of the heads.
-        compares_rows: Whether a class must mean the same in all rows, which positions of a row do not.
+        requires_teacher: Whether ``forward`` reads the teacher's outputs.
+        requires: What it reads of both networks beside their heads.
+        requires_augmented: Whether it reads what the student returned for other wordings of the rows; only in training.
+        averages_tokens: Whether it is a mean over tokens; else over the rows of the heads.
+        compares_examples: Whether a class must mean the same in all rows, which positions of a row do not.
 
     Args:
         weight: Factor of this loss in the total, any finite number >= 0, or a schedule.
@@ -32,57 +32,57 @@ class DistillationLoss(nn.Module):
         ValueError: If ``weight`` is negative or not finite.
     """
 
-    needs_teacher: bool = True
-    needs: frozenset[Need] = frozenset()
-    needs_augmented: bool = False
-    counts_tokens: bool = False
-    compares_rows: bool = False
+    requires_teacher: bool = True
+    requires: frozenset[Requirement] = frozenset()
+    requires_augmented: bool = False
+    averages_tokens: bool = False
+    compares_examples: bool = False
 
-    def __init__(self, weight: float | Anneal = 1.0) -> None:
+    def __init__(self, weight: float | Schedule = 1.0) -> None:
         super().__init__()
-        self.schedules: dict[str, Anneal] = {}
-        self.weight = self.scheduled("weight", weight)
-        for value in self.ends("weight"):
+        self.schedules: dict[str, Schedule] = {}
+        self.weight = self.register_schedule("weight", weight)
+        for value in self.value_range("weight"):
             if not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{type(self).__name__}: weight must be a finite number >= 0, got {value}")
 
-    def scheduled(self, name: str, value: float | Anneal | Mapping[str, Any]) -> float:
+    def register_schedule(self, name: str, value: float | Schedule | Mapping[str, Any]) -> float:
         """Take note of an argument that may be a schedule.
 
         Args:
-            name: The argument's, and the attribute's that ``anneal`` sets.
+            name: The argument's, and the attribute's that ``apply_schedules`` sets.
             value: A number, a schedule, or a schedule's arguments, as which checkpoints hold it.
 
         Returns:
             The number to begin with.
         """
         if isinstance(value, Mapping):
-            value = Anneal(**value)
-        if not isinstance(value, Anneal):
+            value = Schedule(**value)
+        if not isinstance(value, Schedule):
             return value
         self.schedules[name] = value
         return value.at(0)
 
-    def ends(self, name: str) -> tuple[float, ...]:
+    def value_range(self, name: str) -> tuple[float, ...]:
         """The extreme values of an argument over the run."""
         schedule = self.schedules.get(name)
         return (getattr(self, name),) if schedule is None else (schedule.start, schedule.end)
 
-    def set_temperature(self, temperature: float | Anneal) -> None:
+    def set_temperature(self, temperature: float | Schedule) -> None:
         """Check and keep the argument ``temperature``.
 
         Raises:
             ValueError: If it is not > 0 throughout.
         """
-        self.temperature = self.scheduled("temperature", temperature)
-        for value in self.ends("temperature"):
+        self.temperature = self.register_schedule("temperature", temperature)
+        for value in self.value_range("temperature"):
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(
                     f"{type(self).__name__}: temperature must be > 0, got {value}; "
                     "1 keeps the teacher's probabilities, 2 to 20 soften them"
                 )
 
-    def anneal(self, progress: float) -> dict[str, float]:
+    def apply_schedules(self, progress: float) -> dict[str, float]:
         """Set what is scheduled to its value; call it before each step.
 
         Args:
@@ -96,8 +96,8 @@ class DistillationLoss(nn.Module):
             setattr(self, name, value)
         return now
 
-    def prepare(self, student: Shape, teacher: Shape) -> None:
-        """Check, before the first step, that the sizes of the networks fit. Called for losses with ``needs``.
+    def setup(self, student: ModelDims, teacher: ModelDims) -> None:
+        """Check, before the first step, that the sizes of the networks fit. Called for losses with ``requires``.
 
         Raises:
             ValueError: If they do not.
@@ -108,17 +108,17 @@ class DistillationLoss(nn.Module):
 
         Args:
             student: What the student returned for the batch.
-            teacher: What the teacher returned for the same rows; None only where ``needs_teacher`` is False.
+            teacher: What the teacher returned for the same rows; None only where ``requires_teacher`` is False.
 
         Returns:
             A float32 scalar with gradient to the student.
         """
         raise TypeError(f"{type(self).__name__} does not define forward(student, teacher)")
 
-    def counted(self, student: Outputs) -> Tensor:
+    def num_elements(self, student: Outputs) -> Tensor:
         """How many values ``forward`` takes the mean over, (); of several devices one with more counts for more."""
-        if self.counts_tokens and student.tokens is not None:
-            return student.tokens.sum()
+        if self.averages_tokens and student.token_mask is not None:
+            return student.token_mask.sum()
         rows = [len(h.logits) if h.mask is None else h.mask.any(dim=-1).sum() for h in student.heads.values()]
         return torch.as_tensor(sum(rows))
 

@@ -5,10 +5,10 @@ import math
 import torch
 from torch import Tensor
 
-from lightning_kd.losses.anneal import Anneal
+from lightning_kd.losses.anneal import Schedule
 from lightning_kd.losses.base import DistillationLoss, mean_over_heads
 from lightning_kd.losses.soft_target import soft_target_loss
-from lightning_kd.outputs import IGNORED, Outputs
+from lightning_kd.outputs import IGNORE_INDEX, Outputs
 
 
 def consistency_loss(
@@ -37,61 +37,65 @@ def consistency_loss(
         tensor(0.3466)
     """
     target = logits.detach().float()
-    sure = target.softmax(dim=-1).amax(dim=-1) > confidence
+    confident = target.softmax(dim=-1).amax(dim=-1) > confidence
     # divided by their own number, and wanted by that of all rows
-    share = sure.sum() / max(len(sure), 1)
-    return soft_target_loss(augmented_logits[sure], target[sure] / temperature) * share
+    confident_fraction = confident.sum() / max(len(confident), 1)
+    return soft_target_loss(augmented_logits[confident], target[confident] / temperature) * confident_fraction
 
 
 class ConsistencyLoss(DistillationLoss):
     """Consistency training (UDA): what the student thinks of a row it should think of another wording of it.
 
     Reads the student's own predictions, not the teacher's; needs ``data.augmentation``. By default of rows without a
-    label only (``data.allow_unlabelled``).
+    label only (``data.allow_unlabeled``).
 
     Args:
         weight: Factor of this loss in the total, >= 0, or a schedule.
         temperature: Divides the logits of the rows as they are, > 0, or a schedule. The paper takes 0.4.
         confidence: Rows count whose most likely class has a larger probability, in [0, 1). The paper takes 0.8 for few
             classes, 0.45 to 0.5 for many.
-        labelled: Whether rows with a label count, too.
+        include_labeled: Whether rows with a label count, too.
 
     Raises:
         ValueError: If an argument is out of range.
     """
 
-    needs_teacher = False
-    needs_augmented = True
+    requires_teacher = False
+    requires_augmented = True
 
     def __init__(
         self,
-        weight: float | Anneal = 1.0,
-        temperature: float | Anneal = 0.4,
+        weight: float | Schedule = 1.0,
+        temperature: float | Schedule = 0.4,
         confidence: float = 0.8,
-        labelled: bool = False,
+        include_labeled: bool = False,
     ) -> None:
         super().__init__(weight)
         self.set_temperature(temperature)
         if not (math.isfinite(confidence) and 0 <= confidence < 1):
             raise ValueError(f"ConsistencyLoss: confidence must be in [0, 1), got {confidence}; 0 lets all rows count")
         self.confidence = confidence
-        self.labelled = labelled
+        self.include_labeled = include_labeled
 
-    def _counts(self, labels: Tensor | None, rows: Tensor) -> Tensor:
+    def _example_mask(self, labels: Tensor | None, logits: Tensor) -> Tensor:
         """Which rows count, (N,)."""
-        if labels is None or self.labelled:
-            return torch.ones(len(rows), dtype=torch.bool, device=rows.device)
-        return labels == IGNORED
+        if labels is None or self.include_labeled:
+            return torch.ones(len(logits), dtype=torch.bool, device=logits.device)
+        return labels == IGNORE_INDEX
 
-    def counted(self, student: Outputs) -> Tensor:
+    def num_elements(self, student: Outputs) -> Tensor:
         """The rows that count, whether the student is sure of them or not."""
-        return torch.stack([self._counts(head.labels, head.logits).sum() for head in student.heads.values()]).sum()
+        return torch.stack(
+            [self._example_mask(head.labels, head.logits).sum() for head in student.heads.values()]
+        ).sum()
 
     def forward(self, student: Outputs, teacher: Outputs | None = None) -> Tensor:
         """Mean over the heads of ``consistency_loss``."""
-        assert student.augmented is not None  # promised by needs_augmented
+        assert student.augmented is not None  # promised by requires_augmented
         losses = []
-        for own, twin in student.paired_with(student.augmented):
-            rows = self._counts(own.labels, own.logits)
-            losses.append(consistency_loss(own.logits[rows], twin.logits[rows], self.temperature, self.confidence))
+        for head, augmented_head in student.zip_heads(student.augmented):
+            mask = self._example_mask(head.labels, head.logits)
+            losses.append(
+                consistency_loss(head.logits[mask], augmented_head.logits[mask], self.temperature, self.confidence)
+            )
         return mean_over_heads(losses)

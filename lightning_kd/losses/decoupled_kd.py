@@ -5,10 +5,10 @@ import math
 import torch
 from torch import Tensor
 
-from lightning_kd.losses.anneal import Anneal
+from lightning_kd.losses.anneal import Schedule
 from lightning_kd.losses.base import DistillationLoss, mean_over_heads
 from lightning_kd.losses.soft_target import divergence, sum_over_rows
-from lightning_kd.outputs import IGNORED, Head, Outputs
+from lightning_kd.outputs import IGNORE_INDEX, Head, Outputs
 
 
 def decoupled_kd_loss(
@@ -46,24 +46,27 @@ def decoupled_kd_loss(
         >>> decoupled_kd_loss(student, teacher, torch.tensor([0]), target_weight=0.0, nontarget_weight=1.0)
         tensor(0.)
     """
-    keep = labels != IGNORED if mask is None else (labels != IGNORED) & mask.any(dim=-1)
+    keep = labels != IGNORE_INDEX if mask is None else (labels != IGNORE_INDEX) & mask.any(dim=-1)
     student_logits, teacher_logits, target = (z[keep] for z in (student_logits, teacher_logits, labels.unsqueeze(-1)))
-    counts = torch.ones_like(student_logits, dtype=torch.bool) if mask is None else mask[keep]
+    class_mask = torch.ones_like(student_logits, dtype=torch.bool) if mask is None else mask[keep]
 
-    def row_sum(student: Tensor, place: slice) -> Tensor:
-        student, teacher = (z.float() / temperature for z in (student, teacher_logits[place]))
-        others = counts[place].scatter(-1, target[place], False)
-        on_target = divergence(_against(others, student, target[place]), _against(others, teacher, target[place]))
+    def row_sum(student: Tensor, row_slice: slice) -> Tensor:
+        student, teacher = (z.float() / temperature for z in (student, teacher_logits[row_slice]))
+        others = class_mask[row_slice].scatter(-1, target[row_slice], False)
+        target_kl = divergence(
+            _target_vs_rest_logits(others, student, target[row_slice]),
+            _target_vs_rest_logits(others, teacher, target[row_slice]),
+        )
         # without any others the target is alone, and there is nothing to diverge
-        compared = torch.where(others.any(dim=-1, keepdim=True), others, counts[place])
-        on_others = divergence(student, teacher, mask=compared)
-        return (target_weight * on_target + nontarget_weight * on_others).sum()
+        compared = torch.where(others.any(dim=-1, keepdim=True), others, class_mask[row_slice])
+        nontarget_kl = divergence(student, teacher, mask=compared)
+        return (target_weight * target_kl + nontarget_weight * nontarget_kl).sum()
 
     total = sum_over_rows(student_logits, teacher_logits, row_sum)
     return total / max(len(student_logits), 1) * temperature**2
 
 
-def _against(others: Tensor, logits: Tensor, target: Tensor) -> Tensor:
+def _target_vs_rest_logits(others: Tensor, logits: Tensor, target: Tensor) -> Tensor:
     """The target's logit and that of all others together, (N, 2)."""
     # not -inf: where there are no others, their gradient would be NaN
     rest = logits.masked_fill(~others, torch.finfo(logits.dtype).min).logsumexp(dim=-1, keepdim=True)
@@ -91,8 +94,8 @@ class DecoupledKDLoss(DistillationLoss):
 
     def __init__(
         self,
-        weight: float | Anneal = 1.0,
-        temperature: float | Anneal = 4.0,
+        weight: float | Schedule = 1.0,
+        temperature: float | Schedule = 4.0,
         target_weight: float = 1.0,
         nontarget_weight: float = 8.0,
         pseudo_labels: bool = False,
@@ -106,22 +109,22 @@ class DecoupledKDLoss(DistillationLoss):
         self.nontarget_weight = nontarget_weight
         self.pseudo_labels = pseudo_labels
 
-    def counted(self, student: Outputs) -> Tensor:
+    def num_elements(self, student: Outputs) -> Tensor:
         """The rows that have a target."""
         labels = [head.labels for head in student.heads.values() if head.labels is not None]
         if self.pseudo_labels or not labels:
-            return super().counted(student)
-        return torch.stack([(own != IGNORED).sum() for own in labels]).sum()
+            return super().num_elements(student)
+        return torch.stack([(head_labels != IGNORE_INDEX).sum() for head_labels in labels]).sum()
 
     def forward(self, student: Outputs, teacher: Outputs | None) -> Tensor:
         """Mean over the heads of ``decoupled_kd_loss``."""
-        assert teacher is not None  # promised by needs_teacher
+        assert teacher is not None  # promised by requires_teacher
         losses = []
-        for name, (own, theirs) in zip(student.heads, student.paired_with(teacher), strict=True):
-            labels = own.labels
+        for name, (student_head, teacher_head) in zip(student.heads, student.zip_heads(teacher), strict=True):
+            labels = student_head.labels
             if self.pseudo_labels:
-                guess = Head(theirs.logits, mask=own.mask).decision
-                labels = guess if labels is None else torch.where(labels == IGNORED, guess, labels)
+                guess = Head(teacher_head.logits, mask=student_head.mask).prediction
+                labels = guess if labels is None else torch.where(labels == IGNORE_INDEX, guess, labels)
             if labels is None:
                 raise ValueError(
                     f"DecoupledKDLoss: head {name!r} has no labels, and the target class is one; train on labelled "
@@ -129,13 +132,13 @@ class DecoupledKDLoss(DistillationLoss):
                 )
             losses.append(
                 decoupled_kd_loss(
-                    own.logits,
-                    theirs.logits,
+                    student_head.logits,
+                    teacher_head.logits,
                     labels,
                     self.temperature,
                     self.target_weight,
                     self.nontarget_weight,
-                    own.mask,
+                    student_head.mask,
                 )
             )
         return mean_over_heads(losses)

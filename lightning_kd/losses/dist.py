@@ -4,15 +4,15 @@ import math
 
 from torch import Tensor
 
-from lightning_kd.losses.anneal import Anneal
+from lightning_kd.losses.anneal import Schedule
 from lightning_kd.losses.base import DistillationLoss, drop_masked_rows, masked_log_softmax, mean_over_heads
-from lightning_kd.losses.standardized import standardized_logits
+from lightning_kd.losses.standardized import standardize_logits
 from lightning_kd.outputs import Outputs
 
 
-def _distance(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
+def _correlation_distance(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
     """1 - Pearson's correlation of each row, mean over the rows; 0 without rows."""
-    product = standardized_logits(student, mask) * standardized_logits(teacher, mask)
+    product = standardize_logits(student, mask) * standardize_logits(teacher, mask)
     count = product.shape[-1] if mask is None else mask.sum(dim=-1)
     return (1 - product.sum(dim=-1) / count).sum() / max(len(product), 1)
 
@@ -65,11 +65,11 @@ def dist_loss(
     if mask is not None:
         mask, student_logits, teacher_logits = drop_masked_rows(mask, student_logits, teacher_logits)
     log_q, log_p = (masked_log_softmax(z.float() / temperature, mask) for z in (student_logits, teacher_logits))
-    total = inter_weight * _distance(log_q.exp(), log_p.exp(), mask)
+    total = inter_weight * _correlation_distance(log_q.exp(), log_p.exp(), mask)
     if intra_weight and len(log_q):
         # a correlation does not change with the scale: without it the squares of small probabilities are 0
         scaled = [(z - z.detach().amax(dim=0)).exp().T for z in (log_q, log_p)]
-        total = total + intra_weight * _distance(*scaled)
+        total = total + intra_weight * _correlation_distance(*scaled)
     return total * temperature**2
 
 
@@ -91,8 +91,8 @@ class DISTLoss(DistillationLoss):
 
     def __init__(
         self,
-        weight: float | Anneal = 1.0,
-        temperature: float | Anneal = 1.0,
+        weight: float | Schedule = 1.0,
+        temperature: float | Schedule = 1.0,
         inter_weight: float = 1.0,
         intra_weight: float = 1.0,
     ) -> None:
@@ -103,12 +103,12 @@ class DISTLoss(DistillationLoss):
                 raise ValueError(f"DISTLoss: {name} must be a finite number >= 0, got {value}")
         self.inter_weight = inter_weight
         self.intra_weight = intra_weight
-        self.compares_rows = intra_weight > 0
+        self.compares_examples = intra_weight > 0
 
     def forward(self, student: Outputs, teacher: Outputs | None) -> Tensor:
         """Mean over the heads of ``dist_loss``."""
-        assert teacher is not None  # promised by needs_teacher
+        assert teacher is not None  # promised by requires_teacher
         weights = (self.inter_weight, self.intra_weight)
         return mean_over_heads(
-            [dist_loss(s.logits, t.logits, self.temperature, *weights, s.mask) for s, t in student.paired_with(teacher)]
+            [dist_loss(s.logits, t.logits, self.temperature, *weights, s.mask) for s, t in student.zip_heads(teacher)]
         )

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from lightning_kd.losses.anneal import Anneal
+from lightning_kd.losses.anneal import Schedule
 from lightning_kd.losses.base import (
     DistillationLoss,
     drop_masked_rows,
@@ -13,7 +13,7 @@ from lightning_kd.losses.base import (
     mean_over_rows,
 )
 from lightning_kd.losses.chunked import chunked_sum
-from lightning_kd.outputs import IGNORED, Head, Outputs
+from lightning_kd.outputs import IGNORE_INDEX, Head, Outputs
 
 
 def hard_label_loss(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0, mask: Tensor | None = None) -> Tensor:
@@ -37,14 +37,14 @@ def hard_label_loss(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0
         >>> hard_label_loss(torch.tensor([[0.0, 0.0]]), torch.tensor([1]))
         tensor(0.6931)
     """
-    labelled = labels != IGNORED
+    labeled = labels != IGNORE_INDEX
     if mask is None:  # sum and count instead of a selection of rows, which would wait for a GPU
 
-        def row_sum(rows: Tensor, place: slice) -> Tensor:
-            return cross_entropy(rows.float(), labels[place], reduction="sum", label_smoothing=label_smoothing)
+        def row_sum(rows: Tensor, row_slice: slice) -> Tensor:
+            return cross_entropy(rows.float(), labels[row_slice], reduction="sum", label_smoothing=label_smoothing)
 
-        return chunked_sum(logits, row_sum) / labelled.sum().clamp(min=1)
-    mask, logits, labels = drop_masked_rows(mask[labelled], logits[labelled].float(), labels[labelled])
+        return chunked_sum(logits, row_sum) / labeled.sum().clamp(min=1)
+    mask, logits, labels = drop_masked_rows(mask[labeled], logits[labeled].float(), labels[labeled])
     log_probs = masked_log_softmax(logits, mask)
     loss = -log_probs.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
     uniform = -log_probs.masked_fill(~mask, 0.0).sum(dim=-1) / mask.sum(dim=-1)
@@ -57,50 +57,52 @@ class HardLabelLoss(DistillationLoss):
     Args:
         weight: Factor of this loss in the total, >= 0, or a schedule.
         label_smoothing: Probability mass spread evenly over all classes, in [0, 1).
-        training_signal: Share alpha of the way from chance, 1 / K, to certainty; in training, rows whose label has a
+        tsa_threshold: Share alpha of the way from chance, 1 / K, to certainty; in training, rows whose label has a
             larger probability already are left out. 1 = none; a schedule up to it is training signal annealing, against
             overfitting few labels (Xie et al. 2020, UDA, section 2.4): ``{start: 0, end: 1}``, ``shape: saturating``
             or ``{start: 0.0067, end: 1, shape: exponential}`` are the paper's three.
 
     Raises:
-        ValueError: If ``label_smoothing`` is outside [0, 1) or ``training_signal`` outside [0, 1]; on use, if the batch
+        ValueError: If ``label_smoothing`` is outside [0, 1) or ``tsa_threshold`` outside [0, 1]; on use, if the batch
             has no labels.
     """
 
-    needs_teacher = False
+    requires_teacher = False
 
     def __init__(
-        self, weight: float | Anneal = 1.0, label_smoothing: float = 0.0, training_signal: float | Anneal = 1.0
+        self, weight: float | Schedule = 1.0, label_smoothing: float = 0.0, tsa_threshold: float | Schedule = 1.0
     ) -> None:
         super().__init__(weight)
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"HardLabelLoss: label_smoothing must be in [0, 1), got {label_smoothing}")
         self.label_smoothing = label_smoothing
-        self.training_signal = self.scheduled("training_signal", training_signal)
-        for value in self.ends("training_signal"):
+        self.tsa_threshold = self.register_schedule("tsa_threshold", tsa_threshold)
+        for value in self.value_range("tsa_threshold"):
             if not 0 <= value <= 1:
-                raise ValueError(f"HardLabelLoss: training_signal must be in [0, 1], got {value}; 1 leaves no row out")
+                raise ValueError(f"HardLabelLoss: tsa_threshold must be in [0, 1], got {value}; 1 leaves no row out")
 
-    def _labels(self, head: Head) -> Tensor | None:
+    def _active_labels(self, head: Head) -> Tensor | None:
         """The labels, -100 where the student is sure of them already; only in training."""
-        if head.labels is None or self.training_signal == 1 or not self.training:
+        if head.labels is None or self.tsa_threshold == 1 or not self.training:
             return head.labels
         log_p = masked_log_softmax(head.logits.detach().float(), head.mask)
         classes = log_p.shape[-1] if head.mask is None else head.mask.sum(dim=-1).clamp(min=1)
-        most = self.training_signal * (1 - 1 / classes) + 1 / classes
-        sure = log_p.gather(-1, head.labels.clamp(min=0).unsqueeze(-1)).squeeze(-1).exp() > most
-        return head.labels.masked_fill(sure, IGNORED)
+        threshold = self.tsa_threshold * (1 - 1 / classes) + 1 / classes
+        above_threshold = log_p.gather(-1, head.labels.clamp(min=0).unsqueeze(-1)).squeeze(-1).exp() > threshold
+        return head.labels.masked_fill(above_threshold, IGNORE_INDEX)
 
-    def counted(self, student: Outputs) -> Tensor:
+    def num_elements(self, student: Outputs) -> Tensor:
         """The rows with a label that count."""
-        labels = [own for head in student.heads.values() if (own := self._labels(head)) is not None]
-        return torch.stack([(own != IGNORED).sum() for own in labels]).sum()
+        labels = [
+            head_labels for head in student.heads.values() if (head_labels := self._active_labels(head)) is not None
+        ]
+        return torch.stack([(head_labels != IGNORE_INDEX).sum() for head_labels in labels]).sum()
 
     def forward(self, student: Outputs, teacher: Outputs | None = None) -> Tensor:
         """Mean over the heads of ``hard_label_loss``."""
         losses = []
         for name, head in student.heads.items():
-            labels = self._labels(head)
+            labels = self._active_labels(head)
             if labels is None:
                 raise ValueError(
                     f"HardLabelLoss: head {name!r} has no labels; train on labelled rows or remove this loss"

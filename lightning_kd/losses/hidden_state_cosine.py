@@ -3,10 +3,10 @@
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from lightning_kd.losses.anneal import Anneal
+from lightning_kd.losses.anneal import Schedule
 from lightning_kd.losses.base import DistillationLoss, mean_over_heads, mean_over_rows
 from lightning_kd.losses.layer_map import LayerMap, check_layer_map
-from lightning_kd.outputs import Outputs, Shape
+from lightning_kd.outputs import ModelDims, Outputs
 
 
 def hidden_state_cosine_loss(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -44,31 +44,33 @@ class HiddenStateCosineLoss(DistillationLoss):
         ValueError: Before the first step, if the widths differ or an index is off the end.
     """
 
-    needs = frozenset({"hidden_states"})
-    counts_tokens = True
+    requires = frozenset({"hidden_states"})
+    averages_tokens = True
 
-    def __init__(self, weight: float | Anneal = 1.0, layer_map: LayerMap | None = None) -> None:
+    def __init__(self, weight: float | Schedule = 1.0, layer_map: LayerMap | None = None) -> None:
         super().__init__(weight)
         self.layer_map = layer_map
 
-    def prepare(self, student: Shape, teacher: Shape) -> None:
+    def setup(self, student: ModelDims, teacher: ModelDims) -> None:
         """Check widths and layers."""
-        check_layer_map(self.layer_map or {}, student, teacher, type(self).__name__, first=0)
+        check_layer_map(self.layer_map or {}, student, teacher, type(self).__name__, min_index=0)
         if student.hidden_size != teacher.hidden_size:
             raise ValueError(
                 f"HiddenStateCosineLoss: the student is {student.hidden_size} wide and the teacher "
                 f"{teacher.hidden_size}, so there is no angle between them; use HiddenStateMSELoss, which learns a "
-                "projection, or RelationLoss"
+                "projection, or SelfAttentionRelationLoss"
             )
 
     def forward(self, student: Outputs, teacher: Outputs | None) -> Tensor:
         """Mean over the pairs of ``hidden_state_cosine_loss``."""
-        assert teacher is not None  # promised by needs_teacher
-        assert student.hidden_states is not None  # promised by needs
+        assert teacher is not None  # promised by requires_teacher
+        assert student.hidden_states is not None  # promised by requires
         assert teacher.hidden_states is not None
         return mean_over_heads(
             [
-                hidden_state_cosine_loss(student.hidden_states[own], teacher.hidden_states[theirs], student.tokens)
-                for own, theirs in (self.layer_map or {-1: -1}).items()
+                hidden_state_cosine_loss(
+                    student.hidden_states[student_layer], teacher.hidden_states[teacher_layer], student.token_mask
+                )
+                for student_layer, teacher_layer in (self.layer_map or {-1: -1}).items()
             ]
         )

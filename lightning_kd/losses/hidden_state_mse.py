@@ -4,10 +4,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lightning_kd.losses.anneal import Anneal
+from lightning_kd.losses.anneal import Schedule
 from lightning_kd.losses.base import DistillationLoss, mean_over_heads, mean_over_rows
 from lightning_kd.losses.layer_map import LayerMap, check_layer_map
-from lightning_kd.outputs import Outputs, Shape
+from lightning_kd.outputs import ModelDims, Outputs
 
 
 def hidden_state_mse_loss(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -48,17 +48,17 @@ class HiddenStateMSELoss(DistillationLoss):
         ValueError: Before the first step, if an index is off the end.
     """
 
-    needs = frozenset({"hidden_states"})
-    counts_tokens = True
+    requires = frozenset({"hidden_states"})
+    averages_tokens = True
 
-    def __init__(self, weight: float | Anneal = 1.0, layer_map: LayerMap | None = None) -> None:
+    def __init__(self, weight: float | Schedule = 1.0, layer_map: LayerMap | None = None) -> None:
         super().__init__(weight)
         self.layer_map = layer_map
         self.projection: nn.Linear | None = None
 
-    def prepare(self, student: Shape, teacher: Shape) -> None:
+    def setup(self, student: ModelDims, teacher: ModelDims) -> None:
         """Check the layers, and make the projection where the widths differ."""
-        check_layer_map(self.layer_map or {}, student, teacher, type(self).__name__, first=0)
+        check_layer_map(self.layer_map or {}, student, teacher, type(self).__name__, min_index=0)
         if student.hidden_size == teacher.hidden_size:
             self.projection = None
         elif self.projection is None:
@@ -73,15 +73,17 @@ class HiddenStateMSELoss(DistillationLoss):
 
     def forward(self, student: Outputs, teacher: Outputs | None) -> Tensor:
         """Mean over the pairs of ``hidden_state_mse_loss``."""
-        assert teacher is not None  # promised by needs_teacher
-        assert student.hidden_states is not None  # promised by needs
+        assert teacher is not None  # promised by requires_teacher
+        assert student.hidden_states is not None  # promised by requires
         assert teacher.hidden_states is not None
         project = nn.Identity() if self.projection is None else self.projection
         return mean_over_heads(
             [
                 hidden_state_mse_loss(
-                    project(student.hidden_states[own]), teacher.hidden_states[theirs], student.tokens
+                    project(student.hidden_states[student_layer]),
+                    teacher.hidden_states[teacher_layer],
+                    student.token_mask,
                 )
-                for own, theirs in (self.layer_map or {-1: -1}).items()
+                for student_layer, teacher_layer in (self.layer_map or {-1: -1}).items()
             ]
         )

@@ -43,5 +43,5 @@ class LogitMSELoss(DistillationLoss):
 
     def forward(self, student: Outputs, teacher: Outputs | None) -> Tensor:
         """Mean over the heads of ``logit_mse_loss``."""
-        assert teacher is not None  # promised by needs_teacher
-        return mean_over_heads([logit_mse_loss(s.logits, t.logits, s.mask) for s, t in student.paired_with(teacher)])
+        assert teacher is not None  # promised by requires_teacher
+        return mean_over_heads([logit_mse_loss(s.logits, t.logits, s.mask) for s, t in student.zip_heads(teacher)])

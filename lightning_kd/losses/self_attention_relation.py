@@ -5,13 +5,15 @@ import math
 import torch
 from torch import Tensor
 
-from lightning_kd.losses.anneal import Anneal
+from lightning_kd.losses.anneal import Schedule
 from lightning_kd.losses.base import DistillationLoss, mean_over_heads
-from lightning_kd.losses.layer_map import check_layer_map, place_of
-from lightning_kd.outputs import Outputs, Shape
+from lightning_kd.losses.layer_map import check_layer_map, layer_index
+from lightning_kd.outputs import ModelDims, Outputs
 
 
-def relation_loss(student: Tensor, teacher: Tensor, mask: Tensor | None, num_relation_heads: int) -> Tensor:
+def self_attention_relation_loss(
+    student: Tensor, teacher: Tensor, mask: Tensor | None, num_relation_heads: int
+) -> Tensor:
     r"""KL divergence of the self-relations, mean over relation heads and tokens.
 
     The vectors are cut anew into ``num_relation_heads`` heads, so the widths of the networks may differ. The relation
@@ -34,8 +36,8 @@ def relation_loss(student: Tensor, teacher: Tensor, mask: Tensor | None, num_rel
     valid = torch.ones(student.shape[:2], dtype=torch.bool, device=student.device) if mask is None else mask.bool()
     log_q, log_p = (_log_relations(vectors, valid, num_relation_heads) for vectors in (student, teacher))
     # a masked position has probability 0 in both; without its -inf the product would be NaN
-    columns = valid[:, None, None, :]
-    difference = (log_p - log_q).masked_fill(~columns, 0.0)
+    key_mask = valid[:, None, None, :]
+    difference = (log_p - log_q).masked_fill(~key_mask, 0.0)
     divergence = (log_p.exp() * difference).sum(dim=-1).mean(dim=1)
     return divergence.masked_fill(~valid, 0.0).sum() / valid.sum().clamp(min=1)
 
@@ -46,11 +48,11 @@ def _log_relations(vectors: Tensor, valid: Tensor, heads: int) -> Tensor:
     with torch.autocast(vectors.device.type, enabled=False):
         products = vectors @ vectors.transpose(2, 3) / math.sqrt(vectors.shape[-1])
     # a row without any token would be all -inf: it keeps its products, and does not count
-    hidden = ~valid[:, None, None, :] & valid.any(dim=1)[:, None, None, None]
-    return products.masked_fill(hidden, -torch.inf).log_softmax(dim=-1)
+    masked = ~valid[:, None, None, :] & valid.any(dim=1)[:, None, None, None]
+    return products.masked_fill(masked, -torch.inf).log_softmax(dim=-1)
 
 
-class RelationLoss(DistillationLoss):
+class SelfAttentionRelationLoss(DistillationLoss):
     """Relations among the queries, among the keys and among the values of one layer, the mean of the three.
 
     Neither widths, numbers of heads nor depths need agree. Works with any attention implementation.
@@ -67,44 +69,47 @@ class RelationLoss(DistillationLoss):
             layer is off the end.
     """
 
-    needs = frozenset({"projections"})
-    counts_tokens = True
+    requires = frozenset({"qkv"})
+    averages_tokens = True
 
     def __init__(
         self,
-        weight: float | Anneal = 1.0,
+        weight: float | Schedule = 1.0,
         num_relation_heads: int = 12,
         student_layer: int = -1,
         teacher_layer: int = -1,
     ) -> None:
         super().__init__(weight)
         if num_relation_heads < 1:
-            raise ValueError(f"RelationLoss: num_relation_heads must be >= 1, got {num_relation_heads}")
+            raise ValueError(f"SelfAttentionRelationLoss: num_relation_heads must be >= 1, got {num_relation_heads}")
         self.num_relation_heads = num_relation_heads
         self.student_layer = student_layer
         self.teacher_layer = teacher_layer
 
-    def prepare(self, student: Shape, teacher: Shape) -> None:
+    def setup(self, student: ModelDims, teacher: ModelDims) -> None:
         """Check widths and layers."""
-        check_layer_map({self.student_layer: self.teacher_layer}, student, teacher, type(self).__name__, first=1)
-        for who, shape in (("student", student), ("teacher", teacher)):
-            if shape.hidden_size % self.num_relation_heads:
+        check_layer_map({self.student_layer: self.teacher_layer}, student, teacher, type(self).__name__, min_index=1)
+        for role, dims in (("student", student), ("teacher", teacher)):
+            if dims.hidden_size % self.num_relation_heads:
                 common = math.gcd(student.hidden_size, teacher.hidden_size)
                 raise ValueError(
-                    f"RelationLoss: num_relation_heads {self.num_relation_heads} does not divide the {who}'s width, "
-                    f"{shape.hidden_size}; take a divisor of {common}"
+                    f"SelfAttentionRelationLoss: num_relation_heads {self.num_relation_heads} does not divide the "
+                    f"{role}'s width, "
+                    f"{dims.hidden_size}; take a divisor of {common}"
                 )
 
     def forward(self, student: Outputs, teacher: Outputs | None) -> Tensor:
-        """Mean over queries, keys and values of ``relation_loss``."""
-        assert teacher is not None  # promised by needs_teacher
-        assert student.projections is not None  # promised by needs
-        assert teacher.projections is not None
-        ours = student.projections[place_of(self.student_layer)]
-        theirs = teacher.projections[place_of(self.teacher_layer)]
+        """Mean over queries, keys and values of ``self_attention_relation_loss``."""
+        assert teacher is not None  # promised by requires_teacher
+        assert student.qkv is not None  # promised by requires
+        assert teacher.qkv is not None
+        student_qkv = student.qkv[layer_index(self.student_layer)]
+        teacher_qkv = teacher.qkv[layer_index(self.teacher_layer)]
         return mean_over_heads(
             [
-                relation_loss(getattr(ours, kind), getattr(theirs, kind), student.tokens, self.num_relation_heads)
+                self_attention_relation_loss(
+                    getattr(student_qkv, kind), getattr(teacher_qkv, kind), student.token_mask, self.num_relation_heads
+                )
                 for kind in ("query", "key", "value")
             ]
         )

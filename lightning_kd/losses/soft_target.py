@@ -6,16 +6,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_kd.losses.anneal import Anneal
+from lightning_kd.losses.anneal import Schedule
 from lightning_kd.losses.base import (
     DistillationLoss,
     drop_masked_rows,
     masked_log_softmax,
     mean_over_heads,
 )
-from lightning_kd.losses.chunked import RowSum, chunked_sum
-from lightning_kd.losses.pooled_tail import pool_tail
-from lightning_kd.losses.standardized import standardized_logits
+from lightning_kd.losses.chunked import RowSumFn, chunked_sum
+from lightning_kd.losses.pooled_tail import merge_tail_classes
+from lightning_kd.losses.standardized import standardize_logits
 from lightning_kd.outputs import Outputs
 
 
@@ -50,8 +50,8 @@ class _ForwardKL(torch.autograd.Function):
         return p.mul_(difference).add_(ctx.slope).sum(dim=-1)  # as in divergence: q - p sums to 0
 
     @staticmethod
-    def backward(ctx: Any, *outer: Tensor) -> Any:
-        return (ctx.slope * (outer[0] / ctx.temperature).unsqueeze(-1)).to(ctx.dtype), None, None, None
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
+        return (ctx.slope * (grad_outputs[0] / ctx.temperature).unsqueeze(-1)).to(ctx.dtype), None, None, None
 
 
 def soft_target_loss(
@@ -79,10 +79,10 @@ def soft_target_loss(
         temperature: T > 0; divides both logits. T² keeps the gradient's size independent of T.
         beta: In [0, 1]; 0 = forward KL, 1 = reverse KL.
         mask: (N, C), True = the class counts; a masked class has probability exactly 0 in both. None = all.
-        standardize: Compare z-scores of the logits (``standardized_logits``), so that the student need not have the
+        standardize: Compare z-scores of the logits (``standardize_logits``), so that the student need not have the
             teacher's spread; ``temperature`` is then the base temperature of Sun et al. 2024, algorithm 2.
-        top_k: Keep the teacher's k most likely classes of each row, and pool all others into one (``pool_tail``).
-            None = keep all.
+        top_k: Keep the teacher's k most likely classes of each row, and pool all others into one
+            (``merge_tail_classes``). None = keep all.
 
     Large inputs (vocabularies) are worked on a few rows at a time: what is kept for all rows is one gradient in the
     precision of the student's logits, instead of some ten intermediate results in float32.
@@ -98,20 +98,20 @@ def soft_target_loss(
     if mask is not None:
         mask, student_logits, teacher_logits = drop_masked_rows(mask, student_logits, teacher_logits)
 
-    def row_sum(student: Tensor, place: slice) -> Tensor:
-        teacher, kept = teacher_logits[place], None if mask is None else mask[place]
+    def row_sum(student: Tensor, row_slice: slice) -> Tensor:
+        teacher, class_mask = teacher_logits[row_slice], None if mask is None else mask[row_slice]
         if standardize:
-            student, teacher = standardized_logits(student, kept), standardized_logits(teacher, kept)
+            student, teacher = standardize_logits(student, class_mask), standardize_logits(teacher, class_mask)
         if top_k is None or top_k >= student.shape[-1]:
-            return divergence(student, teacher, temperature, beta, kept).sum()
-        pooled = pool_tail(student.float() / temperature, teacher.float() / temperature, top_k, kept)
-        return divergence(pooled[0], pooled[1], 1.0, beta, pooled[2]).sum()
+            return divergence(student, teacher, temperature, beta, class_mask).sum()
+        merged = merge_tail_classes(student.float() / temperature, teacher.float() / temperature, top_k, class_mask)
+        return divergence(merged[0], merged[1], 1.0, beta, merged[2]).sum()
 
     total = sum_over_rows(student_logits, teacher_logits, row_sum)
     return total / max(len(student_logits), 1) * temperature**2
 
 
-def sum_over_rows(student_logits: Tensor, teacher_logits: Tensor, row_sum: RowSum) -> Tensor:
+def sum_over_rows(student_logits: Tensor, teacher_logits: Tensor, row_sum: RowSumFn) -> Tensor:
     """``chunked_sum``, but at once where the teacher learns, too, as in mutual learning: its gradient is wanted."""
     if teacher_logits.requires_grad:
         return row_sum(student_logits, slice(None))
@@ -168,8 +168,8 @@ class SoftTargetLoss(DistillationLoss):
 
     def __init__(
         self,
-        weight: float | Anneal = 1.0,
-        temperature: float | Anneal = 1.0,
+        weight: float | Schedule = 1.0,
+        temperature: float | Schedule = 1.0,
         beta: float = 0.0,
         standardize: bool = False,
         top_k: int | None = None,
@@ -186,10 +186,10 @@ class SoftTargetLoss(DistillationLoss):
 
     def forward(self, student: Outputs, teacher: Outputs | None) -> Tensor:
         """Mean over the heads of ``soft_target_loss``."""
-        assert teacher is not None  # promised by needs_teacher
+        assert teacher is not None  # promised by requires_teacher
         return mean_over_heads(
             [
                 soft_target_loss(s.logits, t.logits, self.temperature, self.beta, s.mask, self.standardize, self.top_k)
-                for s, t in student.paired_with(teacher)
+                for s, t in student.zip_heads(teacher)
             ]
         )

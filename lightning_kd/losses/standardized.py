@@ -3,7 +3,7 @@
 from torch import Tensor
 
 
-def standardized_logits(logits: Tensor, mask: Tensor | None = None) -> Tensor:
+def standardize_logits(logits: Tensor, mask: Tensor | None = None) -> Tensor:
     """Z-score of each row over the classes that count.
 
     Sun et al. 2024, Logit Standardization in Knowledge Distillation, algorithm 1: the standard deviation is that of the
@@ -19,18 +19,18 @@ def standardized_logits(logits: Tensor, mask: Tensor | None = None) -> Tensor:
 
     Example:
         >>> import torch
-        >>> standardized_logits(torch.tensor([[1.0, 3.0]]))
+        >>> standardize_logits(torch.tensor([[1.0, 3.0]]))
         tensor([[-1.,  1.]])
     """
     logits = logits.float()
     if mask is None:
         count = logits.new_tensor(float(max(logits.shape[-1], 1)))
-        centred = logits - logits.sum(dim=-1, keepdim=True) / count
+        centered = logits - logits.sum(dim=-1, keepdim=True) / count
     else:
         logits = logits.masked_fill(~mask, 0.0)  # masked logits may be infinite
         count = mask.sum(dim=-1, keepdim=True).clamp(min=1)
-        centred = (logits - logits.sum(dim=-1, keepdim=True) / count).masked_fill(~mask, 0.0)
-    variance = centred.square().sum(dim=-1, keepdim=True) / count
+        centered = (logits - logits.sum(dim=-1, keepdim=True) / count).masked_fill(~mask, 0.0)
+    variance = centered.square().sum(dim=-1, keepdim=True) / count
     # equal logits differ from their mean by rounding, and the root has no slope at 0
     constant = variance <= 1e-12 * logits.square().sum(dim=-1, keepdim=True) / count
-    return centred / variance.masked_fill(constant, 1.0).sqrt()
+    return centered / variance.masked_fill(constant, 1.0).sqrt()

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from lightning_kd import models
-from lightning_kd.models.labels import label_names_of
-from lightning_kd.models.layer_selection import Strategy, choose_layers
+from lightning_kd.models.labels import get_label_names
+from lightning_kd.models.layer_selection import LayerStrategy, select_layers
 
-Weights = dict[str, Tensor]
+StateDict = dict[str, Tensor]
 
-SIZES = ("hidden_size", "embedding_size", "intermediate_size", "num_attention_heads", "vocab_size")
+MATCHING_FIELDS = ("hidden_size", "embedding_size", "intermediate_size", "num_attention_heads", "vocab_size")
 """Fields of the configuration that must be the same in both networks."""
 
 TO_DISTILBERT = {
@@ -37,26 +37,26 @@ HEADS_TO_DISTILBERT = {
 }
 """Heads that mean the same in both: masked language models of BERT and RoBERTa, question answering."""
 
-DISTILLED_INTO_DISTILBERT = {"bert": 0, "roberta": 2, "xlm-roberta": 2, "camembert": 2}
+DISTILBERT_SOURCES = {"bert": 0, "roberta": 2, "xlm-roberta": 2, "camembert": 2}
 """Families whose layers fit DistilBERT, and the row of their position embeddings that is the first position."""
 
 
 @dataclass(frozen=True)
-class Copied:
+class CopyReport:
     """What was copied.
 
     Attributes:
         layers: For each student layer the source layer it started from.
-        parts: (part of the student, part of the source) in the order of the student's weights.
-        left: Names of the student's weights that were left as they were.
+        copied: (part of the student, part of the source) in the order of the student's weights.
+        skipped: Names of the student's weights that were left as they were.
     """
 
     layers: list[int]
-    parts: list[tuple[str, str]]
-    left: list[str]
+    copied: list[tuple[str, str]]
+    skipped: list[str]
 
 
-def copy_layers(source: nn.Module, student: nn.Module, layers: Sequence[int] | Strategy | None) -> Copied:
+def copy_layers(source: nn.Module, student: nn.Module, layers: Sequence[int] | LayerStrategy | None) -> CopyReport:
     """Copy the chosen layers and all other weights that mean the same and have the same shape.
 
     Both networks are of one architecture; or BERT, RoBERTa, XLM-R or CamemBERT is copied into DistilBERT, which has no
@@ -66,21 +66,22 @@ def copy_layers(source: nn.Module, student: nn.Module, layers: Sequence[int] | S
     Args:
         source: Network of S layers.
         student: Network of the same widths and vocabulary with N <= S layers.
-        layers: See ``choose_layers``.
+        layers: See ``select_layers``.
 
     Raises:
         ValueError: If the networks do not fit together, or ``layers`` does not fit them.
     """
-    kinds = [str(getattr(getattr(network, "config", None), "model_type", None)) for network in (source, student)]
-    across = kinds[1] == "distilbert" and kinds[0] in DISTILLED_INTO_DISTILBERT
-    if kinds[0] != kinds[1] and not across:
+    model_types = [str(getattr(getattr(model, "config", None), "model_type", None)) for model in (source, student)]
+    to_distilbert = model_types[1] == "distilbert" and model_types[0] in DISTILBERT_SOURCES
+    if model_types[0] != model_types[1] and not to_distilbert:
         raise ValueError(
-            f"LayerInitialization: the source is {kinds[0]!r} and the student {kinds[1]!r}; make the student from the "
-            "source's configuration, {base: <source>, num_hidden_layers: ...}, or a DistilBERT from a BERT or RoBERTa"
+            f"LayerInitialization: the source is {model_types[0]!r} and the student {model_types[1]!r}; make the "
+            f"student from the "
+            "source's configuration, {config: <source>, num_hidden_layers: ...}, or a DistilBERT from a BERT or RoBERTa"
         )
     _check_sizes(source, student)
-    pads = [getattr(getattr(network, "config", None), "pad_token_id", None) for network in (source, student)]
-    if across and pads[0] != pads[1]:
+    pads = [getattr(getattr(model, "config", None), "pad_token_id", None) for model in (source, student)]
+    if to_distilbert and pads[0] != pads[1]:
         raise ValueError(
             f"LayerInitialization: pad_token_id is {pads[0]} in the source and {pads[1]} in the student, whose "
             f"embedding of that token would never be trained; give the student pad_token_id: {pads[0]}"
@@ -92,66 +93,73 @@ def copy_layers(source: nn.Module, student: nn.Module, layers: Sequence[int] | S
             "their weights); remove the callback"
         )
     (source_prefix, source_layers), (student_prefix, student_layers) = source_stack, student_stack
-    chosen = choose_layers(layers, len(student_layers), len(source_layers))
+    selected = select_layers(layers, len(student_layers), len(source_layers))
     weights = {n: tensor for n, tensor in source.state_dict().items() if not n.startswith(f"{source_prefix}.")}
-    if label_names_of(models.id_labels(source)) != label_names_of(models.id_labels(student)):
+    if get_label_names(models.get_id2label(source)) != get_label_names(models.get_id2label(student)):
         body = f"{getattr(source, 'base_model_prefix', '')}."
         weights = {name: tensor for name, tensor in weights.items() if name.startswith(body)}
-    if across:
-        weights = _outside_layers_of_distilbert(weights, kinds[0], source, student)
-    for number, index in enumerate(chosen):
+    if to_distilbert:
+        weights = _convert_embeddings_and_head(weights, model_types[0], source, student)
+    for number, index in enumerate(selected):
         for name, tensor in source_layers[index].state_dict().items():
-            weights[f"{student_prefix}.{number}.{_renamed(name, TO_DISTILBERT) if across else name}"] = tensor
-    own = student.state_dict()
-    fitting = {name: tensor for name, tensor in weights.items() if name in own and own[name].shape == tensor.shape}
-    student.load_state_dict(fitting, strict=False)
-    parts: dict[str, str] = {}
-    for name in (name for name in own if name in fitting):
+            weights[f"{student_prefix}.{number}.{_rename(name, TO_DISTILBERT) if to_distilbert else name}"] = tensor
+    student_weights = student.state_dict()
+    matching = {
+        name: tensor
+        for name, tensor in weights.items()
+        if name in student_weights and student_weights[name].shape == tensor.shape
+    }
+    student.load_state_dict(matching, strict=False)
+    copied: dict[str, str] = {}
+    for name in (name for name in student_weights if name in matching):
         inside = name.removeprefix(f"{student_prefix}.")
         if inside != name:
             number = int(inside.partition(".")[0])
-            parts[f"layer {number}"] = f"layer {chosen[number]}"
+            copied[f"layer {number}"] = f"layer {selected[number]}"
         else:
             part = "embeddings" if ".embeddings." in name else name.rpartition(".")[0]
-            parts[part] = part if not across else "embeddings" if part == "embeddings" else "head"
-    return Copied(chosen, list(parts.items()), [name for name in own if name not in fitting])
+            copied[part] = part if not to_distilbert else "embeddings" if part == "embeddings" else "head"
+    return CopyReport(selected, list(copied.items()), [name for name in student_weights if name not in matching])
 
 
 def _check_sizes(source: nn.Module, student: nn.Module) -> None:
-    for field in SIZES:
-        theirs, ours = (_size(network, field) for network in (source, student))
-        if theirs != ours:
+    for field in MATCHING_FIELDS:
+        source_value, student_value = (_config_value(model, field) for model in (source, student))
+        if source_value != student_value:
             raise ValueError(
-                f"LayerInitialization: {field} is {theirs!r} in the source and {ours!r} in the student; make the "
-                "student from the source's configuration: {base: <source>, num_hidden_layers: ...}"
+                f"LayerInitialization: {field} is {source_value!r} in the source and {student_value!r} in the "
+                f"student; make the "
+                "student from the source's configuration: {config: <source>, num_hidden_layers: ...}"
             )
 
 
-def _size(network: nn.Module, field: str) -> int | None:
-    config = getattr(network, "config", None)
+def _config_value(model: nn.Module, field: str) -> int | None:
+    config = getattr(model, "config", None)
     if field == "intermediate_size" and not hasattr(config, field):
         field = "hidden_dim"  # DistilBERT's name for it
     return getattr(config, field, None)
 
 
-def _renamed(name: str, names: dict[str, str]) -> str:
+def _rename(name: str, names: dict[str, str]) -> str:
     part, _, leaf = name.rpartition(".")
     return f"{names.get(part, part)}.{leaf}"
 
 
-def _outside_layers_of_distilbert(weights: Weights, kind: str, source: nn.Module, student: nn.Module) -> Weights:
+def _convert_embeddings_and_head(
+    weights: StateDict, model_type: str, source: nn.Module, student: nn.Module
+) -> StateDict:
     """Embeddings and head of a BERT or RoBERTa under the names of DistilBERT."""
-    theirs, ours = (f"{network.base_model_prefix}." for network in (source, student))
+    source_prefix, student_prefix = (f"{model.base_model_prefix}." for model in (source, student))
     renamed = {}
     for name, tensor in weights.items():
-        part, _, leaf = name.removeprefix(theirs).rpartition(".")
+        part, _, leaf = name.removeprefix(source_prefix).rpartition(".")
         if part in ("embeddings.word_embeddings", "embeddings.LayerNorm"):
-            renamed[f"{ours}{part}.{leaf}"] = tensor
+            renamed[f"{student_prefix}{part}.{leaf}"] = tensor
         elif part == "embeddings.position_embeddings":
-            token_types = weights[f"{theirs}embeddings.token_type_embeddings.weight"]
-            places = int(getattr(student, "config").max_position_embeddings)  # noqa: B009  nn.Module has no such field
-            first = DISTILLED_INTO_DISTILBERT[kind]
-            renamed[f"{ours}{part}.{leaf}"] = tensor[first : first + places] + token_types[0]
+            token_types = weights[f"{source_prefix}embeddings.token_type_embeddings.weight"]
+            num_positions = int(getattr(student, "config").max_position_embeddings)  # noqa: B009  nn.Module has no such field
+            offset = DISTILBERT_SOURCES[model_type]
+            renamed[f"{student_prefix}{part}.{leaf}"] = tensor[offset : offset + num_positions] + token_types[0]
         elif part in HEADS_TO_DISTILBERT:
             renamed[f"{HEADS_TO_DISTILBERT[part]}.{leaf}"] = tensor
     return renamed

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import Literal
 
-Strategy = Literal["uniform", "first", "last", "published"]
-"""Ways to choose layers by name: see ``choose_layers``."""
+LayerStrategy = Literal["uniform", "first", "last", "distilbert"]
+"""Ways to choose layers by name: see ``select_layers``."""
 
-PUBLISHED = {
+DISTILBERT_LAYERS = {
     1: [0],
     2: [0, 6],
     3: [0, 6, 11],
@@ -18,59 +18,64 @@ PUBLISHED = {
 Distillation, and its published code)."""
 
 
-def evenly_spaced(count: int, among: int) -> list[int]:
-    """Indices of ``count`` layers out of ``among``, the first and the last included (one layer: the first).
+def evenly_spaced_indices(count: int, total: int) -> list[int]:
+    """Indices of ``count`` layers out of ``total``, the first and the last included (one layer: the first).
 
     Example:
-        >>> evenly_spaced(2, 6), evenly_spaced(3, 12), evenly_spaced(1, 6)
+        >>> evenly_spaced_indices(2, 6), evenly_spaced_indices(3, 12), evenly_spaced_indices(1, 6)
         ([0, 5], [0, 6, 11], [0])
     """
-    return [(2 * i * (among - 1) + count - 1) // (2 * (count - 1)) for i in range(count)] if count > 1 else [0]
+    return [(2 * i * (total - 1) + count - 1) // (2 * (count - 1)) for i in range(count)] if count > 1 else [0]
 
 
-def choose_layers(layers: Sequence[int] | Strategy | None, count: int, among: int) -> list[int]:
+def select_layers(layers: Sequence[int] | LayerStrategy | None, num_layers: int, num_source_layers: int) -> list[int]:
     """For each of the student's layers the index of the layer it starts from.
 
     Args:
-        layers: The indices themselves, in [-among, among); or ``uniform``, every (among / count)-th beginning with the
-            first; ``first`` or ``last``; ``published``, see ``PUBLISHED``; None = evenly spaced, the first and the last
-            included.
-        count: Layers of the student, >= 1.
-        among: Layers of the network to copy from, >= count.
+        layers: Indices in [-num_source_layers, num_source_layers); or ``uniform``, every
+            (num_source_layers / num_layers)-th beginning with the first; ``first`` or ``last``; ``distilbert``, see
+            ``DISTILBERT_LAYERS``; None = evenly spaced, the first and the last included.
+        num_layers: Layers of the student, >= 1.
+        num_source_layers: Layers of the network to copy from, >= num_layers.
 
     Raises:
         ValueError: If there are too few layers, an index is out of range, or the strategy does not know the numbers.
 
     Example:
-        >>> choose_layers("uniform", 6, 12), choose_layers("last", 2, 6)
+        >>> select_layers("uniform", 6, 12), select_layers("last", 2, 6)
         ([0, 2, 4, 6, 8, 10], [4, 5])
     """
-    if count > among:
-        raise ValueError(f"LayerInitialization: the student has {count} layers, the source {among}; make it shallower")
+    if num_layers > num_source_layers:
+        raise ValueError(
+            f"LayerInitialization: the student has {num_layers} layers, the source {num_source_layers}; "
+            "make it shallower"
+        )
     if layers is None:
-        return evenly_spaced(count, among)
+        return evenly_spaced_indices(num_layers, num_source_layers)
     if layers == "uniform":
-        return [index * among // count for index in range(count)]
+        return [index * num_source_layers // num_layers for index in range(num_layers)]
     if layers == "first":
-        return list(range(count))
+        return list(range(num_layers))
     if layers == "last":
-        return list(range(among - count, among))
-    if layers == "published":
-        if among != 12 or count not in PUBLISHED:
+        return list(range(num_source_layers - num_layers, num_source_layers))
+    if layers == "distilbert":
+        if num_source_layers != 12 or num_layers not in DISTILBERT_LAYERS:
             raise ValueError(
-                f"LayerInitialization.layers: 'published' is for {', '.join(map(str, PUBLISHED))} of 12 layers, not "
-                f"for {count} of {among}; use null (evenly spaced) or name the layers"
+                f"LayerInitialization.layers: 'distilbert' is for {', '.join(map(str, DISTILBERT_LAYERS))} of 12 "
+                f"layers, not "
+                f"for {num_layers} of {num_source_layers}; use null (evenly spaced) or name the layers"
             )
-        return PUBLISHED[count]
+        return DISTILBERT_LAYERS[num_layers]
     if isinstance(layers, str):
         raise ValueError(
-            f"LayerInitialization.layers: {layers!r} is no strategy; use uniform, first, last, published or a list"
+            f"LayerInitialization.layers: {layers!r} is no strategy; use uniform, first, last, distilbert or a list"
         )
-    if len(layers) != count:
-        raise ValueError(f"LayerInitialization.layers: {len(layers)} given, the student has {count} layers")
+    if len(layers) != num_layers:
+        raise ValueError(f"LayerInitialization.layers: {len(layers)} given, the student has {num_layers} layers")
     for index in layers:
-        if not -among <= index < among:
+        if not -num_source_layers <= index < num_source_layers:
             raise ValueError(
-                f"LayerInitialization.layers: {index} is out of range, the source has layers 0 to {among - 1}"
+                f"LayerInitialization.layers: {index} is out of range, the source has layers "
+                f"0 to {num_source_layers - 1}"
             )
-    return [index % among for index in layers]
+    return [index % num_source_layers for index in layers]

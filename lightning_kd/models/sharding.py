@@ -8,19 +8,20 @@ from torch.distributed.tensor import DTensor
 from lightning_kd.models.loading import encoder_layers
 
 
-def shard(network: nn.Module, mesh: DeviceMesh, keep_layers: bool = False) -> None:
+def shard(model: nn.Module, mesh: DeviceMesh, reshard_after_forward: bool = True) -> None:
     """Divide a network among processes in place, each encoder layer apart; one that is divided already stays.
 
     Args:
-        network: On any device; each layer is moved to the mesh's device before it is divided.
+        model: On any device; each layer is moved to the mesh's device before it is divided.
         mesh: Lightning's, with the dimensions ``data_parallel`` and ``tensor_parallel``.
-        keep_layers: Keep the collected weights of a layer until its backward pass. Needed where a loss reads what is
-            computed inside a layer, because only the gradient of a layer's output makes it collect them again.
+        reshard_after_forward: False keeps the collected weights of a layer until its backward pass. Needed where a
+            loss reads what is computed inside a layer, because only the gradient of a layer's output makes it collect
+            them again.
 
     Raises:
         ValueError: If the mesh also divides the computation within a layer.
     """
-    if isinstance(network, FSDPModule):
+    if isinstance(model, FSDPModule):
         return
     if (size := mesh["tensor_parallel"].size()) > 1:
         raise ValueError(
@@ -28,12 +29,12 @@ def shard(network: nn.Module, mesh: DeviceMesh, keep_layers: bool = False) -> No
             "only whole layers are divided here, so use strategy fsdp2, or give data_parallel_size the number of "
             "devices and tensor_parallel_size 1"
         )
-    layers = encoder_layers(network)
+    layers = encoder_layers(model)
     for layer in layers[1] if layers is not None else []:
-        fully_shard(layer, mesh=mesh["data_parallel"], reshard_after_forward=not keep_layers)
-    fully_shard(network, mesh=mesh["data_parallel"], reshard_after_forward=not keep_layers)
+        fully_shard(layer, mesh=mesh["data_parallel"], reshard_after_forward=reshard_after_forward)
+    fully_shard(model, mesh=mesh["data_parallel"], reshard_after_forward=reshard_after_forward)
 
 
-def collected(network: nn.Module) -> dict[str, Tensor]:
+def full_state_dict(model: nn.Module) -> dict[str, Tensor]:
     """The weights of a network, whole on every device; to be called on every device."""
-    return {n: w.full_tensor() if isinstance(w, DTensor) else w for n, w in network.state_dict().items()}
+    return {n: w.full_tensor() if isinstance(w, DTensor) else w for n, w in model.state_dict().items()}

@@ -76,16 +76,16 @@ class LazyAdamW(AdamW):
         parameter.index_copy_(0, rows, updated.addcdiv_(first, divisor, value=-lr / (1 - beta1**step)))
 
 
-def set_sparse_gradients(network: nn.Module, wanted: bool) -> None:
+def set_sparse_gradients(model: nn.Module, enabled: bool) -> None:
     """Let the word embeddings of a network have sparse gradients or not; never if their weights are used elsewhere."""
-    find = getattr(network, "get_input_embeddings", None)
-    embeddings = find() if find is not None else None
+    get_embeddings = getattr(model, "get_input_embeddings", None)
+    embeddings = get_embeddings() if get_embeddings is not None else None
     if isinstance(embeddings, nn.Embedding):
-        named = network.named_parameters(remove_duplicate=False)
-        embeddings.sparse = wanted and sum(parameter is embeddings.weight for _, parameter in named) == 1
+        named = model.named_parameters(remove_duplicate=False)
+        embeddings.sparse = enabled and sum(parameter is embeddings.weight for _, parameter in named) == 1
 
 
-def stand_ins(parameters: list[nn.Parameter]) -> list[nn.Parameter]:
+def dense_gradient_views(parameters: list[nn.Parameter]) -> list[nn.Parameter]:
     """Parameters whose gradients are those of the given ones, in the same memory, and none of which is sparse.
 
     PyTorch does not clip sparse gradients.
@@ -95,9 +95,9 @@ def stand_ins(parameters: list[nn.Parameter]) -> list[nn.Parameter]:
         if parameter.grad is not None and parameter.grad.is_sparse:
             parameter.grad = parameter.grad.coalesce()
             values = parameter.grad.values()
-            stand_in = nn.Parameter(torch.empty_like(values))
-            stand_in.grad = values
-            dense.append(stand_in)
+            view = nn.Parameter(torch.empty_like(values))
+            view.grad = values
+            dense.append(view)
         else:
             dense.append(parameter)
     return dense

@@ -13,7 +13,7 @@ OptimizerFactory = Callable[[Iterable[Any]], Optimizer]
 
 DEFAULT_OPTIMIZER: OptimizerFactory = partial(AdamW, lr=5e-5)
 
-SCHEDULES = (
+LR_SCHEDULERS = (
     "linear",
     "cosine",
     "cosine_with_restarts",
@@ -38,7 +38,7 @@ def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
     return [group for group in groups if group["params"]]
 
 
-def state_by_name(optimizer: Optimizer, module: nn.Module) -> dict[str, Any]:
+def optimizer_state_by_name(optimizer: Optimizer, module: nn.Module) -> dict[str, Any]:
     """The optimiser's state under the names of the parameters in place of their numbers.
 
     Numbers follow the order of the groups, and strategies that shard take them for the order of the module.
@@ -47,20 +47,20 @@ def state_by_name(optimizer: Optimizer, module: nn.Module) -> dict[str, Any]:
     state = optimizer.state_dict()
     numbered: dict[int, str] = {}
     for group, saved in zip(optimizer.param_groups, state["param_groups"], strict=True):
-        own = [names[id(parameter)] for parameter in group["params"]]
-        numbered |= dict(zip(saved["params"], own, strict=True))
-        saved["params"] = own
+        param_names = [names[id(parameter)] for parameter in group["params"]]
+        numbered |= dict(zip(saved["params"], param_names, strict=True))
+        saved["params"] = param_names
     return {**state, "state": {numbered[number]: values for number, values in state["state"].items()}}
 
 
-def check_schedule(name: str | None, warmup_ratio: float) -> None:
+def check_lr_scheduler(name: str | None, warmup_ratio: float) -> None:
     """Refuse a schedule that cannot be built.
 
     Raises:
-        ValueError: If the name is none of ``SCHEDULES``, or ``warmup_ratio`` is outside [0, 1] or would be ignored.
+        ValueError: If the name is none of ``LR_SCHEDULERS``, or ``warmup_ratio`` is outside [0, 1] or would be ignored.
     """
-    if name is not None and name not in SCHEDULES:
-        raise ValueError(f"lr_scheduler: unknown schedule {name!r}; use null or one of {', '.join(SCHEDULES)}")
+    if name is not None and name not in LR_SCHEDULERS:
+        raise ValueError(f"lr_scheduler: unknown schedule {name!r}; use null or one of {', '.join(LR_SCHEDULERS)}")
     if not 0 <= warmup_ratio <= 1:
         raise ValueError(f"warmup_ratio: must be in [0, 1], got {warmup_ratio}")
     if warmup_ratio and name in (None, "constant"):
@@ -69,12 +69,12 @@ def check_schedule(name: str | None, warmup_ratio: float) -> None:
         )
 
 
-def known_end(total_steps: float, needy: str, remedy: str) -> int:
+def require_total_steps(total_steps: float, feature: str, remedy: str) -> int:
     """The number of optimiser steps of a run.
 
     Args:
         total_steps: As Lightning estimates it.
-        needy: What asks for it, for the message.
+        feature: What asks for it, for the message.
         remedy: How to do without it, for the message.
 
     Raises:
@@ -82,17 +82,17 @@ def known_end(total_steps: float, needy: str, remedy: str) -> int:
     """
     if not 0 < total_steps < float("inf"):  # -1: the loader has no length
         raise ValueError(
-            f"{needy} needs the number of steps, and the run has no known end; set trainer.max_steps, or "
+            f"{feature} needs the number of steps, and the run has no known end; set trainer.max_steps, or "
             f"trainer.max_epochs where the data have a length, or {remedy}"
         )
     return int(total_steps)
 
 
-def build_schedule(name: str, optimizer: Optimizer, warmup_ratio: float, total_steps: float) -> LRScheduler:
+def build_lr_scheduler(name: str, optimizer: Optimizer, warmup_ratio: float, total_steps: float) -> LRScheduler:
     """Build a schedule over the optimiser steps of a run.
 
     Args:
-        name: One of ``SCHEDULES``.
+        name: One of ``LR_SCHEDULERS``.
         optimizer: Its learning rate is the peak.
         warmup_ratio: Share of the steps in which the rate rises linearly from 0, in [0, 1].
         total_steps: Number of optimiser steps.
@@ -100,8 +100,8 @@ def build_schedule(name: str, optimizer: Optimizer, warmup_ratio: float, total_s
     Raises:
         ValueError: If the number of steps is infinite or unknown.
     """
-    steps = known_end(total_steps, f"lr_scheduler: {name!r}", "lr_scheduler to null")
+    steps = require_total_steps(total_steps, f"lr_scheduler: {name!r}", "lr_scheduler to null")
     # at least one step after the warm-up: transformers' polynomial divides by their number
     warmup_steps = min(round(warmup_ratio * steps), steps - 1)
-    schedule: LRScheduler = get_scheduler(name, optimizer, warmup_steps, steps)
-    return schedule
+    scheduler: LRScheduler = get_scheduler(name, optimizer, warmup_steps, steps)
+    return scheduler

@@ -19,7 +19,7 @@ def score_answer(answer: str, references: list[str]) -> tuple[float, float]:
     return float(scores["exact_match"]), float(scores["f1"])
 
 
-def first_of_each(groups: Tensor, scores: Tensor, ranks: Tensor) -> Tensor:
+def argmax_per_group(groups: Tensor, scores: Tensor, ranks: Tensor) -> Tensor:
     """Positions of the highest score of each group, the groups in ascending order.
 
     Args:
@@ -47,48 +47,51 @@ class AnswerScores(Metric):
     """
 
     full_state_update = False
-    COLUMNS = ("score", "exact_match", "f1", "no_answer_score", "no_answer_is_right")
+    COLUMNS = ("score", "exact_match", "f1", "no_answer_score", "no_answer_is_correct")
 
-    places: list[Tensor]
+    indices: list[Tensor]
     values: list[Tensor]
 
     def __init__(self, no_answer_threshold: float | None) -> None:
         super().__init__()
         self.no_answer_threshold = no_answer_threshold
-        self.add_state("places", [], dist_reduce_fx="cat")
+        self.add_state("indices", [], dist_reduce_fx="cat")
         self.add_state("values", [], dist_reduce_fx="cat")
 
-    def update(self, places: Tensor, values: Tensor) -> None:
+    def update(self, indices: Tensor, values: Tensor) -> None:
         """Add rows.
 
         Args:
-            places: The question each row belongs to, and the row's number, (N, 2).
+            indices: The question each row belongs to, and the row's number, (N, 2).
             values: ``COLUMNS`` of each row, (N, 5), the three scores in %.
         """
-        self.places.append(places)
+        self.indices.append(indices)
         self.values.append(values)
 
-    def by_question(self) -> dict[str, Tensor]:
+    def per_question_scores(self) -> dict[str, Tensor]:
         """``exact_match`` and ``f1`` of each question, in %, (Q,)."""
-        question, row = dim_zero_cat(self.places).unbind(dim=1)
+        question, row = dim_zero_cat(self.indices).unbind(dim=1)
         values = dict(zip(self.COLUMNS, dim_zero_cat(self.values).unbind(dim=1), strict=True))
-        rows = first_of_each(question, values["score"], row)
+        rows = argmax_per_group(question, values["score"], row)
         exact_match, f1 = values["exact_match"][rows], values["f1"][rows]
         if self.no_answer_threshold is not None:
-            no_answer_score = values["no_answer_score"][first_of_each(question, -values["no_answer_score"], row)]
-            refused = no_answer_score - values["score"][rows] > self.no_answer_threshold
-            right = values["no_answer_is_right"][rows]
-            exact_match, f1 = torch.where(refused, right, exact_match), torch.where(refused, right, f1)
+            no_answer_score = values["no_answer_score"][argmax_per_group(question, -values["no_answer_score"], row)]
+            unanswered = no_answer_score - values["score"][rows] > self.no_answer_threshold
+            no_answer_correct = values["no_answer_is_correct"][rows]
+            exact_match, f1 = (
+                torch.where(unanswered, no_answer_correct, exact_match),
+                torch.where(unanswered, no_answer_correct, f1),
+            )
         return {"exact_match": exact_match, "f1": f1}
 
     def compute(self) -> dict[str, Tensor]:
         """``exact_match`` and ``f1``, in %, mean over the questions."""
-        return {name: scores.mean() for name, scores in self.by_question().items()}
+        return {name: scores.mean() for name, scores in self.per_question_scores().items()}
 
 
-class F1ByQuestion(AnswerScores):
+class PerQuestionF1(AnswerScores):
     """F1 of each question, in %, (Q,)."""
 
     def compute(self) -> Tensor:  # type: ignore[override]
         """By question, in ascending order."""
-        return self.by_question()["f1"]
+        return self.per_question_scores()["f1"]

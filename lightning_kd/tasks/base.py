@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
 from lightning_kd import models
-from lightning_kd.models.qkv_hooks import recorded_projections
-from lightning_kd.outputs import Batch, Need, Outputs
+from lightning_kd.models.qkv_hooks import capture_qkv
+from lightning_kd.outputs import Batch, Outputs, Requirement
 
 
 class Task(ABC):
@@ -20,11 +20,11 @@ class Task(ABC):
         auto_class: Name of the transformers class that builds a network with these heads.
         pipeline: Name of the transformers pipeline that runs such a network.
         heads: Names of the heads.
-        classes_are_positions: Whether the classes are the positions of a row, so that short rows have fewer.
-        size_follows_length: Whether long rows have more logits than short ones.
+        predicts_positions: Whether the classes are the positions of a row, so that short rows have fewer.
+        logits_per_token: Whether long rows have more logits than short ones.
         named_labels: Whether the classes have names, which data, teacher and student must agree on.
         num_labels: Size of the head where the task fixes it.
-        units: What scores are means over.
+        example_unit: What scores are means over.
         prediction_file: Name of the file that predictions are written to.
         monitor: The metric that picks the best checkpoint, one of ``metrics``.
         monitor_mode: Whether a larger or a smaller value of it is better.
@@ -35,43 +35,43 @@ class Task(ABC):
     heads: ClassVar[tuple[str, ...]]
     named_labels: ClassVar[bool] = True
     num_labels: ClassVar[int | None] = None
-    classes_are_positions: ClassVar[bool] = False
-    size_follows_length: ClassVar[bool] = False
-    units: ClassVar[str] = "rows"
+    predicts_positions: ClassVar[bool] = False
+    logits_per_token: ClassVar[bool] = False
+    example_unit: ClassVar[str] = "rows"
     prediction_file: ClassVar[str] = "predictions.csv"
     monitor: ClassVar[str]
     monitor_mode: ClassVar[Literal["min", "max"]] = "max"
 
-    def run(self, network: nn.Module, batch: Batch, needs: frozenset[Need] = frozenset()) -> Outputs:
+    def run(self, model: nn.Module, batch: Batch, requires: frozenset[Requirement] = frozenset()) -> Outputs:
         """Run a network on a batch: its heads, and what the losses need beside them.
 
         Raises:
             ValueError: If the network does not give what is needed.
         """
-        options = {"output_hidden_states": True} if "hidden_states" in needs else {}
-        recording = recorded_projections(network) if "projections" in needs else nullcontext(None)
-        with recording as projections:
-            network_output = models.forward(network, batch, **options)
-        outputs = self.outputs(network_output, batch)
-        if not needs:
+        options = {"output_hidden_states": True} if "hidden_states" in requires else {}
+        recording = capture_qkv(model) if "qkv" in requires else nullcontext(None)
+        with recording as qkv:
+            model_output = models.call_model(model, batch, **options)
+        outputs = self.outputs(model_output, batch)
+        if not requires:
             return outputs
-        hidden_states = getattr(network_output, "hidden_states", None)
-        if "hidden_states" in needs and hidden_states is None:
-            raise ValueError(f"{type(network).__name__} returns no hidden_states; use losses on its logits")
-        tokens = batch["attention_mask"].bool() if "attention_mask" in batch else None
+        hidden_states = getattr(model_output, "hidden_states", None)
+        if "hidden_states" in requires and hidden_states is None:
+            raise ValueError(f"{type(model).__name__} returns no hidden_states; use losses on its logits")
+        token_mask = batch["attention_mask"].bool() if "attention_mask" in batch else None
         return replace(
             outputs,
-            tokens=tokens,
+            token_mask=token_mask,
             hidden_states=hidden_states,
-            projections=None if projections is None else tuple(projections),
+            qkv=None if qkv is None else tuple(qkv),
         )
 
     @abstractmethod
-    def outputs(self, network_output: Any, batch: Batch) -> Outputs:
+    def outputs(self, model_output: Any, batch: Batch) -> Outputs:
         """Cut what a network returned into heads, leaving out rows that do not count.
 
         Args:
-            network_output: A transformers output, or a plain tensor of logits.
+            model_output: A transformers output, or a plain tensor of logits.
             batch: The batch the network saw; ``labels`` may be missing.
         """
 
@@ -84,17 +84,17 @@ class Task(ABC):
             batch: The batch; ``labels`` may be missing.
         """
 
-    def at_student_positions(self, outputs: Outputs, own: Batch, batch: Batch) -> Outputs:
+    def align_to_student(self, outputs: Outputs, teacher_inputs: Batch, batch: Batch) -> Outputs:
         """What a network returned that reads the rows in its own encoding, as if it had read the student's.
 
         Args:
             outputs: Of the network.
-            own: The encoding it read, an entry of ``TEACHER_INPUTS``.
+            teacher_inputs: The encoding it read, an entry of ``TEACHER_INPUTS``.
             batch: The student's batch.
         """
         return outputs
 
-    def distributions_per_row(self, batch: Batch) -> Tensor | None:
+    def num_distributions(self, batch: Batch) -> Tensor | None:
         """How many rows of a head's logits belong to each row of the batch that counts; None = one."""
         return None
 
@@ -103,14 +103,14 @@ class Task(ABC):
         """Fresh metrics for a split, named without prefix."""
 
     @abstractmethod
-    def unit_scores(self) -> Metric:
-        """A metric that keeps the score of each unit, (units,), updated as the others.
+    def per_example_metric(self) -> Metric:
+        """A metric that keeps the score of each unit, (examples,), updated as the others.
 
         Units are what one may draw again for an interval: rows, questions, hidden tokens.
         """
 
-    def from_mean(self, mean: float) -> float:
-        """``monitor`` from the mean of ``unit_scores``."""
+    def monitor_from_mean(self, mean: float) -> float:
+        """``monitor`` from the mean of ``per_example_metric``."""
         return mean
 
     @abstractmethod
@@ -133,7 +133,7 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def chance(self, label_counts: Tensor) -> float:
+    def baseline_score(self, label_counts: Tensor) -> float:
         """The value of ``monitor`` that a network may reach by guessing.
 
         Args:

@@ -10,13 +10,13 @@ from torch.nn.functional import cross_entropy
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.text import Perplexity
 
-from lightning_kd.models.position_pruning import Choice, spare
-from lightning_kd.outputs import IGNORED, Batch, Head, Need, Outputs
+from lightning_kd.models.position_pruning import PositionSelector, prune_positions
+from lightning_kd.outputs import IGNORE_INDEX, Batch, Head, Outputs, Requirement
 from lightning_kd.tasks.base import Task
-from lightning_kd.tasks.unit_scores import UnitScores
+from lightning_kd.tasks.unit_scores import PerExampleScores
 
 
-class LogPerplexity(Perplexity):
+class PerplexityFromLogits(Perplexity):
     """torchmetrics' perplexity from log-probabilities: theirs is infinite once a probability rounds to 0."""
 
     def update(self, preds: Tensor, target: Tensor) -> None:
@@ -36,50 +36,56 @@ class MaskedLM(Task):
     pipeline = "fill-mask"
     heads = ("token",)
     named_labels = False
-    size_follows_length = True
+    logits_per_token = True
     monitor = "perplexity"
-    units = "hidden tokens"
+    example_unit = "hidden tokens"
     monitor_mode = "min"
 
-    def run(self, network: nn.Module, batch: Batch, needs: frozenset[Need] = frozenset()) -> Outputs:
+    def run(self, model: nn.Module, batch: Batch, requires: frozenset[Requirement] = frozenset()) -> Outputs:
         """Run a network, its head, and what it can of the last layer, at the masked positions only."""
-        with spare(network, self._choice, batch, head_alone=True, keep_layers="hidden_states" in needs):
-            return super().run(network, batch, needs)
+        with prune_positions(
+            model,
+            self._position_selector,
+            batch,
+            prune_before_head=True,
+            output_hidden_states="hidden_states" in requires,
+        ):
+            return super().run(model, batch, requires)
 
-    def _choice(self, batch: Batch) -> Choice:
-        masked = self._masked(batch)
+    def _position_selector(self, batch: Batch) -> PositionSelector:
+        masked = self._masked_positions(batch)
         return lambda states: states[masked.to(states.device)]  # a network may lie on several
 
-    def outputs(self, network_output: Any, batch: Batch) -> Outputs:
+    def outputs(self, model_output: Any, batch: Batch) -> Outputs:
         """The head ``token``, whether the network's logits are those of all positions or of the masked ones."""
-        logits = getattr(network_output, "logits", network_output)
-        return self.from_logits({"token": logits if logits.ndim == 2 else logits[self._masked(batch)]}, batch)
+        logits = getattr(model_output, "logits", model_output)
+        return self.from_logits({"token": logits if logits.ndim == 2 else logits[self._masked_positions(batch)]}, batch)
 
     def from_logits(self, logits: dict[str, Tensor], batch: Batch) -> Outputs:
         """The head ``token``."""
-        return Outputs({"token": Head(logits["token"], batch["labels"][self._masked(batch)])})
+        return Outputs({"token": Head(logits["token"], batch["labels"][self._masked_positions(batch)])})
 
-    def distributions_per_row(self, batch: Batch) -> Tensor:
+    def num_distributions(self, batch: Batch) -> Tensor:
         """The number of masked positions."""
-        masked = self._masked(batch)
+        masked = self._masked_positions(batch)
         return masked[batch["row_id"] >= 0].sum(dim=1)
 
     @staticmethod
-    def _masked(batch: Batch) -> Tensor:
+    def _masked_positions(batch: Batch) -> Tensor:
         if "labels" not in batch:
             raise ValueError("MaskedLM: the batch has no labels, the hidden tokens; mask it as MaskedLMDataModule does")
-        masked: Tensor = batch["labels"] != IGNORED
+        masked: Tensor = batch["labels"] != IGNORE_INDEX
         return masked & (batch["row_id"] >= 0).unsqueeze(1) if "row_id" in batch else masked
 
     def metrics(self, label_names: list[str]) -> MetricCollection:
         """Perplexity."""
-        return MetricCollection({"perplexity": LogPerplexity()})
+        return MetricCollection({"perplexity": PerplexityFromLogits()})
 
-    def unit_scores(self) -> Metric:
+    def per_example_metric(self) -> Metric:
         """The cross-entropy of each masked token, in nats."""
-        return UnitScores(partial(cross_entropy, reduction="none"))
+        return PerExampleScores(partial(cross_entropy, reduction="none"))
 
-    def from_mean(self, mean: float) -> float:
+    def monitor_from_mean(self, mean: float) -> float:
         """The perplexity."""
         return math.exp(mean)
 
@@ -87,7 +93,7 @@ class MaskedLM(Task):
         """Count the masked positions."""
         head = outputs.heads["token"]
         assert head.labels is not None  # outputs has seen to it
-        if outputs.rows:
+        if outputs.num_targets:
             metrics.update(head.logits, head.labels)
 
     def label_counts(self, outputs: Outputs, batch: Batch) -> Tensor:
@@ -96,7 +102,7 @@ class MaskedLM(Task):
         assert head.labels is not None
         return torch.bincount(head.labels, minlength=head.logits.shape[-1])
 
-    def chance(self, label_counts: Tensor) -> float:
+    def baseline_score(self, label_counts: Tensor) -> float:
         """The perplexity of guessing by frequency, without reading the context."""
         shares = label_counts[label_counts > 0].double() / label_counts.sum()
         return float(torch.exp(-(shares * shares.log()).sum()))

@@ -9,12 +9,12 @@ from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
 from lightning_kd.outputs import Batch, Head, Outputs
-from lightning_kd.tasks.answer_scores import AnswerScores, F1ByQuestion, score_answer
+from lightning_kd.tasks.answer_scores import AnswerScores, PerQuestionF1, score_answer
 from lightning_kd.tasks.base import Task
-from lightning_kd.tasks.carried_over import carried_over
+from lightning_kd.tasks.carried_over import transfer_token_probabilities
 from lightning_kd.tasks.spans import best_spans
 
-GUESSING = 10.0
+CHANCE_F1 = 10.0
 """F1, in %, up to which a network may be guessing: random spans reach about 5 on SQuAD v1.1."""
 
 
@@ -25,11 +25,11 @@ class QuestionAnswering(Task):
     hold the answer points at ``[CLS]`` (Devlin et al. 2019, BERT, section 4.3). Scored by ``exact_match`` and ``f1`` by
     SQuAD's rules (Rajpurkar et al. 2016), in %, over questions, not rows.
 
-    A batch has ``context_tokens`` (B, 2), the first position of the context and the one after its last; to train
+    A batch has ``context_span`` (B, 2), the first position of the context and the one after its last; to train
     ``start_positions`` and ``end_positions`` (B,), -100 where unknown; to answer also ``offsets`` (B, L, 2), the
     characters of the context each position stands for, and lists of B texts, ``id``, ``question`` and ``context``; to
-    score also ``answers``, a list of B lists of texts, ``question_index`` (B,), and ``part`` (B,), 0 for the first row
-    of a question.
+    score also ``answers``, a list of B lists of texts, ``question_index`` (B,), and ``window_index`` (B,), 0 for the
+    first row of a question.
 
     Args:
         max_answer_length: Positions (tokens) of the longest answer, >= 1.
@@ -46,10 +46,10 @@ class QuestionAnswering(Task):
     heads = ("start", "end")
     named_labels = False
     num_labels = 2
-    classes_are_positions = True
-    size_follows_length = True
+    predicts_positions = True
+    logits_per_token = True
     monitor = "f1"
-    units = "questions"
+    example_unit = "questions"
     prediction_file = "predictions.json"
 
     def __init__(self, max_answer_length: int = 30, no_answer_threshold: float | None = None) -> None:
@@ -73,17 +73,17 @@ class QuestionAnswering(Task):
                 "give one, for instance --model.task.init_args.no_answer_threshold=0.0"
             )
 
-    def outputs(self, network_output: Any, batch: Batch) -> Outputs:
+    def outputs(self, model_output: Any, batch: Batch) -> Outputs:
         """The heads ``start`` and ``end``; rows with ``row_id`` -1 only pad an evaluation batch and are left out."""
-        keep = self._keep(batch)
-        logits = {name: getattr(network_output, f"{name}_logits") for name in self.heads}
+        keep = self._example_mask(batch)
+        logits = {name: getattr(model_output, f"{name}_logits") for name in self.heads}
         return self.from_logits({n: part if keep is None else part[keep] for n, part in logits.items()}, batch)
 
     def from_logits(self, logits: dict[str, Tensor], batch: Batch) -> Outputs:
         """The heads ``start`` and ``end``."""
-        mask = self._context(batch)
+        mask = self._context_mask(batch)
         mask[:, 0] = True
-        keep = self._keep(batch)
+        keep = self._example_mask(batch)
         heads = {}
         for name, values in logits.items():
             labels = batch.get(f"{name}_positions")
@@ -93,36 +93,38 @@ class QuestionAnswering(Task):
                 heads[name] = Head(values, None if labels is None else labels[keep], mask[keep])
         return Outputs(heads)
 
-    def at_student_positions(self, outputs: Outputs, own: Batch, batch: Batch) -> Outputs:
+    def align_to_student(self, outputs: Outputs, teacher_inputs: Batch, batch: Batch) -> Outputs:
         """The probabilities of the teacher's tokens carried over to the student's that hold the same characters."""
-        keep = self._keep(batch)
+        keep = self._example_mask(batch)
         logits = {}
-        for name, places in zip(self.heads, ("begins_at", "ends_at"), strict=True):
-            to = own[places] if keep is None else own[places][keep]
+        for name, key in zip(self.heads, ("student_start", "student_end"), strict=True):
+            target_index = teacher_inputs[key] if keep is None else teacher_inputs[key][keep]
             head = outputs.heads[name]
             assert head.mask is not None  # from_logits has made it
-            logits[name] = carried_over(head.logits, head.mask, to, batch["input_ids"].shape[1])
+            logits[name] = transfer_token_probabilities(
+                head.logits, head.mask, target_index, batch["input_ids"].shape[1]
+            )
         return self.from_logits(logits, batch)
 
     @staticmethod
-    def _context(batch: Batch) -> Tensor:
+    def _context_mask(batch: Batch) -> Tensor:
         """Which positions hold the context, (B, L)."""
         positions = torch.arange(batch["input_ids"].shape[1], device=batch["input_ids"].device)
-        tokens: Tensor = batch["context_tokens"]
+        tokens: Tensor = batch["context_span"]
         first, after_last = tokens.unsqueeze(-1).unbind(dim=1)
         return (positions >= first) & (positions < after_last)
 
     @staticmethod
-    def _keep(batch: Batch) -> Tensor | None:
+    def _example_mask(batch: Batch) -> Tensor | None:
         """Which rows count, (B,); None where all do."""
         keep = batch["row_id"] >= 0 if "row_id" in batch else None
         return None if keep is None or bool(keep.all()) else keep
 
-    def _answers(self, outputs: Outputs, batch: Batch) -> Iterator[tuple[int, str, float, float]]:
+    def _best_answers(self, outputs: Outputs, batch: Batch) -> Iterator[tuple[int, str, float, float]]:
         """Of each row that counts: its place in the batch, its answer, and the scores of this and of no answer."""
         start, end = (outputs.heads[name].logits.float() for name in self.heads)
-        keep = self._keep(batch)
-        context, offsets = self._context(batch), batch["offsets"]
+        keep = self._example_mask(batch)
+        context, offsets = self._context_mask(batch), batch["offsets"]
         numbers = torch.arange(len(context), device=context.device)
         if keep is not None:
             context, offsets, numbers = context[keep], offsets[keep], numbers[keep]
@@ -138,9 +140,9 @@ class QuestionAnswering(Task):
         """Exact match and F1."""
         return MetricCollection({"squad": AnswerScores(self.no_answer_threshold)})
 
-    def unit_scores(self) -> Metric:
+    def per_example_metric(self) -> Metric:
         """F1 of each question, in %."""
-        return F1ByQuestion(self.no_answer_threshold)
+        return PerQuestionF1(self.no_answer_threshold)
 
     def update(self, metrics: MetricCollection, outputs: Outputs, batch: Batch) -> None:
         """Count the best answer in each row.
@@ -148,34 +150,36 @@ class QuestionAnswering(Task):
         Raises:
             ValueError: If a question has no answer and ``no_answer_threshold`` is None.
         """
-        places: list[int] = []
+        indices: list[int] = []
         values: list[tuple[float, ...]] = []
-        for number, answer, score, no_answer_score in self._answers(outputs, batch):
+        for number, answer, score, no_answer_score in self._best_answers(outputs, batch):
             references = batch["answers"][number]
             if not references and self.no_answer_threshold is None:
                 raise ValueError(
                     f"task.no_answer_threshold: none given, and question {batch['id'][number]!r} has no answer; "
                     "give one, for instance 0.0, or use data where each question has an answer"
                 )
-            places.append(number)
+            indices.append(number)
             values.append((score, *score_answer(answer, references), no_answer_score, 0.0 if references else 100.0))
         device = outputs.heads["start"].logits.device
         table = torch.tensor(values, dtype=torch.float32, device=device).reshape(-1, len(AnswerScores.COLUMNS))
         row_ids = batch.get("row_id", torch.arange(len(batch["question_index"]), device=device))
-        metrics.update(torch.stack([batch["question_index"], row_ids], dim=1)[places], table)
+        metrics.update(torch.stack([batch["question_index"], row_ids], dim=1)[indices], table)
 
     def label_counts(self, outputs: Outputs, batch: Batch) -> Tensor:
         """How many questions have an answer and how many do not, (2,)."""
         if "answers" not in batch:
             raise ValueError("the questions have no answers, so they cannot be scored; add them, or use predict")
-        parts, rows = batch["part"].tolist(), batch["row_id"].tolist()
+        parts, rows = batch["window_index"].tolist(), batch["row_id"].tolist()
         first = [bool(a) for a, part, row in zip(batch["answers"], parts, rows, strict=True) if part == 0 and row >= 0]
         return torch.tensor([sum(first), len(first) - sum(first)], device=outputs.heads["start"].logits.device)
 
-    def chance(self, label_counts: Tensor) -> float:
-        """What guessing reaches: ``GUESSING``, or with a threshold the share of questions without an answer, in %."""
-        none = 0.0 if self.no_answer_threshold is None else float(label_counts[1] / label_counts.sum().clamp(min=1))
-        return max(GUESSING, 100 * none)
+    def baseline_score(self, label_counts: Tensor) -> float:
+        """What guessing reaches: ``CHANCE_F1``, or with a threshold the share of questions without an answer, in %."""
+        no_answer_rate = (
+            0.0 if self.no_answer_threshold is None else float(label_counts[1] / label_counts.sum().clamp(min=1))
+        )
+        return max(CHANCE_F1, 100 * no_answer_rate)
 
     def predictions(self, outputs: Outputs, batch: Batch, label_names: list[str]) -> list[dict[str, Any]]:
         """The best answer in each row, with its score and the score of no answer."""
@@ -183,11 +187,11 @@ class QuestionAnswering(Task):
             {
                 "id": batch["id"][number],
                 "question": batch["question"][number],
-                "text": answer,
+                "answer": answer,
                 "score": score,
                 "no_answer_score": no_answer_score,
             }
-            for number, answer, score, no_answer_score in self._answers(outputs, batch)
+            for number, answer, score, no_answer_score in self._best_answers(outputs, batch)
         ]
 
     def merge_predictions(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -202,7 +206,7 @@ class QuestionAnswering(Task):
             if self.no_answer_threshold is None:
                 del row["no_answer_score"]
             elif row["no_answer_score"] - row["score"] > self.no_answer_threshold:
-                row["text"] = ""
+                row["answer"] = ""
             for name in ("score", "no_answer_score"):
                 if name in row:
                     row[name] = round(row[name], 4)

@@ -8,13 +8,13 @@ from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import BinaryRecall, MulticlassAccuracy, MulticlassF1Score
 
-from lightning_kd.models.position_pruning import Choice, spare
-from lightning_kd.outputs import Batch, Head, Need, Outputs
+from lightning_kd.models.position_pruning import PositionSelector, prune_positions
+from lightning_kd.outputs import Batch, Head, Outputs, Requirement
 from lightning_kd.tasks.base import Task
-from lightning_kd.tasks.unit_scores import UnitScores
+from lightning_kd.tasks.unit_scores import PerExampleScores
 
 
-def _first_position(batch: Batch) -> Choice:
+def _first_position(batch: Batch) -> PositionSelector:
     return lambda states: states[:, :1]
 
 
@@ -54,14 +54,16 @@ class SequenceClassification(Task):
     def __init__(self, oos_label: str = "oos") -> None:
         self.oos_label = oos_label
 
-    def run(self, network: nn.Module, batch: Batch, needs: frozenset[Need] = frozenset()) -> Outputs:
+    def run(self, model: nn.Module, batch: Batch, requires: frozenset[Requirement] = frozenset()) -> Outputs:
         """Run a network, what it can of the last layer at the first position only, where most heads read."""
-        with spare(network, _first_position, batch, head_alone=False, keep_layers="hidden_states" in needs):
-            return super().run(network, batch, needs)
+        with prune_positions(
+            model, _first_position, batch, prune_before_head=False, output_hidden_states="hidden_states" in requires
+        ):
+            return super().run(model, batch, requires)
 
-    def outputs(self, network_output: Any, batch: Batch) -> Outputs:
+    def outputs(self, model_output: Any, batch: Batch) -> Outputs:
         """One head, ``label``; rows with ``row_id`` -1 only pad an evaluation batch and are left out."""
-        logits = getattr(network_output, "logits", network_output)
+        logits = getattr(model_output, "logits", model_output)
         return self.from_logits({"label": logits[batch["row_id"] >= 0] if "row_id" in batch else logits}, batch)
 
     def from_logits(self, logits: dict[str, Tensor], batch: Batch) -> Outputs:
@@ -86,14 +88,14 @@ class SequenceClassification(Task):
         # accuracy until the first out-of-scope row comes
         return MetricCollection(metrics, compute_groups=False)
 
-    def unit_scores(self) -> Metric:
+    def per_example_metric(self) -> Metric:
         """Whether each row is right, 0 or 1."""
-        return UnitScores(torch.eq)
+        return PerExampleScores(torch.eq)
 
     def update(self, metrics: MetricCollection, outputs: Outputs, batch: Batch) -> None:
         """Count the most likely classes."""
         labels = self._labels(outputs)
-        if outputs.rows:  # with several devices a batch may be all padding, which torchmetrics does not take
+        if outputs.num_targets:  # with several devices a batch may be all padding, which torchmetrics does not take
             metrics.update(outputs.heads["label"].logits.argmax(dim=-1), labels)
 
     def label_counts(self, outputs: Outputs, batch: Batch) -> Tensor:
@@ -108,7 +110,7 @@ class SequenceClassification(Task):
             raise ValueError("the rows have no labels, so they cannot be scored; label them, or use predict")
         return labels
 
-    def chance(self, label_counts: Tensor) -> float:
+    def baseline_score(self, label_counts: Tensor) -> float:
         """What always answering the most frequent class could reach: its share plus two standard errors.
 
         At most half-way from that share to 1, so that few rows can still show a good teacher.
@@ -121,8 +123,8 @@ class SequenceClassification(Task):
 
     def predictions(self, outputs: Outputs, batch: Batch, label_names: list[str]) -> list[dict[str, Any]]:
         """The most likely label and its probability, in [0, 1]."""
-        probability, index = outputs.heads["label"].logits.float().softmax(dim=-1).max(dim=-1)
+        scores, index = outputs.heads["label"].logits.float().softmax(dim=-1).max(dim=-1)
         return [
-            {"label": label_names[i], "probability": round(p, 6)}
-            for i, p in zip(index.tolist(), probability.tolist(), strict=True)
+            {"label": label_names[i], "score": round(p, 6)}
+            for i, p in zip(index.tolist(), scores.tolist(), strict=True)
         ]

@@ -7,7 +7,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 
-class UnitScores(Metric):
+class PerExampleScores(Metric):
     """Keeps what a function makes of each update, (N,), for intervals that need more than a mean.
 
     Args:
@@ -27,6 +27,6 @@ class UnitScores(Metric):
         self.values.append(self.score(preds, target).float())
 
     def compute(self) -> Tensor:
-        """All scores, (units,)."""
+        """All scores, (examples,)."""
         scores: Tensor = dim_zero_cat(self.values)
         return scores

@@ -43,103 +43,115 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     return hashlib.sha256(json.dumps(_tokenizer_parts(tokenizer), sort_keys=True).encode()).hexdigest()
 
 
-def _first_difference(teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase) -> str:
-    theirs, ours = _tokenizer_parts(teacher), _tokenizer_parts(student)
-    part = next(part for part in theirs if theirs[part] != ours[part])
-    first, second = theirs[part], ours[part]
+def _describe_difference(teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase) -> str:
+    teacher_parts, student_parts = _tokenizer_parts(teacher), _tokenizer_parts(student)
+    part = next(part for part in teacher_parts if teacher_parts[part] != student_parts[part])
+    first, second = teacher_parts[part], student_parts[part]
     if isinstance(first, dict) and isinstance(second, dict):
         key = next(key for key in {**first, **second} if first.get(key) != second.get(key))
         return f"{part}: {key} {first.get(key)!r:.80} against {second.get(key)!r:.80}"
     if not isinstance(first, list):
         return f"{part} {first!r:.80} against {second!r:.80}"
-    one, other = next((t, o) for t, o in zip_longest(first, second) if t != o)
+    teacher_entry, student_entry = next((t, o) for t, o in zip_longest(first, second) if t != o)
     if part != "vocabulary":
-        return f"{part}: {one} against {other}"
-    names = [repr(entry[0]) if entry else "nothing" for entry in (one, other)]
+        return f"{part}: {teacher_entry} against {student_entry}"
+    names = [repr(entry[0]) if entry else "nothing" for entry in (teacher_entry, student_entry)]
     entries = f"{len(first)} against {len(second)} entries"
-    return f"{entries}, first difference: {names[0]} against {names[1]} at id {(one or other)[1]}"
+    return f"{entries}, first difference: {names[0]} against {names[1]} at id {(teacher_entry or student_entry)[1]}"
 
 
 def check_tokenizers(
     teacher: Teacher,
     tokenizer: PreTrainedTokenizerBase,
-    accepted: bool,
-    own: Sequence[PreTrainedTokenizerBase] = (),
-    may_be_own: bool = False,
+    ignore_mismatch: bool,
+    teacher_tokenizers: Sequence[PreTrainedTokenizerBase] = (),
+    supports_teacher_tokenizer: bool = False,
 ) -> None:
     """Refuse a teacher whose tokenizer would have made other ids of the texts than those it is to read.
 
     Args:
         teacher: Its networks.
         tokenizer: The student's.
-        accepted: Let it pass.
-        own: Tokenizers of what the teacher reads, one for each network or one for all; empty = the student's.
-        may_be_own: Whether the data could encode the texts for the teacher, too.
+        ignore_mismatch: Let it pass.
+        teacher_tokenizers: Tokenizers of what the teacher reads, one for each network or one for all; empty = the
+            student's.
+        supports_teacher_tokenizer: Whether the data could encode the texts for the teacher, too.
 
     Raises:
-        ValueError: If the fingerprints differ and ``accepted`` is False.
+        ValueError: If the fingerprints differ and ``ignore_mismatch`` is False.
     """
-    for index, member in enumerate(teacher.members):
-        if not isinstance(member.source, str):
+    for index, model in enumerate(teacher.models):
+        if not isinstance(model.source, str):
             continue  # a module comes without a tokenizer: nothing to compare
         try:
-            teachers_own = load_tokenizer(member.source, "teacher tokenizer", member.options)
+            expected = load_tokenizer(model.source, "teacher tokenizer", model.options)
         except OSError as error:
             rank_zero_warn(f"tokenizers not compared: {error}")
             continue
-        read = own[min(index, len(own) - 1)] if own else tokenizer
-        if accepted or tokenizer_fingerprint(teachers_own) == tokenizer_fingerprint(read):
+        actual = teacher_tokenizers[min(index, len(teacher_tokenizers) - 1)] if teacher_tokenizers else tokenizer
+        if ignore_mismatch or tokenizer_fingerprint(expected) == tokenizer_fingerprint(actual):
             continue
-        who = "data.teacher_tokenizer" if own else "student"
-        names: Any = teacher.names if len(teacher.members) > 1 else member.name
-        remedy = f"let it read the texts in its own encoding with data.teacher_tokenizer={names!r}, " * may_be_own
+        reader = "data.teacher_tokenizer" if teacher_tokenizers else "student"
+        names: Any = teacher.names if len(teacher.models) > 1 else model.name
+        remedy = (
+            f"let it read the texts in its own encoding with data.teacher_tokenizer={names!r}, "
+            * supports_teacher_tokenizer
+        )
         raise ValueError(
-            f"teacher {member.name!r} and {who} {read.name_or_path!r} have different tokenizers "
-            f"({_first_difference(teachers_own, read)}), so the teacher would read other words than were "
+            f"teacher {model.name!r} and {reader} {actual.name_or_path!r} have different tokenizers "
+            f"({_describe_difference(expected, actual)}), so the teacher would read other words than were "
             f"written; {remedy}choose a student with the teacher's vocabulary, or accept it with "
-            "--model.accept+=tokenizer_mismatch (accept=['tokenizer_mismatch'])"
+            "--model.ignore_checks+=tokenizer_mismatch (ignore_checks=['tokenizer_mismatch'])"
         )
 
 
-def check_own_encodings(tokenizers: Sequence[PreTrainedTokenizerBase], losses: nn.ModuleDict, teacher: Teacher) -> None:
+def check_separate_tokenization(
+    tokenizers: Sequence[PreTrainedTokenizerBase], losses: nn.ModuleDict, teacher: Teacher
+) -> None:
     """Refuse what does not go with a teacher that reads the rows in an encoding of its own.
 
     Raises:
         ValueError: If a loss compares layers, or there are neither one tokenizer nor one for each network.
     """
-    if len(tokenizers) not in (1, len(teacher.members)):
+    if len(tokenizers) not in (1, len(teacher.models)):
         raise ValueError(
-            f"data.teacher_tokenizer: names {len(tokenizers)} tokenizers for {len(teacher.members)} networks; name one "
+            f"data.teacher_tokenizer: names {len(tokenizers)} tokenizers for {len(teacher.models)} networks; name one "
             "for each, or one for all"
         )
     for name, loss in losses.items():
         assert isinstance(loss, DistillationLoss)
-        if loss.needs:
+        if loss.requires:
             raise ValueError(
-                f"losses.{name}: compares {' and '.join(sorted(loss.needs))} token by token, and the teacher reads "
+                f"losses.{name}: compares {' and '.join(sorted(loss.requires))} token by token, and the teacher reads "
                 "other tokens (data.teacher_tokenizer, data.teacher_prompt); use losses on logits"
             )
 
 
-def check_reading(teacher: Teacher, datamodule: Any, losses: nn.ModuleDict, accepted: bool) -> None:
+def check_teacher_inputs(teacher: Teacher, datamodule: Any, losses: nn.ModuleDict, ignore_mismatch: bool) -> None:
     """Check that each network of a teacher reads what it was trained to read.
 
     Args:
         teacher: Its networks.
         datamodule: Makes the batches.
         losses: All of them.
-        accepted: Let other tokenizers pass.
+        ignore_mismatch: Let other tokenizers pass.
 
     Raises:
-        ValueError: See ``check_tokenizers`` and ``check_own_encodings``.
+        ValueError: See ``check_tokenizers`` and ``check_separate_tokenization``.
     """
-    own = getattr(datamodule, "teacher_tokenizers", [])
-    if own:
-        check_own_encodings(own, losses, teacher)
+    teacher_tokenizers = getattr(datamodule, "teacher_tokenizers", [])
+    if teacher_tokenizers:
+        check_separate_tokenization(teacher_tokenizers, losses, teacher)
     tokenizer = getattr(datamodule, "tokenizer", None)
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         return
-    check_tokenizers(teacher, tokenizer, accepted, own, getattr(datamodule, "encodes_for_teacher", False))
-    argument = "teacher_prompt" if own else "prompt"
-    for member in teacher.members:
-        check_prompt(member.config(), getattr(datamodule, argument, None), f"teacher {member.name!r}", argument)
+    check_tokenizers(
+        teacher,
+        tokenizer,
+        ignore_mismatch,
+        teacher_tokenizers,
+        getattr(datamodule, "supports_teacher_tokenizer", False),
+    )
+    argument = "teacher_prompt" if teacher_tokenizers else "prompt"
+    for model in teacher.models:
+        check_prompt(model.config(), getattr(datamodule, argument, None), f"teacher {model.name!r}", argument)

@@ -7,13 +7,13 @@ from torch import Tensor
 
 from lightning_kd.losses.base import masked_log_softmax
 
-Combine = Literal["logits", "probabilities", "confidence"]
+CombineMode = Literal["logits", "probabilities", "confidence"]
 """What is averaged; with ``confidence`` the probabilities, by weights of each row."""
 
-COMBINE: tuple[str, ...] = get_args(Combine)
+COMBINE_MODES: tuple[str, ...] = get_args(CombineMode)
 
 
-def combined_logits(logits: list[Tensor], mask: Tensor | None, combine: Combine) -> Tensor:
+def combine_logits(logits: list[Tensor], mask: Tensor | None, combine: CombineMode) -> Tensor:
     r"""One distribution out of K.
 
     ``logits`` is their geometric mean, ``probabilities`` their arithmetic mean (Hinton et al. 2015, section 1), whose
@@ -34,10 +34,10 @@ def combined_logits(logits: list[Tensor], mask: Tensor | None, combine: Combine)
         Float32 logits (N, C); of masked classes the lowest of all.
     """
     if combine == "logits":
-        return torch.stack([own.float() for own in logits]).mean(dim=0)
+        return torch.stack([one.float() for one in logits]).mean(dim=0)
     # a row without any class that counts would be all -inf
-    counts = None if mask is None else mask | ~mask.any(dim=-1, keepdim=True)
-    log_p = torch.stack([masked_log_softmax(own.float(), counts) for own in logits])
+    class_mask = None if mask is None else mask | ~mask.any(dim=-1, keepdim=True)
+    log_p = torch.stack([masked_log_softmax(one.float(), class_mask) for one in logits])
     if combine == "confidence" and len(logits) > 1:
         entropy = -(log_p.exp() * log_p.clamp(min=torch.finfo(log_p.dtype).min)).sum(dim=-1)  # 0 log 0 = 0
         weights = (1 - entropy.softmax(dim=0)) / (len(logits) - 1)

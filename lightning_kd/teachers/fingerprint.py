@@ -14,10 +14,10 @@ from torch.distributed.tensor import DTensor
 
 from lightning_kd import models
 
-CHUNK = 2**24
+READ_CHUNK_BYTES = 2**24
 """Bytes read at a time."""
 
-FILES = ("*.safetensors", "*.bin", "*.index.json", "*config.json", "*.py")
+MODEL_FILE_PATTERNS = ("*.safetensors", "*.bin", "*.index.json", "*config.json", "*.py")
 """What decides what a network in a folder computes: its weights, of adapters too its configuration, its own code."""
 
 
@@ -35,31 +35,31 @@ def fingerprint(source: str | nn.Module, options: Mapping[str, Any] = MappingPro
     Raises:
         OSError: If there is no such network.
     """
-    state = hashlib.sha256(json.dumps(dict(options), sort_keys=True).encode() if options else b"")
+    digest = hashlib.sha256(json.dumps(dict(options), sort_keys=True).encode() if options else b"")
     if isinstance(source, nn.Module):
-        printed = repr(source).replace("FSDP", "")  # which dividing it puts before the names of classes
-        state.update(f"{printed} {json.dumps(models.plain_config(source), default=str)}".encode())
+        architecture = repr(source).replace("FSDP", "")  # which dividing it puts before the names of classes
+        digest.update(f"{architecture} {json.dumps(models.config_to_dict(source), default=str)}".encode())
         for name, value in sorted(source.state_dict().items()):
             if not isinstance(value, Tensor):  # a module's extra state
-                state.update(f"{name} {value!r}".encode())
+                digest.update(f"{name} {value!r}".encode())
                 continue
             if isinstance(value, DTensor):  # divided among devices by an earlier fit
                 value = value.full_tensor()
-            state.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            state.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-        return state.hexdigest()
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
     models.load_config(source, "teacher", options)  # says what is wrong with it
     folder = Path(source)
     if not folder.is_dir():
-        where = {name: options[name] for name in ("revision", "subfolder", "cache_dir") if name in options}
-        parts = Path(hf_hub_download(source, "config.json", **where)).parts
+        hub_kwargs = {name: options[name] for name in ("revision", "subfolder", "cache_dir") if name in options}
+        parts = Path(hf_hub_download(source, "config.json", **hub_kwargs)).parts
         commit = parts[len(parts) - parts[::-1].index("snapshots")]  # the hub's cache has a folder for each
-        state.update(f"{source} {commit}".encode())
-        return state.hexdigest()
+        digest.update(f"{source} {commit}".encode())
+        return digest.hexdigest()
     folder /= options.get("subfolder", "")
-    for file in sorted({file for kind in FILES for file in folder.glob(kind)}):
-        state.update(file.name.encode())
+    for file in sorted({file for pattern in MODEL_FILE_PATTERNS for file in folder.glob(pattern)}):
+        digest.update(file.name.encode())
         with file.open("rb") as stream:
-            while part := stream.read(CHUNK):
-                state.update(part)
-    return state.hexdigest()
+            while part := stream.read(READ_CHUNK_BYTES):
+                digest.update(part)
+    return digest.hexdigest()

@@ -9,36 +9,39 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from lightning_kd import models
-from lightning_kd.io.serialization import is_plain
-from lightning_kd.models.labels import label_names_of
+from lightning_kd.io.serialization import is_serializable
+from lightning_kd.models.labels import get_label_names
 from lightning_kd.models.sharding import shard
 
 Source = str | nn.Module | Mapping[str, Any]
 
-Place = tuple[torch.device, torch.dtype, DeviceMesh | None]
+Placement = tuple[torch.device, torch.dtype, DeviceMesh | None]
 """The device, the precision, and the devices among which a network is divided; None = it stays whole."""
 
 
-def _split(mapping: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+def _parse_source(mapping: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
     """The source and the arguments of ``from_pretrained``, as plain data."""
     options = dict(mapping)
-    source = options.pop("source", None)
+    source = options.pop("pretrained", None)
     if source is None:
         raise ValueError(
-            f"teacher: a mapping needs the key 'source' (a hub id or folder), got {sorted(mapping)}; the other keys "
+            f"teacher: a mapping needs the key 'pretrained' (a hub id or folder), got {sorted(mapping)}; the other "
+            f"keys "
             "are arguments of from_pretrained, such as dtype or quantization_config; an ensemble has the key 'ensemble'"
         )
     if "combine" in options:
         raise ValueError("teacher.combine: says how an ensemble is combined, and this is one network; leave it out")
     if options and not isinstance(source, (str, os.PathLike)):
         raise ValueError(
-            f"teacher.source: must be a hub id or folder, got {type(source).__name__}; a module has been loaded "
+            f"teacher.pretrained: must be a hub id or folder, got {type(source).__name__}; a module has been loaded "
             "already, so pass it alone"
         )
     for name, value in options.items():
-        plain = value.to_dict() if hasattr(value, "to_dict") else value
-        options[name] = str(plain).removeprefix("torch.") if isinstance(plain, torch.dtype) else plain
-        if not is_plain(options[name]):
+        config_value = value.to_dict() if hasattr(value, "to_dict") else value
+        options[name] = (
+            str(config_value).removeprefix("torch.") if isinstance(config_value, torch.dtype) else config_value
+        )
+        if not is_serializable(options[name]):
             raise ValueError(
                 f"teacher.{name}: {type(value).__name__} is no plain data, which a checkpoint could not save; write it "
                 "as text, numbers, lists and mappings, or load the network yourself and pass it"
@@ -46,34 +49,35 @@ def _split(mapping: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
     return os.fspath(source) if isinstance(source, os.PathLike) else source, options
 
 
-class FrozenNetwork:
+class FrozenModel:
     """Loaded on first use, always in eval mode, never requires a gradient.
 
     Args:
-        given: Hub id or folder; a mapping of such a ``source`` and arguments of ``from_pretrained``; or a module.
+        source: Hub id or folder; a mapping of such a ``pretrained`` and arguments of ``from_pretrained``; or a module.
         auto_class: Name of the transformers class that loads it.
 
     Attributes:
         source: The hub id or folder, or the module.
         options: Arguments of ``from_pretrained``, plain data.
-        columns: Where each of the student's classes stands among its own, (number of classes,); None = in that order.
+        class_permutation: Where each of the student's classes stands among its own, (number of classes,); None = in
+            that order.
 
     Raises:
-        ValueError: If a mapping has no ``source`` or holds what is no plain data.
+        ValueError: If a mapping has no ``pretrained`` or holds what is no plain data.
     """
 
-    def __init__(self, given: Source, auto_class: str) -> None:
-        mapping = given if isinstance(given, Mapping) else {"source": given}
+    def __init__(self, source: Source, auto_class: str) -> None:
+        mapping = source if isinstance(source, Mapping) else {"pretrained": source}
         self.source: str | nn.Module
-        self.source, self.options = _split(mapping)
-        self.columns: Tensor | None = None
+        self.source, self.options = _parse_source(mapping)
+        self.class_permutation: Tensor | None = None
         self._auto_class = auto_class
-        self._network: nn.Module | None = None
-        self._place: Place | None = None
+        self._model: nn.Module | None = None
+        self._placement: Placement | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         # a spawned process loads its own copy
-        return {**self.__dict__, "_network": None}
+        return {**self.__dict__, "_model": None}
 
     @property
     def name(self) -> str:
@@ -81,42 +85,39 @@ class FrozenNetwork:
         return self.source if isinstance(self.source, str) else type(self.source).__name__
 
     @property
-    def plain_source(self) -> str | dict[str, Any] | None:
+    def source_config(self) -> str | dict[str, Any] | None:
         """The hub id, folder or mapping, as checkpoints save it; None if a module was given."""
         if not isinstance(self.source, str):
             return None
-        return {"source": self.source, **self.options} if self.options else self.source
+        return {"pretrained": self.source, **self.options} if self.options else self.source
 
     @property
-    def loaded(self) -> bool:
+    def is_loaded(self) -> bool:
         """Whether its weights are in memory."""
-        return self._network is not None
+        return self._model is not None
 
-    @property
-    def network(self) -> nn.Module:
+    def load(self) -> nn.Module:
         """The network, loaded on first use."""
-        if self._network is None:
+        if self._model is None:
             if isinstance(self.source, str):
-                self._network = models.load_network(
-                    self.source, self._auto_class, "teacher", options=self._placed_options()
-                )
+                self._model = models.load_model(self.source, self._auto_class, "teacher", options=self._load_kwargs())
             else:
-                self._network = self.source
-            self._network.requires_grad_(False)
-            self._network.eval()
+                self._model = self.source
+            self._model.requires_grad_(False)
+            self._model.eval()
             self._move()
-        return self._network
+        return self._model
 
-    def _placed_options(self) -> dict[str, Any]:
+    def _load_kwargs(self) -> dict[str, Any]:
         """A quantised network is loaded where it is to be, because it is not moved later."""
         options = self.options
-        if "quantization_config" not in options or "device_map" in options or self._place is None:
+        if "quantization_config" not in options or "device_map" in options or self._placement is None:
             return options
-        return {**options, "device_map": {"": self._place[0]}} if self._place[0].type != "cpu" else options
+        return {**options, "device_map": {"": self._placement[0]}} if self._placement[0].type != "cpu" else options
 
     def unload(self) -> None:
         """Forget the network; that of a folder or id is loaded anew when it is needed, another is at hand."""
-        self._network = None
+        self._model = None
 
     def config(self) -> Any:
         """Its configuration, None where it has none. Does not load weights."""
@@ -126,32 +127,32 @@ class FrozenNetwork:
 
     def label_names(self) -> list[str] | None:
         """The label names; None where it has only placeholders. Does not load weights."""
-        return label_names_of(models.id_labels(self.config()))
+        return get_label_names(models.get_id2label(self.config()))
 
-    def to(self, place: Place) -> None:
+    def to(self, placement: Placement) -> None:
         """Settle the device, and the precision of what is loaded from an id or folder, for now or for later."""
-        self._place = place
-        self.columns = None if self.columns is None else self.columns.to(place[0])
+        self._placement = placement
+        self.class_permutation = None if self.class_permutation is None else self.class_permutation.to(placement[0])
         self._move()
 
     def _move(self) -> None:
-        if self._place is None or self._network is None:
+        if self._placement is None or self._model is None:
             return
-        device, dtype, mesh = self._place
-        if not models.is_placed(self._network):
+        device, dtype, mesh = self._placement
+        if not models.has_fixed_placement(self._model):
             if isinstance(self.source, str) and "dtype" not in self.options:
-                self._network.to(dtype=dtype)
+                self._model.to(dtype=dtype)
             if mesh is not None:
-                shard(self._network, mesh)
-            self._network.to(device)
-        self._network.eval()  # a network given as a module may have been put in train mode meanwhile
+                shard(self._model, mesh)
+            self._model.to(device)
+        self._model.eval()  # a network given as a module may have been put in train mode meanwhile
 
-    def parameter_count(self) -> int:
+    def num_parameters(self) -> int:
         """Number of parameters; does not load weights that are not loaded yet."""
-        if self._network is not None or isinstance(self.source, nn.Module):
-            return models.parameter_count(self.network)
-        return models.parameters_of(self.config(), self._auto_class)
+        if self._model is not None or isinstance(self.source, nn.Module):
+            return models.count_model_parameters(self.load())
+        return models.count_parameters(self.config(), self._auto_class)
 
-    def in_student_order(self, logits: Tensor) -> Tensor:
+    def permute_classes(self, logits: Tensor) -> Tensor:
         """The logits (N, C) with the classes in the student's order."""
-        return logits if self.columns is None else logits[:, self.columns.to(logits.device)]
+        return logits if self.class_permutation is None else logits[:, self.class_permutation.to(logits.device)]

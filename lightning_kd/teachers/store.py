@@ -11,16 +11,17 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-HEADER = np.dtype([("entries", "<u4"), ("checksum", "<u4")])
-ENTRY = np.dtype(
-    [("row", "<i8"), ("offset", "<i8")] + [(name, "<u4") for name in ("count", "classes", "size", "checksum", "origin")]
+HEADER_DTYPE = np.dtype([("entries", "<u4"), ("checksum", "<u4")])
+ENTRY_DTYPE = np.dtype(
+    [("row", "<i8"), ("offset", "<i8")]
+    + [(name, "<u4") for name in ("num_distributions", "num_classes", "size", "checksum", "tag")]
 )
 
-Rows = NDArray[np.int64]
+RowIds = NDArray[np.int64]
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def folder_lock(folder: Path) -> Iterator[None]:
     """Make a folder and keep other processes from writing to it meanwhile.
 
     Raises:
@@ -36,7 +37,7 @@ def locked(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _identity(file: Path) -> tuple[int, int] | None:
+def _file_id(file: Path) -> tuple[int, int] | None:
     """What tells two files of the same name apart as long as both are in use; None if there is none."""
     try:
         state = file.stat()
@@ -55,29 +56,29 @@ class RowStore:
 
     Args:
         folder: Where ``index.bin`` and ``values.bin`` are or will be; the folder is made by the first ``write``.
-        shares: How large the block of each row is expected to be relative to the others, (rows,); by it room for all
-            of them is reserved at the first ``write``.
+        expected_sizes: How large the block of each row is expected to be relative to the others, (rows,); by it room
+            for all of them is reserved at the first ``write``.
 
     Raises:
         ValueError: If the file of blocks is shorter than the index says, the index names rows that are not there, or,
             later, the folder was replaced by another.
     """
 
-    def __init__(self, folder: Path, shares: NDArray[np.float64]) -> None:
+    def __init__(self, folder: Path, expected_sizes: NDArray[np.float64]) -> None:
         self.folder = folder
-        self._shares = shares
+        self._expected_sizes = expected_sizes
         self._index, self._values = folder / "index.bin", folder / "values.bin"
-        self._entries = np.zeros(len(shares), ENTRY)
+        self._entries = np.zeros(len(expected_sizes), ENTRY_DTYPE)
         self._entries["offset"] = -1
-        self._compared = np.zeros(len(shares), dtype=bool)
-        self._read_to = 0
-        self._end = 0
-        self._bytes = memoryview(b"")
-        self._mapped: tuple[int, int] | None = None
+        self._verified = np.zeros(len(expected_sizes), dtype=bool)
+        self._index_offset = 0
+        self._values_end = 0
+        self._buffer = memoryview(b"")
+        self._mapped_file_id: tuple[int, int] | None = None
         self.refresh()
 
     def __reduce__(self) -> tuple[type["RowStore"], tuple[Path, NDArray[np.float64]]]:
-        return RowStore, (self.folder, self._shares)  # another process maps the file itself
+        return RowStore, (self.folder, self._expected_sizes)  # another process maps the file itself
 
     def __len__(self) -> int:
         """Number of rows that are known."""
@@ -85,130 +86,138 @@ class RowStore:
 
     def refresh(self) -> None:
         """Read what was entered since the last time, by whichever process."""
-        if self._mapped is not None and self._mapped != _identity(self._values):
+        if self._mapped_file_id is not None and self._mapped_file_id != _file_id(self._values):
             raise ValueError(
                 f"teacher_cache: {str(self.folder)!r} was deleted or replaced while it was in use; start again"
             )
         try:
             with self._index.open("rb") as stream:
-                stream.seek(self._read_to)
-                new = stream.read()
+                stream.seek(self._index_offset)
+                data = stream.read()
         except FileNotFoundError:
             return
-        at = 0
-        while len(new) - at >= HEADER.itemsize:
-            header = np.frombuffer(new, HEADER, 1, at)[0]
-            stop = at + HEADER.itemsize + int(header["entries"]) * ENTRY.itemsize
-            record = new[at + HEADER.itemsize : stop]
-            if stop > len(new) or not record or zlib.crc32(record) != header["checksum"]:
+        position = 0
+        while len(data) - position >= HEADER_DTYPE.itemsize:
+            header = np.frombuffer(data, HEADER_DTYPE, 1, position)[0]
+            stop = position + HEADER_DTYPE.itemsize + int(header["entries"]) * ENTRY_DTYPE.itemsize
+            record = data[position + HEADER_DTYPE.itemsize : stop]
+            if stop > len(data) or not record or zlib.crc32(record) != header["checksum"]:
                 break  # being written, or left by a process that died, or zeros by a power failure
-            entries = np.frombuffer(record, ENTRY)
+            entries = np.frombuffer(record, ENTRY_DTYPE)
             if entries["row"].max() >= len(self._entries):
-                raise ValueError(f"{self._damaged()}: it names rows that the data do not have")
+                raise ValueError(f"{self._damage_message()}: it names rows that the data do not have")
             self._entries[entries["row"]] = entries
-            self._compared[entries["row"]] = False
-            self._end = max(self._end, int((entries["offset"] + entries["size"]).max()))
-            at = stop
-        self._read_to += at
-        if self._end > len(self._bytes):
+            self._verified[entries["row"]] = False
+            self._values_end = max(self._values_end, int((entries["offset"] + entries["size"]).max()))
+            position = stop
+        self._index_offset += position
+        if self._values_end > len(self._buffer):
             size = self._values.stat().st_size if self._values.exists() else 0
-            if size < self._end:
-                raise ValueError(f"{self._damaged()}: values.bin has {size:,} of {self._end:,} bytes")
-            self._bytes, self._mapped = memoryview(np.memmap(self._values, np.uint8, "r")), _identity(self._values)
+            if size < self._values_end:
+                raise ValueError(f"{self._damage_message()}: values.bin has {size:,} of {self._values_end:,} bytes")
+            self._buffer, self._mapped_file_id = (
+                memoryview(np.memmap(self._values, np.uint8, "r")),
+                _file_id(self._values),
+            )
 
-    def _damaged(self) -> str:
+    def _damage_message(self) -> str:
         return f"teacher_cache: {str(self.folder)!r} is damaged; delete this folder and it is filled again"
 
-    def known(self, rows: Rows) -> NDArray[np.bool_]:
+    def contains(self, rows: RowIds) -> NDArray[np.bool_]:
         """Which of the rows can be read, (N,)."""
-        for row in rows[~self._compared[rows]].tolist():
+        for row in rows[~self._verified[rows]].tolist():
             entry = self._entries[row]
             if entry["offset"] < 0:
                 continue
             if zlib.crc32(self._block(entry)) == entry["checksum"]:
-                self._compared[row] = True
+                self._verified[row] = True
             else:
                 entry["offset"] = -1
-        return np.asarray(self._compared[rows])
+        return np.asarray(self._verified[rows])
 
     def _block(self, entry: np.void) -> memoryview:
         offset = int(entry["offset"])
-        return self._bytes[offset : offset + int(entry["size"])]
+        return self._buffer[offset : offset + int(entry["size"])]
 
-    def origins(self, rows: Rows) -> NDArray[np.uint32]:
+    def tags(self, rows: RowIds) -> NDArray[np.uint32]:
         """What ``write`` was told of known rows, (N,)."""
-        return np.asarray(self._entries["origin"][rows])
+        return np.asarray(self._entries["tag"][rows])
 
-    def read(self, rows: Rows) -> list[tuple[NDArray[np.uint8], int, int]]:
+    def read(self, rows: RowIds) -> list[tuple[NDArray[np.uint8], int, int]]:
         """The blocks of known rows, in runs of rows whose blocks are alike.
 
         Returns:
-            Blocks (n, size), contiguous, and the ``count`` and ``classes`` of their rows, for each run.
+            Blocks (n, size), contiguous, and the ``num_distributions`` and ``num_classes`` of their rows, for each run.
         """
         entries = self._entries[rows]
-        kinds = entries[["count", "classes"]]
-        starts = [0, *(np.flatnonzero(kinds[1:] != kinds[:-1]) + 1).tolist(), len(rows)]
+        shapes = entries[["num_distributions", "num_classes"]]
+        starts = [0, *(np.flatnonzero(shapes[1:] != shapes[:-1]) + 1).tolist(), len(rows)]
         runs = []
         for start, stop in pairwise(starts):
             run = entries[start:stop]
             # many times as fast as indexing the bytes
-            together = b"".join([self._block(entry) for entry in run])
-            blocks = np.frombuffer(together, np.uint8).reshape(len(run), -1)
-            runs.append((blocks, int(run["count"][0]), int(run["classes"][0])))
+            joined = b"".join([self._block(entry) for entry in run])
+            blocks = np.frombuffer(joined, np.uint8).reshape(len(run), -1)
+            runs.append((blocks, int(run["num_distributions"][0]), int(run["num_classes"][0])))
         return runs
 
     def write(
         self,
-        rows: Rows,
+        rows: RowIds,
         blocks: Sequence[bytes],
-        counts: Sequence[int],
-        classes: Sequence[int],
-        origins: NDArray[np.uint32],
+        num_distributions: Sequence[int],
+        num_classes: Sequence[int],
+        tags: NDArray[np.uint32],
     ) -> None:
         """Enter rows, apart from those that are known meanwhile.
 
         Args:
             rows: (N,).
             blocks: The N blocks.
-            counts: What to hand back with each, such as the number of its distributions.
-            classes: As ``counts``, such as their length.
-            origins: What tells what a row was made of, a checksum.
+            num_distributions: What to hand back with each, such as the number of its distributions.
+            num_classes: As ``num_distributions``, such as their length.
+            tags: What tells what a row was made of, a checksum.
 
         Raises:
             OSError: If the disk has no room, or the folder cannot be written.
         """
-        with locked(self.folder):
+        with folder_lock(self.folder):
             self.refresh()
             _, first = np.unique(rows, return_index=True)
-            chosen = first[~self.known(rows[first])]
-            if not len(chosen):
+            new = first[~self.contains(rows[first])]
+            if not len(new):
                 return
-            entries = np.zeros(len(chosen), ENTRY)
-            entries["row"] = rows[chosen]
-            parts = [blocks[place] for place in chosen]
+            entries = np.zeros(len(new), ENTRY_DTYPE)
+            entries["row"] = rows[new]
+            parts = [blocks[index] for index in new]
             entries["size"] = [len(part) for part in parts]
-            entries["offset"] = self._end + np.cumsum(entries["size"]) - entries["size"]
-            entries["count"], entries["classes"] = np.asarray(counts)[chosen], np.asarray(classes)[chosen]
-            entries["origin"] = origins[chosen]
+            entries["offset"] = self._values_end + np.cumsum(entries["size"]) - entries["size"]
+            entries["num_distributions"], entries["num_classes"] = (
+                np.asarray(num_distributions)[new],
+                np.asarray(num_classes)[new],
+            )
+            entries["tag"] = tags[new]
             entries["checksum"] = [zlib.crc32(part) for part in parts]
-            together = b"".join(parts)
-            self._reserve(self._end + len(together), len(together) / self._shares[rows[chosen]].sum())
+            joined = b"".join(parts)
+            self._reserve(self._values_end + len(joined), len(joined) / self._expected_sizes[rows[new]].sum())
             with self._values.open("r+b") as stream:
-                stream.seek(self._end)
-                stream.write(together)
-            header = np.array([(len(entries), zlib.crc32(entries.tobytes()))], HEADER)
+                stream.seek(self._values_end)
+                stream.write(joined)
+            header = np.array([(len(entries), zlib.crc32(entries.tobytes()))], HEADER_DTYPE)
             with self._index.open("ab") as stream:
-                stream.truncate(self._read_to)  # what a process that died left behind
+                stream.truncate(self._index_offset)  # what a process that died left behind
                 stream.write(header.tobytes() + entries.tobytes())
             self.refresh()
 
-    def _reserve(self, needed: int, bytes_per_share: float) -> None:
+    def _reserve(self, min_bytes: int, bytes_per_unit: float) -> None:
         """Make the file of blocks large enough: what is missing on the disk is missing now, not in a mapped page."""
         self._values.touch()
         size = self._values.stat().st_size
-        if size >= needed:
+        if size >= min_bytes:
             return
-        target = max(needed, round(bytes_per_share * self._shares.sum()) if size == 0 else needed + size // 8)
+        target = max(
+            min_bytes, round(bytes_per_unit * self._expected_sizes.sum()) if size == 0 else min_bytes + size // 8
+        )
         try:
             with self._values.open("r+b") as stream:
                 if hasattr(os, "posix_fallocate"):

@@ -16,12 +16,12 @@ from lightning_kd.tasks.base import Task
 from lightning_kd.teachers.cache import CachedTeacher
 from lightning_kd.teachers.teacher import Teacher
 
-AnyTeacher = Teacher | CachedTeacher
+TeacherLike = Teacher | CachedTeacher
 
 
 @torch.no_grad()
 def evaluate_teacher(
-    teacher: AnyTeacher, task: Task, batches: Iterable[Batch], metrics: MetricCollection
+    teacher: TeacherLike, task: Task, batches: Iterable[Batch], metrics: MetricCollection
 ) -> tuple[dict[str, float], Tensor]:
     """Score the teacher on labelled batches that are on its device already.
 
@@ -41,26 +41,27 @@ def evaluate_teacher(
     return {name: float(score) for name, score in metrics.compute().items()}, label_counts
 
 
-def check_teacher(name: str, task: Task, score: float, label_counts: Tensor, accepted: bool) -> None:
+def check_teacher_score(name: str, task: Task, score: float, label_counts: Tensor, ignore_weak_teacher: bool) -> None:
     """Refuse a teacher that may be guessing.
 
     Raises:
-        ValueError: If its score on the validation split is at chance or worse and ``accepted`` is False.
+        ValueError: If its score on the validation split is at chance or worse and ``ignore_weak_teacher`` is False.
     """
-    chance = task.chance(label_counts)
+    baseline = task.baseline_score(label_counts)
     rank_zero_info(f"Teacher {name}: validation {task.monitor} {score:.4f}")
-    if accepted or (score > chance if task.monitor_mode == "max" else score < chance):
+    if ignore_weak_teacher or (score > baseline if task.monitor_mode == "max" else score < baseline):
         return
-    reach = "up to" if task.monitor_mode == "max" else "down to"
+    bound = "up to" if task.monitor_mode == "max" else "down to"
     raise ValueError(
-        f"teacher {name!r} has validation {task.monitor} {score:.4f}, no better than guessing ({reach} {chance:.4f}): "
+        f"teacher {name!r} has validation {task.monitor} {score:.4f}, no better than guessing ({bound} "
+        f"{baseline:.4f}): "
         "its head is untrained or its labels are in another order; fine-tune it first, or accept it with "
-        "--model.accept+=weak_teacher (accept=['weak_teacher'])"
+        "--model.ignore_checks+=weak_teacher (ignore_checks=['weak_teacher'])"
     )
 
 
 def score_teacher(
-    trainer: Trainer, teacher: AnyTeacher, task: Task, metrics: MetricCollection, to_device: Callable[[Batch], Batch]
+    trainer: Trainer, teacher: TeacherLike, task: Task, metrics: MetricCollection, to_device: Callable[[Batch], Batch]
 ) -> tuple[dict[str, float], Tensor]:
     """Score the teacher on the trainer's validation split, behind a progress bar, and log ``val/teacher_<metric>``.
 
@@ -77,14 +78,14 @@ def score_teacher(
     loaders = trainer.val_dataloaders
     loaders = loaders if isinstance(loaders, (list, tuple)) else [loaders]
     sizes = [None if math.isinf(limit) else int(limit) for limit in trainer.num_val_batches]
-    rows = chain.from_iterable(islice(loader, size) for loader, size in zip(loaders, sizes, strict=True))
-    show = trainer.progress_bar_callback is not None and trainer.is_global_zero
+    loader_batches = chain.from_iterable(islice(loader, size) for loader, size in zip(loaders, sizes, strict=True))
+    show_progress = trainer.progress_bar_callback is not None and trainer.is_global_zero
     batches = tqdm(
-        map(to_device, rows),
+        map(to_device, loader_batches),
         desc="Teacher on validation",
         total=None if None in sizes else sum(size or 0 for size in sizes),
         leave=False,
-        disable=not show,
+        disable=not show_progress,
     )
     with trainer.precision_plugin.forward_context():
         scores, label_counts = evaluate_teacher(teacher, task, batches, metrics)

@@ -10,12 +10,12 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from lightning_kd.losses.base import DistillationLoss
-from lightning_kd.models.loading import most_positions, shape_of
-from lightning_kd.models.qkv_hooks import projection_maps
+from lightning_kd.models.loading import max_positions, model_dims
+from lightning_kd.models.qkv_hooks import qkv_layers
 from lightning_kd.tasks.base import Task
 from lightning_kd.teachers.teacher import Teacher
 
-Acceptable = Literal["tokenizer_mismatch", "label_mismatch", "weak_teacher"]
+IgnorableCheck = Literal["tokenizer_mismatch", "label_mismatch", "weak_teacher"]
 """What a user may accept knowingly."""
 
 
@@ -25,13 +25,13 @@ def check_losses_have_teacher(losses: nn.ModuleDict, teacher: Teacher | None) ->
     Raises:
         ValueError: Names the loss.
     """
-    needy = [name for name, loss in losses.items() if loss.needs_teacher]
-    if needy and teacher is None:
+    teacher_losses = [name for name, loss in losses.items() if loss.requires_teacher]
+    if teacher_losses and teacher is None:
         raise ValueError(
-            f"losses.{needy[0]}: needs a teacher and there is none (a module given as teacher is not saved in "
+            f"losses.{teacher_losses[0]}: needs a teacher and there is none (a module given as teacher is not saved in "
             "checkpoints); set model.teacher, or remove this loss to fine-tune plainly"
         )
-    if teacher is not None and not needy:
+    if teacher is not None and not teacher_losses:
         rank_zero_warn("a teacher is given but no loss reads it, so it is not loaded; remove it or add a loss")
 
 
@@ -41,15 +41,17 @@ def check_lengths(datamodule: Any, student: nn.Module | None, teacher: Teacher |
     Raises:
         ValueError: Names the network and its positions.
     """
-    if not hasattr(datamodule, "longest_row"):
+    if not hasattr(datamodule, "max_tokens"):
         return  # somebody's own
-    longest = datamodule.longest_row()
-    readers = [("the student", getattr(student, "config", None), longest)]
+    max_tokens = datamodule.max_tokens()
+    readers = [("the student", getattr(student, "config", None), max_tokens)]
     if teacher is not None:
-        own = datamodule.teacher_length() if datamodule.teacher_tokenizers else None
-        readers += [(f"teacher {member.name!r}", member.config(), own or longest) for member in teacher.members]
+        max_teacher_tokens = datamodule.max_teacher_tokens() if datamodule.teacher_tokenizers else None
+        readers += [
+            (f"teacher {model.name!r}", model.config(), max_teacher_tokens or max_tokens) for model in teacher.models
+        ]
     for name, config, tokens in readers:
-        positions = most_positions(config)
+        positions = max_positions(config)
         if positions is not None and tokens > positions:
             prompt = "" if tokens <= datamodule.max_length else ", with the prompt,"
             raise ValueError(
@@ -57,7 +59,7 @@ def check_lengths(datamodule: Any, student: nn.Module | None, teacher: Teacher |
             )
 
 
-def check_vocabularies(student: nn.Module, teacher: Teacher) -> None:
+def check_vocab_sizes(student: nn.Module, teacher: Teacher) -> None:
     """Refuse networks whose heads have another number of tokens, though their tokenizers may agree.
 
     Published embeddings are often longer than the tokenizer, padded to a multiple of 8 or 64.
@@ -65,38 +67,40 @@ def check_vocabularies(student: nn.Module, teacher: Teacher) -> None:
     Raises:
         ValueError: Names the sizes and how to make them the same.
     """
-    ours = getattr(getattr(student, "config", None), "vocab_size", None)
-    for member in teacher.members:
-        theirs = getattr(member.config(), "vocab_size", None)
-        if None not in (ours, theirs) and ours != theirs:
+    student_size = getattr(getattr(student, "config", None), "vocab_size", None)
+    for model in teacher.models:
+        teacher_size = getattr(model.config(), "vocab_size", None)
+        if None not in (student_size, teacher_size) and student_size != teacher_size:
             raise ValueError(
-                f"student.vocab_size: the student's head has {ours} tokens, that of teacher {member.name!r} {theirs}; "
-                f"build the student with vocab_size: {theirs}, or call resize_token_embeddings({theirs}) on it and save"
+                f"student.vocab_size: the student's head has {student_size} tokens, that of teacher {model.name!r} "
+                f"{teacher_size}; "
+                f"build the student with vocab_size: {teacher_size}, or call resize_token_embeddings({teacher_size}) "
+                f"on it and save"
             )
 
 
-def check_losses_on_logits(losses: Mapping[str, DistillationLoss]) -> None:
+def check_cacheable_losses(losses: Mapping[str, DistillationLoss]) -> None:
     """Refuse losses that compare layers where only logits are kept.
 
     Raises:
         ValueError: Names the loss and what to do.
     """
     for name, loss in losses.items():
-        if loss.needs:
+        if loss.requires:
             raise ValueError(
-                f"losses.{name}: compares {' and '.join(sorted(loss.needs))}, and teacher_cache keeps logits only; "
+                f"losses.{name}: compares {' and '.join(sorted(loss.requires))}, and teacher_cache keeps logits only; "
                 "remove one of the two"
             )
 
 
-def check_losses_between_rows(losses: Mapping[str, DistillationLoss], task: Task) -> None:
+def check_losses_between_examples(losses: Mapping[str, DistillationLoss], task: Task) -> None:
     """Refuse losses that compare a class between rows where classes are positions.
 
     Raises:
         ValueError: Names the loss and what to do.
     """
     for name, loss in losses.items():
-        if loss.compares_rows and task.classes_are_positions:
+        if loss.compares_examples and task.predicts_positions:
             raise ValueError(
                 f"losses.{name}: {type(loss).__name__} compares what rows have in one class, and the classes of "
                 f"{type(task).__name__} are positions, which have nothing in common; leave it "
@@ -110,42 +114,42 @@ def check_augmentation(datamodule: Any, losses: nn.ModuleDict) -> None:
     Raises:
         ValueError: Names the loss and what to do.
     """
-    reading = [name for name, loss in losses.items() if loss.needs_augmented]
-    made = getattr(datamodule, "augmentation", None) is not None
-    if reading and not made:
+    consistency_losses = [name for name, loss in losses.items() if loss.requires_augmented]
+    has_augmentation = getattr(datamodule, "augmentation", None) is not None
+    if consistency_losses and not has_augmentation:
         raise ValueError(
-            f"losses.{reading[0]}: compares with other wordings of the rows, and the data make none; set "
+            f"losses.{consistency_losses[0]}: compares with other wordings of the rows, and the data make none; set "
             "data.augmentation, for instance to TfIdfReplacement"
         )
-    for name in reading:
-        if not getattr(losses[name], "labelled", True) and not getattr(datamodule, "allow_unlabelled", False):
+    for name in consistency_losses:
+        if not getattr(losses[name], "include_labeled", True) and not getattr(datamodule, "allow_unlabeled", False):
             raise ValueError(
-                f"losses.{name}: counts rows without a label, and the data have none; set data.allow_unlabelled, or "
-                "labelled: true to count all"
+                f"losses.{name}: counts rows without a label, and the data have none; set data.allow_unlabeled, or "
+                "include_labeled: true to count all"
             )
-    if made and not reading:
+    if has_augmentation and not consistency_losses:
         rank_zero_warn(
             "data.augmentation: no loss reads other wordings of the rows; add ConsistencyLoss or leave it out"
         )
 
 
-def check_sparse_gradients(trainer: Trainer, divided: bool) -> None:
+def check_sparse_gradients(trainer: Trainer, is_sharded: bool) -> None:
     """Refuse LazyAdamW where sparse gradients cannot be had.
 
     Args:
         trainer: Says on which devices.
-        divided: Whether the strategy divides the embeddings.
+        is_sharded: Whether the strategy divides the embeddings.
 
     Raises:
         ValueError: Names the reason and what to use.
     """
-    if divided:
+    if is_sharded:
         raise ValueError("optimizer: LazyAdamW needs whole embeddings, and the strategy divides them; use AdamW")
     if trainer.world_size > 1 and trainer.strategy.root_device.type != "cpu":
         raise ValueError("optimizer: LazyAdamW has sparse gradients, which several GPUs cannot add up; use AdamW")
 
 
-def check_averaging(trainer: Trainer, student: nn.Module) -> None:
+def check_weight_averaging(trainer: Trainer, student: nn.Module) -> None:
     """Refuse to average whole numbers: transformers keep positions in buffers, and rounding would change them.
 
     With a decay of 0.9999, 99 of BERT's 512 position ids are another after 20 steps.
@@ -176,7 +180,7 @@ def check_sharding(trainer: Trainer) -> None:
             )
 
 
-def prepare_losses(losses: nn.ModuleDict, student: nn.Module, teacher: Teacher | None) -> None:
+def setup_losses(losses: nn.ModuleDict, student: nn.Module, teacher: Teacher | None) -> None:
     """Let losses on hidden states or projections check the sizes of the networks.
 
     Raises:
@@ -184,26 +188,26 @@ def prepare_losses(losses: nn.ModuleDict, student: nn.Module, teacher: Teacher |
     """
     for name, loss in losses.items():
         assert isinstance(loss, DistillationLoss)
-        if not loss.needs or teacher is None:
+        if not loss.requires or teacher is None:
             continue
-        if len(teacher.networks) > 1:
+        if len(teacher.models) > 1:
             raise ValueError(
-                f"losses.{name}: compares layers, and an ensemble has those of {len(teacher.networks)} networks; give "
+                f"losses.{name}: compares layers, and an ensemble has those of {len(teacher.models)} networks; give "
                 "one teacher, or losses on logits"
             )
-        ours, theirs = shape_of(student), shape_of(teacher.networks[0])
-        if ours is None or theirs is None:
+        student_dims, teacher_dims = model_dims(student), model_dims(teacher.load()[0])
+        if student_dims is None or teacher_dims is None:
             raise ValueError(
                 f"losses.{name}: compares layers, and a network without a transformers configuration does not say its "
                 "sizes; use losses on logits"
             )
-        if "projections" in loss.needs:
-            projection_maps(student)
-            projection_maps(teacher.networks[0])
-        loss.prepare(ours, theirs)
+        if "qkv" in loss.requires:
+            qkv_layers(student)
+            qkv_layers(teacher.load()[0])
+        loss.setup(student_dims, teacher_dims)
 
 
-def not_finite(terms: Mapping[str, Tensor], when: str, rows: object) -> FloatingPointError:
+def nonfinite_loss_error(terms: Mapping[str, Tensor], when: str, rows: object) -> FloatingPointError:
     """The error for a loss that is NaN or infinite; names the first such term and the batch's rows."""
     name, value = next(((n, t.item()) for n, t in terms.items() if not torch.isfinite(t)), ("loss", float("inf")))
     return FloatingPointError(

@@ -10,14 +10,14 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import Optimizer
 
-from lightning_kd.io.serialization import factory_from_plain, to_plain
-from lightning_kd.optim.lazy_adamw import stand_ins
+from lightning_kd.io.serialization import class_from_config, to_config
+from lightning_kd.optim.lazy_adamw import dense_gradient_views
 from lightning_kd.optim.schedules import (
     OptimizerFactory,
-    build_schedule,
-    check_schedule,
+    build_lr_scheduler,
+    check_lr_scheduler,
+    optimizer_state_by_name,
     parameter_groups,
-    state_by_name,
 )
 from lightning_kd.outputs import Batch
 from lightning_kd.tasks.base import Task
@@ -33,9 +33,9 @@ class OptimizedModule(StudentModule):
         task: As ``StudentModule``.
         student: As ``StudentModule``.
         label_names: As ``StudentModule``.
-        accept_label_mismatch: As ``StudentModule``.
+        ignore_label_mismatch: As ``StudentModule``.
         optimizer: Class and arguments of the optimiser.
-        lr_scheduler: One of ``optimizers.SCHEDULES`` or None.
+        lr_scheduler: One of ``optimizers.LR_SCHEDULERS`` or None.
         warmup_ratio: Share of the steps in which the learning rate rises from 0, in [0, 1].
 
     Raises:
@@ -47,20 +47,20 @@ class OptimizedModule(StudentModule):
         task: Task,
         student: Any,
         label_names: list[str] | None,
-        accept_label_mismatch: bool,
+        ignore_label_mismatch: bool,
         optimizer: OptimizerFactory,
         lr_scheduler: str | None,
         warmup_ratio: float,
     ) -> None:
-        super().__init__(task, student, label_names, accept_label_mismatch)
-        check_schedule(lr_scheduler, warmup_ratio)
+        super().__init__(task, student, label_names, ignore_label_mismatch)
+        check_lr_scheduler(lr_scheduler, warmup_ratio)
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.warmup_ratio = warmup_ratio
         self._seed: int | None = None
         self.save_hyperparameters(
             {
-                "optimizer": optimizer if isinstance(optimizer, dict) else to_plain(optimizer),
+                "optimizer": optimizer if isinstance(optimizer, dict) else to_config(optimizer),
                 "lr_scheduler": lr_scheduler,
                 "warmup_ratio": warmup_ratio,
             }
@@ -95,11 +95,11 @@ class OptimizedModule(StudentModule):
         # estimating has made an iterator over the train loader, and a checkpoint's position is restored only after:
         # let Lightning set the loader up again, or a resumed run would begin its epoch anew
         self.trainer.fit_loop._combined_loader = None
-        schedule = build_schedule(self.lr_scheduler, optimizer, self.warmup_ratio, steps)
+        schedule = build_lr_scheduler(self.lr_scheduler, optimizer, self.warmup_ratio, steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _build_optimizer(self) -> Optimizer:
-        factory = factory_from_plain(self.optimizer, Optimizer, "optimizer")
+        factory = class_from_config(self.optimizer, Optimizer, "optimizer")
         optimizer: Optimizer = factory(parameter_groups(self))
         return optimizer
 
@@ -114,7 +114,7 @@ class OptimizedModule(StudentModule):
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         if gradient_clip_val and any(p.grad is not None and p.grad.is_sparse for p in parameters):
             clip = clip_grad_value_ if gradient_clip_algorithm == "value" else clip_grad_norm_
-            clip(stand_ins(parameters), gradient_clip_val)
+            clip(dense_gradient_views(parameters), gradient_clip_val)
         elif type(plugin) is MixedPrecision and plugin.scaler is None and gradient_clip_val:
             algorithm = GradClipAlgorithmType(gradient_clip_algorithm or GradClipAlgorithmType.NORM)
             Precision.clip_gradients(plugin, optimizer, gradient_clip_val, algorithm)
@@ -124,4 +124,4 @@ class OptimizedModule(StudentModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Give the optimiser's state the names of the parameters, so that it can be continued under any strategy."""
         if "optimizer_states" in checkpoint and self.trainer.strategy.lightning_restore_optimizer:
-            checkpoint["optimizer_states"] = [state_by_name(opt, self) for opt in self.trainer.optimizers]
+            checkpoint["optimizer_states"] = [optimizer_state_by_name(opt, self) for opt in self.trainer.optimizers]

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from lightning_kd import models
-from lightning_kd.io.checkpoint_io import explained
-from lightning_kd.io.serialization import not_saved, refuse_not_saved
+from lightning_kd.io.checkpoint_io import checked_checkpoint
+from lightning_kd.io.serialization import check_restorable, unserializable_marker
 from lightning_kd.models import labels
-from lightning_kd.models.prompt_config import check_prompt, note_prompt
-from lightning_kd.outputs import Batch, Need, Outputs
+from lightning_kd.models.prompt_config import check_prompt, set_config_prompt
+from lightning_kd.outputs import Batch, Outputs, Requirement
 from lightning_kd.tasks.base import Task
-from lightning_kd.training.watchdog import end_with_first_process
+from lightning_kd.training.watchdog import exit_with_parent_process
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -30,7 +30,7 @@ class StudentModule(LightningModule):
         task: What is predicted and how it is scored.
         student: Hub id or folder; or a mapping (see ``models.student_config``); or a module.
         label_names: Names of the classes in index order, where the data do not say them.
-        accept_label_mismatch: Take label sets of the same size to be the same, whatever their names.
+        ignore_label_mismatch: Take label sets of the same size to be the same, whatever their names.
 
     Raises:
         ValueError: If the student was given as a module and is missing after a checkpoint was loaded.
@@ -41,21 +41,21 @@ class StudentModule(LightningModule):
         task: Task,
         student: str | dict[str, Any] | nn.Module,
         label_names: list[str] | None,
-        accept_label_mismatch: bool,
+        ignore_label_mismatch: bool,
     ) -> None:
         super().__init__()
-        refuse_not_saved(student, "student")
+        check_restorable(student, "student")
         self.task = task
         self.student: nn.Module | None = student if isinstance(student, nn.Module) else None
         self.label_names = label_names
-        self._given_label_names = label_names
+        self._user_label_names = label_names
         self._student_source = os.fspath(student) if isinstance(student, os.PathLike) else student
-        self._accept_label_mismatch = accept_label_mismatch
+        self._ignore_label_mismatch = ignore_label_mismatch
         self._label_index: Tensor | None = None
-        self._score_names: list[str] = []
+        self._metric_names: list[str] = []
         self.save_hyperparameters(
             {
-                "student": not_saved(student) if isinstance(student, nn.Module) else student,
+                "student": unserializable_marker(student) if isinstance(student, nn.Module) else student,
                 "label_names": label_names,
             }
         )
@@ -75,19 +75,19 @@ class StudentModule(LightningModule):
         """
         if not hasattr(self, "val_metrics"):
             source = self._student_source
-            names = self._choose_label_names(source) if self.task.named_labels else None
+            names = self._resolve_label_names(source) if self.task.named_labels else None
             if isinstance(source, nn.Module) and names:
-                models.adopt_labels(source, names)
+                models.set_label_names(source, names)
             if isinstance(source, nn.Module) and self.task.num_labels is not None:
-                models.check_label_count(getattr(source, "config", None), self.task.num_labels, "student")
+                models.check_num_labels(getattr(source, "config", None), self.task.num_labels, "student")
             if self.student is None:
                 assert not isinstance(source, nn.Module)
                 self.student = models.build_student(source, self.task.auto_class, names or self.task.num_labels)
-                self.hparams["student"] = {"config": models.plain_config(self.student)}
+                self.hparams["student"] = {"config": models.config_to_dict(self.student)}
             if not self.task.named_labels:
                 self.label_names = []
             else:
-                self.label_names = names or list((models.id_labels(self.student) or {}).values())
+                self.label_names = names or list((models.get_id2label(self.student) or {}).values())
                 if not self.label_names:
                     raise ValueError(
                         "label_names: neither data, student nor teacher name the classes; pass label_names=[...]"
@@ -97,12 +97,12 @@ class StudentModule(LightningModule):
         assert self.student is not None
         return self.student
 
-    def _choose_label_names(self, source: str | dict[str, Any] | nn.Module) -> list[str] | None:
+    def _resolve_label_names(self, source: str | dict[str, Any] | nn.Module) -> list[str] | None:
         if models.is_saved_config(source):
             return None  # a configuration from a checkpoint has settled its labels; neither teacher nor hub is asked
-        own = labels.label_names_of(models.id_labels(models.pretrained_config(source)))
-        return labels.choose_label_names(
-            own, self.teacher_label_names(), self._data_label_names(), self._accept_label_mismatch
+        student_names = labels.get_label_names(models.get_id2label(models.pretrained_config(source)))
+        return labels.resolve_label_names(
+            student_names, self.teacher_label_names(), self._data_label_names(), self._ignore_label_mismatch
         )
 
     @_restricted_classmethod
@@ -120,7 +120,7 @@ class StudentModule(LightningModule):
         Raises:
             ValueError: If the checkpoint is damaged, or holds more than tensors and plain data.
         """
-        with explained(checkpoint_path):
+        with checked_checkpoint(checkpoint_path):
             return super().load_from_checkpoint(
                 checkpoint_path, map_location, hparams_file, strict, weights_only is not False, **kwargs
             )
@@ -131,7 +131,7 @@ class StudentModule(LightningModule):
 
     def _data_label_names(self) -> list[str] | None:
         datamodule = self._trainer.datamodule if self._trainer else None  # type: ignore[attr-defined]
-        return getattr(datamodule, "label_names", None) or self._given_label_names
+        return getattr(datamodule, "label_names", None) or self._user_label_names
 
     def setup(self, stage: str) -> None:
         """Build the student and check that the data name the labels it knows.
@@ -139,46 +139,46 @@ class StudentModule(LightningModule):
         Raises:
             ValueError: If they do not, and that was not accepted.
         """
-        end_with_first_process(self.trainer)
+        exit_with_parent_process(self.trainer)
         self.task.check_data(self.trainer.datamodule)  # type: ignore[attr-defined]
-        student, reads = self.build_student(), getattr(self.trainer.datamodule, "prompt", None)  # type: ignore[attr-defined]
+        student, prompt = self.build_student(), getattr(self.trainer.datamodule, "prompt", None)  # type: ignore[attr-defined]
         if stage == "fit":
-            note_prompt(student, reads)
+            set_config_prompt(student, prompt)
             if models.is_saved_config(self.hparams["student"]):
-                self.hparams["student"] = {"config": models.plain_config(student)}
+                self.hparams["student"] = {"config": models.config_to_dict(student)}
         else:
-            check_prompt(getattr(student, "config", None), reads, "the student", "prompt")
+            check_prompt(getattr(student, "config", None), prompt, "the student", "prompt")
         if stage != "predict" and (data_names := self._data_label_names()):
             remedy = "use the data this student was made for"
-            self._label_index = labels.align(
+            self._label_index = labels.align_labels(
                 data_names,
                 self.label_names or [],
                 "data and student",
                 remedy,
-                self._accept_label_mismatch,
+                self._ignore_label_mismatch,
                 subset=True,
             )
 
-    def forward(self, batch: Batch, needs: frozenset[Need] = frozenset()) -> Outputs:
+    def forward(self, batch: Batch, requires: frozenset[Requirement] = frozenset()) -> Outputs:
         """What the student returns for a batch."""
         assert self.student is not None
-        return self.task.run(self.student, batch, needs)
+        return self.task.run(self.student, batch, requires)
 
-    def in_student_order(self, batch: Batch) -> Batch:
+    def remap_labels(self, batch: Batch) -> Batch:
         """The batch with its labels, which are in the data's order, in the student's."""
         if self._label_index is None or "labels" not in batch:
             return batch
-        own = batch["labels"]
-        self._label_index = index = self._label_index.to(own.device)
-        return {**batch, "labels": labels.relabel(own, index)}
+        batch_labels = batch["labels"]
+        self._label_index = index = self._label_index.to(batch_labels.device)
+        return {**batch, "labels": labels.remap_labels(batch_labels, index)}
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Count a batch into the test metrics."""
-        self.score(batch, self.test_metrics)
+        self.update_metrics(batch, self.test_metrics)
 
-    def score(self, batch: Batch, metrics: MetricCollection) -> Outputs:
+    def update_metrics(self, batch: Batch, metrics: MetricCollection) -> Outputs:
         """Run the student on a batch of labelled rows and count it into the metrics."""
-        outputs: Outputs = self(self.in_student_order(batch))
+        outputs: Outputs = self(self.remap_labels(batch))
         self.task.update(metrics, outputs, batch)
         return outputs
 
@@ -192,7 +192,7 @@ class StudentModule(LightningModule):
 
     def _log_metrics(self, split: str, metrics: MetricCollection) -> None:
         scores = metrics.compute()
-        self._score_names = list(scores)
+        self._metric_names = list(scores)
         for name, score in scores.items():
             # torchmetrics has summed over the devices already; without sync_dist Lightning would warn
             self.log(f"{split}/{name}", score, prog_bar=name == self.task.monitor, sync_dist=True)
@@ -200,7 +200,7 @@ class StudentModule(LightningModule):
 
     def validation_scores(self) -> dict[str, float]:
         """``val/<metric>`` of the latest validation."""
-        names = [f"val/{name}" for name in self._score_names]
+        names = [f"val/{name}" for name in self._metric_names]
         metrics = self.trainer.callback_metrics
         return {name: float(metrics[name]) for name in names if name in metrics}
 

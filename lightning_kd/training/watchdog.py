@@ -9,27 +9,29 @@ import time
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch import Trainer
 
-GRACE = 10.0
+GRACE_PERIOD = 10.0
 """Seconds that a process has to end by itself when the first one is gone, on its own work or with an error."""
 
-NAME = "lifeline"
+THREAD_NAME = "watchdog"
 
 
-def end_with_first_process(trainer: Trainer) -> None:
+def exit_with_parent_process(trainer: Trainer) -> None:
     """Watch, in a process that Lightning started, over the one that started it.
 
     That one ends when one of those it started has died. The other way round nothing ends them: they would wait in a
     collective operation for as long as its timeout is. Under torchrun and SLURM, who watch over all, this does nothing.
     """
     environment = getattr(trainer.strategy, "cluster_environment", None)
-    started = isinstance(environment, LightningEnvironment) and environment.local_rank() > 0
-    if started and all(thread.name != NAME for thread in threading.enumerate()):
-        threading.Thread(target=_watch, args=(os.getppid(),), name=NAME, daemon=True).start()
+    is_worker = isinstance(environment, LightningEnvironment) and environment.local_rank() > 0
+    if is_worker and all(thread.name != THREAD_NAME for thread in threading.enumerate()):
+        threading.Thread(target=_watch_parent, args=(os.getppid(),), name=THREAD_NAME, daemon=True).start()
 
 
-def _watch(first: int) -> None:
-    while os.getppid() == first:
+def _watch_parent(parent_pid: int) -> None:
+    while os.getppid() == parent_pid:
         time.sleep(1)
-    time.sleep(GRACE)
-    print(f"The first process of the run ({first}) is gone; ending {os.getpid()}, too.", file=sys.stderr, flush=True)
+    time.sleep(GRACE_PERIOD)
+    print(
+        f"The first process of the run ({parent_pid}) is gone; ending {os.getpid()}, too.", file=sys.stderr, flush=True
+    )
     os.kill(os.getpid(), signal.SIGKILL)

@@ -9,7 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from lightning_kd import CompressionReport, ONNXExport, SST2DataModule
 from lightning_kd.callbacks import StudentExport, compression_report
 from lightning_kd.evaluation import report_plot
-from tests.conftest import LABELS, TINY_BERT, save_network, tiny_bert
+from tests.conftest import LABELS, TINY_BERT, save_model, tiny_bert
 from tests.runs import data, module, trainer
 
 
@@ -26,8 +26,8 @@ def report(run):
     return json.loads((run / "report.json").read_text())
 
 
-def test_teacher_student_and_twins_side_by_side(run):
-    lines = report(run)["lines"]
+def test_teacher_student_and_exports_side_by_side(run):
+    lines = report(run)["rows"]
     assert [(line["name"], line["runtime"]) for line in lines] == [
         ("teacher", "PyTorch"),
         ("student", "PyTorch"),
@@ -35,21 +35,21 @@ def test_teacher_student_and_twins_side_by_side(run):
         ("onnx-int8", "ONNX Runtime"),
     ]
     teacher, student, graph, int8 = lines
-    assert teacher["agreement"] == teacher["speed_up"] == 1
+    assert teacher["agreement"] == teacher["speedup"] == 1
     assert student["scores"] == graph["scores"]
     assert student["agreement"] == graph["agreement"] < 1  # the teacher is made up
-    assert student["parameters"] == graph["parameters"] == int8["parameters"] < teacher["parameters"]
+    assert student["num_parameters"] == graph["num_parameters"] == int8["num_parameters"] < teacher["num_parameters"]
     assert int8["megabytes"] < graph["megabytes"]
     for line in lines:
-        assert line["low"] <= line["scores"]["accuracy"] <= line["high"]
+        assert line["ci_low"] <= line["scores"]["accuracy"] <= line["ci_high"]
         assert 0 < line["p50"] <= line["p95"] <= line["p99"]
         assert line["throughput"] > 0
-        assert line["speed_up"] == pytest.approx(teacher["p50"] / line["p50"])
-    assert report(run)["scored"] == "36 rows"
+        assert line["speedup"] == pytest.approx(teacher["p50"] / line["p50"])
+    assert report(run)["num_examples"] == "36 rows"
 
 
 def test_scores_are_those_of_the_run(run):
-    student = report(run)["lines"][1]
+    student = report(run)["rows"][1]
     card = (run / "student" / "README.md").read_text()
     assert f"| accuracy | {student['scores']['accuracy']:.4f} |" in card
 
@@ -64,7 +64,7 @@ def test_markdown_and_cards(run):
     assert "## ONNX, int8" in (run / "onnx-int8" / "README.md").read_text()
 
 
-def test_picture_and_tensorboard(run):
+def test_plot_and_tensorboard(run):
     assert (run / "report.png").read_bytes()[:4] == b"\x89PNG"
     events = EventAccumulator(str(run))
     events.Reload()
@@ -73,11 +73,11 @@ def test_picture_and_tensorboard(run):
     assert not list(run.glob(".*"))
 
 
-def test_picture_shows_each_network(run):
-    from lightning_kd.evaluation.report import Line, Report
+def test_plot_shows_each_model(run):
+    from lightning_kd.evaluation.report import Report, ReportRow
 
     content = report(run)
-    figure = report_plot.draw(Report([Line(**line) for line in content.pop("lines")], **content))
+    figure = report_plot.plot_report(Report([ReportRow(**line) for line in content.pop("rows")], **content))
     texts = [text.get_text() for text in figure.legends[0].get_texts()]
     assert [text.split(":")[0] for text in texts] == [
         "teacher, PyTorch",
@@ -91,7 +91,7 @@ def test_teacher_given_as_a_module(tmp_path, clinc_file):
     run = trainer(tmp_path, callbacks=[StudentExport(), CompressionReport(str(tmp_path / "a b"), "test")], max_steps=1)
     run.fit(module(tiny_bert(layers=3)), data(clinc_file))
     content = report(tmp_path / "a b")
-    assert [line["megabytes"] is None for line in content["lines"]] == [True, False]
+    assert [line["megabytes"] is None for line in content["rows"]] == [True, False]
     assert content["split"] == "test"
 
 
@@ -109,7 +109,7 @@ def test_missing_matplotlib_is_named_before_training(tmp_path, clinc_file, monke
 
 
 def test_second_report_takes_the_place_of_the_first(tmp_path, clinc_file):
-    teacher = save_network(tiny_bert(layers=3), tmp_path / "teacher")
+    teacher = save_model(tiny_bert(layers=3), tmp_path / "teacher")
     for _ in range(2):
         callbacks = [StudentExport(str(tmp_path / "out")), CompressionReport(str(tmp_path))]
         trainer(tmp_path, callbacks=callbacks, max_steps=1).fit(module(teacher), data(clinc_file))
@@ -120,13 +120,13 @@ def test_second_report_takes_the_place_of_the_first(tmp_path, clinc_file):
     ("settings", "message"),
     [
         ({"split": "dev"}, r"CompressionReport\.split: must be one of validation, test, got 'dev'"),
-        ({"folder": "a file"}, r"folder: '.*a file' is a file; choose a folder for the report"),
+        ({"output_dir": "a file"}, r"output_dir: '.*a file' is a file; choose a folder for the report"),
     ],
 )
 def test_what_cannot_be_reported_is_refused_before_training(tmp_path, clinc_file, settings, message):
     (tmp_path / "a file").touch()
-    if "folder" in settings:
-        settings = {"folder": str(tmp_path / settings["folder"])}
+    if "output_dir" in settings:
+        settings = {"output_dir": str(tmp_path / settings["output_dir"])}
     with pytest.raises(ValueError, match=message):
         trainer(tmp_path, callbacks=[StudentExport(), CompressionReport(**settings)]).fit(module(), data(clinc_file))
 
@@ -155,7 +155,7 @@ def test_loaders_without_a_datamodule_are_refused_before_training(tmp_path, clin
 
 
 def test_report_that_fails_is_warned_about(tmp_path, clinc_file, monkeypatch):
-    monkeypatch.setattr(compression_report, "measure", lambda *args: 1 / 0)
+    monkeypatch.setattr(compression_report, "build_report", lambda *args: 1 / 0)
     run = trainer(tmp_path, callbacks=[StudentExport(), CompressionReport()], max_steps=1)
     with pytest.warns(
         UserWarning, match=r"no report \(ZeroDivisionError: .*call lightning-kd report --models .*student"
@@ -164,8 +164,8 @@ def test_report_that_fails_is_warned_about(tmp_path, clinc_file, monkeypatch):
 
 
 def test_ensemble_is_left_out_with_a_warning(tmp_path, clinc_file):
-    teachers = [save_network(tiny_bert(layers=2, seed=seed), tmp_path / f"teacher{seed}") for seed in (1, 2)]
+    teachers = [save_model(tiny_bert(layers=2, seed=seed), tmp_path / f"teacher{seed}") for seed in (1, 2)]
     run = trainer(tmp_path, callbacks=[StudentExport(), CompressionReport()], max_steps=1)
     with pytest.warns(UserWarning, match="leaves out the teacher, an ensemble"):
         run.fit(module(teachers), data(clinc_file))
-    assert [line["name"] for line in report(tmp_path)["lines"]] == ["student"]
+    assert [line["name"] for line in report(tmp_path)["rows"]] == ["student"]

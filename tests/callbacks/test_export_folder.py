@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, BertForSequenceClassification
 
 from lightning_kd.callbacks import LayerInitialization, ONNXExport, StudentExport
-from tests.conftest import save_network, tiny_bert
+from tests.conftest import save_model, tiny_bert
 from tests.runs import data, module, trainer
 
 FILES = {"README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
@@ -59,12 +59,12 @@ def test_relative_path(tmp_path, clinc_file, monkeypatch, relative):
 
 
 @pytest.mark.parametrize("relative", [".", ".."])
-def test_folder_that_one_is_in_is_refused_before_training(tmp_path, clinc_file, monkeypatch, relative):
+def test_working_directory_is_refused_before_training(tmp_path, clinc_file, monkeypatch, relative):
     """It would be renamed, and whoever is in it would be nowhere."""
     here = tmp_path / "x" / "y"
     here.mkdir(parents=True)
     monkeypatch.chdir(here)
-    with pytest.raises(ValueError, match=r"export\.folder: '.*x.*' .*choose another"):
+    with pytest.raises(ValueError, match=r"export\.output_dir: '.*x.*' .*choose another"):
         export(tmp_path, clinc_file, relative)
     assert Path.cwd() == here
 
@@ -102,25 +102,27 @@ FOREIGN = {
 
 
 @pytest.mark.parametrize("what", FOREIGN)
-def test_folder_of_somebody_else_is_refused_before_training(tmp_path, clinc_file, what):
+def test_foreign_folder_is_refused_before_training(tmp_path, clinc_file, what):
     target = tmp_path / "theirs"
     target.mkdir()
     for name, content in {"config.json": "{}", **FOREIGN[what]}.items():
         (target / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     before = contents(target)
     run = trainer(tmp_path, callbacks=[StudentExport(str(target))])
-    with pytest.raises(ValueError, match=r"export\.folder: '.*theirs' exists and is no earlier export; choose another"):
+    with pytest.raises(
+        ValueError, match=r"export\.output_dir: '.*theirs' exists and is no earlier export; choose another"
+    ):
         run.fit(module(), data(clinc_file))
     assert run.global_step == 0
     assert contents(target) == before
 
 
 def test_file_in_the_way_is_refused(tmp_path, clinc_file):
-    with pytest.raises(ValueError, match=r"export\.folder"):
+    with pytest.raises(ValueError, match=r"export\.output_dir"):
         export(tmp_path, clinc_file, str(clinc_file))
 
 
-def test_other_stages_do_not_ask(tmp_path, clinc_file):
+def test_other_stages_do_not_check(tmp_path, clinc_file):
     callback = StudentExport(str(clinc_file))
     trainer(tmp_path, callbacks=[callback]).validate(module(student=tiny_bert()), data(clinc_file), verbose=False)
 
@@ -146,18 +148,18 @@ def test_export_that_fails_in_the_middle_leaves_no_trace(tmp_path, clinc_file, e
 
 @pytest.mark.parametrize("place", ["teacher", "teacher/inside", "."])
 def test_folder_that_the_run_reads_from_is_refused_before_training(tmp_path, clinc_file, place):
-    teacher = save_network(tiny_bert(layers=3), tmp_path / "models" / "teacher")
+    teacher = save_model(tiny_bert(layers=3), tmp_path / "models" / "teacher")
     target = tmp_path / "models" / place
-    with pytest.raises(ValueError, match=r"export\.folder: '.*' would overwrite or lie in '.*teacher', which"):
+    with pytest.raises(ValueError, match=r"export\.output_dir: '.*' would overwrite or lie in '.*teacher', which"):
         trainer(tmp_path, callbacks=[StudentExport(str(target))]).fit(module(teacher), data(clinc_file))
 
 
-@pytest.mark.parametrize("source", ["student", "base", "layers"])
-def test_folder_of_the_students_beginning_is_refused(tmp_path, clinc_file, source):
-    start = save_network(tiny_bert(), tmp_path / "start")
-    student = {"student": start, "base": {"base": start, "num_hidden_layers": 1}}.get(source, tiny_bert(layers=1))
+@pytest.mark.parametrize("source", ["student", "config", "layers"])
+def test_folder_of_the_initial_student_is_refused(tmp_path, clinc_file, source):
+    start = save_model(tiny_bert(), tmp_path / "start")
+    student = {"student": start, "config": {"config": start, "num_hidden_layers": 1}}.get(source, tiny_bert(layers=1))
     callbacks = [StudentExport(start), *([LayerInitialization(source=start)] if source == "layers" else [])]
-    with pytest.raises(ValueError, match=r"export\.folder: '.*start' would overwrite"):
+    with pytest.raises(ValueError, match=r"export\.output_dir: '.*start' would overwrite"):
         trainer(tmp_path, callbacks=callbacks).fit(module(student=student), data(clinc_file))
 
 

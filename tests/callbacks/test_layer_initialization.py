@@ -2,12 +2,12 @@ import pytest
 import torch
 
 from lightning_kd import LayerInitialization
-from tests.conftest import save_network, tiny_bert
+from tests.conftest import save_model, tiny_bert
 from tests.runs import data, module, trainer
 
 
-def layer(network, index):
-    return network.bert.encoder.layer[index].state_dict()
+def layer(model, index):
+    return model.bert.encoder.layer[index].state_dict()
 
 
 def equal(first, second):
@@ -34,8 +34,8 @@ def test_it_runs_before_the_first_step_and_not_on_resume(tmp_path, clinc_file):
 
 def test_source_by_folder_without_a_teacher(tmp_path, clinc_file):
     source = tiny_bert(layers=3, seed=1)
-    folder = save_network(source, tmp_path / "source")
-    fitted = module(student={"base": folder, "num_hidden_layers": 1}, lr_scheduler=None)
+    folder = save_model(source, tmp_path / "source")
+    fitted = module(student={"config": folder, "num_hidden_layers": 1}, lr_scheduler=None)
     trainer(tmp_path, callbacks=[LayerInitialization([2], folder)], max_steps=0).fit(fitted, data(clinc_file))
     assert equal(layer(fitted.student, 0), layer(source, 2))
 

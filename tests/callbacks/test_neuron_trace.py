@@ -11,13 +11,13 @@ from lightning_kd import DistillationModule, MaskedLM, NeuronTrace, QuestionAnsw
 from lightning_kd.__main__ import main
 from lightning_kd.callbacks import CompressionReport, StudentExport, neuron_trace
 from lightning_kd.data import MaskedLMDataModule
-from lightning_kd.evaluation.artifacts import open_artefact
+from lightning_kd.evaluation.artifacts import open_artifact
 from lightning_kd.evaluation.parity import Parity
-from lightning_kd.export.tracing import TracedNetwork
+from lightning_kd.export.tracing import TracedModel
 from lightning_kd.tasks import SequenceClassification
-from tests.callbacks.conftest import best_checkpoint, spoiled_run
-from tests.conftest import LABELS, TINY_BERT, save_network, tiny_bert
-from tests.neuron_sdk import Sdk
+from tests.callbacks.conftest import best_checkpoint, run_with_degraded_last_epoch
+from tests.conftest import LABELS, TINY_BERT, save_model, tiny_bert
+from tests.neuron_sdk import FakeNeuronSDK
 from tests.runs import data, module, squad_data, trainer
 
 FILES = {"README.md", "config.json", "tokenizer.json", "tokenizer_config.json"}
@@ -26,7 +26,7 @@ FILES = {"README.md", "config.json", "tokenizer.json", "tokenizer_config.json"}
 @pytest.fixture(scope="module")
 def run(folder):
     callbacks = [NeuronTrace(target="cpu", batch_size=4), StudentExport(), CompressionReport(), best_checkpoint()]
-    return spoiled_run(folder, folder / "data_oos_plus.json", *callbacks)
+    return run_with_degraded_last_epoch(folder, folder / "data_oos_plus.json", *callbacks)
 
 
 def test_folder_is_whole(folder, run):
@@ -44,7 +44,7 @@ def test_graph_is_the_best_student(folder, run):
     texts = ["hello water", "what is the leak of france my dear", "goodbye", "see you", "later then"]
     inputs = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt")
     with torch.no_grad():
-        torch.testing.assert_close(TracedNetwork(folder / "neuron")(**inputs).logits, best(**inputs).logits)
+        torch.testing.assert_close(TracedModel(folder / "neuron")(**inputs).logits, best(**inputs).logits)
 
 
 def test_card(folder, run):
@@ -55,14 +55,14 @@ def test_card(folder, run):
 
 
 def test_report_has_a_line_for_it(folder, run):
-    lines = json.loads((folder / "report.json").read_text())["lines"]
+    lines = json.loads((folder / "report.json").read_text())["rows"]
     assert [(line["name"], line["runtime"]) for line in lines] == [("student", "PyTorch"), ("neuron", "TorchScript")]
     assert lines[1]["agreement"] == 1
-    assert lines[0]["parameters"] == lines[1]["parameters"]
+    assert lines[0]["num_parameters"] == lines[1]["num_parameters"]
 
 
 def test_for_inf2_without_a_device(tmp_path, clinc_file, monkeypatch):
-    sdk = Sdk(monkeypatch)
+    sdk = FakeNeuronSDK(monkeypatch)
     traced = NeuronTrace(target="inf2", auto_cast="matmult", compiler_args=["--model-type", "transformer"])
     run = trainer(tmp_path, callbacks=[traced, StudentExport(), CompressionReport()], max_steps=1)
     run.fit(module(), data(clinc_file))
@@ -75,12 +75,12 @@ def test_for_inf2_without_a_device(tmp_path, clinc_file, monkeypatch):
     assert "100.00% of the operators are supported" in card
     assert "Not compared with the student: the machine that compiled it has no Neuron device" in card
     assert "NeuronModelForSequenceClassification.from_pretrained" in card
-    names = [line["name"] for line in json.loads((tmp_path / "report.json").read_text())["lines"]]
+    names = [line["name"] for line in json.loads((tmp_path / "report.json").read_text())["rows"]]
     assert names == ["student"]  # nothing that this machine cannot run
 
 
 def test_for_inf1_with_pipeline_cores(tmp_path, clinc_file, monkeypatch):
-    sdk = Sdk(monkeypatch, refused=["aten::tanh"])
+    sdk = FakeNeuronSDK(monkeypatch, unsupported=["aten::tanh"])
     traced = NeuronTrace(target="inf1", pipeline_cores=4)
     trainer(tmp_path, callbacks=[traced], max_steps=1).fit(module(), data(clinc_file))
     assert sdk.calls == [{"flags": {"--fast-math": "none", "--neuroncore-pipeline-cores": "4"}}]
@@ -88,31 +88,31 @@ def test_for_inf1_with_pipeline_cores(tmp_path, clinc_file, monkeypatch):
 
 
 def test_question_answering(tmp_path, squad_folder):
-    student = tiny_bert(labels=["start", "end"], network=BertForQuestionAnswering)
-    run = trainer(tmp_path, callbacks=[NeuronTrace(target="cpu", batch_size=2, check_rows=4)], max_steps=1)
+    student = tiny_bert(labels=["start", "end"], model_class=BertForQuestionAnswering)
+    run = trainer(tmp_path, callbacks=[NeuronTrace(target="cpu", batch_size=2, num_check_examples=4)], max_steps=1)
     run.fit(module(student=student, task=QuestionAnswering()), squad_data(squad_folder))
-    assert TracedNetwork(tmp_path / "neuron").output_names == ["start_logits", "end_logits"]
+    assert TracedModel(tmp_path / "neuron").output_names == ["start_logits", "end_logits"]
 
 
 def test_masked_lm(tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("hello water good morning to you\n" * 40, encoding="utf-8")
     rows = MaskedLMDataModule(str(text), tokenizer=str(TINY_BERT), batch_size=4, max_length=16, validation_fraction=0.5)
-    student = tiny_bert(labels=None, network=BertForMaskedLM)
-    run = trainer(tmp_path, callbacks=[NeuronTrace(target="cpu", check_rows=4)], max_steps=1)
+    student = tiny_bert(labels=None, model_class=BertForMaskedLM)
+    run = trainer(tmp_path, callbacks=[NeuronTrace(target="cpu", num_check_examples=4)], max_steps=1)
     run.fit(module(student=student, task=MaskedLM()), rows)
     assert "0 of" in (tmp_path / "neuron" / "README.md").read_text()
 
 
 def test_command_for_a_finished_model(tmp_path, clinc_file, monkeypatch):
-    model = save_network(tiny_bert(), tmp_path / "student")
+    model = save_model(tiny_bert(), tmp_path / "student")
     arguments = f"""export --model {model} --data CLINC150DataModule --data.path {clinc_file} --data.max_length 24
-        --to NeuronTrace --to.target cpu --to.batch_size 2 --to.folder {tmp_path / "traced"}"""
+        --to NeuronTrace --to.target cpu --to.batch_size 2 --to.output_dir {tmp_path / "traced"}"""
     monkeypatch.setattr(sys, "argv", ["lightning-kd", *arguments.split()])
     main()
-    artefact = open_artefact(str(tmp_path / "traced"), SequenceClassification())
-    assert artefact.runtime == "TorchScript"
-    assert artefact.network.shape == (2, 24)
+    artifact = open_artifact(str(tmp_path / "traced"), SequenceClassification())
+    assert artifact.runtime == "TorchScript"
+    assert artifact.model.shape == (2, 24)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_refused_before_training(tmp_path, clinc_file, settings, message):
 
 
 def test_unsupported_operator_stops_the_run_before_training(tmp_path, clinc_file, monkeypatch):
-    sdk = Sdk(monkeypatch, refused=["aten::gelu"])
+    sdk = FakeNeuronSDK(monkeypatch, unsupported=["aten::gelu"])
     run = trainer(tmp_path, callbacks=[NeuronTrace()])
     with pytest.raises(ValueError, match="not supported: aten::gelu; change the network"):
         run.fit(module(), data(clinc_file))
@@ -141,7 +141,7 @@ def test_unsupported_operator_stops_the_run_before_training(tmp_path, clinc_file
 
 @pytest.mark.parametrize("difference", [0.5, float("inf")])
 def test_graph_that_says_something_else_is_no_export(tmp_path, clinc_file, monkeypatch, difference):
-    monkeypatch.setattr(neuron_trace, "compare", lambda *args: Parity(10, difference, 3))
+    monkeypatch.setattr(neuron_trace, "measure_parity", lambda *args: Parity(10, difference, 3))
     with pytest.raises(ValueError, match=r"NeuronTrace: the graph differs from the student \(largest difference"):
         trainer(tmp_path, callbacks=[NeuronTrace(target="cpu")], max_steps=1).fit(module(), data(clinc_file))
     assert not (tmp_path / "neuron").exists()
@@ -152,7 +152,7 @@ def test_graph_that_says_something_else_is_no_export(tmp_path, clinc_file, monke
     [
         ({"batch_size": 0}, r"NeuronTrace\.batch_size: must be >= 1, got 0"),
         ({"sequence_length": 1}, r"NeuronTrace\.sequence_length: must be >= 2, got 1"),
-        ({"check_rows": 0}, r"NeuronTrace\.check_rows: must be >= 1, got 0"),
+        ({"num_check_examples": 0}, r"NeuronTrace\.num_check_examples: must be >= 1, got 0"),
         ({"pipeline_cores": 2}, r"NeuronTrace\.pipeline_cores: only inf1 splits networks, not inf2; leave it out"),
         ({"target": "tpu"}, r"NeuronTrace\.target: must be one of cpu, inf1, inf2, trn1, got 'tpu'"),
     ],

@@ -10,8 +10,8 @@ from lightning_kd import DistillationModule, ONNXExport, QuestionAnswering
 from lightning_kd.callbacks import StudentExport, onnx_export
 from lightning_kd.evaluation.parity import Parity
 from lightning_kd.export import onnx
-from lightning_kd.export.onnx import OnnxNetwork
-from tests.callbacks.conftest import best_checkpoint, spoiled_run
+from lightning_kd.export.onnx import ONNXModel
+from tests.callbacks.conftest import best_checkpoint, run_with_degraded_last_epoch
 from tests.conftest import LABELS, tiny_bert
 from tests.runs import data, module, squad_data, trainer
 
@@ -21,13 +21,13 @@ FILES = {"README.md", "config.json", "model.onnx", "tokenizer.json", "tokenizer_
 @pytest.fixture(scope="module")
 def run(folder):
     callbacks = [ONNXExport(), StudentExport(), best_checkpoint()]
-    return spoiled_run(folder, folder / "data_oos_plus.json", *callbacks)
+    return run_with_degraded_last_epoch(folder, folder / "data_oos_plus.json", *callbacks)
 
 
-def logits(network, folder, texts):
+def logits(model, folder, texts):
     inputs = AutoTokenizer.from_pretrained(folder)(texts, padding=True, return_tensors="pt")
     with torch.no_grad():
-        return network(**inputs).logits
+        return model(**inputs).logits
 
 
 def test_folders_are_whole(folder, run):
@@ -42,14 +42,14 @@ def test_graph_is_the_best_student(folder, run):
     trainer, fitted = run
     best = DistillationModule.load_from_checkpoint(trainer.checkpoint_callback.best_model_path).student.eval()
     texts = ["hello water", "what is the leak of france my dear"]
-    exported = OnnxNetwork(folder / "onnx")
+    exported = ONNXModel(folder / "onnx")
     torch.testing.assert_close(logits(exported, folder / "onnx", texts), logits(best, folder / "onnx", texts))
     assert not torch.allclose(
         logits(fitted.student.eval(), folder / "onnx", texts), logits(best, folder / "onnx", texts)
     )
 
 
-def test_configuration_names_the_exported_network(folder, run):
+def test_configuration_names_the_exported_model(folder, run):
     for name in ("onnx", "onnx-int8"):
         config = json.loads((folder / name / "config.json").read_text())
         assert config["architectures"] == ["BertForSequenceClassification"]
@@ -57,7 +57,7 @@ def test_configuration_names_the_exported_network(folder, run):
 
 def test_int8_answers_alike(folder, run):
     texts = ["hello water", "what is the leak of france my dear", "goodbye desk see you later then"]
-    exact, rounded = (logits(OnnxNetwork(folder / name), folder / name, texts) for name in ("onnx", "onnx-int8"))
+    exact, rounded = (logits(ONNXModel(folder / name), folder / name, texts) for name in ("onnx", "onnx-int8"))
     assert torch.equal(exact.argmax(-1), rounded.argmax(-1))
     assert not torch.equal(exact, rounded)
 
@@ -71,15 +71,15 @@ def test_card_says_how_far_it_is_from_the_student(folder, run):
 
 
 def test_question_answering(tmp_path, squad_folder):
-    student = tiny_bert(labels=["start", "end"], network=BertForQuestionAnswering)
-    run = trainer(tmp_path, callbacks=[ONNXExport(int8=False, check_rows=4)], max_steps=1)
+    student = tiny_bert(labels=["start", "end"], model_class=BertForQuestionAnswering)
+    run = trainer(tmp_path, callbacks=[ONNXExport(int8=False, num_check_examples=4)], max_steps=1)
     run.fit(module(student=student, task=QuestionAnswering()), squad_data(squad_folder))
-    assert OnnxNetwork(tmp_path / "onnx").output_names == ["start_logits", "end_logits"]
+    assert ONNXModel(tmp_path / "onnx").output_names == ["start_logits", "end_logits"]
     assert not (tmp_path / "onnx-int8").exists()
 
 
 def test_operator_without_a_counterpart_stops_the_run_before_training(tmp_path, clinc_file, monkeypatch):
-    def refuse(network, batch):
+    def refuse(model, batch):
         raise ValueError("no counterpart")
 
     monkeypatch.setattr(onnx_export.onnx, "to_onnx", refuse)
@@ -96,20 +96,20 @@ def test_missing_package_stops_the_run_before_training(tmp_path, clinc_file, mon
         run.fit(module(), data(clinc_file))
 
 
-def test_twin_of_somebody_else_is_refused(tmp_path, clinc_file):
+def test_foreign_int8_folder_is_refused(tmp_path, clinc_file):
     (tmp_path / "mine-int8").mkdir()
     (tmp_path / "mine-int8" / "notes.txt").touch()
-    with pytest.raises(ValueError, match=r"ONNXExport\.folder: '.*mine-int8' exists and is no earlier export"):
+    with pytest.raises(ValueError, match=r"ONNXExport\.output_dir: '.*mine-int8' exists and is no earlier export"):
         trainer(tmp_path, callbacks=[ONNXExport(str(tmp_path / "mine"))]).fit(module(), data(clinc_file))
 
 
 def test_graph_that_says_something_else_is_no_export(tmp_path, clinc_file, monkeypatch):
-    monkeypatch.setattr(onnx_export, "compare", lambda *args: Parity(10, 0.5, 3))
+    monkeypatch.setattr(onnx_export, "measure_parity", lambda *args: Parity(10, 0.5, 3))
     with pytest.raises(ValueError, match=r"differs from the student \(largest difference of a logit 0\.5, 3 of 10"):
         trainer(tmp_path, callbacks=[ONNXExport()], max_steps=1).fit(module(), data(clinc_file))
     assert not list(tmp_path.glob("*onnx*"))
 
 
-def test_rows_to_check_out_of_range():
-    with pytest.raises(ValueError, match=r"ONNXExport\.check_rows: must be >= 1, got 0"):
-        ONNXExport(check_rows=0)
+def test_number_of_examples_to_check_out_of_range():
+    with pytest.raises(ValueError, match=r"ONNXExport\.num_check_examples: must be >= 1, got 0"):
+        ONNXExport(num_check_examples=0)

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 
 from lightning_kd import TextClassificationDataModule
 from lightning_kd.callbacks import PredictionWriter
-from lightning_kd.cli.run_dirs import run_logger
+from lightning_kd.cli.run_dirs import create_run_logger
 from tests.conftest import TINY_BERT, tiny_bert
 from tests.runs import module, trainer
 
@@ -51,10 +51,10 @@ def predict(tmp_path):
 
 def answers(*columns):
     """Label and probability of each row on its own."""
-    network, tokenizer = tiny_bert(**NETWORK).eval(), AutoTokenizer.from_pretrained(TINY_BERT)
+    model, tokenizer = tiny_bert(**NETWORK).eval(), AutoTokenizer.from_pretrained(TINY_BERT)
     for texts in zip(*columns, strict=True):
         with torch.no_grad():
-            probabilities = network(**tokenizer(*texts, return_tensors="pt")).logits.softmax(-1)[0]
+            probabilities = model(**tokenizer(*texts, return_tensors="pt")).logits.softmax(-1)[0]
         yield NETWORK["labels"][probabilities.argmax()], float(probabilities.max())
 
 
@@ -65,42 +65,42 @@ def test_labels_as_json(predict, tmp_path):
     assert [row["label"] for row in rows] == [label for label, _ in answers(TEXTS)]
 
 
-def check(rows, *columns):
+def assert_predictions(rows, *columns):
     assert len(rows) == len(columns[0])
-    for row, (label, probability) in zip(rows, answers(*columns), strict=True):
+    for row, (label, score) in zip(rows, answers(*columns), strict=True):
         assert row["label"] == label
-        assert float(row["probability"]) == pytest.approx(probability, abs=2e-6)
+        assert float(row["score"]) == pytest.approx(score, abs=2e-6)
 
 
 def test_rows_are_in_the_order_of_the_file_although_the_longest_go_first(tmp_path, predict):
     batches = predict({"text": TEXTS})
     assert [row["row_id"] for batch in batches for row in batch] != list(range(len(TEXTS)))
     rows = read_table(tmp_path / "predictions.csv")
-    assert [list(row) for row in rows] == [["text", "label", "probability"]] * len(TEXTS)
+    assert [list(row) for row in rows] == [["text", "label", "score"]] * len(TEXTS)
     assert [row["text"] for row in rows] == TEXTS
-    assert len({row["probability"] for row in rows}) > 5
-    check(rows, TEXTS)
+    assert len({row["score"] for row in rows}) > 5
+    assert_predictions(rows, TEXTS)
 
 
 def test_pairs_of_texts(tmp_path, predict):
     predict({"question": TEXTS, "answer": TEXTS[::-1]})
     rows = read_table(tmp_path / "predictions.csv")
-    assert list(rows[0]) == ["question", "answer", "label", "probability"]
+    assert list(rows[0]) == ["question", "answer", "label", "score"]
     assert [(row["question"], row["answer"]) for row in rows] == list(zip(TEXTS, TEXTS[::-1], strict=True))
-    check(rows, TEXTS, TEXTS[::-1])
+    assert_predictions(rows, TEXTS, TEXTS[::-1])
 
 
 def test_quotes_line_breaks_and_letters_of_any_kind_survive(tmp_path, predict):
     predict({"text": AWKWARD})
     rows = read_table(tmp_path / "predictions.csv")
     assert [row["text"] for row in rows] == AWKWARD
-    check(rows, AWKWARD)
+    assert_predictions(rows, AWKWARD)
 
 
 @pytest.mark.parametrize("path", ["predictions.csv", "some where/my answers.csv"])
 def test_relative_path_lies_in_the_run_folder(tmp_path, predict, path):
     run = tmp_path / "version_0"
-    predict({"text": TEXTS}, path, logger=run_logger(run))
+    predict({"text": TEXTS}, path, logger=create_run_logger(run))
     assert len(read_table(run / path)) == len(TEXTS)
     assert [file.name for file in (run / path).parent.iterdir() if ".tmp" in file.name] == []
 
@@ -117,7 +117,7 @@ def test_absolute_path_and_home(tmp_path, predict, monkeypatch):
 def test_earlier_file_is_replaced(tmp_path, predict):
     (tmp_path / "predictions.csv").write_text("old\n" * 1000)
     predict({"text": TEXTS})
-    check(read_table(tmp_path / "predictions.csv"), TEXTS)
+    assert_predictions(read_table(tmp_path / "predictions.csv"), TEXTS)
 
 
 def test_nothing_half_written_where_the_file_cannot_be_put(tmp_path, predict):
@@ -130,7 +130,7 @@ def test_nothing_half_written_where_the_file_cannot_be_put(tmp_path, predict):
 def test_predictions_are_returned_as_they_are(predict):
     rows = [row for batch in predict({"text": TEXTS}) for row in batch]
     assert sorted(row["row_id"] for row in rows) == list(range(len(TEXTS)))
-    assert set(rows[0]) == {"row_id", "label", "probability"}
+    assert set(rows[0]) == {"row_id", "label", "score"}
 
 
 @pytest.mark.parametrize("numbers", [False, True])
@@ -141,7 +141,7 @@ def test_loader_without_texts_gives_a_file_without_texts(tmp_path, numbers):
     fitted = module(student=tiny_bert(**NETWORK))
     run.predict(fitted, torch.utils.data.DataLoader(rows[::-1], batch_size=2))
     table = read_table(tmp_path / "predictions.csv")
-    assert [list(row) for row in table] == [["label", "probability"]] * 3
+    assert [list(row) for row in table] == [["label", "score"]] * 3
     with torch.no_grad():
         expected = fitted.student.eval()(torch.tensor(ids if numbers else ids[::-1])).logits.softmax(-1).amax(-1)
-    assert [float(row["probability"]) for row in table] == pytest.approx(expected.tolist(), abs=2e-6)
+    assert [float(row["score"]) for row in table] == pytest.approx(expected.tolist(), abs=2e-6)

@@ -24,32 +24,32 @@ from lightning_kd.__main__ import main
 from lightning_kd.callbacks import StudentExport
 from lightning_kd.callbacks.export import Export
 from tests.callbacks.conftest import best_checkpoint
-from tests.hub import TOKEN, Hub, Repository
+from tests.hub import TOKEN, FakeHub, Repository
 from tests.runs import STUDENT, data, module, trainer
 
 FILES = {"README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
 
 
-class Twin(Export):
+class TwoFolderExport(Export):
     """Two folders beside the student's, as ONNXExport writes them, in no time."""
 
-    name, key, what = "twin", "twin", "Twin"
+    dirname, config_key, description = "twin", "twin", "Twin"
 
-    def folders(self, target):
+    def variant_dirs(self, target):
         return [target, target.with_name("twin-int8")]
 
     def write(self, target, student):
-        for folder in self.folders(target):
+        for folder in self.variant_dirs(target):
             super().write(folder, student)
 
-    def fill(self, folder, student):
-        student.save_description(folder)
+    def write_files(self, folder, student):
+        student.save_config_and_tokenizer(folder)
         student.save_card(folder)
 
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
-    hub = Hub()
+    hub = FakeHub()
     monkeypatch.setattr(constants, "ENDPOINT", hub.url)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no token"))
@@ -87,7 +87,7 @@ def test_student_is_the_root_of_a_private_repository(tmp_path, hub, run):
 
 
 def test_other_exports_are_folders_of_it_whatever_the_order(tmp_path, hub, run):
-    run(Twin(), PushToHub("me/small"), StudentExport(str(tmp_path / "elsewhere")))
+    run(TwoFolderExport(), PushToHub("me/small"), StudentExport(str(tmp_path / "elsewhere")))
     written = hub.repositories["me/small"].files
     assert {name for name in written if "/" not in name} == FILES
     for name in ("twin", "twin-int8"):
@@ -98,7 +98,7 @@ def test_other_exports_are_folders_of_it_whatever_the_order(tmp_path, hub, run):
 
 def test_commit_says_the_score_of_what_was_exported(tmp_path, hub, run):
     best = best_checkpoint()
-    run(PushToHub("me/small"), StudentExport(), Twin(), best, enable_checkpointing=True)
+    run(PushToHub("me/small"), StudentExport(), TwoFolderExport(), best, enable_checkpointing=True)
     student = f"student with val/accuracy {best.best_model_score:.4f}"
     assert hub.repositories["me/small"].commits == [
         f"Upload {student}",
@@ -116,10 +116,10 @@ def test_name_without_owner_is_the_token_owners_and_public_where_asked_for(hub, 
 @pytest.mark.filterwarnings("ignore:Use 'content=<...>'")  # the client's own way to call httpx
 def test_large_files_go_their_own_way(tmp_path, hub, run, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    hub.large_files_apart = True
+    hub.use_lfs = True
     run(PushToHub("me/small"), StudentExport())
     assert hub.repositories["me/small"].files == files(tmp_path / "my run" / "student")
-    assert len(hub.objects) == 1
+    assert len(hub.lfs_objects) == 1
 
 
 def test_second_run_is_another_commit(hub, run):
@@ -164,7 +164,7 @@ def test_search_for_a_learning_rate_uploads_nothing(tmp_path, hub, clinc_file):
 # before training
 
 
-def refused(run, match, *callbacks, **settings):
+def assert_refused(run, match, *callbacks, **settings):
     with pytest.raises(ValueError, match=match) as caught:
         run(*callbacks, **settings)
     assert "\n" not in str(caught.value)
@@ -177,16 +177,23 @@ def test_malformed_id():
 
 
 def test_no_student_to_upload(hub, run):
-    refused(run, r"no student is exported.*add StudentExport\(\)", PushToHub("me/small"), Twin())
+    assert_refused(run, r"no student is exported.*add StudentExport\(\)", PushToHub("me/small"), TwoFolderExport())
 
 
 def test_report_that_would_come_too_late(hub, run):
     match = "put PushToHub behind CompressionReport in trainer.callbacks"
-    refused(run, match, PushToHub("me/small"), StudentExport(), CompressionReport())
+    assert_refused(run, match, PushToHub("me/small"), StudentExport(), CompressionReport())
 
 
 def test_exports_of_one_name(tmp_path, hub, run):
-    refused(run, "have the same name", PushToHub("me/small"), StudentExport(), Twin(), Twin(str(tmp_path / "twin")))
+    assert_refused(
+        run,
+        "have the same name",
+        PushToHub("me/small"),
+        StudentExport(),
+        TwoFolderExport(),
+        TwoFolderExport(str(tmp_path / "twin")),
+    )
 
 
 def test_student_that_is_not_exported(hub, run):
@@ -198,43 +205,45 @@ def test_student_that_is_not_exported(hub, run):
         def forward(self, input_ids):
             return self.layer(input_ids)
 
-    refused(run, "is no transformers model", PushToHub("me/small"), StudentExport(), student=Bag())
+    assert_refused(run, "is no transformers model", PushToHub("me/small"), StudentExport(), student=Bag())
     assert not hub.requests
 
 
 def test_no_token(hub, run, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
-    refused(run, "there is no token; set HF_TOKEN, or run `hf auth login`", PushToHub("me/small"), StudentExport())
+    assert_refused(
+        run, "there is no token; set HF_TOKEN, or run `hf auth login`", PushToHub("me/small"), StudentExport()
+    )
     assert not hub.requests
 
 
 def test_offline(hub, run, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    refused(run, "HF_HUB_OFFLINE is set", PushToHub("me/small"), StudentExport())
+    assert_refused(run, "HF_HUB_OFFLINE is set", PushToHub("me/small"), StudentExport())
 
 
 def test_wrong_token(tmp_path, hub, run, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_Wrong")
-    refused(run, r"the hub refuses 'me/small' \(.*401.*may write there", PushToHub("me/small"), StudentExport())
+    assert_refused(run, r"the hub refuses 'me/small' \(.*401.*may write there", PushToHub("me/small"), StudentExport())
     assert not (tmp_path / "my run" / "student").exists()
 
 
 def test_token_that_may_only_read(hub, run):
     hub.repositories["me/small"] = Repository(private=True)
-    hub.answers = {"POST /api/repos/create": 403, "auth-check/write": 403}
-    refused(run, r"the hub refuses 'me/small' \(.*403", PushToHub("me/small"), StudentExport())
+    hub.error_statuses = {"POST /api/repos/create": 403, "auth-check/write": 403}
+    assert_refused(run, r"the hub refuses 'me/small' \(.*403", PushToHub("me/small"), StudentExport())
 
 
 def test_token_for_one_repository_only(hub, run):
     hub.repositories["me/small"] = Repository(private=True)
-    hub.answers = {"POST /api/repos/create": 403}
+    hub.error_statuses = {"POST /api/repos/create": 403}
     run(PushToHub("me/small"), StudentExport())
     assert hub.repositories["me/small"].files.keys() == FILES
 
 
 def test_public_repository_is_neither_hidden_nor_written_to_unasked(hub, run):
     hub.repositories["me/small"] = Repository(private=False)
-    refused(
+    assert_refused(
         run, "'me/small' is on the hub already and is public; set private: f", PushToHub("me/small"), StudentExport()
     )
     assert not hub.repositories["me/small"].private
@@ -262,7 +271,7 @@ def test_other_stages_leave_the_hub_alone(tmp_path, hub, clinc_file):
 # failures
 
 
-def failed(run, match, *callbacks, **settings):
+def assert_upload_fails(run, match, *callbacks, **settings):
     """Fit, which ends in an OSError of one line; returns the commands that it names."""
     with pytest.raises(OSError, match=match) as caught:
         run(*callbacks, **settings)
@@ -273,36 +282,36 @@ def failed(run, match, *callbacks, **settings):
     return [shlex.split(command) for command in commands.split(" && ")]
 
 
-def again(folder, place="."):
+def retry_command(folder, place="."):
     return ["hf", "upload", "me/small", str(folder), place, "--private"]
 
 
 @pytest.mark.parametrize("status", [401, 403, 503])
 def test_upload_that_is_answered_with_an_error(tmp_path, hub, run, status):
-    hub.answers = {"/commit/main": status}
-    commands = failed(run, rf"'me/small' failed \(.*{status}", PushToHub("me/small"), StudentExport())
+    hub.error_statuses = {"/commit/main": status}
+    commands = assert_upload_fails(run, rf"'me/small' failed \(.*{status}", PushToHub("me/small"), StudentExport())
     folder = tmp_path / "my run" / "student"
-    assert commands == [again(folder)]
+    assert commands == [retry_command(folder)]
     assert {file.name for file in folder.iterdir()} == FILES
 
 
 def test_what_was_uploaded_before_the_failure_is_not_named(tmp_path, hub, run):
-    class Broken(Twin):
+    class Broken(TwoFolderExport):
         """Writes a folder that is gone when it is to be uploaded."""
 
         def write(self, target, student):
             super().write(target, student)
             shutil.rmtree(target)
 
-    commands = failed(run, "is not a directory", PushToHub("me/small"), StudentExport(), Broken())
-    assert commands == [again(tmp_path / "my run" / name, name) for name in ("twin", "twin-int8")]
+    commands = assert_upload_fails(run, "is not a directory", PushToHub("me/small"), StudentExport(), Broken())
+    assert commands == [retry_command(tmp_path / "my run" / name, name) for name in ("twin", "twin-int8")]
     assert hub.repositories["me/small"].files.keys() == FILES
 
 
 def test_command_of_the_error_does_what_was_left(tmp_path, hub, run):
-    hub.answers = {"/commit/main": 403}
-    commands = failed(run, "403", PushToHub("me/small"), StudentExport(), Twin())
-    hub.answers = {}
+    hub.error_statuses = {"/commit/main": 403}
+    commands = assert_upload_fails(run, "403", PushToHub("me/small"), StudentExport(), TwoFolderExport())
+    hub.error_statuses = {}
     environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0"}
     for _, *arguments in commands:
         command = [sys.executable, "-m", "huggingface_hub.cli.hf", *arguments]
@@ -315,35 +324,35 @@ def test_command_of_the_error_does_what_was_left(tmp_path, hub, run):
 
 def test_hub_that_goes_away(tmp_path, hub, run):
     class Unplug(StudentExport):
-        def fill(self, folder, student):
-            super().fill(folder, student)
+        def write_files(self, folder, student):
+            super().write_files(folder, student)
             huggingface_hub.close_session()
             hub.stop()
 
-    commands = failed(run, "failed", PushToHub("me/small"), Unplug())
-    assert commands == [again(tmp_path / "my run" / "student")]
+    commands = assert_upload_fails(run, "failed", PushToHub("me/small"), Unplug())
+    assert commands == [retry_command(tmp_path / "my run" / "student")]
 
 
 def test_hub_that_cannot_be_reached_at_the_start_is_no_reason_not_to_train(tmp_path, hub, run):
     hub.stop()
     with pytest.warns(UserWarning, match="the hub cannot be reached .* the upload is tried at its end"):
-        commands = failed(run, "failed", PushToHub("me/small"), StudentExport())
-    assert commands == [again(tmp_path / "my run" / "student")]
+        commands = assert_upload_fails(run, "failed", PushToHub("me/small"), StudentExport())
+    assert commands == [retry_command(tmp_path / "my run" / "student")]
 
 
 def test_repository_that_turned_public_is_not_written_to(hub, run):
     class Publish(StudentExport):
-        def fill(self, folder, student):
-            super().fill(folder, student)
+        def write_files(self, folder, student):
+            super().write_files(folder, student)
             hub.repositories["me/small"].private = False
 
-    ((*_, repo_id, _, _, _),) = failed(run, "is public", PushToHub("me/small"), Publish())
+    ((*_, repo_id, _, _, _),) = assert_upload_fails(run, "is public", PushToHub("me/small"), Publish())
     assert repo_id == "<another repo_id>"
     assert not hub.repositories["me/small"].files
 
 
 def test_failure_takes_nothing_else_with_it(tmp_path, hub, clinc_file):
-    hub.answers = {"/commit/main": 403}
+    hub.error_statuses = {"/commit/main": 403}
     logger = TensorBoardLogger(str(tmp_path), name="", version="events")
     best = best_checkpoint(dirpath=tmp_path / "checkpoints")
     callbacks = [CompressionReport(), PushToHub("me/small"), StudentExport(), best]
@@ -409,20 +418,20 @@ def test_token_is_in_no_file_and_no_line(tmp_path, hub, shell, capfd, caplog):
 
 
 def test_token_is_in_no_error_and_the_exit_status_tells(tmp_path, hub, shell, capfd, caplog):
-    hub.answers = {"/commit/main": 403}
+    hub.error_statuses = {"/commit/main": 403}
     with caplog.at_level("DEBUG"):
         code = shell()
     folder = tmp_path / "runs" / "lightning_logs" / "version_0" / "student"
     assert code.startswith("lightning-kd: error: PushToHub: the upload to 'me/small' failed (403")
     assert "no, said the hub to Bearer <token>" in code
-    assert shlex.join(again(folder)) in code
+    assert shlex.join(retry_command(folder)) in code
     assert {file.name for file in folder.iterdir()} == FILES
     assert_no_token(tmp_path, code, *capfd.readouterr(), caplog.text)
 
 
 def test_token_is_in_no_traceback(tmp_path, hub, shell, monkeypatch):
-    monkeypatch.setenv("KD_DEBUG", "1")
-    hub.answers = {"/commit/main": 403}
+    monkeypatch.setenv("LIGHTNING_KD_DEBUG", "1")
+    hub.error_statuses = {"/commit/main": 403}
     with pytest.raises(OSError, match="403") as caught:
         shell()
     assert TOKEN not in "".join(traceback.format_exception(caught.value))

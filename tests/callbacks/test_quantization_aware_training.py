@@ -6,17 +6,17 @@ from transformers import AutoModelForSequenceClassification
 
 from lightning_kd import ONNXExport
 from lightning_kd.callbacks import LastCheckpoint, QuantizationAwareTraining, StudentExport, quantization_aware_training
-from lightning_kd.export.onnx import OnnxNetwork
-from tests.conftest import save_network, tiny_bert
+from lightning_kd.export.onnx import ONNXModel
+from tests.conftest import save_model, tiny_bert
 from tests.runs import data, module, trainer
-from tests.training.test_resume import Kill, KilledError
+from tests.training.test_resume import KillAtBatch, KilledError
 
 TEXT = {"input_ids": torch.tensor([[2, 8, 9, 10, 3]]), "attention_mask": torch.ones(1, 5, dtype=torch.long)}
 
 
 @pytest.fixture
 def teacher(tmp_path):
-    return save_network(tiny_bert(layers=3, seed=1), tmp_path / "teacher")
+    return save_model(tiny_bert(layers=3, seed=1), tmp_path / "teacher")
 
 
 def fit(folder, clinc_file, teacher, *callbacks, resume=None):
@@ -54,7 +54,7 @@ def test_exports_are_ordinary(tmp_path, clinc_file, teacher):
     assert all(torch.equal(w, fitted.student.state_dict()[n]) for n, w in exported.state_dict().items())
     with torch.no_grad():
         whole, rounded = exported(**TEXT).logits, fitted.student.eval()(**TEXT).logits
-        int8 = OnnxNetwork(tmp_path / "onnx-int8")(token_type_ids=torch.zeros_like(TEXT["input_ids"]), **TEXT).logits
+        int8 = ONNXModel(tmp_path / "onnx-int8")(token_type_ids=torch.zeros_like(TEXT["input_ids"]), **TEXT).logits
     assert not torch.equal(whole, rounded)
     torch.testing.assert_close(whole, rounded, rtol=0.1, atol=0.1)
     torch.testing.assert_close(int8, rounded, rtol=0.1, atol=0.1)
@@ -62,7 +62,7 @@ def test_exports_are_ordinary(tmp_path, clinc_file, teacher):
 
 def test_resumed_run_ends_in_the_same_weights(tmp_path, clinc_file, teacher):
     whole = fit(tmp_path / "whole", clinc_file, teacher).student.state_dict()
-    fit(tmp_path / "killed", clinc_file, teacher, Kill(14))
+    fit(tmp_path / "killed", clinc_file, teacher, KillAtBatch(14))
     last = tmp_path / "killed" / "checkpoints" / "last.ckpt"
     resumed = fit(tmp_path / "killed", clinc_file, teacher, resume=last).student.state_dict()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)

@@ -8,7 +8,7 @@ from rich.console import Console
 from lightning_kd.callbacks import RunSummary
 from lightning_kd.callbacks.run_summary import summary_table
 from lightning_kd.losses import HardLabelLoss
-from tests.callbacks.conftest import best_checkpoint, spoiled_run
+from tests.callbacks.conftest import best_checkpoint, run_with_degraded_last_epoch
 from tests.conftest import tiny_bert
 from tests.runs import data, module, trainer
 
@@ -30,14 +30,14 @@ def rows(table_or_text):
     return {line[1]: line[2:-1] for line in cells}
 
 
-def fitted(tmp_path, clinc_file, teacher=None, **settings):
+def fit_module(tmp_path, clinc_file, teacher=None, **settings):
     result = module(teacher, **{"student": tiny_bert(layers=1), **settings})
     trainer(tmp_path, max_steps=1).fit(result, data(clinc_file))
     return result
 
 
 def test_teacher_and_student(tmp_path, clinc_file):
-    result = fitted(tmp_path, clinc_file, tiny_bert(layers=4))
+    result = fit_module(tmp_path, clinc_file, tiny_bert(layers=4))
     result.teacher_scores = {"accuracy": 0.96, "f1_macro": 0.0}
     table = rows(summary_table(result, {"val/accuracy": 0.9, "val/f1_macro": 0.5, "val/oos_recall": 1.0}))
     assert table == {
@@ -52,13 +52,13 @@ def test_teacher_and_student(tmp_path, clinc_file):
 
 def test_size_is_four_bytes_a_parameter(tmp_path, clinc_file):
     wide = tiny_bert(layers=1, vocab_size=100_000)
-    table = rows(summary_table(fitted(tmp_path, clinc_file, student=wide), {}))
+    table = rows(summary_table(fit_module(tmp_path, clinc_file, student=wide), {}))
     assert table["parameters"] == ["1,603,635"]  # (100,000 - 1,200) x 16 more
     assert table["size, float32"] == ["6.4 MB"]
 
 
-def test_ensemble_counts_all_its_networks(tmp_path, clinc_file):
-    result = fitted(tmp_path, clinc_file, [tiny_bert(layers=4), tiny_bert(layers=1)])
+def test_ensemble_counts_all_its_models(tmp_path, clinc_file):
+    result = fit_module(tmp_path, clinc_file, [tiny_bert(layers=4), tiny_bert(layers=1)])
     parameters = rows(summary_table(result, {}))["parameters"]
     assert parameters == ["52,342", "22,835", "43.6%"]
 
@@ -66,18 +66,20 @@ def test_ensemble_counts_all_its_networks(tmp_path, clinc_file):
 @pytest.mark.filterwarnings("ignore:a teacher is given but no loss reads it")
 @pytest.mark.parametrize("idle", [False, True])
 def test_without_a_teacher_or_with_one_that_no_loss_reads(tmp_path, clinc_file, teacher_folder, idle):
-    result = fitted(tmp_path, clinc_file, teacher_folder if idle else None, losses={"hard": HardLabelLoss()})
+    result = fit_module(tmp_path, clinc_file, teacher_folder if idle else None, losses={"hard": HardLabelLoss()})
     assert rows(summary_table(result, {"val/accuracy": 0.9})) == {
         "validation": ["student"],
         "accuracy": ["0.9000"],
         "parameters": ["22,835"],
         "size, float32": ["0.1 MB"],
     }
-    assert result.teacher is None or not result.teacher.members[0].loaded
+    assert result.teacher is None or not result.teacher.models[0].is_loaded
 
 
 def test_printed_at_the_end_are_the_scores_of_the_best_epoch(tmp_path, clinc_file, teacher_folder, capsys):
-    run, result = spoiled_run(tmp_path, clinc_file, RunSummary(), best_checkpoint(), teacher=teacher_folder)
+    run, result = run_with_degraded_last_epoch(
+        tmp_path, clinc_file, RunSummary(), best_checkpoint(), teacher=teacher_folder
+    )
     table = rows(capsys.readouterr().out)
     assert table["accuracy"][:2] == [
         f"{result.teacher_scores['accuracy']:.4f}",

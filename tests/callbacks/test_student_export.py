@@ -10,7 +10,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 
 from lightning_kd import DistillationModule
 from lightning_kd.callbacks import LastCheckpoint, StudentExport
-from tests.callbacks.conftest import best_checkpoint, spoiled_run
+from tests.callbacks.conftest import best_checkpoint, run_with_degraded_last_epoch
 from tests.conftest import LABELS, TINY_BERT, clinc_rows, tiny_bert
 from tests.runs import data, module, trainer
 
@@ -20,23 +20,25 @@ TEXTS = [text for text, _ in clinc_rows()["val"]]
 @pytest.fixture(scope="module")
 def best_is_not_last(folder):
     callbacks = [StudentExport(), best_checkpoint()]
-    return spoiled_run(folder, folder / "data_oos_plus.json", *callbacks, teacher=str(folder / "teacher"))
+    return run_with_degraded_last_epoch(
+        folder, folder / "data_oos_plus.json", *callbacks, teacher=str(folder / "teacher")
+    )
 
 
-def logits(network, folder=TINY_BERT):
+def logits(model, folder=TINY_BERT):
     inputs = AutoTokenizer.from_pretrained(folder)(TEXTS, padding=True, return_tensors="pt")
     with torch.no_grad():
-        return network.eval()(**inputs).logits
+        return model.eval()(**inputs).logits
 
 
-def exported(folder):
+def load_export(folder):
     return AutoModelForSequenceClassification.from_pretrained(folder / "student")
 
 
 def test_weights_are_those_of_the_best_checkpoint(folder, best_is_not_last):
     run, fitted = best_is_not_last
     best = DistillationModule.load_from_checkpoint(run.checkpoint_callback.best_model_path)
-    actual = logits(exported(folder), folder / "student")
+    actual = logits(load_export(folder), folder / "student")
     assert torch.equal(actual, logits(best.student))
     assert not torch.allclose(actual, logits(fitted.student), atol=0.1)
     assert run.checkpoint_callback.best_model_score > 0.9
@@ -75,35 +77,35 @@ def test_other_checkpoint_callbacks_do_not_hide_the_best(tmp_path, clinc_file, o
         "export": StudentExport(),
         "best": best_checkpoint(),
     }
-    spoiled_run(tmp_path, clinc_file, *(callbacks[name] for name in order))
+    run_with_degraded_last_epoch(tmp_path, clinc_file, *(callbacks[name] for name in order))
     best = DistillationModule.load_from_checkpoint(callbacks["best"].best_model_path)
-    assert torch.equal(logits(exported(tmp_path)), logits(best.student))
+    assert torch.equal(logits(load_export(tmp_path)), logits(best.student))
 
 
 def test_without_a_monitored_checkpoint_the_last_weights_are_written(tmp_path, clinc_file):
-    _, fitted = spoiled_run(tmp_path, clinc_file, StudentExport(), ModelCheckpoint(every_n_epochs=3))
-    assert torch.equal(logits(exported(tmp_path)), logits(fitted.student))
+    _, fitted = run_with_degraded_last_epoch(tmp_path, clinc_file, StudentExport(), ModelCheckpoint(every_n_epochs=3))
+    assert torch.equal(logits(load_export(tmp_path)), logits(fitted.student))
 
 
 def test_best_by_another_metric(tmp_path, clinc_file):
     best = best_checkpoint(monitor="val/hard", mode="min")
-    _, fitted = spoiled_run(tmp_path, clinc_file, StudentExport(), best)
+    _, fitted = run_with_degraded_last_epoch(tmp_path, clinc_file, StudentExport(), best)
     kept = DistillationModule.load_from_checkpoint(best.best_model_path)
-    assert torch.equal(logits(exported(tmp_path)), logits(kept.student))
+    assert torch.equal(logits(load_export(tmp_path)), logits(kept.student))
     assert best.best_model_score < fitted.trainer.callback_metrics["val/hard"]
 
 
 def test_student_given_as_a_module_gets_the_label_names(tmp_path, clinc_file):
     student = tiny_bert(labels=None, num_labels=3)
     trainer(tmp_path, callbacks=[StudentExport()]).fit(module(student=student), data(clinc_file))
-    assert exported(tmp_path).config.id2label == dict(enumerate(LABELS))
+    assert load_export(tmp_path).config.id2label == dict(enumerate(LABELS))
 
 
 def test_weights_in_bfloat16(tmp_path, clinc_file):
     fitted = module()
     trainer(tmp_path, callbacks=[StudentExport()], precision="bf16-true").fit(fitted, data(clinc_file))
-    assert exported(tmp_path).dtype == torch.bfloat16
-    assert torch.equal(logits(exported(tmp_path)), logits(fitted.student))
+    assert load_export(tmp_path).dtype == torch.bfloat16
+    assert torch.equal(logits(load_export(tmp_path)), logits(fitted.student))
 
 
 def test_plain_module_is_not_exported_but_warned_about(tmp_path, clinc_file):

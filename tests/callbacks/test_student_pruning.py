@@ -6,15 +6,13 @@ from lightning.pytorch.callbacks import EMAWeightAveraging
 from transformers import AlbertConfig, AutoModelForSequenceClassification
 
 from lightning_kd.callbacks import LastCheckpoint, QuantizationAwareTraining, StudentExport, StudentPruning
-from tests.conftest import LABELS, save_network, tiny_bert
+from tests.conftest import LABELS, save_model, tiny_bert
 from tests.runs import data, module, trainer
-from tests.training.test_resume import Kill, KilledError
+from tests.training.test_resume import KillAtBatch, KilledError
 
 
-def maps(network):
-    return {
-        n: w for n, w in network.named_parameters() if "encoder.layer" in n and n.endswith("weight") and w.ndim == 2
-    }
+def maps(model):
+    return {n: w for n, w in model.named_parameters() if "encoder.layer" in n and n.endswith("weight") and w.ndim == 2}
 
 
 def share_of_zeros(weights):
@@ -22,7 +20,12 @@ def share_of_zeros(weights):
 
 
 def fit(folder, clinc_file, teacher, at=None, resume=None):
-    callbacks = [StudentPruning(0.5), StudentExport(), LastCheckpoint(0.0), *([Kill(at)] if at is not None else [])]
+    callbacks = [
+        StudentPruning(0.5),
+        StudentExport(),
+        LastCheckpoint(0.0),
+        *([KillAtBatch(at)] if at is not None else []),
+    ]
     fitted = module(teacher)
     run = trainer(folder, callbacks=callbacks, max_epochs=3, enable_checkpointing=True)
     try:
@@ -34,7 +37,7 @@ def fit(folder, clinc_file, teacher, at=None, resume=None):
 
 @pytest.fixture
 def teacher(tmp_path):
-    return save_network(tiny_bert(layers=3, seed=1), tmp_path / "teacher")
+    return save_model(tiny_bert(layers=3, seed=1), tmp_path / "teacher")
 
 
 def test_exported_student_has_the_zeros_and_has_learnt(tmp_path, clinc_file, teacher):
@@ -77,7 +80,7 @@ def test_student_without_a_list_of_layers(tmp_path, clinc_file):
 
 
 @pytest.mark.parametrize("pruning_first", [False, True])
-def test_together_with_rounding(tmp_path, clinc_file, teacher, pruning_first):
+def test_together_with_quantization(tmp_path, clinc_file, teacher, pruning_first):
     callbacks = [QuantizationAwareTraining(), StudentPruning(0.5)]
     callbacks = callbacks[::-1] if pruning_first else callbacks
     trainer(tmp_path, callbacks=[*callbacks, StudentExport()], max_steps=2).fit(module(teacher), data(clinc_file))

@@ -12,8 +12,8 @@ from lightning_kd import QuestionAnswering, SST2DataModule, TeacherCache, Temper
 from lightning_kd.callbacks import StudentExport, temperature_probe
 from lightning_kd.evaluation import report_plot
 from lightning_kd.losses import HardLabelLoss, SoftTargetLoss
-from tests.callbacks.conftest import Spoil, best_checkpoint
-from tests.conftest import LABELS, TINY_BERT, clinc_rows, save_network, tiny_bert
+from tests.callbacks.conftest import FlipClassifierHead, best_checkpoint
+from tests.conftest import LABELS, TINY_BERT, clinc_rows, save_model, tiny_bert
 from tests.roberta import roberta_tokenizer, save_roberta, tiny_roberta
 from tests.runs import data, module, squad_data, trainer
 
@@ -28,18 +28,18 @@ def result(folder):
     return json.loads((folder / "probe.json").read_text())
 
 
-def logits_of(network, tokenizer, texts):
+def logits_of(model, tokenizer, texts):
     """By transformers alone."""
     with torch.no_grad():
-        return network.eval()(**tokenizer(texts, padding=True, return_tensors="pt")).logits.double()
+        return model.eval()(**tokenizer(texts, padding=True, return_tensors="pt")).logits.double()
 
 
 @pytest.fixture(scope="module")
 def run(folder):
     """The best epoch is not the last; returns the run's folder and the module."""
-    teacher = save_network(tiny_bert(layers=3, seed=1, initializer_range=0.5), folder / "sharp")
+    teacher = save_model(tiny_bert(layers=3, seed=1, initializer_range=0.5), folder / "sharp")
     logger = TensorBoardLogger(str(folder), name="", version="run")
-    callbacks = [probe(), StudentExport(), best_checkpoint(), Spoil()]
+    callbacks = [probe(), StudentExport(), best_checkpoint(), FlipClassifierHead()]
     run = trainer(folder, callbacks=callbacks, max_epochs=8, enable_checkpointing=True, logger=logger)
     student = tiny_bert(layers=1, seed=2, initializer_range=0.2).config.to_dict()
     losses = {"hard": HardLabelLoss(0.9), "soft": SoftTargetLoss(0.1, 2.0)}
@@ -51,16 +51,16 @@ def run(folder):
 def test_sentences_are_those_of_transformers(run, tokenizer):
     folder, _ = run
     content = result(folder)
-    networks = [
+    models = [
         AutoModelForSequenceClassification.from_pretrained(source)
         for source in (folder.parent / "sharp", folder / "student")
     ]
     assert [sentence["text"] for sentence in content["sentences"]] == SENTENCES
     for place, sentence in enumerate(content["sentences"]):
-        own = [logits_of(network, tokenizer, SENTENCES)[place] for network in networks]
+        own = [logits_of(model, tokenizer, SENTENCES)[place] for model in models]
         order = own[0].argsort(descending=True)
         assert sentence["classes"] == [LABELS[i] for i in order.tolist()]
-        for view, logits in zip(sentence["views"], own, strict=True):
+        for view, logits in zip(sentence["model_probabilities"], own, strict=True):
             for number, temperature in enumerate(content["temperatures"]):
                 expected = (logits / temperature).softmax(dim=-1)
                 assert view["probabilities"][number] == pytest.approx(expected[order].tolist(), abs=1e-5)
@@ -76,18 +76,20 @@ def test_split_is_that_of_the_best_student(run, tokenizer):
         for source in (folder.parent / "sharp", folder / "student")
     ]
     content = result(folder)
-    assert content["rows"] == len(texts)
+    assert content["num_examples"] == len(texts)
     assert content["accuracy"]["teacher"] == pytest.approx(fitted.teacher_scores["accuracy"])
     assert (
         content["accuracy"]["student"] > fitted.validation_scores()["val/accuracy"]
     )  # which is that of the last epoch
     assert content["agreement"] == pytest.approx(float((p[0].argmax(1) == p[1].argmax(1)).double().mean()))
-    levels = {level["network"]: level for level in content["levels"] if level["temperature"] == 5}
+    levels = {level["model"]: level for level in content["split_stats"] if level["temperature"] == 5}
     for name, own in zip(("teacher", "student"), p, strict=True):
-        assert levels[name]["wrong_mass"] == pytest.approx(float((1 - own[range(len(true)), true]).mean()), abs=1e-5)
+        assert levels[name]["off_target_mass"] == pytest.approx(
+            float((1 - own[range(len(true)), true]).mean()), abs=1e-5
+        )
         assert levels[name]["entropy"] == pytest.approx(float(-(own * own.log()).sum(1).mean()), abs=1e-5)
     kl = float((p[0] * (p[0] / p[1]).log()).sum(1).mean())
-    assert levels["student"]["divergence"] == pytest.approx(kl, abs=1e-5)
+    assert levels["student"]["kl_divergence"] == pytest.approx(kl, abs=1e-5)
 
 
 def test_files_and_tensorboard(run):
@@ -118,7 +120,7 @@ def test_teacher_is_shown_before_the_first_step(tmp_path, clinc_file, capsys):
     with pytest.raises(RuntimeError, match="stop"):
         fit(tmp_path, clinc_file, probe(), Stop())
     content = result(tmp_path)
-    assert [level["network"] for level in content["levels"]] == ["teacher"] * 2
+    assert [level["model"] for level in content["split_stats"]] == ["teacher"] * 2
     assert content["agreement"] is None
     assert "teacher: hello water :smile: good morning to you" in capsys.readouterr().out
 
@@ -129,14 +131,14 @@ def test_training_is_not_changed(tmp_path, clinc_file):
         assert torch.equal(first, second)
 
 
-def test_most_and_least_certain_rows_of_the_test_split(tmp_path, clinc_file, tokenizer):
-    teacher = save_network(tiny_bert(layers=3, seed=1, initializer_range=0.5), tmp_path / "teacher")
-    fit(tmp_path, clinc_file, probe(sentences=None, rows=2, split="test"), teacher=teacher)
+def test_most_and_least_confident_examples_of_the_test_split(tmp_path, clinc_file, tokenizer):
+    teacher = save_model(tiny_bert(layers=3, seed=1, initializer_range=0.5), tmp_path / "teacher")
+    fit(tmp_path, clinc_file, probe(sentences=None, num_examples=2, split="test"), teacher=teacher)
     content, rows = result(tmp_path), json.loads(clinc_file.read_text())
     texts = [text for text, _ in rows["test"] + rows["oos_test"]]
-    network = AutoModelForSequenceClassification.from_pretrained(teacher)
-    highest = logits_of(network, tokenizer, texts).softmax(-1).max(-1).values
-    shown = [max(sentence["views"][0]["probabilities"][0]) for sentence in content["sentences"]]
+    model = AutoModelForSequenceClassification.from_pretrained(teacher)
+    highest = logits_of(model, tokenizer, texts).softmax(-1).max(-1).values
+    shown = [max(sentence["model_probabilities"][0]["probabilities"][0]) for sentence in content["sentences"]]
     ordered = highest.sort(descending=True).values
     assert shown == pytest.approx([*ordered[:2].tolist(), *ordered[-2:].tolist()], abs=1e-5)
     assert dict(rows["test"] + rows["oos_test"])[content["sentences"][0]["text"]] == content["sentences"][0]["label"]
@@ -144,53 +146,55 @@ def test_most_and_least_certain_rows_of_the_test_split(tmp_path, clinc_file, tok
 
 
 def test_ensemble(tmp_path, clinc_file):
-    teachers = [save_network(tiny_bert(seed=seed), tmp_path / f"teacher{seed}") for seed in (1, 2)]
+    teachers = [save_model(tiny_bert(seed=seed), tmp_path / f"teacher{seed}") for seed in (1, 2)]
     fit(tmp_path, clinc_file, probe(), teacher=teachers)
     assert result(tmp_path)["sources"]["teacher"] == " + ".join(teachers)
 
 
 def test_teacher_with_a_tokenizer_of_its_own(tmp_path, clinc_file):
     """It says the same to a student of another tokenizer."""
-    teacher = save_network(tiny_bert(layers=3, seed=1, initializer_range=0.5), tmp_path / "teacher")
+    teacher = save_model(tiny_bert(layers=3, seed=1, initializer_range=0.5), tmp_path / "teacher")
     other = roberta_tokenizer([text for text, _ in clinc_rows()["train"]], 290)
     student = save_roberta(tiny_roberta(LABELS, other), other, tmp_path / "roberta")
     rows = data(clinc_file, tokenizer=student, teacher_tokenizer=teacher)
-    fit(tmp_path, None, probe(folder=str(tmp_path / "both")), teacher=teacher, student=student, rows=rows)
-    fit(tmp_path, clinc_file, probe(folder=str(tmp_path / "own")), teacher=teacher)
+    fit(tmp_path, None, probe(output_dir=str(tmp_path / "both")), teacher=teacher, student=student, rows=rows)
+    fit(tmp_path, clinc_file, probe(output_dir=str(tmp_path / "own")), teacher=teacher)
     both, own = result(tmp_path / "both"), result(tmp_path / "own")
-    assert both["levels"][:2] == [pytest.approx(level) for level in own["levels"][:2]]
+    assert both["split_stats"][:2] == [pytest.approx(level) for level in own["split_stats"][:2]]
     for ours, expected in zip(both["sentences"], own["sentences"], strict=True):
-        assert ours["views"][0]["second"] == pytest.approx(expected["views"][0]["second"])
+        assert ours["model_probabilities"][0]["second_probabilities"] == pytest.approx(
+            expected["model_probabilities"][0]["second_probabilities"]
+        )
 
 
 @pytest.mark.parametrize("top_k", [None, 1])
 def test_teacher_out_of_the_cache(tmp_path, clinc_file, top_k):
-    teacher = save_network(tiny_bert(layers=3, seed=1, initializer_range=0.5), tmp_path / "teacher")
+    teacher = save_model(tiny_bert(layers=3, seed=1, initializer_range=0.5), tmp_path / "teacher")
     for name in ("plain", "cached"):
         cache = TeacherCache(str(tmp_path / "cache"), top_k=top_k) if name == "cached" else None
         for _ in range(2):  # the second time all rows are known
-            shown = probe(folder=str(tmp_path / name))
+            shown = probe(output_dir=str(tmp_path / name))
             fitted = fit(tmp_path, clinc_file, shown, teacher=teacher, teacher_cache=cache)
-    assert not fitted.teacher.members[0].loaded
+    assert not fitted.teacher.models[0].is_loaded
     plain, cached = result(tmp_path / "plain"), result(tmp_path / "cached")
-    for key in ("entropy", "wrong_mass", "calibration_error"):
-        assert cached["levels"][0][key] == pytest.approx(plain["levels"][0][key], abs=1e-6)
-    views = [content["sentences"][0]["views"][0] for content in (plain, cached)]
-    assert views[1]["difference"] == pytest.approx(views[0]["difference"], abs=1e-3)
+    for key in ("entropy", "off_target_mass", "calibration_error"):
+        assert cached["split_stats"][0][key] == pytest.approx(plain["split_stats"][0][key], abs=1e-6)
+    views = [content["sentences"][0]["model_probabilities"][0] for content in (plain, cached)]
+    assert views[1]["relative_difference"] == pytest.approx(views[0]["relative_difference"], abs=1e-3)
 
 
 def test_labels_in_another_order(tmp_path, clinc_file):
     """The same teacher, its classes turned around."""
-    network = tiny_bert(layers=3, seed=1)
+    model = tiny_bert(layers=3, seed=1)
     turned = tiny_bert(labels=LABELS[::-1], layers=3, seed=1)
-    turned.load_state_dict(network.state_dict())
-    turned.classifier.weight.data = network.classifier.weight.data.flip(0)
-    turned.classifier.bias.data = network.classifier.bias.data.flip(0)
-    for name, teacher in (("own", network), ("turned", turned)):
+    turned.load_state_dict(model.state_dict())
+    turned.classifier.weight.data = model.classifier.weight.data.flip(0)
+    turned.classifier.bias.data = model.classifier.bias.data.flip(0)
+    for name, teacher in (("own", model), ("turned", turned)):
         student = tiny_bert(layers=1, seed=4)
-        fit(tmp_path, clinc_file, probe(folder=str(tmp_path / name)), teacher=teacher, student=student)
+        fit(tmp_path, clinc_file, probe(output_dir=str(tmp_path / name)), teacher=teacher, student=student)
     own, other = result(tmp_path / "own"), result(tmp_path / "turned")
-    assert own["levels"][0] == pytest.approx(other["levels"][0])
+    assert own["split_stats"][0] == pytest.approx(other["split_stats"][0])
     assert own["sentences"][0]["classes"] == other["sentences"][0]["classes"]
 
 
@@ -198,7 +202,7 @@ def test_second_run_of_a_callback(tmp_path, clinc_file):
     callback = probe()
     for number in range(2):
         fit(tmp_path, clinc_file, callback, teacher=tiny_bert(seed=number))
-    assert callback._teacher is None
+    assert callback._teacher_logits is None
 
 
 def test_fast_dev_run_writes_nothing(tmp_path, clinc_file):
@@ -207,13 +211,13 @@ def test_fast_dev_run_writes_nothing(tmp_path, clinc_file):
 
 
 def test_student_that_fails_is_warned_about(tmp_path, clinc_file, monkeypatch):
-    monkeypatch.setattr(TemperatureProbe, "_ask_student", lambda *args: 1 / 0)
+    monkeypatch.setattr(TemperatureProbe, "_collect_student_logits", lambda *args: 1 / 0)
     with pytest.warns(UserWarning, match=r"only the teacher is shown \(ZeroDivisionError"):
         fit(tmp_path, clinc_file, probe())
     assert result(tmp_path)["agreement"] is None
 
 
-def refused(tmp_path, message, rows, callback=None, **settings):
+def assert_refused(tmp_path, message, rows, callback=None, **settings):
     run = trainer(tmp_path, callbacks=[callback or probe()])
     settings = {"teacher": tiny_bert(), **settings}
     with pytest.raises(ValueError, match=message):
@@ -224,9 +228,9 @@ def refused(tmp_path, message, rows, callback=None, **settings):
 
 def test_refused_before_training(tmp_path, clinc_file):
     rows = data(clinc_file)
-    refused(tmp_path, "there is no teacher that a loss reads; leave it out", rows, teacher=None)
+    assert_refused(tmp_path, "there is no teacher that a loss reads; leave it out", rows, teacher=None)
     (tmp_path / "file").touch()
-    refused(tmp_path, "is a file; choose a folder", rows, probe(folder=str(tmp_path / "file")))
+    assert_refused(tmp_path, "is a file; choose a folder", rows, probe(output_dir=str(tmp_path / "file")))
     with pytest.raises(ValueError, match=r"split: must be one of validation, test, got 'dev'"):
         probe(split="dev")
 
@@ -243,7 +247,7 @@ def test_loaders_without_a_datamodule(tmp_path, clinc_file):
 
 def test_missing_matplotlib_is_named_before_training(tmp_path, clinc_file, monkeypatch):
     monkeypatch.setattr(report_plot, "find_spec", lambda name: None)
-    refused(tmp_path, r"TemperatureProbe draws with matplotlib, .* 'lightning-kd\[plots\]'", data(clinc_file))
+    assert_refused(tmp_path, r"TemperatureProbe draws with matplotlib, .* 'lightning-kd\[plots\]'", data(clinc_file))
 
 
 def test_task_whose_classes_have_no_names(tmp_path, squad_folder):
@@ -259,8 +263,8 @@ def test_pairs_of_texts(tmp_path):
     settings = {"tokenizer": str(TINY_BERT), "text_columns": ["text", "other"], "batch_size": 2}
     rows = TextClassificationDataModule(str(tmp_path), **settings)
     teacher = tiny_bert(labels=["greet", "leave"])
-    refused(tmp_path, r"sentences: a row of .* has 2 texts \(text, text_pair\)", rows, teacher=teacher)
-    fit(tmp_path, None, probe(sentences=None, rows=1), teacher=teacher, rows=rows)
+    assert_refused(tmp_path, r"sentences: a row of .* has 2 texts \(text, text_pair\)", rows, teacher=teacher)
+    fit(tmp_path, None, probe(sentences=None, num_examples=1), teacher=teacher, rows=rows)
     assert result(tmp_path)["sentences"][0]["text"] in ("good morning | to you", "see you | later")
 
 
@@ -272,4 +276,4 @@ def test_test_split_without_labels(tmp_path):
     (folder / "test.tsv").write_text("index\tsentence\n0\tgood\n")
     rows = SST2DataModule(str(folder), str(TINY_BERT), batch_size=2)
     teacher = tiny_bert(labels=["negative", "positive"])
-    refused(tmp_path, "test split of .* has no labels", rows, probe(split="test", top_k=1), teacher=teacher)
+    assert_refused(tmp_path, "test split of .* has no labels", rows, probe(split="test", top_k=1), teacher=teacher)

@@ -16,11 +16,11 @@ import yaml
 from lightning_kd import DistillationModule
 from lightning_kd.callbacks import onnx_export
 from lightning_kd.cli.fit import run
-from tests.conftest import LABELS, TINY_BERT, clinc_rows, save_network, tiny_bert
+from tests.conftest import LABELS, TINY_BERT, clinc_rows, save_model, tiny_bert
 from tests.runs import data, trainer
 
 SOFT = "--model.losses.soft=SoftTargetLoss"
-SMALL = "num_hidden_layers: 1, hidden_size: 16, num_attention_heads: 2, intermediate_size: 32"
+STUDENT_CONFIG = "num_hidden_layers: 1, hidden_size: 16, num_attention_heads: 2, intermediate_size: 32"
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ seed_everything: 7
 trainer: {{max_epochs: 2, accelerator: cpu, default_root_dir: {tmp_path}, enable_progress_bar: false}}
 model:
   task: SequenceClassification
-  student: {{base: {TINY_BERT}, {SMALL}}}
+  student: {{config: {TINY_BERT}, {STUDENT_CONFIG}}}
   losses:
     hard: {{class_path: HardLabelLoss, init_args: {{weight: 0.5}}}}
   optimizer: {{class_path: torch.optim.AdamW, init_args: {{lr: 0.01}}}}
@@ -43,7 +43,7 @@ data: {{class_path: CLINC150DataModule, init_args: {{path: {clinc_file}, batch_s
     return file
 
 
-def folder(tmp_path, number=0):
+def version_dir(tmp_path, number=0):
     return tmp_path / "lightning_logs" / f"version_{number}"
 
 
@@ -54,46 +54,46 @@ def steps_in(checkpoint):
     return torch.load(checkpoint, weights_only=True)["global_step"] if checkpoint.exists() else 0
 
 
-def test_fit_leaves_a_run_folder_and_a_student_that_transformers_load(tmp_path, config, shell):
+def test_fit_writes_a_run_dir_and_a_loadable_student(tmp_path, config, shell):
     from transformers import pipeline
 
     assert shell("fit", "--config", config) == (0, "")
-    run_folder = folder(tmp_path)
-    assert {p.name for p in (run_folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
-    assert (run_folder / "config.yaml").is_file()
-    assert list(run_folder.glob("events.out.tfevents.*"))
-    predict = pipeline("text-classification", model=str(run_folder / "student"))
+    run_dir = version_dir(tmp_path)
+    assert {p.name for p in (run_dir / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    assert (run_dir / "config.yaml").is_file()
+    assert list(run_dir.glob("events.out.tfevents.*"))
+    predict = pipeline("text-classification", model=str(run_dir / "student"))
     assert predict("hello desk good morning to you")[0]["label"] in LABELS
 
 
-def test_teacher_student_distil_test_predict(tmp_path, config, shell, clinc_file):
-    assert shell("fit", "--config", config, f"--export.folder={tmp_path / 'teacher'}")[0] == 0
+def test_fit_teacher_distill_test_predict(tmp_path, config, shell, clinc_file):
+    assert shell("fit", "--config", config, f"--export.output_dir={tmp_path / 'teacher'}")[0] == 0
     soft = "{class_path: SoftTargetLoss, init_args: {weight: 0.5, temperature: 2}}"
-    distil = ["--config", config, f"--model.teacher={tmp_path / 'teacher'}", f"--model.losses.soft={soft}"]
-    assert shell("fit", *distil, "--model.accept+=weak_teacher")[0] == 0
-    run_folder = folder(tmp_path, 1)
-    card = (run_folder / "student" / "README.md").read_text(encoding="utf-8")
+    distill = ["--config", config, f"--model.teacher={tmp_path / 'teacher'}", f"--model.losses.soft={soft}"]
+    assert shell("fit", *distill, "--model.ignore_checks+=weak_teacher")[0] == 0
+    run_dir = version_dir(tmp_path, 1)
+    card = (run_dir / "student" / "README.md").read_text(encoding="utf-8")
     assert "SoftTargetLoss | 0.5 | temperature 2" in card
     assert str(clinc_file) in card
-    best = run_folder / "checkpoints" / "best.ckpt"
+    best = run_dir / "checkpoints" / "best.ckpt"
     assert shell("test", "--config", config, f"--ckpt_path={best}")[0] == 0
     texts = tmp_path / "new texts.txt"
     texts.write_text("hello you\n\nwhat is the leak of france\n", encoding="utf-8")
     args = [f"--ckpt_path={best}", f"--data.init_args.predict_path={texts}", f"--predictions.path={tmp_path / 'p.csv'}"]
-    assert shell("predict", "--config", run_folder / "config.yaml", *args)[0] == 0
+    assert shell("predict", "--config", run_dir / "config.yaml", *args)[0] == 0
     with (tmp_path / "p.csv").open(encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
     assert [row["text"] for row in rows] == ["hello you", "what is the leak of france"]
-    assert all(row["label"] in LABELS and 1 / 3 <= float(row["probability"]) <= 1 for row in rows)
+    assert all(row["label"] in LABELS and 1 / 3 <= float(row["score"]) <= 1 for row in rows)
 
 
-def test_checkpoint_alone_is_enough_to_test_and_predict(tmp_path, config, shell, clinc_file):
+def test_checkpoint_suffices_to_test_and_predict(tmp_path, config, shell, clinc_file):
     """Its labels are in the teacher's order, and neither teacher nor, to predict, the data set is there any more."""
-    teacher = save_network(tiny_bert(LABELS[::-1], seed=1), tmp_path / "teacher")
-    arguments = ["--config", config, f"--model.teacher={teacher}", SOFT, "--model.accept+=weak_teacher"]
+    teacher = save_model(tiny_bert(LABELS[::-1], seed=1), tmp_path / "teacher")
+    arguments = ["--config", config, f"--model.teacher={teacher}", SOFT, "--model.ignore_checks+=weak_teacher"]
     assert shell("fit", *arguments, "--trainer.max_epochs=5")[0] == 0
     shutil.rmtree(teacher)
-    best = folder(tmp_path) / "checkpoints" / "best.ckpt"
+    best = version_dir(tmp_path) / "checkpoints" / "best.ckpt"
     fitted = DistillationModule.load_from_checkpoint(best)
     assert fitted.label_names == LABELS[::-1]
     expected = trainer(tmp_path).test(fitted, data(clinc_file, max_length=64), verbose=False)[0]
@@ -103,27 +103,27 @@ def test_checkpoint_alone_is_enough_to_test_and_predict(tmp_path, config, shell,
     texts.write_text("hello you\n", encoding="utf-8")
     elsewhere = [f"--ckpt_path={best}", "--data.init_args.path=gone", f"--data.init_args.predict_path={texts}"]
     assert shell("predict", "--config", config, *elsewhere)[0] == 0
-    assert (folder(tmp_path, 2) / "predictions.csv").read_text(encoding="utf-8").startswith("text,label,probability\n")
+    assert (version_dir(tmp_path, 2) / "predictions.csv").read_text(encoding="utf-8").startswith("text,label,score\n")
 
 
-def test_second_fit_takes_a_new_folder_and_leaves_the_first_alone(tmp_path, config, shell):
+def test_second_fit_uses_a_new_run_dir(tmp_path, config, shell):
     shell("fit", "--config", config)
-    before = {p: p.stat().st_mtime_ns for p in folder(tmp_path).rglob("*")}
+    before = {p: p.stat().st_mtime_ns for p in version_dir(tmp_path).rglob("*")}
     assert shell("fit", "--config", config)[0] == 0
-    assert {p: p.stat().st_mtime_ns for p in folder(tmp_path).rglob("*")} == before
-    assert (folder(tmp_path, 1) / "student").is_dir()
+    assert {p: p.stat().st_mtime_ns for p in version_dir(tmp_path).rglob("*")} == before
+    assert (version_dir(tmp_path, 1) / "student").is_dir()
 
 
-def test_killed_for_real_and_resumed(tmp_path, config, shell, monkeypatch):
+def test_resume_after_sigkill(tmp_path, config, shell, monkeypatch):
     """SIGKILL in a process of its own, twice, then compare with an unbroken run."""
-    long = ["--config", config, "--trainer.max_epochs=40", "--last.every_minutes=0"]
+    long = ["--config", config, "--trainer.max_epochs=40", "--last_checkpoint.every_minutes=0"]
     assert shell("fit", *long)[0] == 0
-    expected = torch.load(folder(tmp_path) / "checkpoints" / "last.ckpt", weights_only=True)
-    run_folder = folder(tmp_path, 1)
-    last = run_folder / "checkpoints" / "last.ckpt"
+    expected = torch.load(version_dir(tmp_path) / "checkpoints" / "last.ckpt", weights_only=True)
+    run_dir = version_dir(tmp_path, 1)
+    last = run_dir / "checkpoints" / "last.ckpt"
     command = [sys.executable, "-m", "lightning_kd", "fit"]
     seen = 0
-    for arguments in (long, ["--resume", run_folder]):
+    for arguments in (long, ["--resume", run_dir]):
         process = subprocess.Popen(
             [*command, *map(str, arguments)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
@@ -135,13 +135,13 @@ def test_killed_for_real_and_resumed(tmp_path, config, shell, monkeypatch):
         process.wait()
         seen = torch.load(last, weights_only=True)["global_step"]
     assert 0 < seen < expected["global_step"]
-    assert not (run_folder / "student").exists()
-    assert shell("fit", "--resume", run_folder)[0] == 0
+    assert not (run_dir / "student").exists()
+    assert shell("fit", "--resume", run_dir)[0] == 0
     resumed = torch.load(last, weights_only=True)
     assert resumed["global_step"] == expected["global_step"]
     assert all(torch.equal(resumed["state_dict"][name], tensor) for name, tensor in expected["state_dict"].items())
-    assert (run_folder / "student" / "model.safetensors").is_file()
-    assert not folder(tmp_path, 2).exists()
+    assert (run_dir / "student" / "model.safetensors").is_file()
+    assert not version_dir(tmp_path, 2).exists()
 
 
 @pytest.mark.parametrize(
@@ -152,14 +152,14 @@ def test_killed_for_real_and_resumed(tmp_path, config, shell, monkeypatch):
         (["--resume"], "--resume: name the run folder"),
     ],
 )
-def test_resume_of_nothing(shell, arguments, message, monkeypatch, tmp_path):
+def test_resume_without_a_run_dir(shell, arguments, message, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     code, last = shell("fit", *arguments)
     assert code
     assert message in last
 
 
-def test_resume_without_a_checkpoint_says_so(tmp_path, shell):
+def test_resume_without_a_checkpoint(tmp_path, shell):
     (tmp_path / "config.yaml").write_text("{}")
     assert "has no checkpoints/last.ckpt" in shell("fit", "--resume", tmp_path)[1]
 
@@ -177,10 +177,10 @@ def test_only_fit_resumes(shell, tmp_path):
         ("--data.init_args.bach_size=1", "bach_size"),
         ("--trainer.max_epocs=1", "max_epocs"),
         ("--model.losses.hard.class_path=HardLabelLos", "HardLabelLos"),
-        ("--model.accept+=anything", "anything"),
+        ("--model.ignore_checks+=anything", "anything"),
     ],
 )
-def test_misspelt_keys_are_named(shell, config, override, named):
+def test_misspelled_keys_are_named(shell, config, override, named):
     code, last = shell("fit", "--config", config, override)
     assert code == 2
     assert named in last[last.index("error:") :]
@@ -202,16 +202,16 @@ def test_misspelt_keys_are_named(shell, config, override, named):
         (["--model.warmup_ratio=6"], "warmup_ratio: must be in [0, 1], got 6.0"),
         ([SOFT, "--model.teacher=no/body"], "teacher 'no/body' is neither"),
         ([SOFT, "--model.teacher=[]"], "teacher: the list is empty"),
-        (["--last.every_minutes=-3"], "last.every_minutes: must be >= 0"),
+        (["--last_checkpoint.every_minutes=-3"], "last_checkpoint.every_minutes: must be >= 0"),
         (["--ckpt_path=nothing.ckpt"], "nothing.ckpt"),
     ],
 )  # fmt: skip
-def test_bad_input_is_one_line_at_the_end_and_leaves_no_folder(tmp_path, shell, config, overrides, message):
+def test_bad_input_is_a_one_line_error_and_leaves_no_run_dir(tmp_path, shell, config, overrides, message):
     code, last = shell("fit", "--config", config, *overrides)
     assert code
     assert message in last
     assert "\n" not in last
-    assert not folder(tmp_path).exists()
+    assert not version_dir(tmp_path).exists()
 
 
 def test_bad_data_files(tmp_path, shell, config, clinc_file):
@@ -229,23 +229,23 @@ def test_bad_data_files(tmp_path, shell, config, clinc_file):
     assert "line 2, column 8: not JSON" in shell("fit", "--config", config, f"--data.init_args.path={broken}")[1]
 
 
-def test_teacher_at_chance_stops_the_run(tmp_path, shell, config):
-    teacher = save_network(tiny_bert(seed=1), tmp_path / "guessing")
+def test_chance_level_teacher_stops_the_run(tmp_path, shell, config):
+    teacher = save_model(tiny_bert(seed=1), tmp_path / "guessing")
     arguments = ["--config", config, f"--model.teacher={teacher}", "--model.losses.soft=SoftTargetLoss"]
     code, last = shell("fit", *arguments)
     assert code
     assert "no better than guessing" in last
-    assert "--model.accept+=weak_teacher" in last
-    assert not folder(tmp_path).exists()
+    assert "--model.ignore_checks+=weak_teacher" in last
+    assert not version_dir(tmp_path).exists()
 
 
-def test_traceback_on_demand(shell, config, monkeypatch):
-    monkeypatch.setenv("KD_DEBUG", "1")
+def test_debug_variable_shows_the_traceback(shell, config, monkeypatch):
+    monkeypatch.setenv("LIGHTNING_KD_DEBUG", "1")
     with pytest.raises(ValueError, match="batch_size"):
         shell("fit", "--config", config, "--data.init_args.batch_size=0")
 
 
-def test_from_the_shell_as_a_process(tmp_path, config):
+def test_one_line_error_of_a_subprocess(tmp_path, config):
     command = [sys.executable, "-m", "lightning_kd", "fit", "--config", str(config), "--data.init_args.path=no/where"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
@@ -253,24 +253,24 @@ def test_from_the_shell_as_a_process(tmp_path, config):
     assert done.stderr.strip().splitlines()[-1].startswith("lightning-kd: error: data.path: 'no/where'")
 
 
-def test_two_runs_at_once_get_two_folders(tmp_path, config):
+def test_concurrent_runs_get_separate_run_dirs(tmp_path, config):
     command = [sys.executable, "-m", "lightning_kd", "fit", "--config", str(config)]
     both = [subprocess.Popen(command, **SILENT) for _ in range(2)]
     assert [process.wait() for process in both] == [0, 0]
-    assert all((folder(tmp_path, n) / "student" / "model.safetensors").is_file() for n in (0, 1))
+    assert all((version_dir(tmp_path, n) / "student" / "model.safetensors").is_file() for n in (0, 1))
 
 
-def test_config_of_a_run_says_everything(tmp_path, config, shell):
+def test_saved_config_is_complete(tmp_path, config, shell):
     shell("fit", "--config", config)
-    saved = yaml.safe_load((folder(tmp_path) / "config.yaml").read_text())
+    saved = yaml.safe_load((version_dir(tmp_path) / "config.yaml").read_text())
     assert saved["seed_everything"] == 7
     assert saved["data"]["init_args"]["tokenizer"] == str(TINY_BERT)
-    assert shell("fit", "--config", folder(tmp_path) / "config.yaml")[0] == 0
+    assert shell("fit", "--config", version_dir(tmp_path) / "config.yaml")[0] == 0
 
 
 def test_student_is_written_before_another_export_fails(tmp_path, shell, config, monkeypatch):
-    monkeypatch.setattr(onnx_export, "TOLERANCE", -1.0)
+    monkeypatch.setattr(onnx_export, "MAX_LOGIT_DIFFERENCE", -1.0)
     code, _ = shell("fit", "--config", config, "--trainer.callbacks=ONNXExport", "--trainer.max_epochs=1")
     assert "the graph differs from the student" in code
-    assert (folder(tmp_path) / "student" / "model.safetensors").is_file()
-    assert not (folder(tmp_path) / "onnx").exists()
+    assert (version_dir(tmp_path) / "student" / "model.safetensors").is_file()
+    assert not (version_dir(tmp_path) / "onnx").exists()

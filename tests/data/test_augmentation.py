@@ -15,24 +15,24 @@ TEXTS = [text for text, _ in clinc_rows()["train"] + clinc_rows()["oos_train"]] 
 
 @pytest.fixture
 def replacement():
-    made = TfIdfReplacement(0.4)
-    made.fit(TEXTS)
-    return made
+    augmentation = TfIdfReplacement(0.4)
+    augmentation.fit(TEXTS)
+    return augmentation
 
 
-def scores(text):
+def tfidf_scores(text):
     """TF-IDF of each word of a text, by scikit-learn: relative counts times the logarithm of n / df."""
     vectorizer = TfidfVectorizer(smooth_idf=False, norm=None, token_pattern=r"\w+").fit(TEXTS)
     words = vectorizer.build_analyzer()(text)
-    idf = {word: vectorizer.idf_[place] - 1 for word, place in vectorizer.vocabulary_.items()}
+    idf = {word: vectorizer.idf_[index] - 1 for word, index in vectorizer.vocabulary_.items()}
     return np.array([words.count(word) / len(words) * idf[word] for word in words])
 
 
 @pytest.mark.parametrize("text", [TEXTS[0], TEXTS[-1], "what is the hello of france"])
 def test_probabilities_are_those_of_the_paper(replacement, text):
-    own = scores(text)
-    spare = own.max() - own
-    expected = np.minimum(0.4 * spare / (spare.sum() / len(own)), 1)
+    original = tfidf_scores(text)
+    margins = original.max() - original
+    expected = np.minimum(0.4 * margins / (margins.sum() / len(original)), 1)
     np.testing.assert_allclose(replacement.replacement_probabilities(text), expected, rtol=1e-9)
     assert expected.min() == 0  # the word that says most stays
 
@@ -41,8 +41,8 @@ def test_words_are_replaced_and_drawn_as_often_as_they_should(replacement):
     text, generator = TEXTS[0], np.random.default_rng(0)
     words, drawn, changed = text.split(), Counter(), np.zeros(len(text.split()))
     for _ in range(4000):
-        for place, (old, new) in enumerate(zip(words, replacement(text, generator).split(), strict=True)):
-            changed[place] += old != new
+        for index, (old, new) in enumerate(zip(words, replacement(text, generator).split(), strict=True)):
+            changed[index] += old != new
             if old != new:
                 drawn[new] += 1
     vectorizer = TfidfVectorizer(smooth_idf=False, norm=None, token_pattern=r"\w+")
@@ -60,9 +60,9 @@ def test_words_are_replaced_and_drawn_as_often_as_they_should(replacement):
 
 
 def test_letters_keep_the_signs_that_belong_to_them():
-    made = TfIdfReplacement(1.0)
-    made.fit(["टिकट चाहिए", "पानी चाहिए", "काम चाहिए"])
-    assert made._words == sorted(["टिकट", "चाहिए", "पानी", "काम"])
+    augmentation = TfIdfReplacement(1.0)
+    augmentation.fit(["टिकट चाहिए", "पानी चाहिए", "काम चाहिए"])
+    assert augmentation._vocabulary == sorted(["टिकट", "चाहिए", "पानी", "काम"])
 
 
 def test_what_stands_between_words_stays(replacement):
@@ -96,54 +96,54 @@ class Shout(Augmentation):
 
 
 @pytest.fixture
-def rows(write):
+def data_folder(write):
     lines = "\n".join(f"{text},{label}" for text, label in clinc_rows()["train"])
     return write({"train.csv": f"text,label\n{lines}\n", "validation.csv": f"text,label\n{lines}\n"})
 
 
-def module(folder, augmentation, **settings):
-    made = TextClassificationDataModule(
+def make_datamodule(folder, augmentation, **settings):
+    datamodule = TextClassificationDataModule(
         str(folder), str(TINY_BERT), batch_size=6, augmentation=augmentation, **settings
     )
-    made.setup("fit")
-    return made
+    datamodule.setup("fit")
+    return datamodule
 
 
-def decoded(made, batch):
-    return made.tokenizer.batch_decode(batch["input_ids"], skip_special_tokens=True)
+def decode(datamodule, batch):
+    return datamodule.tokenizer.batch_decode(batch["input_ids"], skip_special_tokens=True)
 
 
-def test_twins_say_the_same_in_other_words(rows):
-    made = module(rows, TfIdfReplacement(0.5))
-    batch = next(iter(made.train_dataloader()))
-    own, twins = decoded(made, batch), decoded(made, batch["augmented"])
-    assert [len(text.split()) for text in own] == [len(text.split()) for text in twins]
-    assert own != twins
-    assert "augmented" not in next(iter(made.val_dataloader()))
-    assert "wording" not in batch
+def test_augmentation_keeps_number_of_words(data_folder):
+    datamodule = make_datamodule(data_folder, TfIdfReplacement(0.5))
+    batch = next(iter(datamodule.train_dataloader()))
+    original, augmented = decode(datamodule, batch), decode(datamodule, batch["augmented"])
+    assert [len(text.split()) for text in original] == [len(text.split()) for text in augmented]
+    assert original != augmented
+    assert "augmented" not in next(iter(datamodule.val_dataloader()))
+    assert "text_to_augment" not in batch
 
 
-def test_twins_change_from_epoch_to_epoch_and_nothing_else_does(rows):
-    made = module(rows, TfIdfReplacement(0.5))
-    collate = made.collate({"wording"}, train=True)
-    columns = {**made._splits["train"][:4], "row_id": [0, 1, 2, 3]}
+def test_only_augmented_texts_change_between_epochs(data_folder):
+    datamodule = make_datamodule(data_folder, TfIdfReplacement(0.5))
+    collate = datamodule.collate({"text_to_augment"}, train=True)
+    columns = {**datamodule._splits["train"][:4], "row_id": [0, 1, 2, 3]}
     first, again, later = (collate({**columns, "epoch": [epoch] * 4}) for epoch in (0, 0, 1))
     assert first["augmented"]["input_ids"].equal(again["augmented"]["input_ids"])
-    assert decoded(made, first["augmented"]) != decoded(made, later["augmented"])
+    assert decode(datamodule, first["augmented"]) != decode(datamodule, later["augmented"])
     assert first["input_ids"].equal(later["input_ids"])
     reverse = collate({name: values[::-1] for name, values in columns.items()} | {"epoch": [0] * 4})
-    assert decoded(made, reverse["augmented"]) == decoded(made, first["augmented"])[::-1]
+    assert decode(datamodule, reverse["augmented"]) == decode(datamodule, first["augmented"])[::-1]
 
 
-def test_loader_draws_anew_in_the_next_epoch_and_workers_alike(rows):
+def test_loader_draws_anew_in_the_next_epoch_and_workers_alike(data_folder):
     seen = []
     for workers in (0, 1):
-        made = module(rows, TfIdfReplacement(0.5), num_workers=workers)
-        loader = made.train_dataloader()
+        datamodule = make_datamodule(data_folder, TfIdfReplacement(0.5), num_workers=workers)
+        loader = datamodule.train_dataloader()
         epochs = []
         for epoch in range(2):
-            loader.sampler.begin(epoch, 0)
-            pairs = [zip(b["row_id"].tolist(), decoded(made, b["augmented"]), strict=True) for b in loader]
+            loader.sampler.set_state(epoch, 0)
+            pairs = [zip(b["row_id"].tolist(), decode(datamodule, b["augmented"]), strict=True) for b in loader]
             epochs.append({row: text for batch in pairs for row, text in batch})
         assert epochs[0].keys() == epochs[1].keys()
         assert epochs[0] != epochs[1]
@@ -151,23 +151,23 @@ def test_loader_draws_anew_in_the_next_epoch_and_workers_alike(rows):
     assert seen[0] == seen[1]
 
 
-def test_prompt_stays_around_the_twin(rows):
-    made = module(rows, TfIdfReplacement(0.9), prompt="hello you : {text}")
-    twins = decoded(made, next(iter(made.train_dataloader()))["augmented"])
-    assert all(text.startswith("hello you") for text in twins)
+def test_augmented_texts_keep_the_prompt(data_folder):
+    datamodule = make_datamodule(data_folder, TfIdfReplacement(0.9), prompt="hello you : {text}")
+    augmented = decode(datamodule, next(iter(datamodule.train_dataloader()))["augmented"])
+    assert all(text.startswith("hello you") for text in augmented)
 
 
-def test_own_augmentation(rows):
+def test_custom_augmentation(data_folder):
     shout = Shout()
-    made = module(rows, shout)
-    batch = next(iter(made.train_dataloader()))
-    assert shout.texts == len(made._splits["train"])
-    own, twins = decoded(made, batch), decoded(made, batch["augmented"])
-    assert all(twin == f"{text} hello" for text, twin in zip(own, twins, strict=True))
+    datamodule = make_datamodule(data_folder, shout)
+    batch = next(iter(datamodule.train_dataloader()))
+    assert shout.texts == len(datamodule._splits["train"])
+    original, augmented = decode(datamodule, batch), decode(datamodule, batch["augmented"])
+    assert all(augmented_text == f"{text} hello" for text, augmented_text in zip(original, augmented, strict=True))
 
 
-def test_pairs_are_refused(rows):
+def test_pairs_are_refused(data_folder):
     with pytest.raises(
         ValueError, match=r"data\.augmentation: words single texts anew, and data\.text_columns names two"
     ):
-        TextClassificationDataModule(str(rows), text_columns=["a", "b"], augmentation=TfIdfReplacement())
+        TextClassificationDataModule(str(data_folder), text_columns=["a", "b"], augmentation=TfIdfReplacement())

@@ -11,7 +11,7 @@ from lightning_kd import CLINC150DataModule
 from tests.conftest import LABELS, TINY_BERT, clinc_rows
 
 CANONICAL = CLINC150DataModule.canonical_label_names
-REAL = os.environ.get("KD_CLINC150")
+REAL = os.environ.get("LIGHTNING_KD_CLINC150")
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def test_broken_json_names_line_and_column(write):
         CLINC150DataModule(str(folder), TINY_BERT).setup("fit")
 
 
-@pytest.mark.skipif(REAL is None, reason="KD_CLINC150 names no folder with data_oos_plus.json")
+@pytest.mark.skipif(REAL is None, reason="LIGHTNING_KD_CLINC150 names no folder with data_oos_plus.json")
 def test_sizes_of_the_release():
     data = CLINC150DataModule(str(Path(REAL)), TINY_BERT)
     assert data.label_names == CANONICAL

@@ -2,8 +2,8 @@
 
 import pytest
 
-from lightning_kd.data.corpus import SUFFIXES, read_texts
-from lightning_kd.data.readers import split_files
+from lightning_kd.data.corpus import CORPUS_SUFFIXES, read_texts
+from lightning_kd.data.readers import find_split_files
 
 
 def test_lines(write):
@@ -75,22 +75,22 @@ def test_header_that_is_broken(write):
 
 def test_files_named_after_splits(write):
     folder = write({"wiki.train.raw": "a", "wiki.valid.raw": "b", "test.csv": "text\nc", "notes.md": "d", "x.txt": "e"})
-    files = split_files(folder, SUFFIXES)
+    files = find_split_files(folder, CORPUS_SUFFIXES)
     assert {split: file.name for split, file in files.items()} == {
         "train": "wiki.train.raw",
         "validation": "wiki.valid.raw",
         "test": "test.csv",
     }
-    assert split_files(folder / "x.txt", SUFFIXES) == {"train": folder / "x.txt"}
-    assert split_files(folder / "wiki.valid.raw", SUFFIXES) == {"validation": folder / "wiki.valid.raw"}
+    assert find_split_files(folder / "x.txt", CORPUS_SUFFIXES) == {"train": folder / "x.txt"}
+    assert find_split_files(folder / "wiki.valid.raw", CORPUS_SUFFIXES) == {"validation": folder / "wiki.valid.raw"}
 
 
 def test_files_that_are_none(write):
     folder = write({"train.txt": "a", "train.csv": "text\nb", "c.pdf": ""})
     with pytest.raises(ValueError, match=r"both train\.csv and train\.txt are the train split; remove one"):
-        split_files(folder, SUFFIXES)
+        find_split_files(folder, CORPUS_SUFFIXES)
     with pytest.raises(ValueError, match=r"c\.pdf: cannot read the suffix '\.pdf'; use one of \.txt, \.raw, \.csv"):
-        split_files(folder / "c.pdf", SUFFIXES)
+        find_split_files(folder / "c.pdf", CORPUS_SUFFIXES)
     (folder / "empty").mkdir()
     with pytest.raises(ValueError, match=r"no file named after a split; expected for instance train\.txt"):
-        split_files(folder / "empty", SUFFIXES)
+        find_split_files(folder / "empty", CORPUS_SUFFIXES)

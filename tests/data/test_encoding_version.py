@@ -137,7 +137,8 @@ def rows_of(data):
     torch.manual_seed(7)  # of the masks
     data.setup("fit")
     loaders = [
-        data.loader_of(split, range(len(data.row_lengths(split))), batch_size=2) for split in ("train", "validation")
+        data.subset_dataloader(split, range(len(data.row_lengths(split))), batch_size=2)
+        for split in ("train", "validation")
     ]
     return [plain(dict(batch)) for loader in loaders for batch in loader]
 
@@ -168,7 +169,7 @@ def row_keys(folder):
         data = make(folder / make.__name__)
         torch.manual_seed(7)
         data.setup("fit")
-        keys.append(data.row_key("train"))
+        keys.append(data.cache_key("train"))
     return keys
 
 
@@ -233,7 +234,7 @@ def test_source_of_a_users_class_is_in_the_key(change, tmp_path, monkeypatch):
     def key():
         data = module.Own(path, STUDENT())
         data.setup("fit")
-        return data.row_key("train")
+        return data.cache_key("train")
 
     file = tmp_path / "users_rows.py"
     file.write_text(USERS % "a")

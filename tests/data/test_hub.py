@@ -67,7 +67,7 @@ def test_labels_without_classes_are_in_alphabetical_order(hub):
     assert data.load("train")["label"][:] == [2, 0]
 
 
-def test_test_split_of_minus_one_is_unlabelled(hub):
+def test_test_split_of_minus_one_is_unlabeled(hub):
     # GLUE's test splits on the hub are like this
     hub(["negative", "positive"], "sentence", train=[("good", 1)], validation=[("bad", 0)], test=[("so so", -1)])
     data = SST2DataModule(tokenizer=TINY_BERT)

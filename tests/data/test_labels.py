@@ -2,25 +2,25 @@
 
 import pytest
 
-from lightning_kd.data.labels import index_labels, names_in
+from lightning_kd.data.labels import index_labels, infer_label_names
 
 
 def test_names_are_in_alphabetical_order_of_all_splits():
-    assert names_in([["ham", "spam"], ["eggs"]]) == ["eggs", "ham", "spam"]
+    assert infer_label_names([["ham", "spam"], ["eggs"]]) == ["eggs", "ham", "spam"]
 
 
 def test_numbers_run_from_zero_to_the_largest():
-    assert names_in([["10", "2"], [0]]) == [str(i) for i in range(11)]
+    assert infer_label_names([["10", "2"], [0]]) == [str(i) for i in range(11)]
 
 
 def test_numbers_among_names_are_names():
-    names = names_in([["1", "b", "0"]])
+    names = infer_label_names([["1", "b", "0"]])
     assert names == ["0", "1", "b"]
     assert index_labels(["b", "1", "0"], names, "here") == [2, 1, 0]
 
 
 def test_missing_labels_are_no_names():
-    assert names_in([["a", "", None, "-1", -1]]) == ["a"]
+    assert infer_label_names([["a", "", None, "-1", -1]]) == ["a"]
 
 
 def test_names_and_indices_are_indexed():
@@ -31,7 +31,7 @@ def test_names_and_indices_are_indexed():
 def test_missing_label_names_row(label):
     with pytest.raises(ValueError, match=r"^here, row 2: no label \("):
         index_labels(["a", label], ["a", "b"], "here")
-    assert index_labels(["a", label], ["a", "b"], "here", allow_unlabelled=True) == [0, -100]
+    assert index_labels(["a", label], ["a", "b"], "here", allow_unlabeled=True) == [0, -100]
 
 
 @pytest.mark.parametrize("label", ["c", 2, -2])
@@ -47,15 +47,15 @@ def test_a_long_list_of_known_labels_is_cut():
 
 def test_fractions_are_no_class_indices():
     # scores such as 1.5 are regression targets; cutting them to 1 would train on other labels than the file's
-    assert names_in([[1.5, 0.2]]) != ["0", "1"]
+    assert infer_label_names([[1.5, 0.2]]) != ["0", "1"]
 
 
 def test_whole_numbers_as_floats_are_indices():
-    assert names_in([[0.0, 1.0]]) == ["0", "1"]
+    assert infer_label_names([[0.0, 1.0]]) == ["0", "1"]
     assert index_labels([1.0, 0.0], ["0", "1"], "here") == [1, 0]
 
 
 def test_label_that_is_a_list_is_named():
     # rows with several labels each
     with pytest.raises(ValueError, match="row 2"):
-        index_labels(["a", ["a", "b"]], names_in([["a", ["a", "b"]]]), "here")
+        index_labels(["a", ["a", "b"]], infer_label_names([["a", ["a", "b"]]]), "here")

@@ -28,17 +28,17 @@ def module(write):
     return make
 
 
-def shown(batch):
+def original_ids(batch):
     """The tokens before any was hidden."""
     return torch.where(batch["labels"] >= 0, batch["labels"], batch["input_ids"])
 
 
-def epoch_of(loader, epoch=0):
-    loader._order.epoch = epoch
+def epoch_batches(loader, epoch=0):
+    loader._resumable_sampler.epoch = epoch
     return list(loader)
 
 
-def by_row(batches):
+def tokens_by_row(batches):
     return {
         int(row): (ids[mask.bool()].tolist(), labels[mask.bool()].tolist())
         for batch in batches
@@ -51,7 +51,11 @@ def by_row(batches):
 def test_blocks_hold_the_whole_text(module, tokenizer):
     data = module()
     data.setup("fit")
-    rows = [shown(b)[i][b["attention_mask"][i].bool()] for b in data.val_dataloader() for i in range(len(b["row_id"]))]
+    rows = [
+        original_ids(b)[i][b["attention_mask"][i].bool()]
+        for b in data.val_dataloader()
+        for i in range(len(b["row_id"]))
+    ]
     assert all(len(row) <= 16 for row in rows)
     assert sum(len(row) == 16 for row in rows) == len(rows) - 1
     ids = data._splits["validation"]["input_ids"]
@@ -70,38 +74,41 @@ def test_lines_are_rows(module, tokenizer):
 def test_masks_change_with_the_epoch_and_not_with_the_batch(module):
     data = module()
     data.setup("fit")
-    first, again = by_row(epoch_of(data.train_dataloader())), by_row(epoch_of(data.train_dataloader()))
+    first, again = (
+        tokens_by_row(epoch_batches(data.train_dataloader())),
+        tokens_by_row(epoch_batches(data.train_dataloader())),
+    )
     assert first == again
-    second = by_row(epoch_of(data.train_dataloader(), 1))
+    second = tokens_by_row(epoch_batches(data.train_dataloader(), 1))
     assert first.keys() == second.keys()
     assert first != second
     data.batch_size = 7
-    assert by_row(epoch_of(data.train_dataloader())) == first
+    assert tokens_by_row(epoch_batches(data.train_dataloader())) == first
 
 
 def test_masks_for_scoring_are_always_the_same(module):
     data = module()
     data.setup("fit")
-    first = by_row(data.val_dataloader())
+    first = tokens_by_row(data.val_dataloader())
     seed_everything(99, verbose=False)
     other = module()
     other.setup("validate")
-    assert by_row(other.val_dataloader()) == first
+    assert tokens_by_row(other.val_dataloader()) == first
 
 
 def test_workers_change_nothing(module):
     data = module()
     data.setup("fit")
-    here = by_row(epoch_of(data.train_dataloader(), 2))
+    here = tokens_by_row(epoch_batches(data.train_dataloader(), 2))
     data.num_workers = 2
-    assert by_row(epoch_of(data.train_dataloader(), 2)) == here
+    assert tokens_by_row(epoch_batches(data.train_dataloader(), 2)) == here
 
 
 def test_padding_and_special_tokens_are_never_hidden(module, tokenizer):
     data = module(packing="lines", mlm_probability=0.9)
     data.setup("fit")
     for batch in data.train_dataloader():
-        special = torch.isin(shown(batch), torch.tensor(tokenizer.all_special_ids))
+        special = torch.isin(original_ids(batch), torch.tensor(tokenizer.all_special_ids))
         assert (batch["labels"][special] == -100).all()
         assert (batch["labels"][batch["attention_mask"] == 0] == -100).all()
         assert (batch["labels"] >= 0).any()
@@ -120,7 +127,7 @@ def test_whole_words(module, tokenizer):
     pieces = len(tokenizer.tokenize(word))
     hidden = set()
     for epoch in range(5):
-        for batch in epoch_of(data.train_dataloader(), epoch):
+        for batch in epoch_batches(data.train_dataloader(), epoch):
             for labels in batch["labels"]:
                 for start in (1, 2 + pieces):
                     hidden.add(int((labels[start : start + pieces] >= 0).sum()))
@@ -130,7 +137,7 @@ def test_whole_words(module, tokenizer):
 def test_whole_words_in_blocks_do_not_join_over_texts(module):
     data = module({"train.txt": "water\ndesk\n" * 30, "dev.txt": TEXT}, whole_word_masking=True)
     data.setup("fit")
-    (row, *_) = data._splits["train"]["word"]
+    (row, *_) = data._splits["train"]["word_ids"]
     assert len(set(row)) == sum(word >= 0 for word in row) + 1  # each word is a token here
 
 
@@ -167,9 +174,9 @@ def test_position_of_an_interrupted_epoch(module):
         data = module(streaming=streaming, packing="lines", shuffle_buffer=10)
         data.setup("fit")
         loader = data.train_dataloader()
-        whole = epoch_of(loader, 1)
+        whole = epoch_batches(loader, 1)
         loader.load_state_dict({"epoch": 1, "batches": 3})
-        rest = epoch_of(loader, 1)
+        rest = epoch_batches(loader, 1)
         assert len(rest) == len(whole) - 3
         assert all(torch.equal(a["input_ids"], b["input_ids"]) for a, b in zip(rest, whole[3:], strict=True))
 
@@ -180,11 +187,11 @@ def test_stream_holds_every_line_once_in_random_order(module, tokenizer):
     assert "train" not in data._splits
 
     def lines(epoch):
-        batches = epoch_of(data.train_dataloader(), epoch)
+        batches = epoch_batches(data.train_dataloader(), epoch)
         return [
             tokenizer.decode(ids[mask.bool()], skip_special_tokens=True)
             for batch in batches
-            for ids, mask in zip(shown(batch), batch["attention_mask"], strict=True)
+            for ids, mask in zip(original_ids(batch), batch["attention_mask"], strict=True)
         ]
 
     first, second = lines(0), lines(1)
@@ -199,7 +206,7 @@ def test_stream_on_two_devices(module):
     data.setup("fit")
     seen = []
     for rank in range(2):
-        data._world = lambda rank=rank: {"num_replicas": 2, "rank": rank}
+        data._replica_kwargs = lambda rank=rank: {"num_replicas": 2, "rank": rank}
         seen.append([batch["row_id"].tolist() for batch in data.train_dataloader()])
     assert len(seen[0]) == len(seen[1]) == 60 // 8
     rows = [row for device in seen for batch in device for row in batch]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lightning_kd.data.masking import Masking, smoothed_weights
-from lightning_kd.outputs import IGNORED
+from lightning_kd.outputs import IGNORE_INDEX
 
 SPECIAL = np.array([0, 1, 2, 3])
 IDS = np.array([1, *range(10, 40), 2])
@@ -16,12 +16,12 @@ def draw(masking, times=4000, ids=IDS, words=None):
 
 
 def masking(**changes):
-    return Masking(**{"probability": 0.15, "mask_id": 3, "special_ids": SPECIAL, "vocabulary": 50, **changes})
+    return Masking(**{"probability": 0.15, "mask_token_id": 3, "special_ids": SPECIAL, "vocab_size": 50, **changes})
 
 
 def test_shares():
     shown, labels = draw(masking())
-    chosen = labels != IGNORED
+    chosen = labels != IGNORE_INDEX
     assert not chosen[:, [0, -1]].any()
     assert chosen[:, 1:-1].mean() == pytest.approx(0.15, abs=0.005)
     kept, masked = shown == IDS, shown == 3
@@ -44,7 +44,7 @@ def test_draws_are_those_of_the_generator():
 def test_words_are_hidden_whole():
     words = np.array([-1, *np.repeat(np.arange(10), 3), -1])
     _, labels = draw(masking(), words=words)
-    chosen = (labels != IGNORED)[:, 1:-1].reshape(-1, 10, 3)
+    chosen = (labels != IGNORE_INDEX)[:, 1:-1].reshape(-1, 10, 3)
     assert (chosen.all(axis=-1) == chosen.any(axis=-1)).all()
     assert chosen.mean() == pytest.approx(0.15, abs=0.01)
 
@@ -55,7 +55,7 @@ def test_weights_choose_rare_tokens_more_often():
     weights = smoothed_weights(counts, 0.5)
     assert weights[10] == pytest.approx(0.01)
     _, labels = draw(masking(token_weights=weights))
-    chosen = labels != IGNORED
+    chosen = labels != IGNORE_INDEX
     assert chosen.sum(axis=1).mean() == pytest.approx(0.15 * 30, abs=0.05)
     assert set(chosen.sum(axis=1)) == {4, 5}
     frequent, rare = chosen[:, 1:16].mean(), chosen[:, 16:31].mean()
@@ -71,5 +71,5 @@ def test_without_smoothing_all_weigh_the_same():
 def test_row_of_special_tokens_only():
     for weights in (None, np.ones(50)):
         shown, labels = draw(masking(token_weights=weights), times=5, ids=np.array([1, 2]))
-        assert (labels == IGNORED).all()
+        assert (labels == IGNORE_INDEX).all()
         assert (shown == [1, 2]).all()

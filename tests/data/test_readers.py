@@ -13,7 +13,7 @@ def file(write):
     return lambda name, content: write({name: content}) / name
 
 
-def refusal(path, read=read_columns):
+def error_message(path, read=read_columns):
     """The message with which a file is refused: one line that begins with its path."""
     with pytest.raises(ValueError, match="^" + re.escape(str(path))) as caught:
         read(path)
@@ -78,52 +78,56 @@ def test_paths_with_spaces_and_other_alphabets(write):
 
 
 def test_not_utf8_names_line_and_byte(file):
-    message = refusal(file("a.csv", b"text,label\nhello,a\ncaf\xe9,b\n"))
+    message = error_message(file("a.csv", b"text,label\nhello,a\ncaf\xe9,b\n"))
     assert "line 3: not UTF-8 (byte 0xe9)" in message
     assert "iconv" in message
 
 
 def test_not_utf8_after_a_byte_order_mark_names_line_and_byte(file):
-    assert "line 2: not UTF-8 (byte 0xe9)" in refusal(file("a.csv", b"\xef\xbb\xbftext\n\xe9t\xe9\n"))
+    assert "line 2: not UTF-8 (byte 0xe9)" in error_message(file("a.csv", b"\xef\xbb\xbftext\n\xe9t\xe9\n"))
 
 
 def test_broken_json_names_line_and_column(file):
-    assert "line 2, column 10: not JSON" in refusal(file("a.jsonl", '{"text": "a"}\n{"text": b}\n'))
-    assert "line 3, column 1: not JSON" in refusal(file("b.json", '[{"text": "a"},\n{"text": "b"}\n{"text": "c"}]'))
-    assert "line 2, column 7: not JSON" in refusal(file("c.json", '{"a": [],\n "b": }'), read_json)
+    assert "line 2, column 10: not JSON" in error_message(file("a.jsonl", '{"text": "a"}\n{"text": b}\n'))
+    assert "line 3, column 1: not JSON" in error_message(
+        file("b.json", '[{"text": "a"},\n{"text": "b"}\n{"text": "c"}]')
+    )
+    assert "line 2, column 7: not JSON" in error_message(file("c.json", '{"a": [],\n "b": }'), read_json)
 
 
 @pytest.mark.parametrize("row", ["bye", "bye,b,c"])
 def test_csv_row_with_another_number_of_fields_names_the_line(file, row):
-    message = refusal(file("a.csv", f'text,label\n"two\nlines",a\n\n{row}\n'))
+    message = error_message(file("a.csv", f'text,label\n"two\nlines",a\n\n{row}\n'))
     assert f"line 5: {row.count(',') + 1} fields where the header has 2 (text, label)" in message
 
 
 def test_tsv_row_with_another_number_of_fields_names_the_line(file):
-    assert "line 3: 1 fields" in refusal(file("a.tsv", "text\tlabel\nhello\ta\nbye\n"))
+    assert "line 3: 1 fields" in error_message(file("a.tsv", "text\tlabel\nhello\ta\nbye\n"))
 
 
 def test_quotation_mark_that_never_ends_is_refused(file):
-    assert "line" in refusal(file("a.csv", 'label,text\na,hello\nb,"bye\na,the rows from here on\nb,are one text\n'))
+    assert "line" in error_message(
+        file("a.csv", 'label,text\na,hello\nb,"bye\na,the rows from here on\nb,are one text\n')
+    )
 
 
 def test_two_columns_of_one_name_are_refused(file):
-    assert "'text'" in refusal(file("a.csv", "text,text\nhello,bye\n"))
+    assert "'text'" in error_message(file("a.csv", "text,text\nhello,bye\n"))
 
 
 @pytest.mark.parametrize("row", ['["hello"]', '"hello"', "3", "null"])
 def test_row_that_is_no_object_is_named(file, row):
-    assert "row 2: expected an object" in refusal(file("a.jsonl", f'{{"text": "a"}}\n{row}\n'))
-    assert "row 2: expected an object" in refusal(file("b.json", f'[{{"text": "a"}}, {row}]'))
+    assert "row 2: expected an object" in error_message(file("a.jsonl", f'{{"text": "a"}}\n{row}\n'))
+    assert "row 2: expected an object" in error_message(file("b.json", f'[{{"text": "a"}}, {row}]'))
 
 
 def test_row_with_other_columns_is_named(file):
-    message = refusal(file("a.jsonl", '{"text": "a", "label": 0}\n{"text": "b"}\n'))
+    message = error_message(file("a.jsonl", '{"text": "a", "label": 0}\n{"text": "b"}\n'))
     assert "row 2: has the columns ['text'], the first row ['label', 'text']" in message
 
 
 def test_unknown_suffix_names_the_known_ones(file):
-    message = refusal(file("a.xlsx", "hello"))
+    message = error_message(file("a.xlsx", "hello"))
     assert "'.xlsx'" in message
     assert ".csv, .tsv, .jsonl, .json, .txt" in message
 
@@ -141,9 +145,9 @@ def test_names_of_the_validation_split(write, name):
 
 
 def test_folder_without_splits_is_refused(write):
-    assert "expected for instance train.csv" in refusal(write({"reviews.csv": "text\na\n"}), read_splits)
+    assert "expected for instance train.csv" in error_message(write({"reviews.csv": "text\na\n"}), read_splits)
 
 
 def test_two_files_for_a_split_are_refused(write):
-    message = refusal(write({"dev.csv": "text\na\n", "val.tsv": "text\na\n"}), read_splits)
+    message = error_message(write({"dev.csv": "text\na\n", "val.tsv": "text\na\n"}), read_splits)
     assert "both dev.csv and val.tsv are the validation split" in message

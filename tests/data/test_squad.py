@@ -31,29 +31,29 @@ def module(write):
     return make
 
 
-def only(data, split="validate"):
+def single_batch(data, split="validate"):
     data.setup(split)
     (batch,) = data.predict_dataloader() if split == "predict" else data.val_dataloader()
     return batch
 
 
-def answer_in(batch, row=0):
+def answer_text(batch, row=0):
     """The text between the positions that the batch calls the answer."""
     start, end = batch["start_positions"][row], batch["end_positions"][row]
     return batch["context"][row][batch["offsets"][row, start, 0] : batch["offsets"][row, end, 1]]
 
 
 def test_batch_for_scoring(module, tokenizer):
-    batch = only(module({"dev": [QUESTION]}))
+    batch = single_batch(module({"dev": [QUESTION]}))
     expected = tokenizer(QUESTION["question"], QUESTION["context"])
     assert batch["input_ids"][0].tolist() == expected["input_ids"]
     assert batch["token_type_ids"][0].tolist() == expected["token_type_ids"]
-    first, after_last = batch["context_tokens"][0].tolist()
+    first, after_last = batch["context_span"][0].tolist()
     assert [i for i, kind in enumerate(expected["token_type_ids"]) if kind == 1] == [
         *range(first, after_last),
         after_last,
     ]
-    assert answer_in(batch) == "the water"
+    assert answer_text(batch) == "the water"
     assert (batch["id"], batch["answers"], batch["row_id"].tolist()) == (["q"], [["the water"]], [0])
 
 
@@ -61,7 +61,7 @@ def test_batch_for_training_has_no_texts(squad_folder):
     data = SQuADDataModule(str(squad_folder), TINY_BERT, max_length=32, stride=4, batch_size=4)
     data.setup("fit")
     batch = next(iter(data.train_dataloader()))
-    names = {"input_ids", "token_type_ids", "attention_mask", "context_tokens", "start_positions", "end_positions"}
+    names = {"input_ids", "token_type_ids", "attention_mask", "context_span", "start_positions", "end_positions"}
     assert set(batch) == {*names, "row_id"}
     assert all(isinstance(value, torch.Tensor) for value in batch.values())
 
@@ -69,14 +69,14 @@ def test_batch_for_training_has_no_texts(squad_folder):
 def test_long_context_is_cut_into_overlapping_parts(module):
     text = "see the paper in the room then the desk and the plant by the water leak"
     question = {**QUESTION, "context": text, "answers": ["plant"]}
-    batch = only(module({"dev": [question]}, max_length=16, stride=3))
+    batch = single_batch(module({"dev": [question]}, max_length=16, stride=3))
     parts = len(batch["row_id"])
     assert parts > 2
     assert batch["question_index"].tolist() == [0] * parts
     order = batch["offsets"].amax(dim=(1, 2)).argsort().tolist()
     covered = []
     for row in order:
-        first, after_last = batch["context_tokens"][row].tolist()
+        first, after_last = batch["context_span"][row].tolist()
         tokens = [tuple(batch["offsets"][row, token].tolist()) for token in range(first, after_last)]
         assert covered == [] or covered[-3:] == tokens[:3]  # the stride
         covered += [token for token in tokens if token not in covered]
@@ -85,19 +85,19 @@ def test_long_context_is_cut_into_overlapping_parts(module):
             tokens[0][0] <= question["context"].index("plant")
             and tokens[-1][1] >= question["context"].index("plant") + 5
         )
-        assert (answer_in(batch, row) == "plant") if whole else ((start, end) == (0, 0))
+        assert (answer_text(batch, row) == "plant") if whole else ((start, end) == (0, 0))
     assert "".join(text[a:b] for a, b in covered) == text.replace(" ", "")
 
 
 @pytest.mark.parametrize("answer", ["water in", " water", "water ", "the water in the room"])
 def test_answers_that_begin_or_end_between_tokens(module, answer):
-    batch = only(module({"dev": [{**QUESTION, "answers": [answer]}]}))
-    assert answer_in(batch) == answer.strip()
+    batch = single_batch(module({"dev": [{**QUESTION, "answers": [answer]}]}))
+    assert answer_text(batch) == answer.strip()
 
 
 def test_part_of_a_word_becomes_the_tokens_it_touches(module):
-    batch = only(module({"dev": [{**QUESTION, "answers": ["ater"]}]}))
-    assert answer_in(batch).endswith("ater")
+    batch = single_batch(module({"dev": [{**QUESTION, "answers": ["ater"]}]}))
+    assert answer_text(batch).endswith("ater")
 
 
 def test_file_in_place_of_a_folder(squad_folder):
@@ -113,9 +113,9 @@ def test_no_labels_to_name(squad_folder):
 def test_questions_without_answer_of_version_2(module):
     content = squad([QUESTION, {**QUESTION, "id": "none"}])
     content["data"][0]["paragraphs"][1]["qas"][0] |= {"is_impossible": True, "answers": []}
-    batch = only(module({"dev": content}, version="2.0"))
+    batch = single_batch(module({"dev": content}, version="2.0"))
     rows = {name: row for row, name in enumerate(batch["id"])}
-    assert answer_in(batch, rows["q"]) == "the water"
+    assert answer_text(batch, rows["q"]) == "the water"
     assert batch["start_positions"][rows["none"]] == batch["end_positions"][rows["none"]] == 0
     assert batch["answers"][rows["none"]] == []
     with pytest.raises(ValueError, match=r'data\.version: question .none. .* no answer.*data\.version="2\.0"'):
@@ -126,11 +126,11 @@ def test_predict_needs_no_answers(module, write):
     content = squad([QUESTION])
     del content["data"][0]["paragraphs"][0]["qas"][0]["answers"]
     file = write({"questions.json": json.dumps(content)}) / "questions.json"
-    batch = only(module({"dev": [QUESTION]}, predict_path=str(file)), "predict")
+    batch = single_batch(module({"dev": [QUESTION]}, predict_path=str(file)), "predict")
     assert "answers" not in batch
     assert "start_positions" not in batch
     assert batch["context"] == [QUESTION["context"]]
-    batch = only(module({"dev": [QUESTION]}), "predict")
+    batch = single_batch(module({"dev": [QUESTION]}), "predict")
     assert batch["id"] == ["q"]
     with pytest.raises(ValueError, match=r"data\.predict_path: there is no file"):
         module({"dev": [QUESTION]}, predict_path="nowhere.json").setup("predict")
@@ -144,7 +144,7 @@ def test_misplaced_answers_are_counted_named_and_left_out_of_training(module):
     with pytest.warns(UserWarning, match=r"2 of 6 training questions .* first is 't0desk'; they are left out"):
         rows = data.load("train")
     assert rows["id"][:] == ["t0water", "t0paper", "t0leak", "q"]
-    batch = only(data)  # to score them the texts are enough
+    batch = single_batch(data)  # to score them the texts are enough
     assert len(batch["id"]) == 6
     assert (batch["start_positions"] == -100).sum() == 2
 
@@ -213,7 +213,7 @@ def test_tokenizer_that_pads_on_the_left_is_refused(module, tokenizer):
 
 def test_stride_is_part_of_the_cache(module):
     question = {**QUESTION, "context": "the water " * 20}
-    sizes = [len(only(module({"dev": [question]}, stride=stride))["row_id"]) for stride in (0, 15)]
+    sizes = [len(single_batch(module({"dev": [question]}, stride=stride))["row_id"]) for stride in (0, 15)]
     assert sizes[0] < sizes[1]
 
 
@@ -229,9 +229,9 @@ def test_hub_layout(monkeypatch, tokenizer):
     monkeypatch.setattr(
         hub.datasets, "load_dataset", lambda path, config_name: loaded if path == "rajpurkar/squad_v2" else None
     )
-    batch = only(SQuADDataModule(tokenizer=tokenizer, version="2.0", max_length=32, stride=4))
+    batch = single_batch(SQuADDataModule(tokenizer=tokenizer, version="2.0", max_length=32, stride=4))
     rows = {name: row for row, name in enumerate(batch["id"])}
-    assert answer_in(batch, rows["q"]) == "the water"
+    assert answer_text(batch, rows["q"]) == "the water"
     assert batch["answers"][rows["r"]] == []
     loaded["validation"] = loaded["validation"].remove_columns("context")
     with pytest.raises(ValueError, match=r"data\.path: 'rajpurkar/squad_v2' has no column 'context'; it has 'id'"):
@@ -272,12 +272,12 @@ def test_what_predict_says_where_there_is_nothing_to_answer(module, write):
 
 def test_validation_file_without_answers_can_be_answered(module):
     content = squad([{**QUESTION, "answers": []}])
-    assert only(module({"dev": content}), "predict")["id"] == ["q"]
+    assert single_batch(module({"dev": content}), "predict")["id"] == ["q"]
 
 
 def test_answer_after_a_space_at_the_front_of_a_context(module):
-    batch = only(module({"dev": [{**QUESTION, "context": " see the water", "answers": [" see"]}]}))
-    assert answer_in(batch) == "see"
+    batch = single_batch(module({"dev": [{**QUESTION, "context": " see the water", "answers": [" see"]}]}))
+    assert answer_text(batch) == "see"
 
 
 def test_limit_of_the_tokenizer(module, tokenizer):

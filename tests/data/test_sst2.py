@@ -42,7 +42,7 @@ def test_fit_and_validate(module):
     assert validation["labels"].tolist() == [1]
 
 
-def test_unlabelled_test_split_is_predicted_but_not_scored(module):
+def test_unlabeled_test_split_is_predicted_but_not_scored(module):
     with pytest.raises(ValueError, match=r"test split .* no labels.*; score the validation split with `validate`"):
         module.setup("test")
     module.setup("predict")

@@ -6,7 +6,7 @@ from lightning_kd import TextClassificationDataModule
 from tests.conftest import TINY_BERT
 
 TRAIN = "text,label\ngoodbye,leave\nhello,greet\ngood morning,greet\n"
-LABELLED = {"train.csv": TRAIN, "validation.csv": "text,label\nbye,leave\n", "test.csv": "text,label\nhi,greet\n"}
+LABELED = {"train.csv": TRAIN, "validation.csv": "text,label\nbye,leave\n", "test.csv": "text,label\nhi,greet\n"}
 
 
 @pytest.fixture
@@ -19,26 +19,26 @@ def module(write):
     return make
 
 
-def rows_of(module, split):
+def load_split(module, split):
     return module.load(split).to_dict()
 
 
 def test_folder_of_csv_files_has_its_labels_in_alphabetical_order(module):
-    data = module(LABELLED)
+    data = module(LABELED)
     assert data.label_names == ["greet", "leave"]
-    assert rows_of(data, "train") == {"text": ["goodbye", "hello", "good morning"], "label": [1, 0, 0]}
-    assert rows_of(data, "validation") == {"text": ["bye"], "label": [1]}
-    assert rows_of(data, "test") == {"text": ["hi"], "label": [0]}
-    assert rows_of(data, "predict") == {"text": ["hi"]}
+    assert load_split(data, "train") == {"text": ["goodbye", "hello", "good morning"], "label": [1, 0, 0]}
+    assert load_split(data, "validation") == {"text": ["bye"], "label": [1]}
+    assert load_split(data, "test") == {"text": ["hi"], "label": [0]}
+    assert load_split(data, "predict") == {"text": ["hi"]}
 
 
 def test_label_that_only_the_test_split_has(module):
-    data = module({**LABELLED, "test.csv": "text,label\nwhat,ask\n"})
+    data = module({**LABELED, "test.csv": "text,label\nwhat,ask\n"})
     assert data.label_names == ["ask", "greet", "leave"]
 
 
 def test_label_names_before_setup_are_those_after(module):
-    data = module(LABELLED)
+    data = module(LABELED)
     before = data.label_names
     data.setup("fit")
     assert data.label_names == before == ["greet", "leave"]
@@ -51,7 +51,7 @@ def test_label_names_are_none_without_labels(module):
 def test_integer_labels(module):
     data = module({"train.csv": "text,label\nhello,2\nbye,0\n"})
     assert data.label_names == ["0", "1", "2"]
-    assert rows_of(data, "train")["label"] == [2, 0]
+    assert load_split(data, "train")["label"] == [2, 0]
 
 
 def test_other_column_names(module):
@@ -61,7 +61,7 @@ def test_other_column_names(module):
         label_column="stars",
     )
     assert data.label_names == ["good"]
-    assert rows_of(data, "train") == {"text": ["fine"], "label": [0]}
+    assert load_split(data, "train") == {"text": ["fine"], "label": [0]}
 
 
 def test_pairs_of_texts(module, tokenizer):
@@ -75,22 +75,22 @@ def test_pairs_of_texts(module, tokenizer):
 @pytest.mark.parametrize("columns", [[], ["a", "b", "c"]])
 def test_neither_one_nor_two_text_columns(module, columns):
     with pytest.raises(ValueError, match=r"data\.text_columns: one column, or two for pairs; got"):
-        module(LABELLED, text_columns=columns)
+        module(LABELED, text_columns=columns)
 
 
 def test_missing_text_column_names_those_there_are(module):
     with pytest.raises(ValueError, match=r"data\.text_columns: .* has no column 'review'; it has 'text', 'label'$"):
-        module(LABELLED, text_columns=["review"]).setup("fit")
+        module(LABELED, text_columns=["review"]).setup("fit")
 
 
 def test_missing_label_column_is_named(module):
     with pytest.raises(ValueError, match=r"data\.label_column: .*'intent'"):
-        module(LABELLED, label_column="intent").setup("fit")
+        module(LABELED, label_column="intent").setup("fit")
 
 
 @pytest.mark.parametrize("blank", ['""', "  "])
 def test_blank_text_names_the_row(module, blank):
-    data = module({**LABELLED, "validation.csv": f"text,label\nbye,leave\n{blank},greet\n"})
+    data = module({**LABELED, "validation.csv": f"text,label\nbye,leave\n{blank},greet\n"})
     with pytest.raises(ValueError, match=r"\(validation\), row 2: no text in column 'text'; fill it or remove the row"):
         data.setup("fit")
 
@@ -103,16 +103,16 @@ def test_text_that_is_no_string_names_the_row(module, text):
 
 @pytest.mark.parametrize("label", ["", "-1"])
 def test_missing_label_names_the_row(module, label):
-    data = module({**LABELLED, "train.csv": TRAIN + f"what is this,{label}\n"})
-    with pytest.raises(ValueError, match=rf"\(train\), row 4: no label \('{label}'\); .*data\.allow_unlabelled=true"):
+    data = module({**LABELED, "train.csv": TRAIN + f"what is this,{label}\n"})
+    with pytest.raises(ValueError, match=rf"\(train\), row 4: no label \('{label}'\); .*data\.allow_unlabeled=true"):
         data.setup("fit")
 
 
 @pytest.mark.parametrize("label", ["", "-1"])
-def test_unlabelled_training_rows_on_request(module, label):
-    data = module({**LABELLED, "train.csv": TRAIN + f"what is this,{label}\n"}, allow_unlabelled=True)
+def test_unlabeled_training_rows_on_request(module, label):
+    data = module({**LABELED, "train.csv": TRAIN + f"what is this,{label}\n"}, allow_unlabeled=True)
     assert data.label_names == ["greet", "leave"]
-    assert rows_of(data, "train")["label"] == [1, 0, 0, -100]
+    assert load_split(data, "train")["label"] == [1, 0, 0, -100]
     data.setup("fit")
     (batch,) = data.train_dataloader()
     assert sorted(batch["labels"].tolist()) == [-100, 0, 0, 1]
@@ -120,19 +120,19 @@ def test_unlabelled_training_rows_on_request(module, label):
 
 @pytest.mark.parametrize("train", ["text\nhello\nbye\n", "text,label\nhello,\nbye,\n"])
 def test_training_split_without_labels_on_request(module, train):
-    data = module({**LABELLED, "train.csv": train}, allow_unlabelled=True)
-    assert rows_of(data, "train")["label"] == [-100, -100]
+    data = module({**LABELED, "train.csv": train}, allow_unlabeled=True)
+    assert load_split(data, "train")["label"] == [-100, -100]
     assert data.label_names == ["greet", "leave"]
     with pytest.raises(ValueError, match="no labels"):
-        module({**LABELLED, "train.csv": train}).setup("fit")
+        module({**LABELED, "train.csv": train}).setup("fit")
 
 
 def test_rows_to_score_need_labels_in_any_case(module):
-    data = module({**LABELLED, "validation.csv": "text,label\nbye,leave\nhm,\n"}, allow_unlabelled=True)
+    data = module({**LABELED, "validation.csv": "text,label\nbye,leave\nhm,\n"}, allow_unlabeled=True)
     with pytest.raises(ValueError, match=r"\(validation\), row 2: no label"):
         data.setup("fit")
     with pytest.raises(ValueError, match=r"data\.validation_fraction: .*add a validation file"):
-        module(LABELLED, allow_unlabelled=True, validation_fraction=0.5)
+        module(LABELED, allow_unlabeled=True, validation_fraction=0.5)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_rows_to_score_need_labels_in_any_case(module):
 )
 def test_empty_split(module, name, content):
     with pytest.raises(ValueError, match=r"train.* empty"):
-        module({name: content, "validation.csv": LABELLED["validation.csv"]}).setup("fit")
+        module({name: content, "validation.csv": LABELED["validation.csv"]}).setup("fit")
 
 
 def test_missing_validation_split_says_what_to_add(module):
@@ -148,8 +148,8 @@ def test_missing_validation_split_says_what_to_add(module):
         module({"train.csv": TRAIN}).setup("fit")
 
 
-def test_unlabelled_test_split_is_predicted_but_not_scored(module):
-    data = module({**LABELLED, "test.csv": "text\nhi\nhello\n"})
+def test_unlabeled_test_split_is_predicted_but_not_scored(module):
+    data = module({**LABELED, "test.csv": "text\nhi\nhello\n"})
     with pytest.raises(ValueError, match=r"test split .* no labels.*; .* `validate`, .* `predict`"):
         data.setup("test")
     data.setup("predict")
@@ -159,18 +159,18 @@ def test_unlabelled_test_split_is_predicted_but_not_scored(module):
 
 
 @pytest.mark.parametrize("labels", [(-1, -1), ("", "")])
-def test_test_split_of_missing_labels_is_unlabelled(module, labels):
-    data = module({**LABELLED, "test.csv": "text,label\nhi,{}\nhello,{}\n".format(*labels)})
+def test_test_split_of_missing_labels_is_unlabeled(module, labels):
+    data = module({**LABELED, "test.csv": "text,label\nhi,{}\nhello,{}\n".format(*labels)})
     assert data.label_names == ["greet", "leave"]
     with pytest.raises(ValueError, match="`predict`"):
         data.setup("test")
-    assert rows_of(data, "predict") == {"text": ["hi", "hello"]}
+    assert load_split(data, "predict") == {"text": ["hi", "hello"]}
 
 
 def test_file_in_place_of_a_folder(write):
-    path = write(LABELLED) / "test.csv"
+    path = write(LABELED) / "test.csv"
     data = TextClassificationDataModule(str(path), TINY_BERT)
     data.setup("test")
-    assert rows_of(data, "test") == {"text": ["hi"], "label": [0]}
+    assert load_split(data, "test") == {"text": ["hi"], "label": [0]}
     with pytest.raises(ValueError, match="no train split"):
         data.setup("fit")

@@ -11,20 +11,20 @@ from torchmetrics import MetricCollection
 from transformers import BertForMaskedLM, BertForQuestionAnswering
 
 from lightning_kd import MaskedLM, MaskedLMDataModule, QuestionAnswering, SequenceClassification
-from lightning_kd.evaluation.artifacts import Artefact
-from lightning_kd.evaluation.benchmark import bootstrap_interval, interleaved_times, judge
-from lightning_kd.evaluation.report import measure
+from lightning_kd.evaluation.artifacts import Artifact
+from lightning_kd.evaluation.benchmark import bootstrap_interval, evaluate, time_interleaved
+from lightning_kd.evaluation.report import build_report
 from tests.conftest import LABELS, TINY_BERT, tiny_bert
 from tests.runs import data, squad_data
 
 
-def test_interval_is_that_of_scipy():
+def test_bootstrap_interval_matches_scipy():
     values = np.random.default_rng(1).exponential(size=400)
     theirs = stats.bootstrap((values,), np.mean, method="percentile", n_resamples=9999, rng=2).confidence_interval
     assert bootstrap_interval(values) == pytest.approx((theirs.low, theirs.high), rel=0.02)
 
 
-def test_interval_of_equal_scores_is_a_point():
+def test_bootstrap_interval_of_equal_scores_has_zero_width():
     assert bootstrap_interval(np.ones(10)) == (1.0, 1.0)
 
 
@@ -34,54 +34,56 @@ def test_interval_of_accuracy_is_about_two_standard_errors():
     assert bootstrap_interval(values) == pytest.approx((0.93 - error, 0.93 + error), abs=0.003)
 
 
-def ready(datamodule):
+def val_dataloader(datamodule):
     datamodule.setup("validate")
     return datamodule.val_dataloader()
 
 
-def test_scores_and_decisions_of_a_classifier(clinc_file):
-    network = tiny_bert().eval()
-    verdict = judge(network, SequenceClassification(), LABELS, ready(data(clinc_file)))
+def test_scores_and_predictions_of_a_classifier(clinc_file):
+    model = tiny_bert().eval()
+    result = evaluate(model, SequenceClassification(), LABELS, val_dataloader(data(clinc_file)))
     right, chosen = [], []
-    for batch in ready(data(clinc_file)):
+    for batch in val_dataloader(data(clinc_file)):
         with torch.no_grad():
-            classes = network(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.argmax(-1)
+            classes = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.argmax(-1)
         chosen += classes.tolist()
         right += classes.eq(batch["labels"]).tolist()
-    assert verdict.units == len(right) == 36
-    assert verdict.decisions.tolist() == chosen
-    assert verdict.scores["accuracy"] == pytest.approx(np.mean(right))
-    assert verdict.interval[0] <= verdict.scores["accuracy"] <= verdict.interval[1]
+    assert result.num_examples == len(right) == 36
+    assert result.predictions.tolist() == chosen
+    assert result.scores["accuracy"] == pytest.approx(np.mean(right))
+    assert result.confidence_interval[0] <= result.scores["accuracy"] <= result.confidence_interval[1]
 
 
-def test_units_of_question_answering_are_questions(squad_folder):
+def test_question_answering_is_resampled_by_question(squad_folder):
     task = QuestionAnswering()
-    network = tiny_bert(labels=["a", "b"], network=BertForQuestionAnswering).eval()
-    metrics, units = task.metrics([]), task.unit_scores()
-    verdict = judge(network, task, [], ready(squad_data(squad_folder)))
+    model = tiny_bert(labels=["a", "b"], model_class=BertForQuestionAnswering).eval()
+    metrics, units = task.metrics([]), task.per_example_metric()
+    result = evaluate(model, task, [], val_dataloader(squad_data(squad_folder)))
     parts = questions = 0
-    for batch in ready(squad_data(squad_folder)):
-        outputs = task.run(network, batch)
+    for batch in val_dataloader(squad_data(squad_folder)):
+        outputs = task.run(model, batch)
         task.update(metrics, outputs, batch)
         task.update(MetricCollection({"units": units}), outputs, batch)
-        parts += len(batch["part"])
-        questions += int((batch["part"] == 0).sum())
+        parts += len(batch["window_index"])
+        questions += int((batch["window_index"] == 0).sum())
     values = units.compute()
     assert len(values) == questions < parts
-    assert task.from_mean(float(values.mean())) == pytest.approx(verdict.scores["f1"])
-    assert verdict.interval[0] <= verdict.scores["f1"] <= verdict.interval[1]
+    assert task.monitor_from_mean(float(values.mean())) == pytest.approx(result.scores["f1"])
+    assert result.confidence_interval[0] <= result.scores["f1"] <= result.confidence_interval[1]
 
 
-def test_units_of_masked_lm_are_tokens_and_their_score_is_perplexity():
+def test_masked_lm_is_resampled_by_token_and_scored_by_perplexity():
     task, logits = MaskedLM(), torch.randn(5, 9)
-    units, labels = task.unit_scores(), torch.arange(5)
+    units, labels = task.per_example_metric(), torch.arange(5)
     units.update(logits, labels)
     metrics = task.metrics([])
     metrics.update(logits, labels)
-    assert task.from_mean(float(units.compute().mean())) == pytest.approx(float(metrics.compute()["perplexity"]))
+    assert task.monitor_from_mean(float(units.compute().mean())) == pytest.approx(
+        float(metrics.compute()["perplexity"])
+    )
 
 
-def test_times_tell_slow_from_fast_and_leave_out_the_first_pass():
+def test_interleaved_timing_excludes_the_warmup_pass():
     calls = []
 
     def fast(batch):
@@ -91,22 +93,22 @@ def test_times_tell_slow_from_fast_and_leave_out_the_first_pass():
         calls.append(("slow", batch))
         time.sleep(0.004 if len(calls) > 4 else 0.2)
 
-    quick, lame = interleaved_times([fast, slow], [{"a": 1}, {"b": 2}], repetitions=3)
-    assert len(quick) == len(lame) == 6
-    assert np.median(quick) < 0.001 < 0.004 <= np.median(lame) < 0.1
-    assert lame.max() < 0.1
+    fast_times, slow_times = time_interleaved([fast, slow], [{"a": 1}, {"b": 2}], repetitions=3)
+    assert len(fast_times) == len(slow_times) == 6
+    assert np.median(fast_times) < 0.001 < 0.004 <= np.median(slow_times) < 0.1
+    assert slow_times.max() < 0.1
     assert calls[:4] == [("fast", {"a": 1}), ("slow", {"a": 1}), ("slow", {"b": 2}), ("fast", {"b": 2})]
 
 
-def test_data_of_other_labels_are_refused(clinc_file):
-    artefact = Artefact("other", "PyTorch", tiny_bert(["x", "y", "z"]), 1, None)
+def test_mismatched_labels_raise(clinc_file):
+    artifact = Artifact("other", "PyTorch", tiny_bert(["x", "y", "z"]), 1, None)
     with pytest.raises(
         ValueError, match=r"data and other have different label sets .*; report it with the data it was made for"
     ):
-        measure([artefact], SequenceClassification(), data(clinc_file), "validation")
+        build_report([artifact], SequenceClassification(), data(clinc_file), "validation")
 
 
-def test_labels_in_another_order_and_more_of_them(clinc_file):
+def test_permuted_and_additional_labels(clinc_file):
     """Scored and compared by name; a label that the data do not have is a wrong answer."""
     task, first = SequenceClassification(), tiny_bert(["greet", "leave", "oos"]).eval()
     names = ["oos", "never", "Leave", "greet"]
@@ -119,40 +121,43 @@ def test_labels_in_another_order_and_more_of_them(clinc_file):
         second.classifier.weight.copy_(first.classifier.weight[order])
         second.classifier.bias.copy_(first.classifier.bias[order])
         second.classifier.bias[1] = -100
-    artefacts = [Artefact(name, "PyTorch", network, 1, None) for name, network in (("a", first), ("b", second))]
-    report = measure(artefacts, task, data(clinc_file), bar=False)
-    assert report.lines[0].scores["accuracy"] == report.lines[1].scores["accuracy"]
-    assert report.lines[1].agreement == 1
+    artifacts = [Artifact(name, "PyTorch", model, 1, None) for name, model in (("a", first), ("b", second))]
+    report = build_report(artifacts, task, data(clinc_file), enable_progress_bar=False)
+    assert report.rows[0].scores["accuracy"] == report.rows[1].scores["accuracy"]
+    assert report.rows[1].agreement == 1
     with torch.no_grad():
         second.classifier.bias[1] = 100
-    report = measure(artefacts, task, data(clinc_file), bar=False)
-    assert report.lines[1].scores["accuracy"] == report.lines[1].agreement == 0
+    report = build_report(artifacts, task, data(clinc_file), enable_progress_bar=False)
+    assert report.rows[1].scores["accuracy"] == report.rows[1].agreement == 0
 
 
-def test_few_rows(tmp_path, clinc_file):
+def test_few_examples(tmp_path, clinc_file):
     rows = json.loads(clinc_file.read_text())
     clinc_file.write_text(json.dumps({**rows, "val": rows["val"][:1], "oos_val": []}))
-    artefacts = [Artefact("a", "PyTorch", tiny_bert().eval(), 1, None)]
-    report = measure(artefacts, SequenceClassification(), data(clinc_file), bar=False)
-    assert report.scored == "1 rows"
-    assert report.lines[0].throughput is None
+    artifacts = [Artifact("a", "PyTorch", tiny_bert().eval(), 1, None)]
+    report = build_report(artifacts, SequenceClassification(), data(clinc_file), enable_progress_bar=False)
+    assert report.num_examples == "1 rows"
+    assert report.rows[0].throughput is None
     assert "| 1.0x |" in report.markdown()
 
 
 @pytest.mark.parametrize("task", ["question answering", "masked lm"])
 def test_report_of_other_tasks(tmp_path, squad_folder, task):
     if task == "question answering":
-        kind, network, rows = QuestionAnswering(), BertForQuestionAnswering, squad_data(squad_folder)
+        kind, model_class, rows = QuestionAnswering(), BertForQuestionAnswering, squad_data(squad_folder)
     else:
         (tmp_path / "validation.txt").write_text("hello good morning to you\n" * 40)
-        kind, network = MaskedLM(), BertForMaskedLM
+        kind, model_class = MaskedLM(), BertForMaskedLM
         rows = MaskedLMDataModule(str(tmp_path), str(TINY_BERT), max_length=16, packing="lines")
-    networks = [tiny_bert(None, seed=seed, network=network).eval() for seed in (1, 1, 2)]
-    report = measure(
-        [Artefact(str(n), "PyTorch", net, 7, 1.0) for n, net in enumerate(networks)], kind, rows, bar=False
+    models = [tiny_bert(None, seed=seed, model_class=model_class).eval() for seed in (1, 1, 2)]
+    report = build_report(
+        [Artifact(str(n), "PyTorch", net, 7, 1.0) for n, net in enumerate(models)],
+        kind,
+        rows,
+        enable_progress_bar=False,
     )
-    same, other = report.lines[1:]
+    same, other = report.rows[1:]
     assert same.agreement == 1 > other.agreement
-    assert same.scores == report.lines[0].scores != other.scores
-    assert all(line.low <= line.scores[kind.monitor] <= line.high for line in report.lines)
+    assert same.scores == report.rows[0].scores != other.scores
+    assert all(row.ci_low <= row.scores[kind.monitor] <= row.ci_high for row in report.rows)
     assert kind.monitor in report.markdown()

@@ -6,7 +6,7 @@ from huggingface_hub import ModelCard
 
 from lightning_kd import DistillationModule
 from lightning_kd.callbacks import StudentExport
-from tests.callbacks.conftest import best_checkpoint, spoiled_run
+from tests.callbacks.conftest import best_checkpoint, run_with_degraded_last_epoch
 from tests.conftest import tiny_bert
 from tests.runs import data, module, trainer
 
@@ -14,7 +14,9 @@ from tests.runs import data, module, trainer
 @pytest.fixture(scope="module")
 def distilled(folder):
     callbacks = [StudentExport(), best_checkpoint()]
-    run, fitted = spoiled_run(folder, folder / "data_oos_plus.json", *callbacks, teacher=str(folder / "teacher"))
+    run, fitted = run_with_degraded_last_epoch(
+        folder, folder / "data_oos_plus.json", *callbacks, teacher=str(folder / "teacher")
+    )
     return run, fitted, ModelCard.load(folder / "student" / "README.md")
 
 
@@ -29,7 +31,7 @@ def test_data_teacher_losses_and_training(distilled, folder):
     text = distilled[2].text
     assert f"# Distilled from `{folder / 'teacher'}`" in text
     assert f"CLINC150DataModule, `{folder / 'data_oos_plus.json'}`" in text
-    assert "| hard | HardLabelLoss | 0.5 | label_smoothing 0.0, training_signal 1.0 |" in text
+    assert "| hard | HardLabelLoss | 0.5 | label_smoothing 0.0, tsa_threshold 1.0 |" in text
     assert "| soft | SoftTargetLoss | 0.5 | temperature 2.0, beta 0.0, standardize False, top_k None |" in text
     assert "AdamW (lr 0.01), schedule linear, warm-up 0% of 72 steps, 8 epochs, precision 32-true" in text
     assert "- Parameters: 22,835" in text
@@ -50,7 +52,7 @@ def test_student_without_a_teacher(tmp_path, clinc_file):
     card = ModelCard.load(tmp_path / "student" / "README.md")
     assert "# Fine-tuned without a teacher" in card.text
     assert card.data.tags == ["lightning_kd"]
-    assert "| hard | HardLabelLoss | 1.0 | label_smoothing 0.0, training_signal 1.0 |" in card.text
+    assert "| hard | HardLabelLoss | 1.0 | label_smoothing 0.0, tsa_threshold 1.0 |" in card.text
 
 
 def test_prompt_that_the_student_reads(tmp_path, clinc_file):
@@ -62,7 +64,7 @@ def plain_adam(groups):
     return torch.optim.Adam(groups, lr=1e-3)
 
 
-def test_modules_and_loaders_of_ones_own(tmp_path, clinc_file):
+def test_custom_modules_and_loaders(tmp_path, clinc_file):
     rows = data(clinc_file)
     rows.setup("fit")
     fitted = module(tiny_bert(seed=1), student=tiny_bert(seed=2), optimizer=plain_adam)

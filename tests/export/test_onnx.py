@@ -13,25 +13,28 @@ from transformers import (
 )
 
 from lightning_kd.export import onnx
-from lightning_kd.export.onnx import FILE, OnnxNetwork, quantize, to_onnx
-from lightning_kd.models.loading import forward
+from lightning_kd.export.onnx import ONNX_WEIGHTS_NAME, ONNXModel, quantize, to_onnx
+from lightning_kd.models.loading import call_model
 from tests.conftest import tiny_bert
 
 SIZES = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32, "num_hidden_layers": 2}
-SHAPE = {"vocab_size": 100, "max_position_embeddings": 66}
+EMBEDDING_SIZES = {"vocab_size": 100, "max_position_embeddings": 66}
 FAMILIES = {
     "bert": (AutoModelForSequenceClassification, tiny_bert(vocab_size=100).config),
-    "roberta": (AutoModelForSequenceClassification, RobertaConfig(**SIZES, **SHAPE, type_vocab_size=1, pad_token_id=1)),
+    "roberta": (
+        AutoModelForSequenceClassification,
+        RobertaConfig(**SIZES, **EMBEDDING_SIZES, type_vocab_size=1, pad_token_id=1),
+    ),
     "distilbert": (
         AutoModelForQuestionAnswering,
-        DistilBertConfig(**SHAPE, dim=16, n_heads=2, hidden_dim=32, n_layers=2),
+        DistilBertConfig(**EMBEDDING_SIZES, dim=16, n_heads=2, hidden_dim=32, n_layers=2),
     ),
-    "electra": (AutoModelForQuestionAnswering, ElectraConfig(**SIZES, **SHAPE, embedding_size=16)),
-    "mpnet": (AutoModelForMaskedLM, MPNetConfig(**SIZES, **SHAPE)),
+    "electra": (AutoModelForQuestionAnswering, ElectraConfig(**SIZES, **EMBEDDING_SIZES, embedding_size=16)),
+    "mpnet": (AutoModelForMaskedLM, MPNetConfig(**SIZES, **EMBEDDING_SIZES)),
 }
 
 
-def rows(count, length, padded=0):
+def make_batch(count, length, padded=0):
     generator = torch.Generator().manual_seed(0)
     mask = torch.ones(count, length, dtype=torch.long)
     mask[0, length - padded :] = 0
@@ -45,7 +48,7 @@ def rows(count, length, padded=0):
     }
 
 
-def network(family):
+def build_model(family):
     auto, config = FAMILIES[family]
     torch.manual_seed(0)
     return auto.from_config(config).eval()
@@ -56,46 +59,46 @@ def assert_same(ours, theirs, **tolerance):
         torch.testing.assert_close(getattr(theirs, name), ours[name], **tolerance)
 
 
-def write(folder, network):
-    network.config.save_pretrained(folder)
-    to_onnx(network, rows(2, 5)).save(str(folder / FILE))
-    return OnnxNetwork(folder)
+def export_and_load(folder, model):
+    model.config.save_pretrained(folder)
+    to_onnx(model, make_batch(2, 5)).save(str(folder / ONNX_WEIGHTS_NAME))
+    return ONNXModel(folder)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_same_logits_for_other_shapes(tmp_path, family):
-    original = network(family)
-    exported = write(tmp_path, original)
-    for batch in (rows(1, 1), rows(1, 9), rows(3, 4, padded=2), rows(7, 31, padded=12)):
+    original = build_model(family)
+    exported = export_and_load(tmp_path, original)
+    for batch in (make_batch(1, 1), make_batch(1, 9), make_batch(3, 4, padded=2), make_batch(7, 31, padded=12)):
         with torch.no_grad():
-            assert_same(forward(original, batch), forward(exported, batch), rtol=1e-4, atol=1e-5)
+            assert_same(call_model(original, batch), call_model(exported, batch), rtol=1e-4, atol=1e-5)
 
 
-def test_attention_of_the_network_stays_as_it_was():
-    original = network("bert")
+def test_attn_implementation_is_restored():
+    original = build_model("bert")
     original.set_attn_implementation("sdpa")
-    to_onnx(original, rows(2, 5))
+    to_onnx(original, make_batch(2, 5))
     assert original.config._attn_implementation == "sdpa"
 
 
 def test_int8_is_smaller_and_close(tmp_path):
     original = tiny_bert(vocab_size=5000).eval()
-    write(tmp_path, original)
+    export_and_load(tmp_path, original)
     (tmp_path / "int8").mkdir()
     original.config.save_pretrained(tmp_path / "int8")
-    quantize(tmp_path / FILE, tmp_path / "int8" / FILE)
-    sizes = [(folder / FILE).stat().st_size for folder in (tmp_path, tmp_path / "int8")]
+    quantize(tmp_path / ONNX_WEIGHTS_NAME, tmp_path / "int8" / ONNX_WEIGHTS_NAME)
+    sizes = [(folder / ONNX_WEIGHTS_NAME).stat().st_size for folder in (tmp_path, tmp_path / "int8")]
     assert sizes[1] < 0.7 * sizes[0]  # a quarter where rows are longer than 16 numbers
-    batch = rows(4, 12, padded=3)
+    batch = make_batch(4, 12, padded=3)
     with torch.no_grad():
-        exact, rounded = forward(original, batch).logits, forward(OnnxNetwork(tmp_path / "int8"), batch).logits
+        exact, rounded = call_model(original, batch).logits, call_model(ONNXModel(tmp_path / "int8"), batch).logits
     assert 0 < (exact - rounded).abs().max() < 0.1 * exact.abs().max()
 
 
-def test_row_longer_than_the_positions_is_refused(tmp_path):
-    exported = write(tmp_path, network("bert"))
+def test_input_longer_than_max_positions_raises(tmp_path):
+    exported = export_and_load(tmp_path, build_model("bert"))
     with pytest.raises(ValueError, match="rows of 65 tokens are longer than the network's 64 positions; cut them"):
-        forward(exported, rows(1, 65))
+        call_model(exported, make_batch(1, 65))
 
 
 def test_missing_package_is_named(monkeypatch):
@@ -116,11 +119,11 @@ def _(x):
     return torch.empty_like(x)
 
 
-def test_operator_without_a_counterpart_is_named():
-    odd = network("bert")
-    odd.classifier.register_forward_hook(lambda module, args, output: twice(output))
+def test_unsupported_operator_raises():
+    broken_model = build_model("bert")
+    broken_model.classifier.register_forward_hook(lambda module, args, output: twice(output))
     with pytest.raises(
         ValueError,
         match=r"BertForSequenceClassification cannot be exported: the operator lightning_kd_tests\.twice.* has no ONNX",
     ):
-        to_onnx(odd, rows(2, 5))
+        to_onnx(broken_model, make_batch(2, 5))

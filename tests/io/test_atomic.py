@@ -8,19 +8,19 @@ import time
 
 import pytest
 
-from lightning_kd.io.atomic import replaced_file, replaced_folder
+from lightning_kd.io.atomic import atomic_directory, atomic_write
 
 
 @pytest.mark.parametrize("kind", ["folder", "file"])
 @pytest.mark.parametrize("earlier", [False, True])
-def test_new_content_takes_the_place_of_the_old(tmp_path, kind, earlier):
+def test_new_content_replaces_old(tmp_path, kind, earlier):
     target = tmp_path / "deep down" / "a name.txt"
     for text in ["old", "new"] if earlier else ["new"]:
         if kind == "file":
-            with replaced_file(target) as path:
+            with atomic_write(target) as path:
                 path.write_text(text)
         else:
-            with replaced_folder(target) as path:
+            with atomic_directory(target) as path:
                 (path / text).touch()
                 (path / "x").write_text(text)
     assert (target if kind == "file" else target / "x").read_text() == "new"
@@ -30,9 +30,9 @@ def test_new_content_takes_the_place_of_the_old(tmp_path, kind, earlier):
 
 
 @pytest.mark.parametrize("kind", ["folder", "file"])
-def test_what_fails_in_the_middle_leaves_no_trace(tmp_path, kind):
+def test_failed_write_leaves_no_files(tmp_path, kind):
     target = tmp_path / "x"
-    with pytest.raises(OSError, match="full"), (replaced_file if kind == "file" else replaced_folder)(target) as path:  # noqa: PT012
+    with pytest.raises(OSError, match="full"), (atomic_write if kind == "file" else atomic_directory)(target) as path:  # noqa: PT012
         (path if kind == "file" else path / "y").write_text("half")
         raise OSError("full")
     assert not list(tmp_path.iterdir())
@@ -40,9 +40,9 @@ def test_what_fails_in_the_middle_leaves_no_trace(tmp_path, kind):
 
 SLOW = """
 import sys, time, pathlib
-from lightning_kd.io.atomic import replaced_folder
+from lightning_kd.io.atomic import atomic_directory
 while True:
-    with replaced_folder(pathlib.Path(sys.argv[1])) as folder:
+    with atomic_directory(pathlib.Path(sys.argv[1])) as folder:
         for name in "abcdefgh":
             (folder / name).write_text(name)
             time.sleep(0.002)
@@ -50,7 +50,7 @@ while True:
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.013, 0.031, 0.047])
-def test_killed_at_any_moment_the_folder_is_whole_or_absent(tmp_path, delay):
+def test_directory_is_complete_or_absent_after_a_kill(tmp_path, delay):
     target = tmp_path / "x"
     process = subprocess.Popen([sys.executable, "-c", SLOW, str(target)])
     while not any(tmp_path.iterdir()):
@@ -67,6 +67,6 @@ def test_leftovers_of_killed_processes_are_removed(tmp_path):
     for process in (dead.pid, 1):  # 1 lives
         (tmp_path / f".x.{process}.tmp").mkdir()
         (tmp_path / f".y.ckpt.{process}.tmp.ckpt").touch()
-    with replaced_folder(tmp_path / "x"), replaced_file(tmp_path / "y.ckpt") as file:
+    with atomic_directory(tmp_path / "x"), atomic_write(tmp_path / "y.ckpt") as file:
         file.touch()
     assert {file.name for file in tmp_path.iterdir()} == {"x", ".x.1.tmp", "y.ckpt", ".y.ckpt.1.tmp.ckpt"}

@@ -12,8 +12,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_kd import DistillationModule
 from lightning_kd.callbacks import LastCheckpoint, StudentExport
-from tests.cli.test_fit import config, folder  # noqa: F401
-from tests.conftest import save_network, tiny_bert
+from tests.cli.test_fit import config, version_dir  # noqa: F401
+from tests.conftest import save_model, tiny_bert
 from tests.runs import data, module, trainer
 
 
@@ -25,7 +25,7 @@ def empty(file):
     os.truncate(file, 0)
 
 
-def other_bytes_in_the_middle(file):
+def flip_bytes(file):
     with file.open("r+b") as stream:
         stream.seek(file.stat().st_size // 2)
         there = stream.read(4096)
@@ -33,7 +33,7 @@ def other_bytes_in_the_middle(file):
         stream.write(bytes(byte ^ 255 for byte in there))
 
 
-class Program:
+class MaliciousObject:
     """Would leave a mark where it is unpickled."""
 
     def __init__(self, mark):
@@ -43,68 +43,68 @@ class Program:
         return os.mkdir, (str(self.mark),)
 
 
-def malicious(file):
+def inject_malicious_object(file):
     checkpoint = torch.load(file, weights_only=True)
-    torch.save({**checkpoint, "more": Program(file.with_name("mark"))}, file)
+    torch.save({**checkpoint, "more": MaliciousObject(file.with_name("mark"))}, file)
 
 
-def files(root):
+def file_stats(root):
     return {file: (file.stat().st_mtime_ns, file.stat().st_size) for file in root.rglob("*")}
 
 
 DAMAGES = [
     (truncate, "is damaged (File is not a zip file); take another (--ckpt_path), such as best.ckpt"),
     (empty, "is damaged (File is not a zip file)"),
-    (other_bytes_in_the_middle, "is damaged (the checksum of archive/data/"),
-    (malicious, f"holds more than tensors and plain data ({os.name}.mkdir), which could run a program"),
+    (flip_bytes, "is damaged (the checksum of archive/data/"),
+    (inject_malicious_object, f"holds more than tensors and plain data ({os.name}.mkdir), which could run a program"),
 ]
 
 
 @pytest.mark.parametrize(("damage", "message"), DAMAGES)
-def test_checkpoint_on_every_path(tmp_path, config, shell, damage, message):  # noqa: F811
+def test_every_command_refuses_a_damaged_checkpoint(tmp_path, config, shell, damage, message):  # noqa: F811
     assert shell("fit", "--config", config, "--trainer.max_epochs=1")[0] == 0
-    run_folder = folder(tmp_path)
-    last = run_folder / "checkpoints" / "last.ckpt"
+    run_dir = version_dir(tmp_path)
+    last = run_dir / "checkpoints" / "last.ckpt"
     damage(last)
-    before = files(tmp_path)
+    before = file_stats(tmp_path)
     commands = [[name, "--config", config, f"--ckpt_path={last}"] for name in ("fit", "validate", "test", "predict")]
-    for command in [["fit", "--resume", run_folder], *commands]:
+    for command in [["fit", "--resume", run_dir], *commands]:
         code, text = shell(*command)
         assert code
         assert f"checkpoint '{last}' {message}" in text
         assert "\n" not in text
     with pytest.raises(ValueError, match=r"last\.ckpt' (is damaged|holds more)"):
         DistillationModule.load_from_checkpoint(last)
-    assert files(tmp_path) == before
+    assert file_stats(tmp_path) == before
     best = last.with_name("best.ckpt")
-    assert shell("fit", "--resume", run_folder, f"--ckpt_path={best}", "--trainer.max_epochs=2")[0] == 0
+    assert shell("fit", "--resume", run_dir, f"--ckpt_path={best}", "--trainer.max_epochs=2")[0] == 0
 
 
 @pytest.mark.filterwarnings("ignore:.*multiple `ModelCheckpoint` callbacks")
-def test_nothing_unpickles_in_python_either(tmp_path, clinc_file):
+def test_python_api_refuses_a_malicious_checkpoint(tmp_path, clinc_file):
     """The best checkpoint, which the exporter and ``ckpt_path="best"`` read, and a resumed fit."""
     best = ModelCheckpoint(tmp_path / "checkpoints", "best", monitor="val/accuracy")
     fit = trainer(tmp_path, callbacks=[best, LastCheckpoint()], enable_checkpointing=True)
     rows, fitted = data(clinc_file), module()
     fit.fit(fitted, rows)
     best = Path(best.best_model_path)
-    malicious(best)
-    refused = partial(pytest.raises, ValueError, match="holds more than tensors and plain data")
+    inject_malicious_object(best)
+    expect_refusal = partial(pytest.raises, ValueError, match="holds more than tensors and plain data")
     for run in (fit.validate, fit.test):
-        with refused():
+        with expect_refusal():
             run(datamodule=rows, ckpt_path="best")
-    with refused():
+    with expect_refusal():
         trainer(tmp_path / "new", callbacks=[LastCheckpoint()], enable_checkpointing=True).fit(
             module(), data(clinc_file), ckpt_path=best
         )
-    with refused():
+    with expect_refusal():
         StudentExport(str(tmp_path / "student")).on_fit_end(fit, fitted)
     assert not (best.parent / "mark").exists()
     assert not (tmp_path / "student").exists()
 
 
 @pytest.fixture
-def address(tmp_path):
+def file_server(tmp_path):
     """Of a folder that is served on this machine."""
     served = tmp_path / "served"
     served.mkdir()
@@ -119,16 +119,16 @@ def address(tmp_path):
         server.shutdown()
 
 
-def test_checkpoint_from_elsewhere(tmp_path, clinc_file, address, monkeypatch):
+def test_malicious_checkpoint_from_a_url(tmp_path, clinc_file, file_server, monkeypatch):
     """Where Lightning itself would unpickle."""
-    served, url = address
+    served, url = file_server
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
     fit = trainer(tmp_path, callbacks=[LastCheckpoint()], enable_checkpointing=True)
     fit.fit(module(), data(clinc_file))
     file = served / "a.ckpt"
     fit.save_checkpoint(file)
     assert DistillationModule.load_from_checkpoint(f"{url}/a.ckpt").label_names
-    malicious(file)
+    inject_malicious_object(file)
     file.rename(served / "b.ckpt")
     with pytest.raises(ValueError, match=r"b\.ckpt' holds more than tensors and plain data"):
         DistillationModule.load_from_checkpoint(f"{url}/b.ckpt")
@@ -136,35 +136,39 @@ def test_checkpoint_from_elsewhere(tmp_path, clinc_file, address, monkeypatch):
 
 
 @pytest.mark.parametrize("damage", [truncate, empty])
-@pytest.mark.parametrize("who", ["teacher", "student"])
-def test_weights(tmp_path, config, shell, who, damage):  # noqa: F811
-    network = Path(save_network(tiny_bert(seed=1), tmp_path / "network"))
-    damage(network / "model.safetensors")
-    soft = ["--model.losses.soft=SoftTargetLoss"] if who == "teacher" else []
-    code, text = shell("fit", "--config", config, f"--model.{who}={network}", *soft)
+@pytest.mark.parametrize("role", ["teacher", "student"])
+def test_damaged_weights(tmp_path, config, shell, role, damage):  # noqa: F811
+    model = Path(save_model(tiny_bert(seed=1), tmp_path / "model"))
+    damage(model / "model.safetensors")
+    soft = ["--model.losses.soft=SoftTargetLoss"] if role == "teacher" else []
+    code, text = shell("fit", "--config", config, f"--model.{role}={model}", *soft)
     assert code
-    assert f"{who} '{network}' is on disk but cannot be loaded: SafetensorError" in text
+    assert f"{role} '{model}' is on disk but cannot be loaded: SafetensorError" in text
     assert "copy or download it again" in text
-    assert not folder(tmp_path).exists()
+    assert not version_dir(tmp_path).exists()
 
 
-def test_weights_that_would_run_a_program(tmp_path, config, shell):  # noqa: F811
-    network = Path(save_network(tiny_bert(seed=1), tmp_path / "network"))
-    (network / "model.safetensors").unlink()
-    torch.save({"a": Program(tmp_path / "mark")}, network / "pytorch_model.bin")
-    code, text = shell("fit", "--config", config, f"--model.student={network}")
+def test_malicious_weights(tmp_path, config, shell):  # noqa: F811
+    model = Path(save_model(tiny_bert(seed=1), tmp_path / "model"))
+    (model / "model.safetensors").unlink()
+    torch.save({"a": MaliciousObject(tmp_path / "mark")}, model / "pytorch_model.bin")
+    code, text = shell("fit", "--config", config, f"--model.student={model}")
     assert code
-    assert f"student '{network}' is on disk but cannot be loaded" in text
+    assert f"student '{model}' is on disk but cannot be loaded" in text
     assert not (tmp_path / "mark").exists()
 
 
-def test_loss_that_is_not_a_number_leaves_what_was_there(tmp_path, config, shell):  # noqa: F811
+def test_nan_loss_keeps_existing_files(tmp_path, config, shell):  # noqa: F811
     student = tmp_path / "kept"
-    assert shell("fit", "--config", config, "--trainer.max_epochs=1", f"--export.folder={student}")[0] == 0
-    before = {**files(folder(tmp_path)), **files(student)}
-    diverging = ["--model.optimizer.init_args.lr=1e30", "--last.every_minutes=100", f"--export.folder={student}"]
+    assert shell("fit", "--config", config, "--trainer.max_epochs=1", f"--export.output_dir={student}")[0] == 0
+    before = {**file_stats(version_dir(tmp_path)), **file_stats(student)}
+    diverging = [
+        "--model.optimizer.init_args.lr=1e30",
+        "--last_checkpoint.every_minutes=100",
+        f"--export.output_dir={student}",
+    ]
     code, text = shell("fit", "--config", config, *diverging)
     assert code
     assert "error: train/hard is nan in epoch 0, step 1, for the rows [" in text
-    assert {**files(folder(tmp_path)), **files(student)} == before
-    assert not folder(tmp_path, 1).exists()
+    assert {**file_stats(version_dir(tmp_path)), **file_stats(student)} == before
+    assert not version_dir(tmp_path, 1).exists()

@@ -11,23 +11,23 @@ from torch.optim import SGD, AdamW, Optimizer
 import lightning_kd
 from lightning_kd import SequenceClassification, losses
 from lightning_kd.io.serialization import (
+    check_restorable,
+    class_from_config,
     class_path,
-    factory_from_plain,
-    from_plain,
-    not_saved,
-    refuse_not_saved,
-    to_plain,
+    from_config,
+    to_config,
+    unserializable_marker,
 )
 from lightning_kd.losses import DistillationLoss, HardLabelLoss, LogitMSELoss, SoftTargetLoss
 from lightning_kd.tasks import Task
 
 
-def through_a_checkpoint(value, file):
+def save_and_load(value, file):
     torch.save(value, file)
     return torch.load(file, weights_only=True)
 
 
-class FromAMapping:
+class RenamesArgument:
     """Keeps its argument under another name."""
 
     def __init__(self, mapping):
@@ -43,13 +43,13 @@ class FromAMapping:
     ],
     ids=lambda loss: type(loss).__name__,
 )
-def test_losses_come_back(loss, tmp_path):
-    plain = through_a_checkpoint(to_plain(loss), tmp_path / "plain.pt")
-    copy = from_plain(plain, DistillationLoss, "losses.some")
+def test_losses_round_trip(loss, tmp_path):
+    config = save_and_load(to_config(loss), tmp_path / "config.pt")
+    copy = from_config(config, DistillationLoss, "losses.some")
     assert type(copy) is type(loss)
-    assert {name: getattr(copy, name) for name in plain["init_args"]} == plain["init_args"]
-    assert "weight" in plain["init_args"]
-    assert to_plain(copy) == plain
+    assert {name: getattr(copy, name) for name in config["init_args"]} == config["init_args"]
+    assert "weight" in config["init_args"]
+    assert to_config(copy) == config
 
 
 class Outer:
@@ -84,7 +84,7 @@ def test_package_that_has_another_class_of_that_name(monkeypatch):
     monkeypatch.setattr(losses, "SoftTargetLoss", LogitMSELoss)
     assert class_path(SoftTargetLoss) == "lightning_kd.losses.soft_target.SoftTargetLoss"
     monkeypatch.setattr(sys.modules["lightning_kd.losses.soft_target"], "SoftTargetLoss", LogitMSELoss)
-    assert to_plain(SoftTargetLoss()) == {"not_saved": "SoftTargetLoss"}
+    assert to_config(SoftTargetLoss()) == {"unserializable": "SoftTargetLoss"}
 
 
 @pytest.fixture
@@ -109,20 +109,20 @@ def package(tmp_path, monkeypatch):
 
 def test_lazy_export_is_found_and_nothing_else_imported(package):
     own = importlib.import_module("lazy_package.own").Own
-    plain = to_plain(own(0.5))
-    assert plain["class_path"] == "lazy_package.Own"
-    assert type(from_plain(plain, DistillationLoss, "losses.some")) is own
+    config = to_config(own(0.5))
+    assert config["class_path"] == "lazy_package.Own"
+    assert type(from_config(config, DistillationLoss, "losses.some")) is own
     assert "lazy_package.heavy" not in sys.modules
 
 
 def test_module_that_does_not_import_is_named_with_what_it_misses(package):
     with pytest.raises(ValueError, match=r"cannot import 'lazy_package.broken.Loss' .*'what_is_not_installed'"):
-        from_plain({"class_path": "lazy_package.broken.Loss"}, DistillationLoss, "losses.soft")
+        from_config({"class_path": "lazy_package.broken.Loss"}, DistillationLoss, "losses.soft")
 
 
 def test_nested_class_comes_back(tmp_path):
-    plain = through_a_checkpoint(to_plain(Outer.Inner(0.25)), tmp_path / "plain.pt")
-    copy = from_plain(plain, DistillationLoss, "losses.some")
+    config = save_and_load(to_config(Outer.Inner(0.25)), tmp_path / "config.pt")
+    copy = from_config(config, DistillationLoss, "losses.some")
     assert (type(copy), copy.weight) == (Outer.Inner, 0.25)
 
 
@@ -130,12 +130,12 @@ def test_nested_class_comes_back(tmp_path):
 def test_class_of_a_script_or_notebook_is_not_saved(main, monkeypatch):
     monkeypatch.setattr(Outer, "__module__", main)
     monkeypatch.setitem(sys.modules, main, sys.modules[__name__])  # there it would be found
-    assert to_plain(Outer()) == {"not_saved": "Outer"}
+    assert to_config(Outer()) == {"unserializable": "Outer"}
 
 
 def test_arguments_are_those_of_the_constructor():
-    plain = to_plain(SoftTargetLoss(temperature=2.0))
-    assert plain["init_args"] == {
+    config = to_config(SoftTargetLoss(temperature=2.0))
+    assert config["init_args"] == {
         "weight": 1.0,
         "temperature": 2.0,
         "beta": 0.0,
@@ -144,34 +144,34 @@ def test_arguments_are_those_of_the_constructor():
     }
 
 
-def test_tasks_come_back(tmp_path):
-    plain = through_a_checkpoint(to_plain(SequenceClassification("none of these")), tmp_path / "plain.pt")
-    assert from_plain(plain, Task, "task").oos_label == "none of these"
+def test_tasks_round_trip(tmp_path):
+    config = save_and_load(to_config(SequenceClassification("none of these")), tmp_path / "config.pt")
+    assert from_config(config, Task, "task").oos_label == "none of these"
 
 
 @pytest.mark.parametrize("factory", [partial(AdamW, lr=3e-4, betas=(0.8, 0.9)), partial(SGD, lr=0.1)])
-def test_partial_of_an_optimizer_comes_back(factory, tmp_path):
-    plain = through_a_checkpoint(to_plain(factory), tmp_path / "plain.pt")
-    optimizer = factory_from_plain(plain, Optimizer, "optimizer")(nn.Linear(1, 1).parameters())
+def test_optimizer_partial_round_trips(factory, tmp_path):
+    config = save_and_load(to_config(factory), tmp_path / "config.pt")
+    optimizer = class_from_config(config, Optimizer, "optimizer")(nn.Linear(1, 1).parameters())
     assert type(optimizer) is factory.func
     assert factory.keywords.items() <= optimizer.defaults.items()
 
 
-def test_partial_as_the_command_line_makes_it():
+def test_partial_made_by_the_command_line():
     def instantiate(cls, *args, **kwargs):
         return cls(*args, **kwargs)
 
-    assert to_plain(partial(instantiate, SGD, lr=0.1)) == to_plain(partial(SGD, lr=0.1))
+    assert to_config(partial(instantiate, SGD, lr=0.1)) == to_config(partial(SGD, lr=0.1))
 
 
-def test_numpy_number_comes_back(tmp_path):
+def test_numpy_scalar_round_trips(tmp_path):
     # np.float64 is a float, but weights_only refuses to load one
-    plain = through_a_checkpoint(to_plain(partial(AdamW, lr=np.float64(1e-4))), tmp_path / "plain.pt")
-    assert factory_from_plain(plain, Optimizer, "optimizer")(nn.Linear(1, 1).parameters()).defaults["lr"] == 1e-4
+    config = save_and_load(to_config(partial(AdamW, lr=np.float64(1e-4))), tmp_path / "config.pt")
+    assert class_from_config(config, Optimizer, "optimizer")(nn.Linear(1, 1).parameters()).defaults["lr"] == 1e-4
 
 
-def test_class_comes_back():
-    factory = factory_from_plain(to_plain(SGD), Optimizer, "optimizer")
+def test_class_round_trips():
+    factory = class_from_config(to_config(SGD), Optimizer, "optimizer")
     assert isinstance(factory(nn.Linear(1, 1).parameters()), SGD)
 
 
@@ -189,44 +189,44 @@ def local_class():
         (partial(lambda parameters, lr: SGD(parameters, lr=lr), lr=0.1), "partial"),
         (partial(SGD, lr=torch.tensor(0.1)), "partial"),
         (local_class()(), "Local"),
-        (FromAMapping({}), "FromAMapping"),
+        (RenamesArgument({}), "RenamesArgument"),
     ],
     ids=["lambda", "partial of a lambda", "tensor argument", "local class", "argument not kept"],
 )
-def test_what_cannot_be_described_is_not_saved(value, kind, tmp_path):
-    assert to_plain(value) == {"not_saved": kind}
-    saved = through_a_checkpoint(to_plain(value), tmp_path / "plain.pt")
+def test_unserializable_objects_are_marked(value, kind, tmp_path):
+    assert to_config(value) == {"unserializable": kind}
+    saved = save_and_load(to_config(value), tmp_path / "config.pt")
     with pytest.raises(ValueError, match=rf"optimizer: .* object of {kind}, .* pass it again, .*optimizer=\.\.\."):
-        factory_from_plain(saved, Optimizer, "optimizer")
+        class_from_config(saved, Optimizer, "optimizer")
 
 
-def test_a_local_class_itself_is_not_saved():
-    assert "not_saved" in to_plain(local_class())
+def test_local_class_is_unserializable():
+    assert "unserializable" in to_config(local_class())
 
 
-def test_module_is_named_by_its_class():
-    assert not_saved(nn.Linear(1, 1)) == {"not_saved": "Linear"}
+def test_module_marker_names_its_class():
+    assert unserializable_marker(nn.Linear(1, 1)) == {"unserializable": "Linear"}
 
 
-@pytest.mark.parametrize("value", [None, "folder", {"base": "folder", "num_hidden_layers": 2}, ["a", "b"]])
-def test_plain_arguments_are_not_refused(value):
-    refuse_not_saved(value, "student")
+@pytest.mark.parametrize("value", [None, "folder", {"config": "folder", "num_hidden_layers": 2}, ["a", "b"]])
+def test_serializable_arguments_are_accepted(value):
+    check_restorable(value, "student")
 
 
-def test_wrong_base_is_refused():
+def test_wrong_base_class_raises():
     with pytest.raises(ValueError, match=r"optimizer: 'lightning_kd\..*SoftTargetLoss' is not a Optimizer"):
-        factory_from_plain(to_plain(SoftTargetLoss()), Optimizer, "optimizer")
+        class_from_config(to_config(SoftTargetLoss()), Optimizer, "optimizer")
 
 
 @pytest.mark.parametrize(
     "path", ["no_such_module.Loss", "no_such.module.Loss", "lightning_kd.losses.NoSuchLoss", "Loss", ""]
 )
-def test_class_that_is_not_found_is_refused(path):
+def test_missing_class_raises(path):
     with pytest.raises(ValueError, match=rf"losses.soft: cannot import '{path}' .*pass it again"):
-        from_plain({"class_path": path}, DistillationLoss, "losses.soft")
+        from_config({"class_path": path}, DistillationLoss, "losses.soft")
 
 
 def test_objects_pass_through():
     loss = SoftTargetLoss()
-    assert from_plain(loss, DistillationLoss, "losses.soft") is loss
-    assert from_plain(None, DistillationLoss, "losses.soft") is None
+    assert from_config(loss, DistillationLoss, "losses.soft") is loss
+    assert from_config(None, DistillationLoss, "losses.soft") is None

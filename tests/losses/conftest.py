@@ -37,9 +37,9 @@ LOSSES = {
     "soft, between": partial(soft, beta=0.1),
     "soft, near an end": partial(soft, beta=1e-6),
     "soft, reverse": partial(soft, beta=1.0),
-    "soft, standardised": partial(soft, standardize=True),
+    "soft, standardized": partial(soft, standardize=True),
     "soft, top 2": partial(soft, top_k=2),
-    "soft, top 2, standardised, between": partial(soft, top_k=2, standardize=True, beta=0.5),
+    "soft, top 2, standardized, between": partial(soft, top_k=2, standardize=True, beta=0.5),
 }
 
 

@@ -9,13 +9,13 @@ def numeric_gradient(function, point):
     """Central differences of a function of an array, at an array."""
     point = np.asarray(point, dtype=np.float64)
     gradient = np.zeros_like(point)
-    for place in np.ndindex(point.shape):
+    for index in np.ndindex(point.shape):
         shift = np.zeros_like(point)
-        shift[place] = STEP
-        gradient[place] = (function(point + shift) - function(point - shift)) / (2 * STEP)
+        shift[index] = STEP
+        gradient[index] = (function(point + shift) - function(point - shift)) / (2 * STEP)
     return gradient
 
 
-def some_logits(rows=6, classes=5, scale=2.0, seed=0):
+def random_logits(rows=6, classes=5, scale=2.0, seed=0):
     """Student's and teacher's, float64."""
     return np.random.default_rng(seed).normal(size=(2, rows, classes)) * scale

@@ -38,7 +38,7 @@ def test_losses_have_no_parameters(loss):
 
 
 def test_only_hard_labels_need_no_teacher():
-    assert [loss.needs_teacher for loss in LOSSES] == [False, True, True]
+    assert [loss.requires_teacher for loss in LOSSES] == [False, True, True]
 
 
 def test_loss_without_forward_says_so():

@@ -23,7 +23,7 @@ def value_and_gradient(rows, **settings):
 def test_chunks_change_nothing(monkeypatch, beta, masked, rows):
     mask = torch.rand(rows, 40, generator=torch.Generator().manual_seed(1)) < 0.7 if masked else None
     whole = value_and_gradient(rows, beta=beta, mask=mask)
-    monkeypatch.setattr(chunked, "CHUNK", 3 * 40)
+    monkeypatch.setattr(chunked, "MIN_CHUNK_SIZE", 3 * 40)
     parts = value_and_gradient(rows, beta=beta, mask=mask)
     torch.testing.assert_close(parts, whole)
 
@@ -35,7 +35,7 @@ def test_chunks_change_no_hard_loss(monkeypatch, smoothing):
     expected = cross_entropy(logits, labels, label_smoothing=smoothing)
     expected.backward()
     gradient, logits.grad = logits.grad, None
-    monkeypatch.setattr(chunked, "CHUNK", 3 * 40)
+    monkeypatch.setattr(chunked, "MIN_CHUNK_SIZE", 3 * 40)
     value = hard_label_loss(logits, labels, smoothing)
     value.backward()
     torch.testing.assert_close((value, logits.grad), (expected, gradient))
@@ -44,14 +44,14 @@ def test_chunks_change_no_hard_loss(monkeypatch, smoothing):
 def test_without_gradient(monkeypatch):
     student, teacher = torch.randn(2, 10, 40).unbind()
     whole = soft_target_loss(student, teacher)
-    monkeypatch.setattr(chunked, "CHUNK", 80)
+    monkeypatch.setattr(chunked, "MIN_CHUNK_SIZE", 80)
     torch.testing.assert_close(soft_target_loss(student, teacher), whole)
     with torch.no_grad():
         torch.testing.assert_close(soft_target_loss(student.requires_grad_(), teacher), whole)
 
 
 def test_gradient_has_the_precision_of_the_logits(monkeypatch):
-    monkeypatch.setattr(chunked, "CHUNK", 80)
+    monkeypatch.setattr(chunked, "MIN_CHUNK_SIZE", 80)
     student = torch.randn(10, 40).bfloat16().requires_grad_()
     value = soft_target_loss(student, torch.randn(10, 40).bfloat16())
     value.backward()
@@ -60,24 +60,24 @@ def test_gradient_has_the_precision_of_the_logits(monkeypatch):
 
 
 def test_each_row_is_summed_once(monkeypatch):
-    monkeypatch.setattr(chunked, "CHUNK", 8)
-    places = []
+    monkeypatch.setattr(chunked, "MIN_CHUNK_SIZE", 8)
+    slices = []
 
-    def row_sum(logits, place):
-        places.append((place.start, len(logits)))
+    def row_sum(logits, row_slice):
+        slices.append((row_slice.start, len(logits)))
         return logits.sum()
 
     logits = torch.arange(20.0).reshape(5, 4)
     assert chunked_sum(logits, row_sum) == logits.sum()
-    assert places == [(0, 2), (2, 2), (4, 1)]
-    monkeypatch.setattr(chunked, "PARTS", 2)
-    places.clear()
+    assert slices == [(0, 2), (2, 2), (4, 1)]
+    monkeypatch.setattr(chunked, "MAX_CHUNKS", 2)
+    slices.clear()
     chunked_sum(logits, row_sum)
-    assert places == [(0, 3), (3, 2)]
+    assert slices == [(0, 3), (3, 2)]
 
 
 def test_small_gradients_in_float16_survive_until_they_are_scaled(monkeypatch):
-    monkeypatch.setattr(chunked, "CHUNK", 4000)
+    monkeypatch.setattr(chunked, "MIN_CHUNK_SIZE", 4000)
     student, teacher = torch.randn(2, 64, 1000, generator=torch.Generator().manual_seed(0)).half().mul(0.1).unbind()
     gradients = []
     for logits in (student, student.float()):
@@ -92,13 +92,13 @@ def test_teacher_that_learns_gets_its_gradient(monkeypatch):
     soft_target_loss(student, teacher).backward()
     expected = teacher.grad.clone()
     teacher.grad = None
-    monkeypatch.setattr(chunked, "CHUNK", 80)
+    monkeypatch.setattr(chunked, "MIN_CHUNK_SIZE", 80)
     soft_target_loss(student, teacher).backward()
     torch.testing.assert_close(teacher.grad, expected)
 
 
 def test_second_backward_is_refused(monkeypatch):
-    monkeypatch.setattr(chunked, "CHUNK", 80)
+    monkeypatch.setattr(chunked, "MIN_CHUNK_SIZE", 80)
     value = soft_target_loss(torch.randn(10, 40, requires_grad=True), torch.randn(10, 40))
     value.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="backward once only"):
@@ -127,11 +127,11 @@ def test_peak_memory_of_soft_targets_is_a_quarter_of_the_naive():
         (log_p.exp() * (log_p - log_q)).sum(-1).mean().backward()
         student.grad = None
 
-    def ours():
+    def chunked_loss():
         soft_target_loss(student, teacher, 2.0).backward()
         student.grad = None
 
-    naive_peak, own_peak = peak_bytes(naive), peak_bytes(ours)
+    naive_peak, chunked_peak = peak_bytes(naive), peak_bytes(chunked_loss)
     one = rows * vocabulary * 4
     assert naive_peak > 5 * one  # the profiler sees the memory
-    assert own_peak < naive_peak / 4
+    assert chunked_peak < naive_peak / 4

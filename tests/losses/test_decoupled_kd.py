@@ -8,7 +8,7 @@ from scipy.stats import entropy
 
 from lightning_kd.losses import DecoupledKDLoss, decoupled_kd_loss, soft_target_loss
 from lightning_kd.outputs import Head, Outputs
-from tests.losses.numeric import numeric_gradient, some_logits
+from tests.losses.numeric import numeric_gradient, random_logits
 
 LABELS = np.array([0, 4, 2, 2, 1, 3])
 
@@ -42,7 +42,7 @@ def official(student, teacher, labels, alpha, beta, temperature):
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
 @pytest.mark.parametrize("weights", [(1.0, 8.0), (0.0, 1.0), (1.0, 0.0), (2.0, 0.5)])
 def test_equals_the_official_logic_and_the_papers_definition(temperature, weights):
-    student, teacher = some_logits()
+    student, teacher = random_logits()
     expected = official(student, teacher, LABELS, *weights, temperature)
     target, others = parts(student, teacher, LABELS, temperature)
     assert (weights[0] * target + weights[1] * others).mean() * temperature**2 == pytest.approx(expected, rel=1e-9)
@@ -53,7 +53,7 @@ def test_equals_the_official_logic_and_the_papers_definition(temperature, weight
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
 def test_plain_kl_is_the_target_part_and_the_teachers_rest_of_the_other(temperature):
     # equation 6: KL = TCKD + (1 - p_target) NCKD, row by row
-    student, teacher = some_logits()
+    student, teacher = random_logits()
     for own, theirs, label in zip(*tensors(student, teacher), torch.tensor(LABELS), strict=True):
         rest = 1 - (theirs / temperature).softmax(-1)[label].item()
         decoupled = decoupled_kd_loss(own[None], theirs[None], label[None], temperature, 1.0, rest)
@@ -61,7 +61,7 @@ def test_plain_kl_is_the_target_part_and_the_teachers_rest_of_the_other(temperat
 
 
 def test_gradient():
-    student, teacher = some_logits()
+    student, teacher = random_logits()
     own, theirs = tensors(student, teacher)
     own.requires_grad_()
     decoupled_kd_loss(own, theirs, torch.tensor(LABELS), 2.0, 1.0, 8.0).backward()
@@ -70,7 +70,7 @@ def test_gradient():
 
 
 def test_large_vocabulary_goes_in_chunks():
-    student, teacher = some_logits(rows=70, classes=9000)
+    student, teacher = random_logits(rows=70, classes=9000)
     labels = np.arange(70) * 100
     own, theirs = tensors(student, teacher)
     own.requires_grad_()
@@ -83,7 +83,7 @@ def test_large_vocabulary_goes_in_chunks():
 
 
 def test_teacher_that_learns_gets_its_gradient():
-    student, teacher = some_logits()
+    student, teacher = random_logits()
     own, theirs = tensors(student, teacher)
     theirs.requires_grad_()
     decoupled_kd_loss(own, theirs, torch.tensor(LABELS), 2.0, 1.0, 8.0).backward()
@@ -93,7 +93,7 @@ def test_teacher_that_learns_gets_its_gradient():
 
 def test_high_temperature_limit():
     # with d = z_t - z_s: half the variance of d among the others, and half that of d between target and others
-    student, teacher = some_logits(scale=1.0)
+    student, teacher = random_logits(scale=1.0)
     d = teacher - student
     target = d[np.arange(6), LABELS]
     others = np.stack([np.delete(row, label) for row, label in zip(d, LABELS, strict=True)])
@@ -128,7 +128,7 @@ def test_two_classes_have_no_others_to_compare():
 
 def test_row_whose_only_class_is_the_target():
     mask = torch.tensor([[True, False, False], [True, True, True]])
-    student, teacher = tensors(*some_logits(2, 3))
+    student, teacher = tensors(*random_logits(2, 3))
     student.requires_grad_()
     value = decoupled_kd_loss(student, teacher, torch.tensor([0, 0]), 1.0, 1.0, 8.0, mask)
     value.backward()
@@ -138,7 +138,7 @@ def test_row_whose_only_class_is_the_target():
 
 
 def test_rows_without_a_label_are_left_out():
-    student, teacher = tensors(*some_logits())
+    student, teacher = tensors(*random_logits())
     labels = torch.tensor([0, -100, 2, -100, 1, 3])
     student.requires_grad_()
     value = decoupled_kd_loss(student, teacher, labels)
@@ -156,7 +156,7 @@ def outputs(logits, labels=None, mask=None):
 
 
 def test_pseudo_labels_are_the_teachers_best_class_that_counts():
-    student, teacher = tensors(*some_logits())
+    student, teacher = tensors(*random_logits())
     labels = torch.tensor([0, -100, 2, -100, 1, 3])
     filled = torch.where(labels == -100, teacher.argmax(-1), labels)
     loss = DecoupledKDLoss(pseudo_labels=True)
@@ -167,12 +167,12 @@ def test_pseudo_labels_are_the_teachers_best_class_that_counts():
     mask = torch.ones_like(student, dtype=torch.bool).scatter(-1, teacher.argmax(-1, keepdim=True), False)
     second = decoupled_kd_loss(student, teacher, teacher.topk(2).indices[:, 1], mask=mask)
     torch.testing.assert_close(loss(outputs(student, mask=mask), outputs(teacher)), second)
-    assert loss.counted(outputs(student, labels)) == 6
-    assert DecoupledKDLoss().counted(outputs(student, labels)) == 4
+    assert loss.num_elements(outputs(student, labels)) == 6
+    assert DecoupledKDLoss().num_elements(outputs(student, labels)) == 4
 
 
 def test_without_labels_it_says_what_to_do():
-    student, teacher = tensors(*some_logits())
+    student, teacher = tensors(*random_logits())
     with pytest.raises(ValueError, match=r"head 'label' has no labels, .* set pseudo_labels"):
         DecoupledKDLoss()(outputs(student), outputs(teacher))
 

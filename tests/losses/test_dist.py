@@ -9,7 +9,7 @@ from scipy.stats import pearsonr
 from lightning_kd import DistillationModule, QuestionAnswering
 from lightning_kd.losses import DISTLoss, dist_loss
 from lightning_kd.outputs import Head, Outputs
-from tests.losses.numeric import numeric_gradient, some_logits
+from tests.losses.numeric import numeric_gradient, random_logits
 
 
 def tensors(*arrays):
@@ -38,7 +38,7 @@ def official(student, teacher, temperature, inter_weight, intra_weight):
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
 @pytest.mark.parametrize("weights", [(1.0, 1.0), (2.0, 0.0), (0.0, 2.0)])
 def test_equals_scipy_and_the_official_logic(temperature, weights):
-    student, teacher = some_logits()
+    student, teacher = random_logits()
     expected = reference(student, teacher, temperature, *weights)
     assert official(student, teacher, temperature, *weights) == pytest.approx(expected, rel=1e-4)
     value = dist_loss(*tensors(student, teacher), temperature, *weights)
@@ -47,7 +47,7 @@ def test_equals_scipy_and_the_official_logic(temperature, weights):
 
 @pytest.mark.parametrize("weights", [(1.0, 0.0), (0.0, 1.0)])
 def test_gradient(weights):
-    student, teacher = some_logits(scale=1.0)
+    student, teacher = random_logits(scale=1.0)
     own, theirs = tensors(student, teacher)
     own.requires_grad_()
     dist_loss(own, theirs, 2.0, *weights).backward()
@@ -57,7 +57,7 @@ def test_gradient(weights):
 
 def test_high_temperature_limit():
     # probabilities become linear in the logits
-    student, teacher = some_logits(scale=0.5)
+    student, teacher = random_logits(scale=0.5)
     expected = np.mean([1 - pearsonr(*pair).statistic for pair in zip(student, teacher, strict=True)])
     value = dist_loss(*tensors(student, teacher), 500.0, 1.0, 0.0) / 500.0**2
     assert value.item() == pytest.approx(expected, rel=0.01)
@@ -72,7 +72,7 @@ def test_low_temperature_limit():
 
 
 def test_same_logits_give_nothing():
-    _, teacher = tensors(*some_logits())
+    _, teacher = tensors(*random_logits())
     assert dist_loss(teacher, teacher).item() == pytest.approx(0, abs=1e-6)
     shifted = teacher + torch.arange(6)[:, None]  # a softmax does not see it
     assert dist_loss(shifted, teacher).item() == pytest.approx(0, abs=1e-6)
@@ -80,7 +80,7 @@ def test_same_logits_give_nothing():
 
 def test_classes_nobody_is_likely_to_have_count_exactly():
     # probabilities of 1e-26, whose squares are 0 in float32
-    student, teacher = some_logits()
+    student, teacher = random_logits()
     student[:, 0] -= 60
     teacher[:, 0] -= 60
     expected = reference(student, teacher, 1.0, 0.0, 1.0)
@@ -95,7 +95,7 @@ def test_classes_nobody_is_likely_to_have_count_exactly():
 @pytest.mark.parametrize("weights", [(1.0, 0.0), (0.0, 1.0), (1.0, 1.0)])
 @pytest.mark.parametrize("value", [0.0, 7.3, -1e4])
 def test_constant_student_has_no_correlation_and_learns_to_have_one(weights, value):
-    student, teacher = torch.full((6, 5), value, requires_grad=True), tensors(*some_logits())[1]
+    student, teacher = torch.full((6, 5), value, requires_grad=True), tensors(*random_logits())[1]
     loss = dist_loss(student, teacher, 1.0, *weights)
     loss.backward()
     assert loss.item() == pytest.approx(sum(weights), rel=1e-5)
@@ -104,7 +104,7 @@ def test_constant_student_has_no_correlation_and_learns_to_have_one(weights, val
 
 
 def test_constant_teacher_and_one_that_underflows():
-    student, _ = tensors(*some_logits())
+    student, _ = tensors(*random_logits())
     student.requires_grad_()
     for teacher in (torch.zeros(6, 5), torch.tensor([[1e4, 0.0, 0.0, 0.0, 0.0]]).repeat(6, 1)):
         loss = dist_loss(student, teacher)
@@ -114,7 +114,7 @@ def test_constant_teacher_and_one_that_underflows():
 
 
 def test_a_single_row_has_no_correlation_within_classes():
-    student, teacher = tensors(*some_logits(rows=1))
+    student, teacher = tensors(*random_logits(rows=1))
     student.requires_grad_()
     loss = dist_loss(student, teacher, 1.0, 0.0, 1.0)
     loss.backward()
@@ -130,20 +130,20 @@ def test_no_rows():
 
 
 def test_repeating_the_rows_changes_nothing():
-    student, teacher = tensors(*some_logits())
+    student, teacher = tensors(*random_logits())
     twice = dist_loss(student.repeat(2, 1), teacher.repeat(2, 1))
     torch.testing.assert_close(twice, dist_loss(student, teacher))
 
 
 def test_half_precision_is_computed_in_float32():
-    student, teacher = (z.bfloat16() for z in tensors(*some_logits()))
+    student, teacher = (z.bfloat16() for z in tensors(*random_logits()))
     value = dist_loss(student, teacher)
     assert value.dtype == torch.float32
     torch.testing.assert_close(value, dist_loss(student.float(), teacher.float()))
 
 
 def test_mask_and_intra_are_refused():
-    student, teacher = tensors(*some_logits())
+    student, teacher = tensors(*random_logits())
     with pytest.raises(ValueError, match=r"intra_weight must be 0 where classes are masked, got 0\.5"):
         dist_loss(student, teacher, 1.0, 1.0, 0.5, torch.ones(6, 5, dtype=torch.bool))
 
@@ -157,7 +157,7 @@ def test_question_answering_is_refused_at_construction():
 
 
 def test_module_is_the_mean_over_heads():
-    student, teacher = tensors(*some_logits())
+    student, teacher = tensors(*random_logits())
     actual = DISTLoss(temperature=3.0, inter_weight=2.0, intra_weight=0.5)(
         Outputs({"start": Head(student), "end": Head(student.flip(0))}),
         Outputs({"start": Head(teacher), "end": Head(teacher)}),

@@ -7,17 +7,17 @@ from scipy.spatial.distance import cosine
 from scipy.special import rel_entr, softmax
 
 from lightning_kd.losses import (
-    AttentionTransferLoss,
+    AttentionScoreLoss,
     HiddenStateCosineLoss,
     HiddenStateMSELoss,
-    RelationLoss,
-    attention_transfer_loss,
+    SelfAttentionRelationLoss,
+    attention_score_loss,
     hidden_state_cosine_loss,
     hidden_state_mse_loss,
-    relation_loss,
+    self_attention_relation_loss,
 )
 from lightning_kd.losses.attention_score import attention_scores
-from lightning_kd.outputs import Outputs, Projections, Shape
+from lightning_kd.outputs import QKV, ModelDims, Outputs
 
 MASK = torch.tensor([[True, True, True, False, False], [True] * 5, [True, False, False, False, False]])
 WIDTH, HEADS = 12, 3
@@ -32,13 +32,13 @@ def scores(seed=0):
 
 
 def relations(student, teacher, mask=None):
-    return relation_loss(student, teacher, mask, HEADS)
+    return self_attention_relation_loss(student, teacher, mask, HEADS)
 
 
 LOSSES = {
     "cosine": (hidden_state_cosine_loss, states),
     "mse": (hidden_state_mse_loss, states),
-    "attention": (attention_transfer_loss, scores),
+    "attention": (attention_score_loss, scores),
     "relation": (relations, states),
 }
 
@@ -50,7 +50,7 @@ def case(request):
     return loss, make(1), make(2)
 
 
-def without(mask, tensor, filling):
+def fill_masked(mask, tensor, filling):
     """The tensor with something else at the positions that do not count."""
     filled = tensor.clone()
     if tensor.ndim == 4:
@@ -72,14 +72,14 @@ def test_mse_agrees_with_numpy():
     assert hidden_state_mse_loss(student, teacher, MASK).item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_attention_transfer_agrees_with_numpy():
+def test_attention_score_agrees_with_numpy():
     student, teacher = np.float64(scores(1)), np.float64(scores(2))
     lengths = MASK.sum(dim=1).tolist()
     pairs = [
         np.square(student[i, :, :n, :n] - teacher[i, :, :n, :n]).mean(axis=0).ravel() for i, n in enumerate(lengths)
     ]
     expected = np.concatenate(pairs).mean()
-    actual = attention_transfer_loss(scores(1), scores(2), MASK)
+    actual = attention_score_loss(scores(1), scores(2), MASK)
     assert actual.item() == pytest.approx(expected, rel=1e-5)
 
 
@@ -113,9 +113,9 @@ def test_padding_never_counts(case, filling):
     value = loss(student, teacher, MASK)
     value.backward()
     gradient = student.grad.clone()
-    assert (without(MASK, gradient, 0.0) == gradient).all()
-    filled = without(MASK, student.detach(), filling).requires_grad_()
-    other = loss(filled, without(MASK, teacher, filling), MASK)
+    assert (fill_masked(MASK, gradient, 0.0) == gradient).all()
+    filled = fill_masked(MASK, student.detach(), filling).requires_grad_()
+    other = loss(filled, fill_masked(MASK, teacher, filling), MASK)
     torch.testing.assert_close(other, value)
     other.backward()
     torch.testing.assert_close(filled.grad, gradient)
@@ -153,23 +153,23 @@ def test_half_precision_is_computed_in_float32(case, dtype):
 def test_scores_agree_with_the_attention_they_stand_for():
     torch.manual_seed(0)
     query, key, value = torch.randn(3, 2, 5, WIDTH)
-    weights = attention_scores(Projections(query, key, value, HEADS)).softmax(-1)
+    weights = attention_scores(QKV(query, key, value, HEADS)).softmax(-1)
     cut = [vectors.unflatten(-1, (HEADS, -1)).transpose(1, 2) for vectors in (query, key, value)]
     torch.testing.assert_close(weights @ cut[2], torch.nn.functional.scaled_dot_product_attention(*cut))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(attention_scores(Projections(query, key, value, HEADS)).softmax(-1), weights)
+        assert torch.equal(attention_scores(QKV(query, key, value, HEADS)).softmax(-1), weights)
 
 
 # ---- the modules
 
-SMALL, LARGE = Shape(2, WIDTH, HEADS), Shape(4, WIDTH, HEADS)
+SMALL, LARGE = ModelDims(2, WIDTH, HEADS), ModelDims(4, WIDTH, HEADS)
 
 
 def outputs(layers, seed, width=WIDTH):
     hidden = tuple(states(seed + i, width) for i in range(layers + 1))
     kinds = [[states(10 * k + seed + i, width) for k in range(3)] for i in range(layers)]
-    projections = tuple(Projections(*three, HEADS) for three in kinds)
-    return Outputs({}, tokens=MASK, hidden_states=hidden, projections=projections)
+    qkv = tuple(QKV(*three, HEADS) for three in kinds)
+    return Outputs({}, token_mask=MASK, hidden_states=hidden, qkv=qkv)
 
 
 def test_last_layers_unless_told_otherwise():
@@ -178,11 +178,15 @@ def test_last_layers_unless_told_otherwise():
     assert HiddenStateCosineLoss()(student, teacher) == expected
     expected = hidden_state_mse_loss(student.hidden_states[2], teacher.hidden_states[4], MASK)
     assert HiddenStateMSELoss()(student, teacher) == expected
-    pair = [attention_scores(side.projections[-1]) for side in (student, teacher)]
-    assert AttentionTransferLoss()(student, teacher) == attention_transfer_loss(*pair, MASK)
-    ours, theirs = student.projections[1], teacher.projections[3]
-    three = [relations(getattr(ours, kind), getattr(theirs, kind), MASK) for kind in ("query", "key", "value")]
-    torch.testing.assert_close(RelationLoss(num_relation_heads=HEADS)(student, teacher), torch.stack(three).mean())
+    pair = [attention_scores(side.qkv[-1]) for side in (student, teacher)]
+    assert AttentionScoreLoss()(student, teacher) == attention_score_loss(*pair, MASK)
+    student_qkv, teacher_qkv = student.qkv[1], teacher.qkv[3]
+    three = [
+        relations(getattr(student_qkv, kind), getattr(teacher_qkv, kind), MASK) for kind in ("query", "key", "value")
+    ]
+    torch.testing.assert_close(
+        SelfAttentionRelationLoss(num_relation_heads=HEADS)(student, teacher), torch.stack(three).mean()
+    )
 
 
 def test_mapped_layers():
@@ -192,17 +196,17 @@ def test_mapped_layers():
         values = [loss(student.hidden_states[s], teacher.hidden_states[t], MASK) for s, t in pairs]
         torch.testing.assert_close(kind(layer_map={0: 0, 1: 2, -1: -1})(student, teacher), torch.stack(values).mean())
     values = [
-        attention_transfer_loss(
-            attention_scores(student.projections[s]), attention_scores(teacher.projections[t]), MASK
-        )
+        attention_score_loss(attention_scores(student.qkv[s]), attention_scores(teacher.qkv[t]), MASK)
         for s, t in ((0, 1), (1, 3))
     ]
     torch.testing.assert_close(
-        AttentionTransferLoss(layer_map={1: 2, -1: 4})(student, teacher), torch.stack(values).mean()
+        AttentionScoreLoss(layer_map={1: 2, -1: 4})(student, teacher), torch.stack(values).mean()
     )
-    relation = RelationLoss(num_relation_heads=HEADS, student_layer=1, teacher_layer=-2)
-    ours, theirs = student.projections[0], teacher.projections[2]
-    three = [relations(getattr(ours, kind), getattr(theirs, kind), MASK) for kind in ("query", "key", "value")]
+    relation = SelfAttentionRelationLoss(num_relation_heads=HEADS, student_layer=1, teacher_layer=-2)
+    student_qkv, teacher_qkv = student.qkv[0], teacher.qkv[2]
+    three = [
+        relations(getattr(student_qkv, kind), getattr(teacher_qkv, kind), MASK) for kind in ("query", "key", "value")
+    ]
     torch.testing.assert_close(relation(student, teacher), torch.stack(three).mean())
 
 
@@ -215,32 +219,40 @@ def test_mapped_layers():
         ),
         (HiddenStateMSELoss(layer_map={1: 5}), r"names layer 5 of the teacher, which has 0 to 4, 0 = the embeddings"),
         (HiddenStateMSELoss(layer_map={-4: 1}), r"names layer -4 of the student"),
-        (AttentionTransferLoss(layer_map={0: 1}), r"names layer 0 of the student, which has 1 to 2; negative"),
-        (RelationLoss(teacher_layer=-5), r"RelationLoss\.layer_map: -1: -5 names layer -5 of the teacher"),
-        (RelationLoss(num_relation_heads=5), "num_relation_heads 5 does not divide the student's width, 12; .* of 12"),
+        (AttentionScoreLoss(layer_map={0: 1}), r"names layer 0 of the student, which has 1 to 2; negative"),
+        (
+            SelfAttentionRelationLoss(teacher_layer=-5),
+            r"SelfAttentionRelationLoss\.layer_map: -1: -5 names layer -5 of the teacher",
+        ),
+        (
+            SelfAttentionRelationLoss(num_relation_heads=5),
+            "num_relation_heads 5 does not divide the student's width, 12; .* of 12",
+        ),
     ],
 )
 def test_what_does_not_fit_is_named(loss, message):
     with pytest.raises(ValueError, match=message):
-        loss.prepare(SMALL, LARGE)
+        loss.setup(SMALL, LARGE)
 
 
 def test_widths_and_heads_that_differ():
-    wide = Shape(4, 18, 2)
+    wide = ModelDims(4, 18, 2)
     with pytest.raises(ValueError, match=r"the student is 12 wide and the teacher 18, .* use HiddenStateMSELoss"):
-        HiddenStateCosineLoss().prepare(SMALL, wide)
-    with pytest.raises(ValueError, match=r"the student has 3 attention heads and the teacher 2; .* use RelationLoss"):
-        AttentionTransferLoss().prepare(SMALL, wide)
-    RelationLoss(num_relation_heads=3).prepare(SMALL, wide)
+        HiddenStateCosineLoss().setup(SMALL, wide)
+    with pytest.raises(
+        ValueError, match=r"the student has 3 attention heads and the teacher 2; .* use SelfAttentionRelationLoss"
+    ):
+        AttentionScoreLoss().setup(SMALL, wide)
+    SelfAttentionRelationLoss(num_relation_heads=3).setup(SMALL, wide)
     with pytest.raises(ValueError, match="num_relation_heads must be >= 1, got 0"):
-        RelationLoss(num_relation_heads=0)
+        SelfAttentionRelationLoss(num_relation_heads=0)
 
 
 def test_projection_where_the_widths_differ():
     loss = HiddenStateMSELoss(layer_map={0: 0, 2: 4})
-    loss.prepare(SMALL, LARGE)
+    loss.setup(SMALL, LARGE)
     assert not list(loss.parameters())
-    loss.prepare(SMALL, Shape(4, 18, 2))
+    loss.setup(SMALL, ModelDims(4, 18, 2))
     (weight,) = loss.parameters()
     assert weight.shape == (18, WIDTH)
     student, teacher = outputs(2, 1), outputs(4, 50, width=18)

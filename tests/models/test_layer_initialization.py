@@ -33,18 +33,18 @@ FAMILIES = {
 TEXT = torch.tensor([[2, 9, 8, 7, 30, 12, 3], [2, 40, 41, 42, 43, 44, 3]])
 
 
-def network(kind, layers, seed, auto_class=AutoModelForMaskedLM, **changes):
+def random_model(kind, layers, seed, auto_class=AutoModelForMaskedLM, **changes):
     names = {"distilbert": {"hidden_size": "dim", "intermediate_size": "hidden_dim", "num_attention_heads": "n_heads"}}
     fields = {
         names.get(kind, {}).get(name, name): value for name, value in {**SIZES, **FAMILIES[kind], **changes}.items()
     }
     depth = {"n_layers" if kind == "distilbert" else "num_hidden_layers": layers}
     torch.manual_seed(seed)
-    made = auto_class.from_config(AutoConfig.for_model(kind, **fields, **depth)).eval()
+    model = auto_class.from_config(AutoConfig.for_model(kind, **fields, **depth)).eval()
     with torch.no_grad():  # biases, norms and padding too: they begin as zeros and ones
-        for parameter in made.parameters():
+        for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-    return made
+    return model
 
 
 @torch.no_grad()
@@ -52,8 +52,8 @@ def logits(model):
     return model(input_ids=TEXT, attention_mask=torch.ones_like(TEXT)).logits
 
 
-def layer(network, index):
-    return network.bert.encoder.layer[index].state_dict()
+def layer(model, index):
+    return model.bert.encoder.layer[index].state_dict()
 
 
 def equal(first, second):
@@ -61,11 +61,11 @@ def equal(first, second):
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
-def test_all_layers_make_the_same_network(kind):
-    source, student = network(kind, 3, seed=1), network(kind, 3, seed=2)
+def test_all_layers_make_the_same_model(kind):
+    source, student = random_model(kind, 3, seed=1), random_model(kind, 3, seed=2)
     assert not torch.equal(logits(source), logits(student))
-    copied = copy_layers(source, student, None)
-    assert copied.left == []
+    report = copy_layers(source, student, None)
+    assert report.skipped == []
     assert torch.equal(logits(source), logits(student))
 
 
@@ -74,55 +74,55 @@ def test_all_layers_make_the_same_network(kind):
 def test_into_distilbert(kind, layers):
     # a network of the source's own kind with the same layers is the reference
     like = {"layer_norm_eps": 1e-12, "max_position_embeddings": 32 if kind == "bert" else 34}
-    source = network(kind, 3, seed=1, **like)
-    student = network("distilbert", layers, seed=2, pad_token_id=source.config.pad_token_id)
-    same_kind = network(kind, layers, seed=3, **like)
-    copied = copy_layers(source, student, "last")
+    source = random_model(kind, 3, seed=1, **like)
+    student = random_model("distilbert", layers, seed=2, pad_token_id=source.config.pad_token_id)
+    same_kind = random_model(kind, layers, seed=3, **like)
+    report = copy_layers(source, student, "last")
     copy_layers(source, same_kind, "last")
-    assert copied.left == []
+    assert report.skipped == []
     torch.testing.assert_close(logits(student), logits(same_kind), atol=1e-5, rtol=1e-5)
 
 
 def test_padding_of_another_id_is_refused():
-    source = network("roberta", 2, seed=1, max_position_embeddings=34)
+    source = random_model("roberta", 2, seed=1, max_position_embeddings=34)
     with pytest.raises(ValueError, match=r"pad_token_id is 1 in the source and 0 .* give the student pad_token_id: 1"):
-        copy_layers(source, network("distilbert", 1, seed=2), None)
+        copy_layers(source, random_model("distilbert", 1, seed=2), None)
 
 
 def test_classifier_of_bert_means_something_else_in_distilbert():
-    source = network("bert", 2, seed=1, auto_class=AutoModelForSequenceClassification)
-    student = network("distilbert", 1, seed=2, auto_class=AutoModelForSequenceClassification)
+    source = random_model("bert", 2, seed=1, auto_class=AutoModelForSequenceClassification)
+    student = random_model("distilbert", 1, seed=2, auto_class=AutoModelForSequenceClassification)
     before = student.classifier.weight.clone()
-    copied = copy_layers(source, student, None)
-    assert copied.left == ["pre_classifier.weight", "pre_classifier.bias", "classifier.weight", "classifier.bias"]
+    report = copy_layers(source, student, None)
+    assert report.skipped == ["pre_classifier.weight", "pre_classifier.bias", "classifier.weight", "classifier.bias"]
     assert torch.equal(before, student.classifier.weight)
 
 
 def test_question_answering_head_of_bert_fits_distilbert():
-    source = network("bert", 2, seed=1, auto_class=AutoModelForQuestionAnswering)
-    student = network("distilbert", 1, seed=2, auto_class=AutoModelForQuestionAnswering)
-    copied = copy_layers(source, student, [1])
-    assert copied.parts == [("embeddings", "embeddings"), ("layer 0", "layer 1"), ("qa_outputs", "head")]
+    source = random_model("bert", 2, seed=1, auto_class=AutoModelForQuestionAnswering)
+    student = random_model("distilbert", 1, seed=2, auto_class=AutoModelForQuestionAnswering)
+    report = copy_layers(source, student, [1])
+    assert report.copied == [("embeddings", "embeddings"), ("layer 0", "layer 1"), ("qa_outputs", "head")]
     assert equal(student.qa_outputs.state_dict(), source.qa_outputs.state_dict())
 
 
 def test_other_families_are_refused():
     with pytest.raises(ValueError, match=r"the source is 'electra' and the student 'distilbert'; .*BERT or RoBERTa"):
-        copy_layers(network("electra", 2, seed=1), network("distilbert", 1, seed=2), None)
+        copy_layers(random_model("electra", 2, seed=1), random_model("distilbert", 1, seed=2), None)
     with pytest.raises(ValueError, match="the source is 'distilbert' and the student 'bert'"):
-        copy_layers(network("distilbert", 2, seed=1), network("bert", 1, seed=2), None)
+        copy_layers(random_model("distilbert", 2, seed=1), random_model("bert", 1, seed=2), None)
 
 
 def test_widths_of_embeddings():
     with pytest.raises(ValueError, match="embedding_size is 8 in the source and 4 in the student"):
-        copy_layers(network("electra", 2, seed=1), network("electra", 1, seed=2, embedding_size=4), None)
+        copy_layers(random_model("electra", 2, seed=1), random_model("electra", 1, seed=2, embedding_size=4), None)
 
 
 def test_chosen_layers_embeddings_and_head_are_copied():
     source, student = tiny_bert(layers=5, seed=1), tiny_bert(layers=2, seed=2)
-    copied = copy_layers(source, student, [3, -1])
-    assert (copied.layers, copied.left) == ([3, 4], [])
-    assert copied.parts[:3] == [("embeddings", "embeddings"), ("layer 0", "layer 3"), ("layer 1", "layer 4")]
+    report = copy_layers(source, student, [3, -1])
+    assert (report.layers, report.skipped) == ([3, 4], [])
+    assert report.copied[:3] == [("embeddings", "embeddings"), ("layer 0", "layer 3"), ("layer 1", "layer 4")]
     assert equal(layer(student, 0), layer(source, 3))
     assert equal(layer(student, 1), layer(source, 4))
     assert equal(student.bert.embeddings.state_dict(), source.bert.embeddings.state_dict())
@@ -139,8 +139,8 @@ def test_copies_are_not_shared():
 
 def test_head_for_the_same_labels_in_another_order_is_left_alone():
     source, student = tiny_bert(layers=2, seed=1), tiny_bert(labels=LABELS[::-1], layers=1, seed=2)
-    copied = copy_layers(source, student, None)
-    assert copied.left == ["classifier.weight", "classifier.bias"]
+    report = copy_layers(source, student, None)
+    assert report.skipped == ["classifier.weight", "classifier.bias"]
     assert not equal(student.classifier.state_dict(), source.classifier.state_dict())
 
 
@@ -156,6 +156,6 @@ def test_other_sizes(config):
 
 def test_shared_layers_are_refused():
     config = AlbertConfig(vocab_size=50, hidden_size=16, num_attention_heads=2, intermediate_size=16, embedding_size=8)
-    networks = [AlbertForSequenceClassification(config) for _ in range(2)]
+    models = [AlbertForSequenceClassification(config) for _ in range(2)]
     with pytest.raises(ValueError, match="ALBERT"):
-        copy_layers(*networks, None)
+        copy_layers(*models, None)

@@ -15,14 +15,14 @@ from transformers import (
 from lightning_kd import MaskedLM, SequenceClassification
 from lightning_kd.models.position_pruning import _last_norms
 from tests.conftest import tiny_bert
-from tests.models.test_layer_initialization import FAMILIES, SIZES, TEXT, network
+from tests.models.test_layer_initialization import FAMILIES, SIZES, TEXT, random_model
 
 BATCH = {"input_ids": TEXT, "attention_mask": torch.ones_like(TEXT), "row_id": torch.tensor([0, 1])}
 MASKED = {**BATCH, "labels": torch.where(torch.arange(TEXT.shape[1]) % 3 == 1, TEXT, -100)}
 
 
 def classifier(kind):
-    config = network(kind, 2, seed=1).config
+    config = random_model(kind, 2, seed=1).config
     config.num_labels = 5
     torch.manual_seed(0)
     return AutoModelForSequenceClassification.from_config(config)
@@ -52,7 +52,7 @@ def test_classifier_works_at_the_first_position_of_the_last_layer(kind):
 
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_masked_language_model_works_at_the_masked_positions_of_the_last_layer(kind):
-    model = network(kind, 2, seed=1).eval()
+    model = random_model(kind, 2, seed=1).eval()
     with torch.no_grad():
         seen, _ = positions_seen(model, lambda: MaskedLM().run(model, MASKED))
     assert seen == int((MASKED["labels"] >= 0).sum())
@@ -72,7 +72,7 @@ def test_gradients_and_modes_are_untouched():
     assert model.bert.encoder.layer[1].training
 
 
-def test_trying_draws_no_random_number():
+def test_probe_draws_no_random_number():
     model = tiny_bert().train()
     torch.manual_seed(5)
     SequenceClassification().run(model, BATCH)
@@ -82,7 +82,7 @@ def test_trying_draws_no_random_number():
     assert torch.equal(torch.random.get_rng_state(), first)
 
 
-def test_network_that_normalises_before_its_blocks_is_run_as_it_is():
+def test_pre_norm_model_is_run_as_it_is():
     config = ModernBertConfig(
         vocab_size=60,
         hidden_size=16,
@@ -133,7 +133,7 @@ def test_checkpointed_layers_are_run_as_they_are():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kind", ["roberta-prelayernorm", "megatron-bert"])
-def test_normalising_first_is_told_in_half_precision_too(kind, dtype):
+def test_pre_norm_is_detected_in_half_precision_too(kind, dtype):
     """Their last attention moves the logits by less than bfloat16 rounds them."""
     torch.manual_seed(0)
     config = AutoConfig.for_model(kind, **SIZES, num_hidden_layers=6, num_labels=3)

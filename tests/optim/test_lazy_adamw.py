@@ -9,14 +9,14 @@ from lightning.pytorch import Callback
 from torch import nn
 
 from lightning_kd import LazyAdamW
-from lightning_kd.optim.lazy_adamw import set_sparse_gradients, stand_ins
+from lightning_kd.optim.lazy_adamw import dense_gradient_views, set_sparse_gradients
 from tests.conftest import tiny_bert
 from tests.runs import data, module, trainer
 
 SETTINGS = {"lr": 1e-2, "betas": (0.8, 0.99), "eps": 1e-6, "weight_decay": 0.1}
 
 
-def twins(sparse):
+def model_pair(sparse):
     torch.manual_seed(0)
     first = nn.Sequential(nn.Embedding(12, 4, sparse=sparse), nn.Linear(4, 3))
     second = nn.Sequential(nn.Embedding(12, 4), nn.Linear(4, 3))
@@ -24,15 +24,15 @@ def twins(sparse):
     return first, second
 
 
-def step(network, optimizer, rows):
-    network(torch.tensor(rows)).square().sum().backward()
+def step(model, optimizer, rows):
+    model(torch.tensor(rows)).square().sum().backward()
     optimizer.step()
     optimizer.zero_grad()
 
 
 @pytest.mark.parametrize("sparse", [True, False])
 def test_where_every_row_is_in_each_batch_it_is_adamw(sparse):
-    lazy, dense = twins(sparse)
+    lazy, dense = model_pair(sparse)
     optimizers = LazyAdamW(lazy.parameters(), **SETTINGS), torch.optim.AdamW(dense.parameters(), **SETTINGS)
     for _ in range(20):
         rows = [*range(12), 3, 3]  # two rows come more than once
@@ -43,7 +43,7 @@ def test_where_every_row_is_in_each_batch_it_is_adamw(sparse):
 
 
 def test_first_step_of_a_row_is_adamws_and_other_rows_keep_value_and_moments():
-    lazy, dense = twins(sparse=True)
+    lazy, dense = model_pair(sparse=True)
     optimizers = LazyAdamW(lazy.parameters(), **SETTINGS), torch.optim.AdamW(dense.parameters(), **SETTINGS)
     before = lazy[0].weight.detach().clone()
     step(lazy, optimizers[0], [1, 5, 5])
@@ -83,15 +83,15 @@ def test_moments_of_a_row_follow_the_formula():
 
 
 def test_state_goes_over_to_a_new_optimizer():
-    lazy, _ = twins(sparse=True)
+    lazy, _ = model_pair(sparse=True)
     optimizer = LazyAdamW(lazy.parameters(), **SETTINGS)
     step(lazy, optimizer, [1, 2])
-    other, _ = twins(sparse=True)
+    other, _ = model_pair(sparse=True)
     other.load_state_dict(lazy.state_dict())
     resumed = LazyAdamW(other.parameters(), **SETTINGS)
     resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
-    for network, which in ((lazy, optimizer), (other, resumed)):
-        step(network, which, [1, 4])
+    for model, which in ((lazy, optimizer), (other, resumed)):
+        step(model, which, [1, 4])
     for ours, theirs in zip(lazy.parameters(), other.parameters(), strict=True):
         assert torch.equal(ours, theirs)
 
@@ -99,7 +99,7 @@ def test_state_goes_over_to_a_new_optimizer():
 def test_tied_embeddings_keep_dense_gradients():
     from transformers import BertForMaskedLM
 
-    tied = tiny_bert(labels=None, network=BertForMaskedLM)
+    tied = tiny_bert(labels=None, model_class=BertForMaskedLM)
     set_sparse_gradients(tied, True)
     assert not tied.get_input_embeddings().sparse
     classifier = tiny_bert()
@@ -108,13 +108,13 @@ def test_tied_embeddings_keep_dense_gradients():
     set_sparse_gradients(nn.Linear(2, 2), True)  # has none
 
 
-def test_stand_ins_share_the_gradients():
-    network, twin = twins(sparse=True)
-    for each in (network, twin):
+def test_dense_gradient_views_share_the_gradients():
+    model, dense = model_pair(sparse=True)
+    for each in (model, dense):
         each(torch.tensor([1, 1, 7])).square().sum().backward()
-    norm = nn.utils.clip_grad_norm_(stand_ins(list(network.parameters())), 0.5)
-    assert norm == pytest.approx(float(nn.utils.clip_grad_norm_(twin.parameters(), 0.5)), rel=1e-5)
-    torch.testing.assert_close(network[0].weight.grad.to_dense(), twin[0].weight.grad)
+    norm = nn.utils.clip_grad_norm_(dense_gradient_views(list(model.parameters())), 0.5)
+    assert norm == pytest.approx(float(nn.utils.clip_grad_norm_(dense.parameters(), 0.5)), rel=1e-5)
+    torch.testing.assert_close(model[0].weight.grad.to_dense(), dense[0].weight.grad)
 
 
 def test_student_goes_on_with_another_optimizer(tmp_path, clinc_file):
@@ -130,7 +130,7 @@ def test_student_goes_on_with_another_optimizer(tmp_path, clinc_file):
 def test_run(tmp_path, clinc_file, settings):
     """In a run only rows of tokens that occur have changed; clipping and accumulation work."""
     fitted = module(optimizer=partial(LazyAdamW, lr=1e-2))
-    rows = data(clinc_file)
+    datamodule = data(clinc_file)
     start = None
 
     class Start(Callback):
@@ -138,9 +138,9 @@ def test_run(tmp_path, clinc_file, settings):
             nonlocal start
             start = pl_module.student.get_input_embeddings().weight.detach().clone()
 
-    trainer(tmp_path, max_epochs=2, precision="bf16-mixed", callbacks=[Start()], **settings).fit(fitted, rows)
+    trainer(tmp_path, max_epochs=2, precision="bf16-mixed", callbacks=[Start()], **settings).fit(fitted, datamodule)
     changed = (fitted.student.get_input_embeddings().weight != start).any(dim=1).nonzero().flatten().tolist()
-    tokens = {token for row in rows._splits["train"]["input_ids"] for token in row}
+    tokens = {token for row in datamodule._splits["train"]["input_ids"] for token in row}
     assert set(changed) == tokens
 
 

@@ -5,41 +5,41 @@ import torch
 from torch import nn
 from torch.optim import SGD, AdamW
 
-from lightning_kd.optim.schedules import SCHEDULES, build_schedule, check_schedule, parameter_groups
+from lightning_kd.optim.schedules import LR_SCHEDULERS, build_lr_scheduler, check_lr_scheduler, parameter_groups
 from tests.conftest import tiny_bert
 
 
 def test_each_parameter_is_in_exactly_one_group():
-    network = tiny_bert()
-    grouped = [id(parameter) for group in parameter_groups(network) for parameter in group["params"]]
-    assert sorted(grouped) == sorted(id(parameter) for parameter in network.parameters())
+    model = tiny_bert()
+    grouped = [id(parameter) for group in parameter_groups(model) for parameter in group["params"]]
+    assert sorted(grouped) == sorted(id(parameter) for parameter in model.parameters())
 
 
 def test_no_weight_decay_on_biases_and_norms():
-    network = tiny_bert()
-    optimizer = AdamW(parameter_groups(network), lr=1e-3, weight_decay=0.1)
+    model = tiny_bert()
+    optimizer = AdamW(parameter_groups(model), lr=1e-3, weight_decay=0.1)
     decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
-    without = {name for name, parameter in network.named_parameters() if decay[id(parameter)] == 0}
-    expected = {name for name, _ in network.named_parameters() if name.endswith("bias") or "LayerNorm" in name}
+    without = {name for name, parameter in model.named_parameters() if decay[id(parameter)] == 0}
+    expected = {name for name, _ in model.named_parameters() if name.endswith("bias") or "LayerNorm" in name}
     assert without == expected
     assert set(decay.values()) == {0.0, 0.1}
 
 
 def test_weights_without_gradient_shrink_and_biases_do_not():
-    network = nn.Linear(2, 2)
-    before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
-    for parameter in network.parameters():
+    model = nn.Linear(2, 2)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    SGD(parameter_groups(network), lr=0.1, weight_decay=0.5).step()
-    torch.testing.assert_close(network.weight, before["weight"] * 0.95)
-    assert torch.equal(network.bias, before["bias"])
+    SGD(parameter_groups(model), lr=0.1, weight_decay=0.5).step()
+    torch.testing.assert_close(model.weight, before["weight"] * 0.95)
+    assert torch.equal(model.bias, before["bias"])
 
 
 def test_frozen_parameters_are_left_out():
-    network = tiny_bert()
-    network.bert.requires_grad_(False)
-    grouped = {id(parameter) for group in parameter_groups(network) for parameter in group["params"]}
-    assert grouped == {id(parameter) for parameter in network.classifier.parameters()}
+    model = tiny_bert()
+    model.bert.requires_grad_(False)
+    grouped = {id(parameter) for group in parameter_groups(model) for parameter in group["params"]}
+    assert grouped == {id(parameter) for parameter in model.classifier.parameters()}
 
 
 def test_no_group_is_empty():
@@ -55,20 +55,20 @@ def test_shared_parameters_are_grouped_once():
 
 def rates(name, warmup_ratio, steps, peak=0.5):
     optimizer = SGD(nn.Linear(1, 1).parameters(), lr=peak)
-    schedule = build_schedule(name, optimizer, warmup_ratio, steps)
+    scheduler = build_lr_scheduler(name, optimizer, warmup_ratio, steps)
     values = []
     for _ in range(int(steps)):
         values.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
-        schedule.step()
+        scheduler.step()
     return values, optimizer.param_groups[0]["lr"]
 
 
 @pytest.mark.parametrize("warmup_ratio", [0, 0.06, 1])
-@pytest.mark.parametrize("name", SCHEDULES)
-def test_every_schedule_steps_to_the_end(name, warmup_ratio):
+@pytest.mark.parametrize("name", LR_SCHEDULERS)
+def test_every_lr_scheduler_steps_to_the_end(name, warmup_ratio):
     if name != "constant":
-        check_schedule(name, warmup_ratio)
+        check_lr_scheduler(name, warmup_ratio)
     values, last = rates(name, warmup_ratio, 50.0)
     assert all(0 <= value <= 0.5 for value in [*values, last])
     assert max(*values, last) == pytest.approx(0.5, rel=0.03)
@@ -91,31 +91,31 @@ def test_cosine_closed_form():
     assert last == pytest.approx(0, abs=1e-12)
 
 
-def test_no_schedule_passes():
-    check_schedule(None, 0.0)
+def test_no_lr_scheduler_passes():
+    check_lr_scheduler(None, 0.0)
 
 
 @pytest.mark.parametrize("name", ["reduce_lr_on_plateau", "warmup_stable_decay", "Linear", ""])
-def test_schedule_that_cannot_be_built_is_refused(name):
+def test_lr_scheduler_that_cannot_be_built_is_refused(name):
     with pytest.raises(
         ValueError, match=f"lr_scheduler: unknown schedule '{name}'; use null or one of linear, cosine,"
     ):
-        check_schedule(name, 0.0)
+        check_lr_scheduler(name, 0.0)
 
 
 @pytest.mark.parametrize("name", ["constant", None])
 def test_warmup_that_would_be_ignored_is_refused(name):
     with pytest.raises(ValueError, match="has no warm-up"):
-        check_schedule(name, 0.1)
+        check_lr_scheduler(name, 0.1)
 
 
 @pytest.mark.parametrize("warmup_ratio", [1.5, -0.1, math.nan, math.inf])
 def test_warmup_ratio_out_of_range_is_refused(warmup_ratio):
     with pytest.raises(ValueError, match=rf"warmup_ratio: must be in \[0, 1\], got {warmup_ratio}"):
-        check_schedule("linear", warmup_ratio)
+        check_lr_scheduler("linear", warmup_ratio)
 
 
-@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("name", LR_SCHEDULERS)
 def test_endless_run_is_refused_with_the_remedy(name):
     with pytest.raises(ValueError, match=rf"'{name}' .*trainer\.max_steps, .*trainer\.max_epochs .*or lr_scheduler to"):
-        build_schedule(name, SGD(nn.Linear(1, 1).parameters(), lr=0.1), 0.0, math.inf)
+        build_lr_scheduler(name, SGD(nn.Linear(1, 1).parameters(), lr=0.1), 0.0, math.inf)

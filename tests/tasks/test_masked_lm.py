@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lightning_kd import MaskedLM
-from tests.models.test_layer_initialization import FAMILIES, TEXT, network
+from tests.models.test_layer_initialization import FAMILIES, TEXT, random_model
 
 LABELS = torch.full_like(TEXT, -100)
 LABELS[0, 2], LABELS[1, 4], LABELS[1, 5] = 11, 12, 13
@@ -16,7 +16,7 @@ BATCH = {"input_ids": TEXT, "attention_mask": torch.ones_like(TEXT), "labels": L
 
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_logits_are_those_of_all_positions_at_the_masked_ones(kind):
-    model = network(kind, 2, seed=1)
+    model = random_model(kind, 2, seed=1)
     with torch.no_grad():
         everywhere = model(input_ids=TEXT, attention_mask=BATCH["attention_mask"]).logits
         head = MaskedLM().run(model, BATCH).heads["token"]
@@ -28,20 +28,20 @@ def test_logits_are_those_of_all_positions_at_the_masked_ones(kind):
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
-def test_hidden_states_and_projections_are_those_of_all_positions(kind):
-    model = network(kind, 2, seed=1)
+def test_hidden_states_and_qkv_are_those_of_all_positions(kind):
+    model = random_model(kind, 2, seed=1)
     with torch.no_grad():
         whole = model(input_ids=TEXT, attention_mask=BATCH["attention_mask"], output_hidden_states=True)
-        outputs = MaskedLM().run(model, BATCH, frozenset({"hidden_states", "projections"}))
+        outputs = MaskedLM().run(model, BATCH, frozenset({"hidden_states", "qkv"}))
     assert len(outputs.hidden_states) == 3
     for first, second in zip(outputs.hidden_states, whole.hidden_states, strict=True):
         torch.testing.assert_close(first, second)
-    assert [layer.query.shape for layer in outputs.projections] == [(2, 7, 16)] * 2
-    assert outputs.tokens.all()
+    assert [layer.query.shape for layer in outputs.qkv] == [(2, 7, 16)] * 2
+    assert outputs.token_mask.all()
 
 
 def test_vocabulary_projection_runs_on_masked_rows_alone():
-    model = network("bert", 2, seed=1)
+    model = random_model("bert", 2, seed=1)
     sizes = []
     model.cls.predictions.decoder.register_forward_hook(lambda module, args, output: sizes.append(args[0].shape))
     MaskedLM().run(model, BATCH)
@@ -63,7 +63,7 @@ def test_network_that_is_no_transformer():
 
 
 def test_gradients_are_those_of_all_positions():
-    model = network("bert", 2, seed=1)
+    model = random_model("bert", 2, seed=1)
     model(**{k: v for k, v in BATCH.items() if k != "row_id"}).loss.backward()
     expected = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
@@ -76,7 +76,7 @@ def test_gradients_are_those_of_all_positions():
 
 def test_rows_that_only_pad_are_left_out():
     batch = {**BATCH, "row_id": torch.tensor([-1, 1])}
-    assert MaskedLM().run(network("bert", 1, seed=1), batch).heads["token"].labels.tolist() == [12, 13]
+    assert MaskedLM().run(random_model("bert", 1, seed=1), batch).heads["token"].labels.tolist() == [12, 13]
 
 
 def test_perplexity_closed_form():
@@ -111,15 +111,17 @@ def test_perplexity_agrees_with_torchmetrics():
 def test_nothing_masked_is_nothing_scored():
     task = MaskedLM()
     batch = {**BATCH, "labels": torch.full_like(TEXT, -100)}
-    outputs = task.run(network("bert", 1, seed=1), batch)
-    assert outputs.rows == 0
+    outputs = task.run(random_model("bert", 1, seed=1), batch)
+    assert outputs.num_targets == 0
     task.update(task.metrics([]), outputs, batch)
 
 
-def test_chance_is_the_perplexity_of_the_frequencies():
+def test_baseline_score_is_the_perplexity_of_the_frequencies():
     task = MaskedLM()
-    assert task.chance(torch.tensor([5, 5, 0, 5, 5])) == pytest.approx(4)
-    assert task.chance(torch.tensor([3, 1])) == pytest.approx(math.exp(-0.75 * math.log(0.75) - 0.25 * math.log(0.25)))
+    assert task.baseline_score(torch.tensor([5, 5, 0, 5, 5])) == pytest.approx(4)
+    assert task.baseline_score(torch.tensor([3, 1])) == pytest.approx(
+        math.exp(-0.75 * math.log(0.75) - 0.25 * math.log(0.25))
+    )
     assert task.label_counts(task.outputs(torch.zeros(2, 7, 50), BATCH), BATCH)[10:14].tolist() == [0, 1, 1, 1]
 
 

@@ -10,7 +10,7 @@ from transformers.modeling_outputs import QuestionAnsweringModelOutput
 
 from lightning_kd import QuestionAnswering, SQuADDataModule
 from lightning_kd.losses import HardLabelLoss, SoftTargetLoss
-from lightning_kd.tasks.answer_scores import AnswerScores, first_of_each, score_answer
+from lightning_kd.tasks.answer_scores import AnswerScores, argmax_per_group, score_answer
 
 RULES = Path(__file__).parents[2] / "benchmarks" / "squad_rules.py"
 CONTEXT = "the cat sat on a mat"
@@ -18,14 +18,14 @@ OFFSETS = [(0, 0), (0, 0), (0, 0), (0, 3), (4, 7), (8, 11), (12, 14), (15, 16), 
 """[CLS] question [SEP] the cat sat on a mat [SEP]"""
 
 
-def batch_of(questions, answers=None, context_tokens=None):
+def make_batch(questions, answers=None, context_span=None):
     rows = len(questions)
     batch = {
         "input_ids": torch.ones(rows, 10, dtype=torch.long),
         "row_id": torch.arange(rows),
         "question_index": torch.tensor(questions),
-        "part": torch.tensor([questions[:row].count(question) for row, question in enumerate(questions)]),
-        "context_tokens": torch.tensor(context_tokens or [(3, 9)] * rows),
+        "window_index": torch.tensor([questions[:row].count(question) for row, question in enumerate(questions)]),
+        "context_span": torch.tensor(context_span or [(3, 9)] * rows),
         "offsets": torch.tensor([OFFSETS] * rows),
         "context": [CONTEXT] * rows,
         "question": ["where?"] * rows,
@@ -34,7 +34,7 @@ def batch_of(questions, answers=None, context_tokens=None):
     return batch if answers is None else {**batch, "answers": answers}
 
 
-def pointing(*spans, no_answer=None):
+def span_logits(*spans, no_answer=None):
     """Logits that give each row's span the score 2 x value, and no answer another."""
     start, end = torch.zeros(2, len(spans), 10)
     for row, (first, last, value) in enumerate(spans):
@@ -44,10 +44,10 @@ def pointing(*spans, no_answer=None):
     return QuestionAnsweringModelOutput(start_logits=start, end_logits=end)
 
 
-def scores(task, *parts):
+def compute_scores(task, *parts):
     metrics = task.metrics([])
-    for network_output, batch in parts:
-        task.update(metrics, task.outputs(network_output, batch), batch)
+    for model_output, batch in parts:
+        task.update(metrics, task.outputs(model_output, batch), batch)
     return {name: float(score) for name, score in metrics.compute().items()}
 
 
@@ -72,7 +72,7 @@ def test_scores_follow_the_official_rules(answer, references):
 
 def test_only_context_and_cls_count():
     task = QuestionAnswering()
-    heads = task.outputs(pointing((3, 4, 1.0)), batch_of([0])).heads
+    heads = task.outputs(span_logits((3, 4, 1.0)), make_batch([0])).heads
     assert set(heads) == {"start", "end"}
     assert heads["start"].mask.tolist() == [[i == 0 or 3 <= i < 9 for i in range(10)]]
     assert heads["start"].labels is None
@@ -80,7 +80,7 @@ def test_only_context_and_cls_count():
 
 def test_masked_positions_change_no_loss():
     task = QuestionAnswering()
-    batch = {**batch_of([0, 1]), "start_positions": torch.tensor([3, 0]), "end_positions": torch.tensor([4, 0])}
+    batch = {**make_batch([0, 1]), "start_positions": torch.tensor([3, 0]), "end_positions": torch.tensor([4, 0])}
     torch.manual_seed(0)
     logits = torch.randn(4, 2, 10)
 
@@ -110,110 +110,117 @@ def test_masked_positions_change_no_loss():
 
 def test_answer_is_cut_from_the_context():
     task = QuestionAnswering()
-    batch = batch_of([0, 1])
-    rows = task.predictions(task.outputs(pointing((4, 6, 3.0), (8, 8, 1.0)), batch), batch, [])
-    assert [(row["id"], row["text"], row["score"]) for row in rows] == [("q0", "cat sat on", 6.0), ("q1", "mat", 2.0)]
+    batch = make_batch([0, 1])
+    rows = task.predictions(task.outputs(span_logits((4, 6, 3.0), (8, 8, 1.0)), batch), batch, [])
+    assert [(row["id"], row["answer"], row["score"]) for row in rows] == [("q0", "cat sat on", 6.0), ("q1", "mat", 2.0)]
 
 
 def test_answers_are_no_longer_than_allowed():
-    batch = batch_of([0])
+    batch = make_batch([0])
     task = QuestionAnswering(max_answer_length=2)
-    assert task.predictions(task.outputs(pointing((3, 8, 3.0)), batch), batch, [])[0]["text"] in ("the", "a mat", "mat")
+    assert task.predictions(task.outputs(span_logits((3, 8, 3.0)), batch), batch, [])[0]["answer"] in (
+        "the",
+        "a mat",
+        "mat",
+    )
 
 
 def test_scores_are_the_mean_over_questions():
-    batch = batch_of([0, 1], [["cat"], ["on the mat", "a mat"]])
-    assert scores(QuestionAnswering(), (pointing((3, 4, 1.0), (8, 8, 1.0)), batch)) == {"exact_match": 100, "f1": 100}
-    batch = batch_of([0, 1], [["cat"], ["cat mat"]])
+    batch = make_batch([0, 1], [["cat"], ["on the mat", "a mat"]])
+    assert compute_scores(QuestionAnswering(), (span_logits((3, 4, 1.0), (8, 8, 1.0)), batch)) == {
+        "exact_match": 100,
+        "f1": 100,
+    }
+    batch = make_batch([0, 1], [["cat"], ["cat mat"]])
     expected = {"exact_match": 50.0, "f1": pytest.approx(100 * (1 + 2 / 3) / 2, abs=1e-3)}
-    assert scores(QuestionAnswering(), (pointing((3, 4, 1.0), (8, 8, 1.0)), batch)) == expected
+    assert compute_scores(QuestionAnswering(), (span_logits((3, 4, 1.0), (8, 8, 1.0)), batch)) == expected
 
 
 @pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0], [1, 2, 0]])
 def test_best_row_of_a_question_answers_it(order):
     spans, questions = [(4, 4, 1.0), (5, 5, 3.0), (8, 8, 2.0)], [7, 7, 3]
     answers = [["sat"], ["sat"], ["nothing"]]
-    parts = [(pointing(spans[i]), batch_of([questions[i]], [answers[i]])) for i in order]
-    assert scores(QuestionAnswering(), *parts) == {"exact_match": 50.0, "f1": 50.0}
+    parts = [(span_logits(spans[i]), make_batch([questions[i]], [answers[i]])) for i in order]
+    assert compute_scores(QuestionAnswering(), *parts) == {"exact_match": 50.0, "f1": 50.0}
 
 
 def test_threshold_decides_between_span_and_no_answer():
     # the best span scores 4; no answer scores 2 in one row of the question and 10 in the other: the lowest counts
-    batch = batch_of([0, 0], [[], []])
-    network_output = pointing((4, 4, 2.0), (5, 5, 1.0), no_answer=[1.0, 5.0])
+    batch = make_batch([0, 0], [[], []])
+    model_output = span_logits((4, 4, 2.0), (5, 5, 1.0), no_answer=[1.0, 5.0])
     for threshold, right in ((-3.0, 100.0), (-2.0, 0.0), (0.0, 0.0)):
         task = QuestionAnswering(no_answer_threshold=threshold)
-        assert scores(task, (network_output, batch)) == {"exact_match": right, "f1": right}
-        rows = task.merge_predictions(task.predictions(task.outputs(network_output, batch), batch, []))
-        assert [row["text"] for row in rows] == ["" if right else "cat"]
-    batch = batch_of([0, 0], [["cat"], ["cat"]])
-    assert scores(QuestionAnswering(no_answer_threshold=-3.0), (network_output, batch))["f1"] == 0.0
+        assert compute_scores(task, (model_output, batch)) == {"exact_match": right, "f1": right}
+        rows = task.merge_predictions(task.predictions(task.outputs(model_output, batch), batch, []))
+        assert [row["answer"] for row in rows] == ["" if right else "cat"]
+    batch = make_batch([0, 0], [["cat"], ["cat"]])
+    assert compute_scores(QuestionAnswering(no_answer_threshold=-3.0), (model_output, batch))["f1"] == 0.0
 
 
 def test_questions_without_answer_need_a_threshold():
     with pytest.raises(
         ValueError, match=r"task\.no_answer_threshold: none given, and question 'q0' has no answer; .*0\.0"
     ):
-        scores(QuestionAnswering(), (pointing((4, 4, 1.0)), batch_of([0], [[]])))
+        compute_scores(QuestionAnswering(), (span_logits((4, 4, 1.0)), make_batch([0], [[]])))
 
 
 def test_merged_predictions_take_the_best_row():
     task = QuestionAnswering()
     rows = [
-        {"row_id": 0, "id": "a", "text": "worse", "score": 1.0, "no_answer_score": 0.0},
-        {"row_id": 1, "id": "b", "text": "other", "score": 0.0, "no_answer_score": 9.0},
-        {"row_id": 2, "id": "a", "text": "better", "score": 2.0, "no_answer_score": 0.0},
+        {"row_id": 0, "id": "a", "answer": "worse", "score": 1.0, "no_answer_score": 0.0},
+        {"row_id": 1, "id": "b", "answer": "other", "score": 0.0, "no_answer_score": 9.0},
+        {"row_id": 2, "id": "a", "answer": "better", "score": 2.0, "no_answer_score": 0.0},
     ]
     merged = task.merge_predictions(rows)
-    assert [(row["id"], row["text"]) for row in merged] == [("a", "better"), ("b", "other")]
-    assert rows[0]["text"] == "worse"  # the trainer returns these
+    assert [(row["id"], row["answer"]) for row in merged] == [("a", "better"), ("b", "other")]
+    assert rows[0]["answer"] == "worse"  # the trainer returns these
 
 
 def test_padding_rows_are_left_out():
     task = QuestionAnswering()
-    batch = {**batch_of([5, 6], [["cat"], ["mat"]]), "row_id": torch.tensor([-1, 3])}
-    network_output = pointing((5, 5, 9.0), (8, 8, 1.0))
-    assert scores(task, (network_output, batch)) == {"exact_match": 100.0, "f1": 100.0}
-    assert [row["text"] for row in task.predictions(task.outputs(network_output, batch), batch, [])] == ["mat"]
+    batch = {**make_batch([5, 6], [["cat"], ["mat"]]), "row_id": torch.tensor([-1, 3])}
+    model_output = span_logits((5, 5, 9.0), (8, 8, 1.0))
+    assert compute_scores(task, (model_output, batch)) == {"exact_match": 100.0, "f1": 100.0}
+    assert [row["answer"] for row in task.predictions(task.outputs(model_output, batch), batch, [])] == ["mat"]
     nothing = {**batch, "row_id": torch.tensor([-1, -1])}
-    assert scores(task, (network_output, nothing), (network_output, batch))["f1"] == 100.0
+    assert compute_scores(task, (model_output, nothing), (model_output, batch))["f1"] == 100.0
 
 
 def test_logits_with_padding_of_the_batch():
     # the last position is only there because another row is longer
     task = QuestionAnswering()
-    batch = batch_of([0, 1], [["cat"], ["mat"]], [(3, 5), (3, 9)])
-    assert scores(task, (pointing((8, 8, 9.0), (8, 8, 9.0)), batch))["f1"] < 100
-    assert task.outputs(pointing((3, 3, 1.0), (3, 3, 1.0)), batch).heads["end"].mask[0, 5:].any().item() is False
+    batch = make_batch([0, 1], [["cat"], ["mat"]], [(3, 5), (3, 9)])
+    assert compute_scores(task, (span_logits((8, 8, 9.0), (8, 8, 9.0)), batch))["f1"] < 100
+    assert task.outputs(span_logits((3, 3, 1.0), (3, 3, 1.0)), batch).heads["end"].mask[0, 5:].any().item() is False
 
 
-def test_first_of_each_group():
+def test_argmax_per_group():
     groups, values = torch.tensor([3, 1, 3, 1, 2]), torch.tensor([0.5, 2.0, 0.7, 2.0, -5.0])
-    assert first_of_each(groups, values, torch.tensor([0, 1, 2, 3, 4])).tolist() == [1, 4, 2]
-    assert first_of_each(groups, values, torch.tensor([4, 3, 2, 1, 0])).tolist() == [3, 4, 2]
+    assert argmax_per_group(groups, values, torch.tensor([0, 1, 2, 3, 4])).tolist() == [1, 4, 2]
+    assert argmax_per_group(groups, values, torch.tensor([4, 3, 2, 1, 0])).tolist() == [3, 4, 2]
 
 
 @pytest.mark.parametrize("order", [[0, 1], [1, 0]])
 def test_of_equal_rows_the_first_answers(order):
     task, rows, metrics = QuestionAnswering(), [], QuestionAnswering().metrics([])
     for i in order:
-        batch = {**batch_of([7], [["cat"]]), "row_id": torch.tensor([i])}
-        outputs = task.outputs(pointing([(4, 4, 1.0), (8, 8, 1.0)][i]), batch)
+        batch = {**make_batch([7], [["cat"]]), "row_id": torch.tensor([i])}
+        outputs = task.outputs(span_logits([(4, 4, 1.0), (8, 8, 1.0)][i]), batch)
         task.update(metrics, outputs, batch)
         rows += [{"row_id": i, **row} for row in task.predictions(outputs, batch, [])]
     assert float(metrics.compute()["f1"]) == 100.0
-    assert [row["text"] for row in task.merge_predictions(sorted(rows, key=lambda row: row["row_id"]))] == ["cat"]
+    assert [row["answer"] for row in task.merge_predictions(sorted(rows, key=lambda row: row["row_id"]))] == ["cat"]
 
 
-def test_label_counts_and_chance():
+def test_label_counts_and_baseline_score():
     task = QuestionAnswering()
-    batch = batch_of([0, 1, 0, 2], [["cat"], [], ["cat"], ["mat"]])
-    counts = task.label_counts(task.outputs(pointing(*[(4, 4, 1.0)] * 4), batch), batch)
+    batch = make_batch([0, 1, 0, 2], [["cat"], [], ["cat"], ["mat"]])
+    counts = task.label_counts(task.outputs(span_logits(*[(4, 4, 1.0)] * 4), batch), batch)
     assert counts.tolist() == [2, 1]  # questions, not rows
-    assert task.chance(counts) == 10.0
-    assert QuestionAnswering(no_answer_threshold=0.0).chance(counts) == pytest.approx(100 / 3)
+    assert task.baseline_score(counts) == 10.0
+    assert QuestionAnswering(no_answer_threshold=0.0).baseline_score(counts) == pytest.approx(100 / 3)
     with pytest.raises(ValueError, match="no answers"):
-        task.label_counts(task.outputs(pointing((4, 4, 1.0)), batch_of([0])), batch_of([0]))
+        task.label_counts(task.outputs(span_logits((4, 4, 1.0)), make_batch([0])), make_batch([0]))
 
 
 def test_arguments_out_of_range():
@@ -233,7 +240,7 @@ def test_data_that_do_not_fit():
 
 
 def test_network_outputs_are_read_by_name():
-    batch = batch_of([0])
+    batch = make_batch([0])
     heads = QuestionAnswering().outputs(
         SimpleNamespace(start_logits=torch.zeros(1, 10), end_logits=torch.ones(1, 10)), batch
     )

@@ -11,7 +11,7 @@ NAMES = ["greet", "leave", "pay", "never", "oos"]
 OOS = 4
 
 
-def scored(true, predicted, sizes, names=NAMES, task=None):
+def compute_metrics(true, predicted, sizes, names=NAMES, task=None):
     """The metrics over batches of the given sizes."""
     task = task or SequenceClassification()
     metrics = task.metrics(names)
@@ -23,7 +23,7 @@ def scored(true, predicted, sizes, names=NAMES, task=None):
     return {name: value.item() for name, value in metrics.compute().items()}
 
 
-def rows_and_guesses(rows=100):
+def labels_and_predictions(rows=100):
     generator = np.random.default_rng(0)
     true = generator.choice([0, 1, 2, OOS], rows)  # NAMES[3] occurs nowhere
     predicted = np.where(generator.random(rows) < 0.6, true, generator.choice([0, 1, 2, OOS], rows))
@@ -32,9 +32,9 @@ def rows_and_guesses(rows=100):
 
 @pytest.mark.parametrize("sizes", [100, 32, 7])
 def test_metrics_agree_with_scikit_learn(sizes):
-    true, predicted = rows_and_guesses()
+    true, predicted = labels_and_predictions()
     inside = true != OOS
-    assert scored(true, predicted, sizes) == pytest.approx(
+    assert compute_metrics(true, predicted, sizes) == pytest.approx(
         {
             "accuracy": accuracy_score(true, predicted),
             "f1_macro": f1_score(true, predicted, average="macro"),
@@ -47,11 +47,11 @@ def test_metrics_agree_with_scikit_learn(sizes):
 @pytest.mark.parametrize("first", ["in scope", "oos"])
 def test_metrics_agree_when_the_first_batches_are_alike(first):
     # torchmetrics merges metrics that agree after the first batch
-    true, predicted = rows_and_guesses()
+    true, predicted = labels_and_predictions()
     order = np.argsort((true == OOS) == (first == "in scope"), kind="stable")
     true, predicted = true[order], predicted[order]
     inside = true != OOS
-    scores = scored(true, predicted, 10)
+    scores = compute_metrics(true, predicted, 10)
     assert scores["accuracy"] == pytest.approx(accuracy_score(true, predicted))
     assert scores["in_scope_accuracy"] == pytest.approx(accuracy_score(true[inside], predicted[inside]))
     assert scores["oos_recall"] == pytest.approx(recall_score(true == OOS, predicted == OOS))
@@ -69,17 +69,17 @@ def test_metrics_start_afresh_after_reset():
 
 
 def test_no_out_of_scope_metrics_without_that_label():
-    assert set(scored([0, 1], [0, 0], 2, ["negative", "positive"])) == {"accuracy", "f1_macro"}
+    assert set(compute_metrics([0, 1], [0, 0], 2, ["negative", "positive"])) == {"accuracy", "f1_macro"}
 
 
 def test_out_of_scope_label_by_another_name():
-    scores = scored([0, 1, 1], [0, 1, 0], 3, ["a", "None of these"], SequenceClassification("None of these"))
+    scores = compute_metrics([0, 1, 1], [0, 1, 0], 3, ["a", "None of these"], SequenceClassification("None of these"))
     assert scores["oos_recall"] == pytest.approx(0.5)
     assert scores["in_scope_accuracy"] == 1
 
 
 def test_a_single_label_can_be_scored():
-    assert scored([0, 0], [0, 0], 2, ["only"])["accuracy"] == 1
+    assert compute_metrics([0, 0], [0, 0], 2, ["only"])["accuracy"] == 1
 
 
 def test_monitor_is_a_metric():
@@ -90,7 +90,7 @@ def test_padding_rows_are_dropped():
     logits = torch.eye(5)[:3]
     batch = {"labels": torch.tensor([0, 1, 2]), "row_id": torch.tensor([7, -1, 0])}
     outputs = SequenceClassification().outputs(logits, batch)
-    assert outputs.rows == 2
+    assert outputs.num_targets == 2
     assert torch.equal(outputs.heads["label"].logits, logits[[0, 2]])
     assert outputs.heads["label"].labels.tolist() == [0, 2]
 
@@ -122,4 +122,4 @@ def test_predictions_need_no_labels():
     rows = task.predictions(outputs, {}, ["a", "b", "c"])
     assert [row["label"] for row in rows] == ["b", "a"]
     expected = logits[[0, 2]].float().softmax(-1).amax(-1).tolist()
-    assert [row["probability"] for row in rows] == pytest.approx(expected, abs=1e-6)
+    assert [row["score"] for row in rows] == pytest.approx(expected, abs=1e-6)

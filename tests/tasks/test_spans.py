@@ -6,7 +6,7 @@ import torch
 from lightning_kd.tasks.spans import best_spans
 
 
-def search(starts, ends, mask, longest):
+def brute_force_search(starts, ends, mask, longest):
     """Score, start and end of the best span, one pair after the other."""
     pairs = [
         (float(starts[i]) + float(ends[j]), i, j)
@@ -28,7 +28,7 @@ def test_best_of_all_spans(longest, dtype):
         row[first : first + 1 + int(torch.randint(25, ()))] = True
     spans = best_spans(starts, ends, mask, longest)
     for row in range(40):
-        score, start, end = search(starts[row], ends[row], mask[row], longest)
+        score, start, end = brute_force_search(starts[row], ends[row], mask[row], longest)
         assert float(spans.score[row]) == pytest.approx(score)
         if dtype is torch.float32:  # bfloat16 has ties
             assert (int(spans.start[row]), int(spans.end[row])) == (start, end)

@@ -19,7 +19,7 @@ SPEC = importlib.util.spec_from_file_location("row_store", FILE)
 row_store = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(row_store)
 
-ROWS, TIMES, TOGETHER = 400, 25, 3
+ROWS, NUM_KILLS, NUM_WRITERS = 400, 25, 3
 
 
 def store(folder):
@@ -39,19 +39,19 @@ def write(one, rows, writer):
 
 def writers_of(one):
     """Who wrote each row that is there; fails where a block is not whole."""
-    rows = np.flatnonzero(one.known(np.arange(ROWS)))
+    rows = np.flatnonzero(one.contains(np.arange(ROWS)))
     assert len(rows) == len(one), "a row that is entered is not whole"
     found = {}
     for row in rows.tolist():
         [(blocks, writer, size)] = one.read(np.array([row]))
         assert blocks.tobytes() == block(row, writer), row
         assert size == blocks.size
-        assert one.origins(np.array([row])) == row
+        assert one.tags(np.array([row])) == row
         found[row] = writer
     return found
 
 
-def forked(work, *arguments):
+def fork(work, *arguments):
     """A process that ends with ``work``."""
     if pid := os.fork():
         return pid
@@ -79,8 +79,8 @@ def killed(folder, seed):
     """Writers that are killed at any moment leave whole rows only; what is there stays, what is missing comes."""
     generator, rounds, left = random.Random(seed), 0, []
     before = {}
-    for number in range(TIMES):
-        pid = forked(write_in_any_order, folder, number)
+    for number in range(NUM_KILLS):
+        pid = fork(write_in_any_order, folder, number)
         time.sleep(generator.uniform(0, 0.02))
         os.kill(pid, signal.SIGKILL)
         rounds += os.waitpid(pid, 0)[1] == signal.SIGKILL
@@ -88,7 +88,7 @@ def killed(folder, seed):
         assert before.items() <= found.items(), "a row was lost"
         left.append(len(found) - len(before))
         before = found
-    finished = forked(write_in_any_order, folder, TIMES)
+    finished = fork(write_in_any_order, folder, NUM_KILLS)
     assert os.waitpid(finished, 0)[1] == 0
     return {"killed": rounds, "added": left, "rows": len(writers_of(store(folder)))}
 
@@ -136,20 +136,20 @@ def killed_at_each(folder, seed):
     parts, whole = 6, []
     for part in range(parts + 1):
         rows = range(seed + part * 8, seed + part * 8 + 8)
-        pid = forked(write_until, folder, rows, part)
+        pid = fork(write_until, folder, rows, part)
         assert os.waitpid(pid, 0)[1] == (0 if part == parts else signal.SIGKILL)
         if part >= parts - 1:  # all of the index was written, the last thing
             whole += rows
         assert sorted(writers_of(store(folder))) == whole
-    pid = forked(write_in_any_order, folder, parts)
+    pid = fork(write_in_any_order, folder, parts)
     assert os.waitpid(pid, 0)[1] == 0
     return {"rows": len(writers_of(store(folder)))}
 
 
 def together(folder, seed):
     """Writers of the same rows at once: each row is whole, and never another than it was when first seen."""
-    pids = [forked(write_in_any_order, folder, seed + number, True) for number in range(TOGETHER)]
-    assert [os.waitpid(pid, 0)[1] for pid in pids] == [0] * TOGETHER
+    pids = [fork(write_in_any_order, folder, seed + number, True) for number in range(NUM_WRITERS)]
+    assert [os.waitpid(pid, 0)[1] for pid in pids] == [0] * NUM_WRITERS
     found = writers_of(store(folder))
     size = sum(len(block(row, writer)) for row, writer in found.items())
     return {"rows": len(found), "writers": len(set(found.values())), "size": size}

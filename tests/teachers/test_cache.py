@@ -29,19 +29,21 @@ from lightning_kd import (
 )
 from lightning_kd.callbacks import FillTeacherCache, LastCheckpoint
 from lightning_kd.losses import HardLabelLoss, HiddenStateCosineLoss, SoftTargetLoss
-from lightning_kd.teachers.cache import LOGITS, TeacherCache
+from lightning_kd.teachers.cache import TEACHER_LOGITS, TeacherCache
 from lightning_kd.teachers.store import RowStore
 from lightning_kd.teachers.teacher import Teacher
-from tests.cli.test_fit import config  # noqa: F401
-from tests.cli.test_fit import folder as run_folder
-from tests.conftest import LABELS, TINY_BERT, clinc_rows, save_network, tiny_bert
-from tests.io.test_disk_full import small_disk, squeeze  # noqa: F401
+from tests.cli.test_fit import (
+    config,  # noqa: F401
+    version_dir,
+)
+from tests.conftest import LABELS, TINY_BERT, clinc_rows, save_model, tiny_bert
+from tests.io.test_disk_full import fill_disk, small_disk  # noqa: F401
 from tests.runs import data, module, squad_data, trainer
 from tests.training.test_masked_lm import corpus  # noqa: F401
 from tests.training.test_masked_lm import data as mlm_data
-from tests.training.test_resume import Kill, KilledError
+from tests.training.test_resume import KillAtBatch, KilledError
 
-STEEP = {"initializer_range": 1.0}
+LARGE_INIT = {"initializer_range": 1.0}
 """Of a teacher whose logits are far from 0."""
 
 
@@ -50,36 +52,36 @@ def teachers(tmp_path_factory):
     """A teacher of each task."""
     folder = tmp_path_factory.mktemp("teachers")
     networks = {
-        "classes": tiny_bert(layers=2, seed=1, **STEEP),
-        "spans": tiny_bert(None, layers=2, seed=1, network=BertForQuestionAnswering, **STEEP),
-        "tokens": tiny_bert(None, layers=2, seed=1, network=BertForMaskedLM, **STEEP),
+        "classes": tiny_bert(layers=2, seed=1, **LARGE_INIT),
+        "spans": tiny_bert(None, layers=2, seed=1, model_class=BertForQuestionAnswering, **LARGE_INIT),
+        "tokens": tiny_bert(None, layers=2, seed=1, model_class=BertForMaskedLM, **LARGE_INIT),
     }
-    return {name: save_network(network, folder / name) for name, network in networks.items()}
+    return {name: save_model(network, folder / name) for name, network in networks.items()}
 
 
 @pytest.fixture
-def seen(monkeypatch):
+def teacher_calls(monkeypatch):
     """The rows that a teacher saw, in batches, how often one was loaded, and in which precision it answered."""
     result = SimpleNamespace(batches=[], loaded=0, precisions=set())
-    ask, load = Teacher.__call__, models.load_network
+    call, load = Teacher.__call__, models.load_model
 
-    def spy(self, batch, needs=frozenset()):
+    def spy(self, batch, requires=frozenset()):
         result.batches.append(batch["row_id"].tolist())
-        outputs = ask(self, batch, needs)
+        outputs = call(self, batch, requires)
         result.precisions |= {head.logits.dtype for head in outputs.heads.values()}
         return outputs
 
-    def counted(source, auto_class, what, labels=None, **options):
+    def counting_load(source, auto_class, what, labels=None, **options):
         result.loaded += what == "teacher"
         return load(source, auto_class, what, labels, **options)
 
     monkeypatch.setattr(Teacher, "__call__", spy)
-    monkeypatch.setattr(models, "load_network", counted)
+    monkeypatch.setattr(models, "load_model", counting_load)
     return result
 
 
-def times_seen(seen):
-    return Counter(row for batch in seen.batches for row in batch if row >= 0)
+def count_rows(teacher_calls):
+    return Counter(row for batch in teacher_calls.batches for row in batch if row >= 0)
 
 
 class Spy(Callback):
@@ -89,7 +91,7 @@ class Spy(Callback):
         self.losses, self.found = [], []
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        self.found.append(LOGITS in batch)
+        self.found.append(TEACHER_LOGITS in batch)
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         self.losses.append(outputs["loss"].item())
@@ -104,7 +106,7 @@ def fit(folder, fitted, rows, *callbacks, ckpt_path=None, **settings):
     return SimpleNamespace(spy=spy, losses=spy.losses, weights=weights, scores=fitted.teacher_scores, module=fitted)
 
 
-def same(first, second):
+def equal_results(first, second):
     return (
         first.losses == second.losses
         and first.scores == second.scores
@@ -113,9 +115,9 @@ def same(first, second):
 
 
 @pytest.fixture
-def kinds(teachers, tmp_path, clinc_file, squad_folder, corpus):  # noqa: F811
+def settings_by_kind(teachers, tmp_path, clinc_file, squad_folder, corpus):  # noqa: F811
     """A module and data for each task."""
-    token_student = {"base": teachers["tokens"], "num_hidden_layers": 1}
+    token_student = {"config": teachers["tokens"], "num_hidden_layers": 1}
     return {
         "classes": (partial(module, teachers["classes"]), partial(data, clinc_file)),
         "spans": (partial(module, teachers["spans"], task=QuestionAnswering()), partial(squad_data, squad_folder)),
@@ -126,70 +128,70 @@ def kinds(teachers, tmp_path, clinc_file, squad_folder, corpus):  # noqa: F811
     }
 
 
-ROWS = {"classes": (72, 36), "spans": (35, 21), "tokens": (48, 20)}
+NUM_ROWS = {"classes": (72, 36), "spans": (35, 21), "tokens": (48, 20)}
 
 
-@pytest.mark.parametrize("kind", ROWS)
-def test_same_losses_as_without(tmp_path, kinds, kind, seen):
-    make, rows = kinds[kind]
+@pytest.mark.parametrize("kind", NUM_ROWS)
+def test_same_losses_as_without(tmp_path, settings_by_kind, kind, teacher_calls):
+    make, rows = settings_by_kind[kind]
     without = fit(tmp_path, make(), rows())
     assert max(without.losses) > 0.5  # there is something to agree on
-    train, validation = ROWS[kind]
+    train, validation = NUM_ROWS[kind]
     for dtype, tolerance in (("float32", 1e-5), ("float16", 1e-3)):
         cache = TeacherCache(str(tmp_path / "cache"), dtype)
-        seen.batches, seen.loaded = [], 0
+        teacher_calls.batches, teacher_calls.loaded = [], 0
         cold = fit(tmp_path, make(teacher_cache=cache), rows())
         # the weights differ, too, after some steps with rounded logits
         assert cold.losses[0] == pytest.approx(without.losses[0], abs=tolerance, rel=0)
         assert cold.losses == pytest.approx(without.losses, abs=tolerance, rel=0 if dtype == "float32" else tolerance)
         assert cold.scores == pytest.approx(without.scores, rel=1e-3)
-        assert seen.loaded == 1
-        assert set(times_seen(seen).values()) <= {1, 2}  # once in each split
-        assert times_seen(seen).total() == train + validation
+        assert teacher_calls.loaded == 1
+        assert set(count_rows(teacher_calls).values()) <= {1, 2}  # once in each split
+        assert count_rows(teacher_calls).total() == train + validation
         steps = len(cold.losses) // 2
         assert cold.spy.found == [False] * steps + [True] * steps
-        seen.batches, seen.loaded = [], 0
+        teacher_calls.batches, teacher_calls.loaded = [], 0
         warm = fit(tmp_path, make(teacher_cache=cache), rows())
-        assert same(cold, warm)
-        assert (seen.batches, seen.loaded) == ([], 0)
+        assert equal_results(cold, warm)
+        assert (teacher_calls.batches, teacher_calls.loaded) == ([], 0)
         assert all(warm.spy.found)
-        assert not warm.module.teacher.members[0].loaded
+        assert not warm.module.teacher.models[0].is_loaded
     assert len(list((tmp_path / "cache").iterdir())) == 4
 
 
 def test_ensemble_with_labels_in_other_orders(tmp_path, teachers, clinc_file):
-    other = save_network(tiny_bert(LABELS[::-1], layers=1, seed=5, **STEEP), tmp_path / "other")
+    other = save_model(tiny_bert(LABELS[::-1], layers=1, seed=5, **LARGE_INIT), tmp_path / "other")
     make = partial(module, [other, teachers["classes"]])
     without = fit(tmp_path, make(), data(clinc_file), max_epochs=1)
     cold, warm = (fit(tmp_path, make(teacher_cache=str(tmp_path / "c")), data(clinc_file), max_epochs=1) for _ in "cw")
     assert cold.losses == pytest.approx(without.losses, abs=1e-5)
-    assert same(cold, warm)
+    assert equal_results(cold, warm)
 
 
-def test_bfloat16_teacher_and_filling_beforehand(tmp_path, kinds, seen):
-    make, rows = kinds["classes"]
+def test_bfloat16_teacher_and_filling_beforehand(tmp_path, settings_by_kind, teacher_calls):
+    make, rows = settings_by_kind["classes"]
     settings = {"precision": "bf16-mixed"}
     without = fit(tmp_path, make(), rows(), **settings)
     cached = partial(make, teacher_cache=str(tmp_path / "cache"))
-    seen.batches = []
+    teacher_calls.batches = []
     filled = fit(tmp_path, cached(), rows(num_workers=1), FillTeacherCache(40), max_steps=1, **settings)
     # the validation split was scored; the training rows came longest first
-    assert [len(batch) for batch in seen.batches] == [16, 16, 4, 40, 32]
+    assert [len(batch) for batch in teacher_calls.batches] == [16, 16, 4, 40, 32]
     assert filled.losses == pytest.approx(without.losses[:1], abs=0.02)
     again = fit(tmp_path, cached(), rows(), FillTeacherCache(), **settings)
-    assert len(seen.batches) == 5
+    assert len(teacher_calls.batches) == 5
     assert all(again.spy.found)
     assert again.losses == pytest.approx(without.losses, abs=0.05)
-    assert seen.precisions == {torch.bfloat16}
+    assert teacher_calls.precisions == {torch.bfloat16}
     fit(tmp_path, cached(), rows(), max_steps=1)  # in float32
-    assert len(seen.batches) > 5
+    assert len(teacher_calls.batches) > 5
 
 
-def test_filled_longest_rows_first_without_padding_waste(tmp_path, kinds, seen):
-    make, rows = kinds["spans"]
+def test_filled_longest_rows_first_without_padding_waste(tmp_path, settings_by_kind, teacher_calls):
+    make, rows = settings_by_kind["spans"]
     fit(tmp_path, make(teacher_cache=str(tmp_path / "cache")), rows(), FillTeacherCache(), max_steps=1)
-    lengths = {split: rows_of(rows(), split) for split in ("train", "validation")}
-    filled = [lengths["train"][row] for batch in seen.batches[-3:] for row in batch]
+    lengths = {split: row_lengths_of(rows(), split) for split in ("train", "validation")}
+    filled = [lengths["train"][row] for batch in teacher_calls.batches[-3:] for row in batch]
     assert filled == sorted(lengths["train"], reverse=True)
     folders = {folder_split(folder): folder for folder in (tmp_path / "cache").iterdir()}
     for split, tokens in lengths.items():
@@ -198,74 +200,76 @@ def test_filled_longest_rows_first_without_padding_waste(tmp_path, kinds, seen):
         assert sum(block_sizes(folders[split])) == 8 * sum(tokens)
 
 
-def rows_of(datamodule, split):
+def row_lengths_of(datamodule, split):
     datamodule.setup("fit")
     return datamodule.row_lengths(split)
 
 
-def about(folder):
-    return json.loads((folder / "about.json").read_text(encoding="utf-8"))
+def read_metadata(folder):
+    return json.loads((folder / "metadata.json").read_text(encoding="utf-8"))
 
 
 def folder_split(folder):
-    return about(folder)["split"]
+    return read_metadata(folder)["split"]
 
 
 def block_sizes(folder):
-    store = RowStore(folder, np.ones(about(folder)["number_of_rows"]))
+    store = RowStore(folder, np.ones(read_metadata(folder)["num_rows"]))
     return store._entries["size"].tolist()
 
 
 @pytest.mark.filterwarnings("ignore:the teacher is not scored")
-def test_mixed_batches_ask_for_what_is_missing_only(tmp_path, kinds, seen):
-    make, rows = kinds["tokens"]
+def test_teacher_sees_only_missing_rows_of_mixed_batches(tmp_path, settings_by_kind, teacher_calls):
+    make, rows = settings_by_kind["tokens"]
     cached = partial(make, teacher_cache=str(tmp_path / "cache"), losses={"soft": SoftTargetLoss()})
     fit(tmp_path, cached(), rows(), limit_train_batches=3, limit_val_batches=0, max_epochs=1)
-    first = times_seen(seen)
+    first = count_rows(teacher_calls)
     assert first.total() == len(first) == 12
-    seen.batches = []
+    teacher_calls.batches = []
     whole = fit(tmp_path, cached(), rows(batch_size=5), limit_val_batches=0, max_epochs=1)
-    second = times_seen(seen)
+    second = count_rows(teacher_calls)
     assert second.total() == len(second) == 36
     assert not first.keys() & second.keys()
-    assert {5} < {len(batch) for batch in seen.batches}  # whole and mixed ones
+    assert {5} < {len(batch) for batch in teacher_calls.batches}  # whole and mixed ones
     without = fit(
         tmp_path, make(losses={"soft": SoftTargetLoss()}), rows(batch_size=5), limit_val_batches=0, max_epochs=1
     )
     assert whole.losses == pytest.approx(without.losses, abs=1e-5)
 
 
-def test_top_k_of_a_vocabulary(tmp_path, kinds, seen):
-    make, rows = kinds["tokens"]
+def test_top_k_of_a_vocabulary(tmp_path, settings_by_kind, teacher_calls):
+    make, rows = settings_by_kind["tokens"]
     losses = {"soft": SoftTargetLoss()}
     without = fit(tmp_path, make(losses=losses), rows())
     for top_k, near in ((1200, 1e-5), (600, 0.05)):
         cached = partial(make, losses=losses, teacher_cache=TeacherCache(str(tmp_path / str(top_k)), top_k=top_k))
         cold = fit(tmp_path, cached(), rows())
         assert cold.losses == pytest.approx(without.losses, abs=near)
-        seen.batches = []
-        assert same(fit(tmp_path, cached(), rows()), cold)
-        assert not seen.batches
+        teacher_calls.batches = []
+        assert equal_results(fit(tmp_path, cached(), rows()), cold)
+        assert not teacher_calls.batches
 
 
 # ---- what belongs to whom
 
 
-def opened(folder, teacher, datamodule, task=None, labels=LABELS, precision="32-true", **cache):
+def open_folders(folder, teacher, datamodule, task=None, labels=LABELS, precision="32-true", **cache):
     """The folder of each split."""
     datamodule.setup("fit")
-    of = Teacher(teacher, task or SequenceClassification())
-    stores = TeacherCache(str(folder), **cache).open(of, datamodule, ("train", "validation"), labels, precision)
+    source_teacher = Teacher(teacher, task or SequenceClassification())
+    stores = TeacherCache(str(folder), **cache).open(
+        source_teacher, datamodule, ("train", "validation"), labels, precision
+    )
     return {split: cached.store.folder for split, cached in stores.items()}
 
 
-def test_what_does_not_count(tmp_path, teachers, clinc_file):
-    first = opened(tmp_path / "cache", teachers["classes"], data(clinc_file))
+def test_cache_key_ignores_location_and_batch_size(tmp_path, teachers, clinc_file):
+    first = open_folders(tmp_path / "cache", teachers["classes"], data(clinc_file))
     assert len(set(first.values())) == 2
     elsewhere = shutil.copytree(teachers["classes"], tmp_path / "moved")
     rows = shutil.copy(clinc_file, tmp_path / "moved.json")
     again = data(rows, batch_size=3, eval_batch_size=5, num_workers=1)
-    assert opened(tmp_path / "cache", str(elsewhere), again, SequenceClassification("none")) == first
+    assert open_folders(tmp_path / "cache", str(elsewhere), again, SequenceClassification("none")) == first
     assert len(list((tmp_path / "cache").iterdir())) == 2
 
 
@@ -285,10 +289,10 @@ def swap_rows(rows):
     rows["train"][0], rows["train"][1] = rows["train"][1], rows["train"][0]
 
 
-def test_what_counts(tmp_path, teachers, clinc_file):
-    other = save_network(tiny_bert(layers=2, seed=9, **STEEP), tmp_path / "other")
+def test_cache_key_depends_on_teacher_data_and_precision(tmp_path, teachers, clinc_file):
+    other = save_model(tiny_bert(layers=2, seed=9, **LARGE_INIT), tmp_path / "other")
     one = teachers["classes"]
-    make = partial(opened, tmp_path / "cache")
+    make = partial(open_folders, tmp_path / "cache")
     folders = [
         make(one, data(clinc_file)),
         make(other, data(clinc_file)),
@@ -311,15 +315,15 @@ def test_splits_of_the_same_rows_are_kept_apart(tmp_path, teachers):
     def train_as_validation(rows):
         rows["val"], rows["oos_val"] = rows["train"], rows["oos_train"]
 
-    folders = opened(tmp_path / "cache", teachers["classes"], data(write_rows(tmp_path, train_as_validation)))
+    folders = open_folders(tmp_path / "cache", teachers["classes"], data(write_rows(tmp_path, train_as_validation)))
     assert folders["train"] != folders["validation"]
 
 
-def test_hidden_tokens_count(tmp_path, teachers, corpus):  # noqa: F811
+def test_cache_key_depends_on_masked_tokens(tmp_path, teachers, corpus):  # noqa: F811
     def make(seed=1, **settings):
         torch.manual_seed(seed)
         rows = mlm_data(corpus, dynamic_masking=False, **settings)
-        return opened(tmp_path / "cache", teachers["tokens"], rows, MaskedLM(), [])
+        return open_folders(tmp_path / "cache", teachers["tokens"], rows, MaskedLM(), [])
 
     folders = [make(), make(2), make(mlm_smoothing=0.7), make(mlm_probability=0.2), make(packing="blocks")]
     assert len({pair["train"] for pair in folders}) == 5
@@ -327,8 +331,8 @@ def test_hidden_tokens_count(tmp_path, teachers, corpus):  # noqa: F811
     assert make() == folders[0]
 
 
-def test_another_precision_of_student_or_products(tmp_path, kinds, seen):
-    make, rows = kinds["classes"]
+def test_another_precision_of_student_or_products(tmp_path, settings_by_kind, teacher_calls):
+    make, rows = settings_by_kind["classes"]
     cached = partial(make, teacher_cache=str(tmp_path / "cache"))
     fit(tmp_path, cached(), rows(), max_epochs=1)
     half = tiny_bert(layers=1).to(torch.bfloat16)
@@ -343,21 +347,21 @@ def test_another_precision_of_student_or_products(tmp_path, kinds, seen):
     assert len(list((tmp_path / "cache").iterdir())) == 6
 
 
-class Restless(CLINC150DataModule):
+class UndeclaredStochasticDataModule(CLINC150DataModule):
     """Draws a token of each row anew, and does not say so."""
 
-    def collate(self, texts, train):
-        return partial(self.restless, super().collate(texts, train))
+    def collate(self, list_columns, train):
+        return partial(self.redraw, super().collate(list_columns, train))
 
     @staticmethod
-    def restless(collate, columns):
+    def redraw(collate, columns):
         batch = collate(columns)
         batch["input_ids"][:, 1] = torch.randint(10, 1000, (len(batch["input_ids"]),))
         return batch
 
 
-def test_rows_that_change_unsaid(tmp_path, teachers, clinc_file):
-    rows = Restless(str(clinc_file), str(TINY_BERT), batch_size=8, max_length=32)
+def test_undeclared_changes_of_rows_are_refused(tmp_path, teachers, clinc_file):
+    rows = UndeclaredStochasticDataModule(str(clinc_file), str(TINY_BERT), batch_size=8, max_length=32)
     with pytest.raises(ValueError, match=r"row \d+ of the train split is not what the teacher saw"):
         fit(tmp_path, module(teachers["classes"], teacher_cache=str(tmp_path / "cache")), rows)
 
@@ -369,7 +373,7 @@ def test_teacher_that_is_replaced_during_the_run(tmp_path, teachers, clinc_file)
 
     class Replace(Callback):
         def on_train_start(self, trainer, pl_module):
-            save_network(tiny_bert(layers=2, seed=9, **STEEP), folder)
+            save_model(tiny_bert(layers=2, seed=9, **LARGE_INIT), folder)
 
     with pytest.raises(ValueError, match=r"teacher: .* was changed during the run; start again"):
         fit(tmp_path, cached(), data(clinc_file), Replace())
@@ -379,16 +383,16 @@ def test_second_fit_with_another_teacher_in_the_folder(tmp_path, teachers, clinc
     folder = shutil.copytree(teachers["classes"], tmp_path / "teacher")
     fitted = module(str(folder), teacher_cache=str(tmp_path / "cache"))
     fit(tmp_path, fitted, data(clinc_file), limit_train_batches=1)
-    other = tiny_bert(layers=2, seed=9, **STEEP)
-    save_network(other, folder)
+    other = tiny_bert(layers=2, seed=9, **LARGE_INIT)
+    save_model(other, folder)
     fit(tmp_path, fitted, data(clinc_file), max_epochs=1)
     assert len(list((tmp_path / "cache").iterdir())) == 4
-    (batch,) = fitted.trainer.datamodule.loader_of("train", [1, 2, 50], 3)
-    expected = own_logits(other, batch)
+    (batch,) = fitted.trainer.datamodule.subset_dataloader("train", [1, 2, 50], 3)
+    expected = model_logits(other, batch)
     assert fitted.cached_teachers["train"](batch).heads["label"].logits == pytest.approx(expected, abs=1e-5)
 
 
-def own_logits(network, batch):
+def model_logits(network, batch):
     with torch.no_grad():
         return network.eval()(batch["input_ids"], attention_mask=batch["attention_mask"]).logits
 
@@ -397,8 +401,8 @@ def own_logits(network, batch):
 
 
 @pytest.mark.parametrize("kind", ["classes", "tokens"])
-def test_killed_and_resumed_with_a_cold_cache(tmp_path, kinds, kind):
-    make, rows = kinds[kind]
+def test_killed_and_resumed_with_a_cold_cache(tmp_path, settings_by_kind, kind):
+    make, rows = settings_by_kind[kind]
     whole = fit(tmp_path, make(teacher_cache=str(tmp_path / "whole")), rows())
     half = len(whole.losses) // 2
     for kills in ([2, half + 1], [half - 1, half]):
@@ -407,7 +411,7 @@ def test_killed_and_resumed_with_a_cold_cache(tmp_path, kinds, kind):
             fitted = make(teacher_cache=str(cache))
             if resume is not None:
                 torch.manual_seed(999)  # the checkpoint brings the seed by which tokens are hidden
-            callbacks = [LastCheckpoint(0.0), *([Kill(kill)] if kill is not None else [])]
+            callbacks = [LastCheckpoint(0.0), *([KillAtBatch(kill)] if kill is not None else [])]
             try:
                 end = fit(folder, fitted, rows(), *callbacks, ckpt_path=resume, enable_checkpointing=True)
             except KilledError:
@@ -417,8 +421,8 @@ def test_killed_and_resumed_with_a_cold_cache(tmp_path, kinds, kind):
         assert {path.name for path in cache.iterdir()} == {path.name for path in (tmp_path / "whole").iterdir()}
 
 
-def test_second_fit_with_other_data(tmp_path, kinds, seen, clinc_file):
-    make, rows = kinds["classes"]
+def test_second_fit_with_other_data(tmp_path, settings_by_kind, teacher_calls, clinc_file):
+    make, rows = settings_by_kind["classes"]
     others = data(write_rows(tmp_path, lambda rows: rows["train"].reverse()))
     results = []
     for settings in ({}, {"teacher_cache": str(tmp_path / "cache")}):
@@ -430,8 +434,8 @@ def test_second_fit_with_other_data(tmp_path, kinds, seen, clinc_file):
 
 
 @pytest.mark.filterwarnings("ignore:You're using the WeightAveraging callback")
-def test_copies_and_pickles_of_a_fitted_module(tmp_path, kinds):
-    make, rows = kinds["classes"]
+def test_copies_and_pickles_of_a_fitted_module(tmp_path, settings_by_kind):
+    make, rows = settings_by_kind["classes"]
     averaging = WeightAveraging(use_buffers=False, multi_avg_fn=get_ema_multi_avg_fn(0.9))
     fitted = fit(tmp_path, make(teacher_cache=str(tmp_path / "cache")), rows(), averaging).module
     cached = fitted.cached_teachers["train"]
@@ -444,40 +448,40 @@ def test_copies_and_pickles_of_a_fitted_module(tmp_path, kinds):
 
 def data_batches(datamodule, split="train", batch_size=8):
     datamodule.setup("fit")
-    return datamodule.loader_of(split, range(len(datamodule.row_lengths(split))), batch_size)
+    return datamodule.subset_dataloader(split, range(len(datamodule.row_lengths(split))), batch_size)
 
 
-def test_load_from_checkpoint(tmp_path, kinds, seen):
-    make, rows = kinds["classes"]
+def test_load_from_checkpoint(tmp_path, settings_by_kind, teacher_calls):
+    make, rows = settings_by_kind["classes"]
     cache = TeacherCache(tmp_path / "cache", "float16")
     fit(tmp_path, make(teacher_cache=cache), rows(), LastCheckpoint(0.0), enable_checkpointing=True)
-    seen.batches = []
+    teacher_calls.batches = []
     loaded = DistillationModule.load_from_checkpoint(tmp_path / "checkpoints" / "last.ckpt")
     assert loaded.teacher_cache == cache
     fit(tmp_path, loaded, rows(), max_epochs=1)
     moved = DistillationModule.load_from_checkpoint(
         tmp_path / "checkpoints" / "last.ckpt", teacher_cache=str(tmp_path / "new")
     )
-    assert not seen.batches
+    assert not teacher_calls.batches
     fit(tmp_path, moved, rows(), max_epochs=1)
-    assert seen.batches
+    assert teacher_calls.batches
 
 
 @pytest.mark.filterwarnings("ignore:You requested to overfit")
-def test_overfitting_a_few_batches(tmp_path, kinds, seen):
-    make, rows = kinds["tokens"]
+def test_overfitting_a_few_batches(tmp_path, settings_by_kind, teacher_calls):
+    make, rows = settings_by_kind["tokens"]
     run = partial(fit, tmp_path, overfit_batches=2, max_epochs=3)
     without = run(make(), rows())
-    seen.batches = []
+    teacher_calls.batches = []
     cached = run(make(teacher_cache=str(tmp_path / "cache")), rows())
     assert cached.losses == pytest.approx(without.losses, abs=1e-5)
-    assert len(seen.batches) == 4
+    assert len(teacher_calls.batches) == 4
 
 
 # ---- single batches
 
 
-class Told(nn.Module):
+class FunctionModel(nn.Module):
     """Answers a function of the ids."""
 
     def __init__(self, answer):
@@ -491,51 +495,53 @@ class Told(nn.Module):
 def cached_teacher(tmp_path, clinc_file, answer=lambda ids: ids, **cache):
     rows = data(clinc_file)
     rows.setup("fit")
-    of = Teacher(Told(answer), SequenceClassification())
-    return rows, TeacherCache(str(tmp_path / "cache"), **cache).open(of, rows, ("train", "validation"), LABELS, "32")
+    source_teacher = Teacher(FunctionModel(answer), SequenceClassification())
+    return rows, TeacherCache(str(tmp_path / "cache"), **cache).open(
+        source_teacher, rows, ("train", "validation"), LABELS, "32"
+    )
 
 
 def batch_of(rows, row_ids, split="train"):
     """Evaluation pads with rows that do not count: ``row_id`` -1."""
-    (batch,) = rows.loader_of(split, row_ids, 100)
+    (batch,) = rows.subset_dataloader(split, row_ids, 100)
     return batch
 
 
-def test_rows_that_come_twice_and_rows_that_pad(tmp_path, clinc_file, seen):
-    rows, opened = cached_teacher(tmp_path, clinc_file)
+def test_rows_that_come_twice_and_rows_that_pad(tmp_path, clinc_file, teacher_calls):
+    rows, cached = cached_teacher(tmp_path, clinc_file)
     batch = batch_of(rows, [3, ~5, 4, 3, 5])
     expected = batch["input_ids"][[0, 2, 3, 4], 1:4] / 100
     for _ in range(2):
-        head = opened["train"](batch).heads["label"]
+        head = cached["train"](batch).heads["label"]
         assert torch.equal(head.logits, expected)
         assert torch.equal(head.labels, batch["labels"][[0, 2, 3, 4]])
-    assert len(seen.batches) == 1
-    padding = opened["train"](batch_of(rows, [~5, ~5])).heads["label"]
+    assert len(teacher_calls.batches) == 1
+    padding = cached["train"](batch_of(rows, [~5, ~5])).heads["label"]
     assert padding.logits.shape == (0, 3)
     assert padding.labels.shape == (0,)
-    assert len(seen.batches) == 1
+    assert len(teacher_calls.batches) == 1
 
 
-def test_what_another_process_learnt_meanwhile(tmp_path, clinc_file, seen):
+def test_rows_filled_by_another_process(tmp_path, clinc_file, teacher_calls):
     (rows, one), (_, other) = (cached_teacher(tmp_path, clinc_file) for _ in range(2))
     batch = batch_of(rows, [0, 3, 60])
     expected = one["train"](batch).heads["label"].logits
     assert torch.equal(other["train"](batch).heads["label"].logits, expected)
-    assert len(seen.batches) == 1
+    assert len(teacher_calls.batches) == 1
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_padding_does_not_count(tmp_path, teachers, clinc_file, tokenizer, seen, side):
+def test_padding_does_not_count(tmp_path, teachers, clinc_file, tokenizer, teacher_calls, side):
     tokenizer.padding_side = side
     rows = data(clinc_file, tokenizer=tokenizer)
     rows.setup("fit")
-    of = Teacher(teachers["classes"], SequenceClassification())
-    cached = TeacherCache(str(tmp_path / "cache")).open(of, rows, ("train",), LABELS, "32")["train"]
+    source_teacher = Teacher(teachers["classes"], SequenceClassification())
+    cached = TeacherCache(str(tmp_path / "cache")).open(source_teacher, rows, ("train",), LABELS, "32")["train"]
     together = cached(batch_of(rows, range(72))).heads["label"].logits
     assert len({len(batch_of(rows, [row])["input_ids"][0]) for row in range(72)}) > 1
     alone = [cached(batch_of(rows, [row])).heads["label"].logits for row in range(72)]
     assert torch.equal(torch.cat(alone), together)
-    assert len(seen.batches) == 1
+    assert len(teacher_calls.batches) == 1
 
 
 @pytest.mark.parametrize(
@@ -547,17 +553,17 @@ def test_padding_does_not_count(tmp_path, teachers, clinc_file, tokenizer, seen,
     ],
 )
 def test_logits_that_cannot_be_kept(tmp_path, clinc_file, answer, cache, message):
-    rows, opened = cached_teacher(tmp_path, clinc_file, answer, **cache)
+    rows, cached = cached_teacher(tmp_path, clinc_file, answer, **cache)
     with pytest.raises(FloatingPointError, match=message):
-        opened["train"](batch_of(rows, [0, 1]))
-    assert len(opened["train"].store) == 0
+        cached["train"](batch_of(rows, [0, 1]))
+    assert len(cached["train"].store) == 0
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_infinity_is_kept(tmp_path, clinc_file, dtype):
     """Of classes that do not count."""
-    rows, opened = cached_teacher(tmp_path, clinc_file, lambda ids: ids - torch.tensor([0, torch.inf, 0]), dtype=dtype)
-    logits = opened["train"](batch_of(rows, [0, 1])).heads["label"].logits
+    rows, cached = cached_teacher(tmp_path, clinc_file, lambda ids: ids - torch.tensor([0, torch.inf, 0]), dtype=dtype)
+    logits = cached["train"](batch_of(rows, [0, 1])).heads["label"].logits
     assert logits.isneginf().tolist() == [[False, True, False]] * 2
     assert logits.isfinite().tolist() == [[True, False, True]] * 2
 
@@ -579,12 +585,12 @@ def test_refused_at_once(tmp_path, teachers):
         FillTeacherCache(0)
 
 
-class Foreign(LightningDataModule):
+class CustomDataModule(LightningDataModule):
     pass
 
 
-class Drawing(CLINC150DataModule):
-    draws_each_epoch = True
+class StochasticDataModule(CLINC150DataModule):
+    is_stochastic = True
 
 
 @pytest.mark.parametrize(
@@ -594,8 +600,8 @@ class Drawing(CLINC150DataModule):
         (partial(mlm_data, streaming=True), "data.streaming: hides other tokens in each epoch"),
     ],
 )
-def test_masks_that_change_are_refused(tmp_path, teachers, corpus, kinds, rows, message):  # noqa: F811
-    fitted = kinds["tokens"][0](teacher_cache=str(tmp_path / "cache"))
+def test_masks_that_change_are_refused(tmp_path, teachers, corpus, settings_by_kind, rows, message):  # noqa: F811
+    fitted = settings_by_kind["tokens"][0](teacher_cache=str(tmp_path / "cache"))
     with pytest.raises(ValueError, match=message):
         fit(tmp_path, fitted, rows(corpus), max_steps=2)
     assert not (tmp_path / "cache").exists()
@@ -604,16 +610,16 @@ def test_masks_that_change_are_refused(tmp_path, teachers, corpus, kinds, rows, 
 def test_other_data_are_refused(tmp_path, teachers, clinc_file, squad_folder):
     make = partial(TeacherCache(str(tmp_path / "cache")).open, splits=("train",), label_names=LABELS, precision="32")
     teacher = Teacher(teachers["classes"], SequenceClassification())
-    with pytest.raises(ValueError, match="teacher_cache: Foreign does not say when its rows change"):
-        make(teacher, Foreign())
+    with pytest.raises(ValueError, match="teacher_cache: CustomDataModule does not say when its rows change"):
+        make(teacher, CustomDataModule())
     with pytest.raises(ValueError, match="teacher_cache: a data loader does not say when its rows change"):
         make(teacher, None)
-    drawing = Drawing(str(clinc_file), str(TINY_BERT))
-    drawing.setup("fit")
-    with pytest.raises(ValueError, match="teacher_cache: Drawing draws rows anew in each epoch"):
-        make(teacher, drawing)
+    stochastic = StochasticDataModule(str(clinc_file), str(TINY_BERT))
+    stochastic.setup("fit")
+    with pytest.raises(ValueError, match="teacher_cache: StochasticDataModule draws rows anew in each epoch"):
+        make(teacher, stochastic)
     with pytest.raises(ValueError, match=r"teacher_cache\.top_k: QuestionAnswering has few classes"):
-        opened(tmp_path, teachers["spans"], squad_data(squad_folder), QuestionAnswering(), [], top_k=5)
+        open_folders(tmp_path, teachers["spans"], squad_data(squad_folder), QuestionAnswering(), [], top_k=5)
 
 
 def test_nothing_to_fill(tmp_path, teachers, clinc_file):
@@ -630,62 +636,62 @@ def test_nothing_to_fill(tmp_path, teachers, clinc_file):
 
 
 @pytest.fixture
-def distil(tmp_path, config, teachers):  # noqa: F811
+def distill_args(tmp_path, config, teachers):  # noqa: F811
     """Arguments of a run with a cache in the folder ``cache``, or another."""
 
     def arguments(cache=tmp_path / "cache"):
         soft = "{class_path: SoftTargetLoss, init_args: {weight: 0.5}}"
         teacher = [f"--model.teacher={teachers['classes']}", f"--model.losses.soft={soft}"]
-        return ["--config", config, *teacher, "--model.accept+=weak_teacher", f"--model.teacher_cache={cache}"]
+        return ["--config", config, *teacher, "--model.ignore_checks+=weak_teacher", f"--model.teacher_cache={cache}"]
 
     return arguments
 
 
-def files(folder):
+def modified_times(folder):
     return {path: path.stat().st_mtime_ns for path in Path(folder).rglob("*") if path.is_file()}
 
 
-def no_step(module, batch, batch_idx):
+def fail_on_step(module, batch, batch_idx):
     raise AssertionError("a step of training")
 
 
-def test_cache_command(tmp_path, distil, shell, seen, caplog, monkeypatch):
+def test_cache_command(tmp_path, distill_args, shell, teacher_calls, caplog, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(DistillationModule, "training_step", no_step)  # it ends before the first one
-        assert shell("cache", *distil(), "--fill.batch_size=30") == (0, "")
-    assert [len(batch) for batch in seen.batches] == [16, 16, 4, 30, 30, 12]
-    assert len(files(tmp_path / "cache")) == 8
+        patch.setattr(DistillationModule, "training_step", fail_on_step)  # it ends before the first one
+        assert shell("cache", *distill_args(), "--cache.batch_size=30") == (0, "")
+    assert [len(batch) for batch in teacher_calls.batches] == [16, 16, 4, 30, 30, 12]
+    assert len(modified_times(tmp_path / "cache")) == 8
     assert not (tmp_path / "lightning_logs").exists()
-    before = files(tmp_path / "cache")
+    before = modified_times(tmp_path / "cache")
     caplog.clear()
-    assert shell("cache", *distil()) == (0, "")
+    assert shell("cache", *distill_args()) == (0, "")
     assert ": 72 of 72 train rows are known" in caplog.text
     assert ": 36 of 36 validation rows are known" in caplog.text
-    assert shell("fit", *distil())[0] == 0
-    assert len(seen.batches) == 6
-    assert files(tmp_path / "cache") == before
-    assert (run_folder(tmp_path) / "student" / "model.safetensors").is_file()
+    assert shell("fit", *distill_args())[0] == 0
+    assert len(teacher_calls.batches) == 6
+    assert modified_times(tmp_path / "cache") == before
+    assert (version_dir(tmp_path) / "student" / "model.safetensors").is_file()
 
 
-def test_cache_command_refuses(tmp_path, config, shell, distil):  # noqa: F811
+def test_cache_command_refuses(tmp_path, config, shell, distill_args):  # noqa: F811
     assert "model.teacher_cache: none given" in shell("cache", "--config", config)[1]
     assert "model.teacher: no loss reads one" in shell("cache", "--config", config, "--model.teacher_cache=x")[1]
-    guessing = [argument for argument in distil() if "weak_teacher" not in str(argument)]
+    guessing = [argument for argument in distill_args() if "weak_teacher" not in str(argument)]
     assert "no better than guessing" in shell("cache", *guessing)[1]
-    folders = {about(folder)["split"]: folder for folder in (tmp_path / "cache").iterdir()}
+    folders = {read_metadata(folder)["split"]: folder for folder in (tmp_path / "cache").iterdir()}
     assert not (folders["train"] / "values.bin").exists()  # asked before it sees all rows
 
 
-def test_cache_command_continues_nothing(tmp_path, distil, shell):
-    code, message = shell("cache", *distil(), "--ckpt_path=last.ckpt")
+def test_cache_command_continues_nothing(tmp_path, distill_args, shell):
+    code, message = shell("cache", *distill_args(), "--ckpt_path=last.ckpt")
     assert code
     assert "ckpt_path: cache trains nothing" in message
 
 
-@pytest.mark.parametrize("kind", ROWS)
-def test_batch_of_padding_only(tmp_path, kinds, kind):
+@pytest.mark.parametrize("kind", NUM_ROWS)
+def test_batch_of_padding_only(tmp_path, settings_by_kind, kind):
     """With several devices one may get such a batch."""
-    make, rows = kinds[kind]
+    make, rows = settings_by_kind[kind]
     fitted = fit(tmp_path, make(teacher_cache=str(tmp_path / "cache")), rows()).module
     batch = next(iter(fitted.trainer.val_dataloaders))
     outputs = fitted.cached_teachers["validation"](batch)
@@ -697,78 +703,83 @@ def test_batch_of_padding_only(tmp_path, kinds, kind):
 def test_hooks_of_the_module_see_each_batch(tmp_path, teachers, clinc_file):
     """Rows are filled, scored and trained on as the hook makes them."""
 
-    class Own(DistillationModule):
-        seen = 0
+    class CustomModule(DistillationModule):
+        num_batches = 0
 
         def on_before_batch_transfer(self, batch, dataloader_idx):
-            self.seen += 1
+            self.num_batches += 1
             ids = batch["input_ids"].clone()
             ids[:, 1] = 7
             return {**batch, "input_ids": ids}
 
     cache = str(tmp_path / "cache")
     template = module(teachers["classes"])
-    settings = {"losses": dict(template.losses), "optimizer": template.optimizer, "accept": ["weak_teacher"]}
-    own = Own(SequenceClassification(), template._student_source, teachers["classes"], teacher_cache=cache, **settings)
-    trainer(tmp_path, callbacks=[FillTeacherCache()]).fit(own, data(clinc_file))
-    assert own.seen == 9 + 3 + 3 + 3 + 2  # steps; filled in batches of 32; scored, validated and looked at in 16
+    settings = {"losses": dict(template.losses), "optimizer": template.optimizer, "ignore_checks": ["weak_teacher"]}
+    custom = CustomModule(
+        SequenceClassification(), template._student_source, teachers["classes"], teacher_cache=cache, **settings
+    )
+    trainer(tmp_path, callbacks=[FillTeacherCache()]).fit(custom, data(clinc_file))
+    assert (
+        custom.num_batches == 9 + 3 + 3 + 3 + 2
+    )  # steps; filled in batches of 32; scored, validated and looked at in 16
 
 
-def test_hidden_tokens_of_command_and_run_are_the_same(tmp_path, shell, teachers, corpus, seen):  # noqa: F811
+def test_masked_tokens_of_command_and_run_are_the_same(tmp_path, shell, teachers, corpus, teacher_calls):  # noqa: F811
     arguments = [
         "--model.task=MaskedLM", f"--model.teacher={teachers['tokens']}", f"--model.student={teachers['tokens']}",
-        "--model.losses.soft=SoftTargetLoss", "--model.accept+=weak_teacher", f"--model.teacher_cache={tmp_path / 'c'}",
+        "--model.losses.soft=SoftTargetLoss", "--model.ignore_checks+=weak_teacher",
+        f"--model.teacher_cache={tmp_path / 'c'}",
         "--data=MaskedLMDataModule", f"--data.path={corpus}", "--data.dynamic_masking=false", "--data.max_length=16",
         f"--trainer.default_root_dir={tmp_path}", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false",
     ]  # fmt: skip
     assert shell("cache", *arguments) == (0, "")
-    seen.batches = []
+    teacher_calls.batches = []
     assert shell("fit", *arguments, "--trainer.max_steps=2")[0] == 0
-    assert seen.batches == []
+    assert teacher_calls.batches == []
 
 
-def test_damaged_cache(tmp_path, distil, shell, seen):
-    assert shell("cache", *distil())[0] == 0
-    folders = {about(folder)["split"]: folder for folder in (tmp_path / "cache").iterdir()}
+def test_damaged_cache(tmp_path, distill_args, shell, teacher_calls):
+    assert shell("cache", *distill_args())[0] == 0
+    folders = {read_metadata(folder)["split"]: folder for folder in (tmp_path / "cache").iterdir()}
     values = folders["train"] / "values.bin"
     content = bytearray(values.read_bytes())
     content[30] ^= 1
     values.write_bytes(content)
-    seen.batches = []
-    assert shell("cache", *distil())[0] == 0
-    assert [len(batch) for batch in seen.batches] == [1]
+    teacher_calls.batches = []
+    assert shell("cache", *distill_args())[0] == 0
+    assert [len(batch) for batch in teacher_calls.batches] == [1]
     values.write_bytes(content[:-20])
-    code, last = shell("fit", *distil())
+    code, last = shell("fit", *distill_args())
     assert code
     assert f"teacher_cache: '{folders['train']}' is damaged; delete this folder and it is filled again" in last
     assert "\n" not in last
     shutil.rmtree(folders["train"])
-    assert shell("fit", *distil())[0] == 0
+    assert shell("fit", *distill_args())[0] == 0
 
 
-def test_full_disk(small_disk, tmp_path, distil, shell):  # noqa: F811
+def test_full_disk(small_disk, tmp_path, distill_args, shell):  # noqa: F811
     earlier = small_disk / "earlier"
-    assert shell("cache", *distil(earlier))[0] == 0
-    before = {path: path.read_bytes() for path in files(earlier)}
-    squeeze(small_disk)
+    assert shell("cache", *distill_args(earlier))[0] == 0
+    before = {path: path.read_bytes() for path in modified_times(earlier)}
+    fill_disk(small_disk)
     for command in ("fit", "cache"):
-        code, last = shell(command, *distil(small_disk / "new"))
+        code, last = shell(command, *distill_args(small_disk / "new"))
         assert code
         assert f"teacher_cache: cannot write to '{small_disk / 'new'}" in last
         assert "the disk is full: free some space" in last
         assert "\n" not in last
-    assert not run_folder(tmp_path).exists()
-    assert {path: path.read_bytes() for path in files(earlier)} == before
-    assert shell("fit", *distil(earlier))[0] == 0
+    assert not version_dir(tmp_path).exists()
+    assert {path: path.read_bytes() for path in modified_times(earlier)} == before
+    assert shell("fit", *distill_args(earlier))[0] == 0
 
 
-def test_read_only_folder(small_disk, distil, shell, seen):  # noqa: F811
-    assert shell("cache", *distil(small_disk / "filled"))[0] == 0
+def test_read_only_folder(small_disk, distill_args, shell, teacher_calls):  # noqa: F811
+    assert shell("cache", *distill_args(small_disk / "filled"))[0] == 0
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
-    seen.batches = []
-    assert shell("fit", *distil(small_disk / "filled"))[0] == 0
-    assert seen.batches == []
-    code, last = shell("fit", *distil(small_disk / "new"))
+    teacher_calls.batches = []
+    assert shell("fit", *distill_args(small_disk / "filled"))[0] == 0
+    assert teacher_calls.batches == []
+    code, last = shell("fit", *distill_args(small_disk / "new"))
     assert code
     assert f"teacher_cache: cannot write to '{small_disk / 'new'}" in last
     assert "Read-only file system); name another folder" in last

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import BertForSequenceClassification
 
 from lightning_kd.teachers.fingerprint import fingerprint
-from tests.conftest import LABELS, save_network, tiny_bert
+from tests.conftest import LABELS, save_model, tiny_bert
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def teacher(tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def _saved(teacher):
-    save_network(tiny_bert(layers=1, seed=1), teacher)
+    save_model(tiny_bert(layers=1, seed=1), teacher)
 
 
 @pytest.fixture
@@ -59,15 +59,15 @@ def test_configuration(teacher, copy, field, value):
 
 
 def test_every_kind_of_weights_counts(teacher, copy):
-    prints = {fingerprint(str(teacher))}
+    fingerprints = {fingerprint(str(teacher))}
     for name in ("model-00002-of-00002.safetensors", "pytorch_model.bin", "model.safetensors.index.json"):
         (copy / name).write_bytes(b"more")
-        prints.add(fingerprint(str(copy)))
+        fingerprints.add(fingerprint(str(copy)))
     (copy / "adapter_config.json").write_text("{}")
-    prints.add(fingerprint(str(copy)))
+    fingerprints.add(fingerprint(str(copy)))
     (copy / "pytorch_model.bin").rename(copy / "other.bin")
-    prints.add(fingerprint(str(copy)))
-    assert len(prints) == 6
+    fingerprints.add(fingerprint(str(copy)))
+    assert len(fingerprints) == 6
 
 
 def test_weights_in_a_subfolder_and_other_arguments(teacher, tmp_path):
@@ -86,15 +86,15 @@ def test_no_network():
 
 def test_hub_id_is_known_by_its_commit(teacher, tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    prints = []
+    fingerprints = []
     for name, commit in (("some", "a" * 40), ("some", "b" * 40), ("any", "b" * 40), ("some", "a" * 40)):
         folder = tmp_path / f"models--{name}--body"  # as the hub's own cache has it
         (folder / "refs").mkdir(parents=True, exist_ok=True)
         (folder / "refs" / "main").write_text(commit)
         shutil.copytree(teacher, folder / "snapshots" / commit, dirs_exist_ok=True)
-        prints.append(fingerprint(f"{name}/body"))
-    assert len(set(prints)) == 3
-    assert prints[0] == prints[3]
+        fingerprints.append(fingerprint(f"{name}/body"))
+    assert len(set(fingerprints)) == 3
+    assert fingerprints[0] == fingerprints[3]
 
 
 def network(activation=nn.ReLU, bias=True, dtype=torch.float32):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax, softmax
 
-from lightning_kd.teachers.logit_codec import Packing
+from lightning_kd.teachers.logit_codec import LogitCodec
 
 HEADS, COUNT, CLASSES = 2, 3, 50
 
@@ -13,32 +13,32 @@ def logits(rows=4, classes=CLASSES, spread=5.0):
     return np.random.default_rng(0).normal(0, spread, (rows, HEADS, COUNT, classes)).astype(np.float32)
 
 
-def there_and_back(values, packing):
+def round_trip(values, codec):
     _, heads, count, classes = values.shape
-    blocks = [packing.pack(row) for row in values]
+    blocks = [codec.encode(row) for row in values]
     rows = np.frombuffer(b"".join(blocks), np.uint8).reshape(len(values), -1)
-    return packing.unpack(rows, heads, count, classes)
+    return codec.decode(rows, heads, count, classes)
 
 
 def test_float32_comes_back_as_it_was():
-    back = there_and_back(logits(), Packing())
+    back = round_trip(logits(), LogitCodec())
     assert back.dtype == np.float32
     assert np.array_equal(back, logits())
 
 
 def test_float16_is_rounded_to_the_nearest():
     values = logits()
-    back = there_and_back(values, Packing("float16"))
+    back = round_trip(values, LogitCodec("float16"))
     assert back.dtype == np.float32
     assert np.all(np.abs(back - values) <= np.spacing(np.abs(values).astype(np.float16)).astype(np.float32) / 2)
-    assert there_and_back(back, Packing("float16")).tobytes() == back.tobytes()  # rounded once
+    assert round_trip(back, LogitCodec("float16")).tobytes() == back.tobytes()  # rounded once
 
 
 @pytest.mark.parametrize("spread", [0.0, 5.0, 80.0])
 @pytest.mark.parametrize("top_k", [1, 7, CLASSES - 1])
 def test_top_k_keeps_the_probabilities_of_the_largest_and_the_mass_of_the_rest(top_k, spread):
     values = logits(spread=spread)
-    back = there_and_back(values, Packing(top_k=top_k)).astype(np.float64)
+    back = round_trip(values, LogitCodec(top_k=top_k)).astype(np.float64)
     exact = softmax(values.astype(np.float64), axis=-1)
     kept = np.take_along_axis(values, np.argsort(-values, axis=-1)[..., :top_k], axis=-1).min(axis=-1, keepdims=True)
     largest = values >= kept if spread else back == values
@@ -51,12 +51,12 @@ def test_top_k_keeps_the_probabilities_of_the_largest_and_the_mass_of_the_rest(t
 
 
 def test_top_k_of_one_other_class_loses_nothing():
-    assert there_and_back(logits(), Packing(top_k=CLASSES - 1)) == pytest.approx(logits(), rel=1e-6)
+    assert round_trip(logits(), LogitCodec(top_k=CLASSES - 1)) == pytest.approx(logits(), rel=1e-6)
 
 
 def test_top_k_rounds_the_kept_values_only():
     values = logits()
-    exact, rounded = (there_and_back(values, Packing(dtype, 5)) for dtype in ("float32", "float16"))
+    exact, rounded = (round_trip(values, LogitCodec(dtype, 5)) for dtype in ("float32", "float16"))
     kept = exact == values
     assert kept.sum(axis=-1).tolist() == np.full((4, HEADS, COUNT), 5).tolist()
     assert np.array_equal(rounded[kept], values[kept].astype(np.float16).astype(np.float32))
@@ -65,7 +65,7 @@ def test_top_k_rounds_the_kept_values_only():
 
 def test_top_k_of_no_fewer_classes_keeps_all():
     for top_k in (CLASSES, 10 * CLASSES):
-        assert np.array_equal(there_and_back(logits(), Packing(top_k=top_k)), logits())
+        assert np.array_equal(round_trip(logits(), LogitCodec(top_k=top_k)), logits())
 
 
 def test_kl_of_top_k_at_temperature_1_is_that_of_merged_classes():
@@ -74,22 +74,24 @@ def test_kl_of_top_k_at_temperature_1_is_that_of_merged_classes():
     student = np.full(CLASSES, -1.0)
     largest = np.argsort(-teacher)[:4]
     student[largest] = [2.0, 1.0, 0.5, 0.0]
-    back = there_and_back(teacher.astype(np.float32)[None, None, None], Packing(top_k=4)).reshape(-1)
+    back = round_trip(teacher.astype(np.float32)[None, None, None], LogitCodec(top_k=4)).reshape(-1)
     p, log_q = softmax(back.astype(np.float64)), log_softmax(student)
     merged_p = np.append(softmax(teacher)[largest], 1 - softmax(teacher)[largest].sum())
     merged_q = np.append(np.exp(log_q)[largest], 1 - np.exp(log_q)[largest].sum())
     assert (p * (np.log(p) - log_q)).sum() == pytest.approx((merged_p * np.log(merged_p / merged_q)).sum(), rel=1e-5)
 
 
-@pytest.mark.parametrize("packing", [Packing(), Packing("float16"), Packing(top_k=4), Packing("float16", 4)], ids=str)
-def test_row_of_no_distribution(packing):
+@pytest.mark.parametrize(
+    "codec", [LogitCodec(), LogitCodec("float16"), LogitCodec(top_k=4), LogitCodec("float16", 4)], ids=str
+)
+def test_row_of_no_distribution(codec):
     empty = np.zeros((3, 1, 0, CLASSES), np.float32)
-    assert packing.pack(empty[0]) == b""
-    assert there_and_back(empty, packing).shape == empty.shape
+    assert codec.encode(empty[0]) == b""
+    assert round_trip(empty, codec).shape == empty.shape
 
 
 def test_size_of_a_vocabulary():
     row = np.zeros((1, 20, 30522), np.float32)
-    assert len(Packing().pack(row)) == 20 * 30522 * 4
-    assert len(Packing("float16").pack(row)) == 20 * 30522 * 2
-    assert len(Packing("float16", 64).pack(row)) == 20 * (64 * 6 + 4)  # value and index, and what the rest has
+    assert len(LogitCodec().encode(row)) == 20 * 30522 * 4
+    assert len(LogitCodec("float16").encode(row)) == 20 * 30522 * 2
+    assert len(LogitCodec("float16", 64).encode(row)) == 20 * (64 * 6 + 4)  # value and index, and what the rest has

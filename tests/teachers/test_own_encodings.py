@@ -19,11 +19,11 @@ from lightning_kd import MaskedLM, MaskedLMDataModule, QuestionAnswering, Teache
 from lightning_kd.callbacks import CompressionReport, StudentExport
 from lightning_kd.losses import HardLabelLoss, HiddenStateMSELoss, SoftTargetLoss
 from lightning_kd.outputs import Head, Outputs
-from tests.conftest import LABELS, TINY_BERT, clinc_rows, save_network, squad_questions, tiny_bert, write_squad
+from tests.conftest import LABELS, TINY_BERT, clinc_rows, save_model, squad_questions, tiny_bert, write_squad
 from tests.roberta import roberta_tokenizer, save_roberta, tiny_roberta
 from tests.runs import data, module, squad_data, trainer
 
-WIDE = {"initializer_range": 0.6}
+LARGE_INIT = {"initializer_range": 0.6}
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def student(tmp_path, other):
 
 @pytest.fixture
 def teacher(tmp_path):
-    return save_network(tiny_bert(seed=1, **WIDE), tmp_path / "bert")
+    return save_model(tiny_bert(seed=1, **LARGE_INIT), tmp_path / "bert")
 
 
 def fit(tmp_path, fitted, rows, **settings):
@@ -48,12 +48,12 @@ def fit(tmp_path, fitted, rows, **settings):
     return run
 
 
-def losses_of(run):
+def read_metrics(run):
     return {name: float(value) for name, value in run.callback_metrics.items()}
 
 
 def test_bert_teaches_a_roberta_as_well_as_it_scores_alone(tmp_path, clinc_file, teacher, student, tokenizer):
-    own = module(teacher, student={"base": str(TINY_BERT), "num_hidden_layers": 1})
+    own = module(teacher, student={"config": str(TINY_BERT), "num_hidden_layers": 1})
     fit(tmp_path, own, data(clinc_file), max_steps=1)
     fitted = module(teacher, student=student)
     rows = data(clinc_file, tokenizer=student, teacher_tokenizer=teacher)
@@ -63,16 +63,16 @@ def test_bert_teaches_a_roberta_as_well_as_it_scores_alone(tmp_path, clinc_file,
     batch = next(iter(rows.val_dataloader()))
     texts = rows.tokenizer.batch_decode(batch["input_ids"], skip_special_tokens=True)
     with torch.no_grad():
-        expected = fitted.teacher.networks[0](**tokenizer(texts, return_tensors="pt", padding=True)).logits
+        expected = fitted.teacher.load()[0](**tokenizer(texts, return_tensors="pt", padding=True)).logits
     torch.testing.assert_close(fitted.teacher(batch).heads["label"].logits, expected)
 
 
 @pytest.mark.parametrize("kept", [{}, {"dtype": "float16"}])
-def test_cache_keeps_what_the_teacher_said_of_its_own_tokens(tmp_path, clinc_file, teacher, student, kept):
+def test_cache_with_a_separate_teacher_tokenizer(tmp_path, clinc_file, teacher, student, kept):
     def run(cache):
         fitted = module(teacher, student=student, teacher_cache=cache)
         rows = data(clinc_file, tokenizer=student, teacher_tokenizer=teacher)
-        return losses_of(fit(tmp_path, fitted, rows, max_epochs=2))
+        return read_metrics(fit(tmp_path, fitted, rows, max_epochs=2))
 
     cache = TeacherCache(str(tmp_path / "cache"), **kept)
     without, cold, warm = run(None), run(cache), run(cache)
@@ -81,15 +81,15 @@ def test_cache_keeps_what_the_teacher_said_of_its_own_tokens(tmp_path, clinc_fil
 
 
 def test_ensemble_of_both_kinds(tmp_path, clinc_file, teacher, student, other):
-    third = save_roberta(tiny_roberta(LABELS[::-1], other, seed=5, **WIDE), other, tmp_path / "third")
+    third = save_roberta(tiny_roberta(LABELS[::-1], other, seed=5, **LARGE_INIT), other, tmp_path / "third")
     names = [teacher, third]
     fitted = module({"ensemble": names, "combine": "probabilities"}, student=student)
     rows = data(clinc_file, tokenizer=student, teacher_tokenizer=names)
     fit(tmp_path, fitted, rows, max_steps=1)
     batch = next(iter(rows.val_dataloader()))
     with torch.no_grad():
-        first = fitted.teacher.networks[0](**batch["teacher_inputs"][0]).logits.numpy()
-        second = fitted.teacher.networks[1](**batch["teacher_inputs"][1]).logits.numpy()[:, ::-1]
+        first = fitted.teacher.load()[0](**batch["teacher_inputs"][0]).logits.numpy()
+        second = fitted.teacher.load()[1](**batch["teacher_inputs"][1]).logits.numpy()[:, ::-1]
     expected = (softmax(first, axis=1) + softmax(second, axis=1)) / 2
     got = fitted.teacher(batch).heads["label"].logits.softmax(dim=-1).numpy()
     np.testing.assert_allclose(got, expected, rtol=1e-4)
@@ -117,7 +117,7 @@ def test_losses_on_layers_are_refused(tmp_path, clinc_file, teacher, student):
 
 
 def test_prompt_longer_than_the_teachers_positions_is_refused(tmp_path, clinc_file):
-    short = save_network(tiny_bert(max_position_embeddings=32), tmp_path / "short")
+    short = save_model(tiny_bert(max_position_embeddings=32), tmp_path / "short")
     rows = data(clinc_file, teacher_prompt="hello " * 30 + "{text}")
     with pytest.raises(
         ValueError, match=r"data\.max_length: 4\d, with the prompt, is more than the 32 positions of teacher"
@@ -126,7 +126,7 @@ def test_prompt_longer_than_the_teachers_positions_is_refused(tmp_path, clinc_fi
 
 
 def test_prompt_longer_than_the_students_positions_is_refused(tmp_path, clinc_file):
-    short = save_network(tiny_bert(max_position_embeddings=32), tmp_path / "short")
+    short = save_model(tiny_bert(max_position_embeddings=32), tmp_path / "short")
     with pytest.raises(
         ValueError, match=r"data\.max_length: 62, with the prompt, is more than the 32 .* of the student"
     ):
@@ -172,7 +172,7 @@ def test_network_that_was_trained_to_read_a_prompt_says_so(tmp_path, clinc_file,
     assert loaded.config.text_prompt == "say {text}"
 
 
-def test_prompt_is_internalised(tmp_path, clinc_file, teacher, tokenizer):
+def test_prompt_is_internalized(tmp_path, clinc_file, teacher, tokenizer):
     """The student, the teacher's copy, differs from it at first, because it does without the prompt, then less."""
     rows = data(clinc_file, teacher_prompt="now say what this is : {text} ?", batch_size=16)
 
@@ -213,9 +213,9 @@ def masked_data(folder, **settings):
 
 
 @pytest.mark.parametrize("dynamic", [True, False])
-def test_masked_lm_teacher_reads_a_prompt_around_the_same_hidden_tokens(tmp_path, corpus, tokenizer, dynamic):
-    folder = save_network(tiny_bert(None, seed=2, network=BertForMaskedLM, **WIDE), tmp_path / "mlm", tokenizer)
-    student = {"base": str(TINY_BERT), "num_hidden_layers": 1}
+def test_masked_lm_teacher_reads_a_prompt_around_the_same_masked_tokens(tmp_path, corpus, tokenizer, dynamic):
+    folder = save_model(tiny_bert(None, seed=2, model_class=BertForMaskedLM, **LARGE_INIT), tmp_path / "mlm", tokenizer)
+    student = {"config": str(TINY_BERT), "num_hidden_layers": 1}
     settings = {"task": MaskedLM(), "student": student, "losses": {"soft": SoftTargetLoss()}}
     rows = masked_data(corpus, teacher_prompt="hello {text} see you", dynamic_masking=dynamic)
     cache = {} if dynamic else {"teacher_cache": str(tmp_path / "cache")}
@@ -225,10 +225,10 @@ def test_masked_lm_teacher_reads_a_prompt_around_the_same_hidden_tokens(tmp_path
     (own,) = batch["teacher_inputs"]
     whole = tokenizer.batch_decode(own["input_ids"], skip_special_tokens=False)
     assert all(text.startswith("[CLS] hello") for text in whole)
-    hidden = batch["labels"] >= 0
-    assert own["labels"][own["labels"] >= 0].equal(batch["labels"][hidden])
+    masked = batch["labels"] >= 0
+    assert own["labels"][own["labels"] >= 0].equal(batch["labels"][masked])
     with torch.no_grad():
-        logits = fitted.teacher.networks[0](own["input_ids"], attention_mask=own["attention_mask"]).logits
+        logits = fitted.teacher.load()[0](own["input_ids"], attention_mask=own["attention_mask"]).logits
     torch.testing.assert_close(fitted.teacher(batch).heads["token"].logits, logits[own["labels"] >= 0])
 
 
@@ -238,8 +238,8 @@ def test_masks_of_the_student_are_those_of_a_run_without_a_prompt(corpus):
         rows.setup("fit")
     a, b = (next(iter(rows.val_dataloader())) for rows in (with_, without))
     assert all(a[name].equal(b[name]) for name in ("input_ids", "labels"))
-    assert with_.row_key("validation") != without.row_key("validation")
-    assert with_.teacher_length() == 17
+    assert with_.cache_key("validation") != without.cache_key("validation")
+    assert with_.max_teacher_tokens() == 17
 
 
 # ---- spans
@@ -247,16 +247,16 @@ def test_masks_of_the_student_are_those_of_a_run_without_a_prompt(corpus):
 
 @pytest.fixture
 def spans(tmp_path, other):
-    teacher = tiny_bert(None, seed=3, network=BertForQuestionAnswering, **WIDE)
-    student = tiny_roberta(None, other, seed=4, network=RobertaForQuestionAnswering, **WIDE)
+    teacher = tiny_bert(None, seed=3, model_class=BertForQuestionAnswering, **LARGE_INIT)
+    student = tiny_roberta(None, other, seed=4, model_class=RobertaForQuestionAnswering, **LARGE_INIT)
     return (
-        save_network(teacher, tmp_path / "qa-bert"),
+        save_model(teacher, tmp_path / "qa-bert"),
         save_roberta(student, other, tmp_path / "qa-roberta"),
         write_squad(tmp_path / "squad"),
     )
 
 
-def masses_by_character(network, tokenizer, question, window):
+def span_probabilities_by_character(network, tokenizer, question, window):
     """Where the teacher says a span begins and ends: characters of the window, None = nowhere, and probabilities."""
     own = tokenizer(question, window, return_offsets_mapping=True, return_tensors="pt")
     offsets = own.pop("offset_mapping")[0].tolist()
@@ -273,7 +273,7 @@ def masses_by_character(network, tokenizer, question, window):
 
 
 @pytest.mark.parametrize(("length", "cuts_words"), [(60, False), (30, True)])
-def test_spans_are_carried_over_by_their_characters(tmp_path, spans, tokenizer, length, cuts_words):
+def test_span_probabilities_are_transferred_by_characters(tmp_path, spans, tokenizer, length, cuts_words):
     """Row by row, with the teacher called by hand on the characters that the student reads."""
     teacher, student, folder = spans
     fitted = module(teacher, student=student, task=QuestionAnswering())
@@ -285,13 +285,13 @@ def test_spans_are_carried_over_by_their_characters(tmp_path, spans, tokenizer, 
         outputs = fitted.teacher(batch)
         for number, context in enumerate(batch["context"]):
             offsets = batch["offsets"][number].tolist()
-            first, after_last = batch["context_tokens"][number].tolist()
+            first, after_last = batch["context_span"][number].tolist()
             begin, end = offsets[first][0], offsets[after_last - 1][1]
             begin += context[begin] == " "  # the first token of a part counts the space before it
             end -= context[end - 1] == " "  # a space alone may be the last
             begin, end = context.rfind(" ", 0, begin) + 1, (context + " ").index(" ", end)  # whole words
-            masses = masses_by_character(
-                fitted.teacher.networks[0], tokenizer, batch["question"][number], context[begin:end]
+            masses = span_probabilities_by_character(
+                fitted.teacher.load()[0], tokenizer, batch["question"][number], context[begin:end]
             )
             for name, of_tokens in masses.items():
                 expected = {}
@@ -309,14 +309,14 @@ def test_spans_are_carried_over_by_their_characters(tmp_path, spans, tokenizer, 
     assert any(lost for lost, _ in seen) == cuts_words
 
 
-def test_same_tokenizer_carries_each_token_to_itself(tmp_path, spans):
+def test_same_tokenizer_maps_each_token_to_itself(tmp_path, spans):
     teacher, _, folder = spans
-    student = {"base": str(TINY_BERT), "num_hidden_layers": 1}
+    student = {"config": str(TINY_BERT), "num_hidden_layers": 1}
     rows = partial(squad_data, folder, max_length=32)  # in which no context is cut, nor a word
     results = []
     for own in (None, teacher):
         fitted = module(teacher, student=student, task=QuestionAnswering(), losses={"soft": SoftTargetLoss(1.0, 3.0)})
-        results.append(losses_of(fit(tmp_path, fitted, rows(teacher_tokenizer=own), max_epochs=1)))
+        results.append(read_metrics(fit(tmp_path, fitted, rows(teacher_tokenizer=own), max_epochs=1)))
     assert results[0] == pytest.approx(results[1], rel=1e-4)
 
 
@@ -327,6 +327,6 @@ def test_spans_are_kept_in_a_cache(tmp_path, spans):
         losses = {"hard": HardLabelLoss(), "soft": SoftTargetLoss()}
         fitted = module(teacher, student=student, task=QuestionAnswering(), losses=losses, teacher_cache=cache)
         rows = squad_data(folder, tokenizer=student, teacher_tokenizer=teacher, max_length=48)
-        results.append(losses_of(fit(tmp_path, fitted, rows, max_epochs=2)))
+        results.append(read_metrics(fit(tmp_path, fitted, rows, max_epochs=2)))
     assert results[0] == pytest.approx(results[1], rel=1e-5)
     assert results[1] == results[2]

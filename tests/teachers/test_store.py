@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lightning_kd.teachers.store import HEADER, RowStore
-from tests.io.test_disk_full import small_disk, squeeze  # noqa: F401
+from lightning_kd.teachers.store import HEADER_DTYPE, RowStore
+from tests.io.test_disk_full import fill_disk, small_disk  # noqa: F401
 
 SCRIPT = Path(__file__).parent / "store_script.py"
 ROWS = 20
@@ -37,12 +37,12 @@ def contents(one, *rows):
     return [blocks[i].tobytes() for blocks, *_ in one.read(np.array(rows)) for i in range(len(blocks))]
 
 
-def known(one, *rows):
-    return one.known(np.array(rows)).tolist()
+def contains(one, *rows):
+    return one.contains(np.array(rows)).tolist()
 
 
-def all_known(one):
-    return np.flatnonzero(one.known(np.arange(ROWS))).tolist()
+def stored_rows(one):
+    return np.flatnonzero(one.contains(np.arange(ROWS))).tolist()
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def folder(tmp_path):
 def test_empty(folder):
     one = store(folder)
     assert len(one) == 0
-    assert all_known(one) == []
+    assert stored_rows(one) == []
     assert not folder.exists()  # made by the first row
 
 
@@ -62,9 +62,9 @@ def test_what_was_written_is_read(folder):
     write(one, 3, 7, 1, 0)
     for reader in (one, store(folder)):
         assert len(reader) == 4
-        assert known(reader, 0, 1, 2, 3, 7) == [True, True, False, True, True]
+        assert contains(reader, 0, 1, 2, 3, 7) == [True, True, False, True, True]
         assert contents(reader, 7, 3, 3, 0) == [block(7), block(3), block(3), block(0)]
-        assert reader.origins(np.array([7, 1])).tolist() == [7, 1]
+        assert reader.tags(np.array([7, 1])).tolist() == [7, 1]
     runs = one.read(np.array([3, 0, 1, 7, 3]))
     assert [(blocks.shape, count, classes) for blocks, count, classes in runs] == [
         ((2, 10), 0, 7),
@@ -86,12 +86,12 @@ def test_rows_that_come_twice_are_kept_once_and_as_they_came_first(folder):
 def test_what_another_process_wrote_is_seen_after_refresh(folder):
     one, other = store(folder), store(folder)
     write(one, 1)
-    assert known(other, 1) == [False]
+    assert contains(other, 1) == [False]
     other.refresh()
-    assert known(other, 1) == [True]
+    assert contains(other, 1) == [True]
     write(other, 2, 1)
     write(one, 3)  # looks first
-    assert known(one, 1, 2, 3) == [True, True, True]
+    assert contains(one, 1, 2, 3) == [True, True, True]
     assert contents(one, 1, 2, 3) == [block(1), block(2), block(3)]
 
 
@@ -100,11 +100,11 @@ def test_empty_blocks(folder):
     write(one, 1, 2, content=lambda row: b"")
     write(one, 3)
     for reader in (one, store(folder)):
-        assert known(reader, 1, 2, 3) == [True, True, True]
+        assert contains(reader, 1, 2, 3) == [True, True, True]
         assert contents(reader, 1, 2, 3) == [b"", b"", block(3)]
 
 
-def test_room_is_reserved_for_all_rows_by_their_shares(folder):
+def test_space_is_reserved_for_all_rows_by_their_expected_sizes(folder):
     one = RowStore(folder, np.array([1.0, 1.0, 3.0, 5.0]))
     write(one, 2, content=lambda row: b"x" * 300)
     values = folder / "values.bin"
@@ -131,10 +131,10 @@ def test_torn_end_of_the_index_is_passed_over_and_mended(folder, left):
     write(store(folder), 3)
     index.write_bytes(index.read_bytes()[: len(whole) + left])
     torn = store(folder)
-    assert all_known(torn) == [1, 2]
+    assert stored_rows(torn) == [1, 2]
     write(torn, 4)
     for reader in (torn, store(folder)):
-        assert all_known(reader) == [1, 2, 4]
+        assert stored_rows(reader) == [1, 2, 4]
         assert contents(reader, 1, 2, 4) == [block(1), block(2), block(4)]
 
 
@@ -143,12 +143,12 @@ def test_zeros_at_the_end_of_the_index_as_a_power_failure_leaves_them(folder):
     with (folder / "index.bin").open("ab") as stream:
         stream.write(bytes(200))
     damaged = store(folder)
-    assert all_known(damaged) == [1, 2]
+    assert stored_rows(damaged) == [1, 2]
     write(damaged, 3)
-    assert all_known(store(folder)) == [1, 2, 3]
+    assert stored_rows(store(folder)) == [1, 2, 3]
 
 
-@pytest.mark.parametrize("place", [0, 5, HEADER.itemsize + 3, -1])
+@pytest.mark.parametrize("place", [0, 5, HEADER_DTYPE.itemsize + 3, -1])
 def test_flipped_byte_in_the_index(folder, place):
     write(store(folder), 1, 2)
     index = folder / "index.bin"
@@ -158,16 +158,16 @@ def test_flipped_byte_in_the_index(folder, place):
     content[first + place if place >= 0 else place] ^= 1
     index.write_bytes(content)
     damaged = store(folder)
-    assert all_known(damaged) == [1, 2]
+    assert stored_rows(damaged) == [1, 2]
     write(damaged, 3)
-    assert all_known(store(folder)) == [1, 2, 3]
+    assert stored_rows(store(folder)) == [1, 2, 3]
 
 
 def test_flipped_byte_in_a_block_costs_that_row_only(folder):
     write(store(folder), 1, 2, 3)
     flip(folder / "values.bin", len(block(1)) + 4)
     damaged = store(folder)
-    assert all_known(damaged) == [1, 3]
+    assert stored_rows(damaged) == [1, 3]
     write(damaged, 2)
     for reader in (damaged, store(folder)):
         assert contents(reader, 1, 2, 3) == [block(1), block(2), block(3)]
@@ -182,13 +182,13 @@ def flip(file, at):
 def test_row_that_another_process_found_damaged_and_wrote_again(folder):
     one = store(folder)
     write(one, 1, 2)
-    assert all_known(one) == [1, 2]
+    assert stored_rows(one) == [1, 2]
     values = folder / "values.bin"
     flip(values, 3)
     write(store(folder), 1)
     flip(values, len(block(1)) + len(block(2)) + 3)  # the second time, too
     one.refresh()
-    assert all_known(one) == [2]
+    assert stored_rows(one) == [2]
 
 
 @pytest.mark.parametrize("size", [0, 15, None])
@@ -236,11 +236,11 @@ def test_pickled(folder):
 def test_threads(folder):
     stores = [store(folder) for _ in range(4)]
 
-    def fill_up(one, first):
+    def write_all(one, first):
         for row in range(ROWS):
             write(one, (first + row) % ROWS)
 
-    threads = [threading.Thread(target=fill_up, args=(one, 5 * place)) for place, one in enumerate(stores)]
+    threads = [threading.Thread(target=write_all, args=(one, 5 * index)) for index, one in enumerate(stores)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -248,7 +248,7 @@ def test_threads(folder):
     assert contents(store(folder), *range(ROWS)) == [block(row) for row in range(ROWS)]
 
 
-def script(*arguments):
+def run_script(*arguments):
     done = subprocess.run(
         [sys.executable, SCRIPT, *map(str, arguments)], capture_output=True, text=True, check=False, timeout=60
     )
@@ -257,17 +257,17 @@ def script(*arguments):
 
 
 def test_killed_in_each_part_of_a_write(folder):
-    assert script("killed_at_each", folder, 3)["rows"] == 400
+    assert run_script("killed_at_each", folder, 3)["rows"] == 400
 
 
 def test_killed_at_random_moments(folder):
-    result = script("killed", folder, 0)
+    result = run_script("killed", folder, 0)
     assert result["rows"] == 400
     assert result["killed"] >= 20  # of 25; one may end before it is killed
 
 
 def test_processes_that_write_the_same_rows_at_once(folder):
-    result = script("together", folder, 0)
+    result = run_script("together", folder, 0)
     assert result["rows"] == 400
     assert result["writers"] > 1
     assert (folder / "values.bin").stat().st_size < 1.3 * result["size"]
@@ -276,7 +276,7 @@ def test_processes_that_write_the_same_rows_at_once(folder):
 def test_full_disk_is_one_error_and_leaves_what_is_there(small_disk):  # noqa: F811
     one = store(small_disk / "first")
     write(one, 1, 2, content=lambda row: bytes([row]) * 1000)
-    squeeze(small_disk)
+    fill_disk(small_disk)
     write(one, 3, content=lambda row: bytes([row]) * 1000)  # has its room
     other = store(small_disk / "second")
     with pytest.raises(

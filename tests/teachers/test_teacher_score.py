@@ -6,7 +6,7 @@ from torch import nn
 
 from lightning_kd import SequenceClassification
 from lightning_kd.teachers.teacher import Teacher
-from lightning_kd.teachers.teacher_score import check_teacher, evaluate_teacher
+from lightning_kd.teachers.teacher_score import check_teacher_score, evaluate_teacher
 from tests.conftest import LABELS
 
 TASK = SequenceClassification()
@@ -37,15 +37,15 @@ def test_perfect_teacher():
     scores, counts = evaluate(Oracle(), [0] * 10 + [1] * 6 + [2] * 5)
     assert scores == {"accuracy": 1.0, "f1_macro": 1.0, "in_scope_accuracy": 1.0, "oos_recall": 1.0}
     assert counts.tolist() == [10, 6, 4]
-    check_teacher("t", TASK, scores["accuracy"], counts, accepted=False)
+    check_teacher_score("t", TASK, scores["accuracy"], counts, ignore_weak_teacher=False)
 
 
 @pytest.mark.parametrize("network", [Oracle(shift=1), Oracle(shift=2)])
 def test_teacher_with_its_labels_in_another_order(network):
     scores, counts = evaluate(network, [0] * 10 + [1] * 6 + [2] * 5)
     with pytest.raises(ValueError, match=r"teacher 't' has validation accuracy 0\.0000, no better than guessing"):
-        check_teacher("t", TASK, scores["accuracy"], counts, accepted=False)
-    check_teacher("t", TASK, scores["accuracy"], counts, accepted=True)
+        check_teacher_score("t", TASK, scores["accuracy"], counts, ignore_weak_teacher=False)
+    check_teacher_score("t", TASK, scores["accuracy"], counts, ignore_weak_teacher=True)
 
 
 def test_no_batches():

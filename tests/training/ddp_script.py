@@ -1,4 +1,6 @@
-"""Run by tests/training/test_ddp.py in two processes: ``python -m tests.training.ddp_script <folder with rows and a teacher>``."""
+"""Run by tests/training/test_ddp.py in two processes: ``python -m tests.training.ddp_script <folder with rows and a
+teacher>``.
+"""
 
 import json
 import sys
@@ -22,8 +24,8 @@ from tests.callbacks.conftest import best_checkpoint
 from tests.runs import STUDENT, data, module, squad_data, trainer
 
 EPOCHS = 2
-TWO = {"devices": 2, "strategy": "ddp", "enable_checkpointing": True}
-LEARNS_FAST = {**STUDENT, "initializer_range": 0.2}
+TWO_DEVICES = {"devices": 2, "strategy": "ddp", "enable_checkpointing": True}
+FAST_STUDENT = {**STUDENT, "initializer_range": 0.2}
 
 
 class KilledError(Exception):
@@ -45,31 +47,31 @@ class Spy(Callback):
         self.rows, self.scores = [], []
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        self.rows.append(from_both(batch["row_id"].tolist()))
+        self.rows.append(gather_ranks(batch["row_id"].tolist()))
 
     def on_train_epoch_end(self, trainer, pl_module):
         self.scores.append(pl_module.validation_scores())
 
 
-def from_both(value):
+def gather_ranks(value):
     parts = [None, None]
     all_gather_object(parts, value)
     return parts
 
 
-def rows_asked(work):
+def record_teacher_rows(work):
     """What ``work`` returns, and the rows each process asked its teacher for meanwhile."""
-    rows, ask = [], Teacher.__call__
+    rows, call = [], Teacher.__call__
 
-    def spy(self, batch, needs=frozenset()):
+    def spy(self, batch, requires=frozenset()):
         rows.extend(batch["row_id"].tolist())
-        return ask(self, batch, needs)
+        return call(self, batch, requires)
 
     Teacher.__call__ = spy
     try:
-        return work(), from_both(rows)
+        return work(), gather_ranks(rows)
     finally:
-        Teacher.__call__ = ask
+        Teacher.__call__ = call
 
 
 def differences(first, second):
@@ -83,43 +85,45 @@ def main(folder: Path) -> None:
     teacher = str(folder / "teacher")
 
     def fit(name, *callbacks, resume=None, **settings):
-        run = trainer(folder / name, callbacks=[LastCheckpoint(0.0), *callbacks], max_epochs=EPOCHS, **TWO)
-        fitted = module(teacher, student=LEARNS_FAST, **settings)
+        run = trainer(folder / name, callbacks=[LastCheckpoint(0.0), *callbacks], max_epochs=EPOCHS, **TWO_DEVICES)
+        fitted = module(teacher, student=FAST_STUDENT, **settings)
         run.fit(fitted, data(**rows), ckpt_path=resume)
         return fitted
 
     spy = Spy()
-    probe = TemperatureProbe(rows=1, top_k=3)
+    probe = TemperatureProbe(num_examples=1, top_k=3)
     whole = fit("whole", best_checkpoint(), StudentExport(), RunSummary(), CompressionReport(), probe, spy)
-    network = whole.teacher.networks[0]
+    network = whole.teacher.load()[0]
     try:
         fit("killed", Kill())
     except KilledError:
         resumed = fit("killed", resume=folder / "killed" / "checkpoints" / "last.ckpt")
-    cold, asked_cold = rows_asked(lambda: fit("cold", teacher_cache=str(folder / "cache")))
-    warm, asked_warm = rows_asked(lambda: fit("warm", teacher_cache=str(folder / "cache")))
+    cold, teacher_rows_cold = record_teacher_rows(lambda: fit("cold", teacher_cache=str(folder / "cache")))
+    warm, teacher_rows_warm = record_teacher_rows(lambda: fit("warm", teacher_cache=str(folder / "cache")))
     results = {
         "rows": spy.rows,
         "scores": spy.scores,
         "teacher scores": whole.teacher_scores,
-        "teacher changed": from_both(differences(network, Teacher(teacher, whole.task).networks[0])),
-        "teacher trains": from_both(any(p.requires_grad or p.grad is not None for p in network.parameters())),
-        "teacher in train mode": from_both(any(m.training for m in network.modules())),
-        "student in the processes": from_both([float(p.detach().double().sum()) for p in whole.student.parameters()]),
-        "asked": {"cold": asked_cold, "warm": asked_warm},
-        "teacher loaded when warm": from_both(warm.teacher.members[0].loaded),
+        "teacher changed": gather_ranks(differences(network, Teacher(teacher, whole.task).load()[0])),
+        "teacher trains": gather_ranks(any(p.requires_grad or p.grad is not None for p in network.parameters())),
+        "teacher in train mode": gather_ranks(any(m.training for m in network.modules())),
+        "student in the processes": gather_ranks(
+            [float(p.detach().double().sum()) for p in whole.student.parameters()]
+        ),
+        "teacher rows": {"cold": teacher_rows_cold, "warm": teacher_rows_warm},
+        "teacher loaded when warm": gather_ranks(warm.teacher.models[0].is_loaded),
         "warm differs": differences(cold.student, warm.student),
         "resumed differs": differences(whole.student, resumed.student),
-        "validated": trainer(folder, **TWO).validate(whole, data(**rows), verbose=False)[0],
+        "validated": trainer(folder, **TWO_DEVICES).validate(whole, data(**rows), verbose=False)[0],
     }
     writer = PredictionWriter(str(folder / "predictions.csv"))
-    trainer(folder, callbacks=[writer], **TWO).predict(whole, data(**rows))
-    reader = module(task=QuestionAnswering(), student=LEARNS_FAST)
+    trainer(folder, callbacks=[writer], **TWO_DEVICES).predict(whole, data(**rows))
+    reader = module(task=QuestionAnswering(), student=FAST_STUDENT)
     questions = squad_data(folder / "squad")
-    trainer(folder / "reader", max_epochs=2, **TWO).fit(reader, questions)
-    results["questions validated"] = trainer(folder, **TWO).validate(reader, questions, verbose=False)[0]
+    trainer(folder / "reader", max_epochs=2, **TWO_DEVICES).fit(reader, questions)
+    results["questions validated"] = trainer(folder, **TWO_DEVICES).validate(reader, questions, verbose=False)[0]
     writer = PredictionWriter(str(folder / "predictions.json"))
-    trainer(folder, callbacks=[writer], **TWO).predict(reader, questions)
+    trainer(folder, callbacks=[writer], **TWO_DEVICES).predict(reader, questions)
     if whole.global_rank == 0:
         torch.save(reader.student.state_dict(), folder / "reader.pt")
         (folder / "results.json").write_text(json.dumps(results))

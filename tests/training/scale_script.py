@@ -23,24 +23,24 @@ from lightning_kd import (
 from lightning_kd.callbacks import LastCheckpoint, RunSummary, StudentExport
 from lightning_kd.data import TfIdfReplacement
 from lightning_kd.losses import (
-    Anneal,
-    AttentionTransferLoss,
+    AttentionScoreLoss,
     ConsistencyLoss,
     DecoupledKDLoss,
     HardLabelLoss,
     HiddenStateMSELoss,
-    RelationLoss,
+    Schedule,
+    SelfAttentionRelationLoss,
     SoftTargetLoss,
 )
-from lightning_kd.models.sharding import collected
+from lightning_kd.models.sharding import full_state_dict
 from tests.callbacks.conftest import best_checkpoint
-from tests.conftest import TINY_BERT, save_network, tiny_bert
+from tests.conftest import TINY_BERT, save_model, tiny_bert
 from tests.runs import STUDENT, module, trainer
 
-ROWS = 8
+GLOBAL_BATCH_SIZE = 8
 """Rows of a step on all devices together."""
 
-STILL = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "initializer_range": 0.2}
+NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "initializer_range": 0.2}
 SGD = partial(torch.optim.SGD, lr=0.1, momentum=0.9)
 LAZY = partial(LazyAdamW, lr=1e-2, eps=1e-2)
 ADAM = partial(torch.optim.AdamW, lr=1e-2, eps=1e-2, fused=True)  # with a small eps it makes steps of rounding errors
@@ -59,9 +59,9 @@ def write_inputs(folder: Path) -> None:
     (folder / "corpus").mkdir()
     for split in rows:
         (folder / "corpus" / f"{split}.txt").write_text("\n".join(text for text, _ in texts), encoding="utf-8")
-    save_network(tiny_bert(["greet", "leave"], layers=3, seed=1, initializer_range=0.2), folder / "teacher")
-    teacher = tiny_bert(None, layers=3, seed=1, network=BertForMaskedLM, initializer_range=0.2)
-    save_network(teacher, folder / "masked")
+    save_model(tiny_bert(["greet", "leave"], layers=3, seed=1, initializer_range=0.2), folder / "teacher")
+    teacher = tiny_bert(None, layers=3, seed=1, model_class=BertForMaskedLM, initializer_range=0.2)
+    save_model(teacher, folder / "masked")
 
 
 class Runs:
@@ -70,7 +70,7 @@ class Runs:
     def __init__(self, folder: Path, kind: str | None = None) -> None:
         self.folder = folder
         self.kind = kind
-        self.rows = ROWS if kind is None else ROWS // 2
+        self.batch_size = GLOBAL_BATCH_SIZE if kind is None else GLOBAL_BATCH_SIZE // 2
 
     def trainer(self, name: str, **settings: object) -> Trainer:
         if self.kind is not None:
@@ -78,8 +78,8 @@ class Runs:
             settings |= {"devices": 2, "strategy": strategy}
         return trainer(self.folder / name, **{"gradient_clip_val": 1.0, **settings})
 
-    def texts(self, **given: object) -> TextClassificationDataModule:
-        settings = {"batch_size": self.rows, "max_length": 32, "allow_unlabelled": True, **given}
+    def texts(self, **overrides: object) -> TextClassificationDataModule:
+        settings = {"batch_size": self.batch_size, "max_length": 32, "allow_unlabeled": True, **overrides}
         return TextClassificationDataModule(str(self.folder), tokenizer=str(TINY_BERT), **settings)
 
     def classifier(self, **settings: object) -> DistillationModule:
@@ -87,12 +87,12 @@ class Runs:
             "hard": HardLabelLoss(),
             "soft": SoftTargetLoss(1.0, 2.0),
             "hidden": HiddenStateMSELoss(0.1, {1: 2}),  # through a projection
-            "attention": AttentionTransferLoss(0.1),
-            "relation": RelationLoss(0.5, 2),
+            "attention": AttentionScoreLoss(0.1),
+            "relation": SelfAttentionRelationLoss(0.5, 2),
         }
-        student = {**STUDENT, **STILL, "num_hidden_layers": 2, "hidden_size": 8, "num_attention_heads": 2}
-        given = {"student": student, "losses": losses, "optimizer": SGD, "lr_scheduler": None, **settings}
-        return module(str(self.folder / "teacher"), **given)
+        student = {**STUDENT, **NO_DROPOUT, "num_hidden_layers": 2, "hidden_size": 8, "num_attention_heads": 2}
+        overrides = {"student": student, "losses": losses, "optimizer": SGD, "lr_scheduler": None, **settings}
+        return module(str(self.folder / "teacher"), **overrides)
 
     def fit_classifier(self) -> DistillationModule:
         fitted = self.classifier()
@@ -101,14 +101,14 @@ class Runs:
 
     def fit_relations(self) -> DistillationModule:
         """No gradient comes through the output of a layer: the loss reads queries, keys and values alone."""
-        fitted = self.classifier(losses={"relation": RelationLoss(1.0, 2)})
+        fitted = self.classifier(losses={"relation": SelfAttentionRelationLoss(1.0, 2)})
         self.trainer("relations", max_steps=3).fit(fitted, self.texts())
         return fitted
 
     def fit_consistent(self) -> DistillationModule:
         """Other wordings, labels that are left out, and a teacher that reads a prompt."""
         losses = {
-            "hard": HardLabelLoss(training_signal=Anneal(0.3, 1)),
+            "hard": HardLabelLoss(tsa_threshold=Schedule(0.3, 1)),
             "same": ConsistencyLoss(0.5, temperature=0.8, confidence=0.0),
             "decoupled": DecoupledKDLoss(0.5, 2.0),
         }
@@ -117,25 +117,25 @@ class Runs:
         self.trainer("consistent", accumulate_grad_batches=2, max_steps=3).fit(fitted, rows)
         return fitted
 
-    def fit_cached(self, cache: str, optimizer: object, steps: int = 10, rows_a_step: int = 2) -> DistillationModule:
+    def fit_cached(self, cache: str, optimizer: object, steps: int = 10, batch_size: int = 2) -> DistillationModule:
         """A row a step on each of two devices: now and then one finds its row in the cache and the other does not."""
         losses = {"hard": HardLabelLoss(), "soft": SoftTargetLoss(1.0, 2.0)}
         fitted = self.classifier(losses=losses, optimizer=optimizer, teacher_cache=str(self.folder / cache))
         rows = self.texts()
-        rows.batch_size = rows_a_step if self.kind is None else rows_a_step // 2
+        rows.batch_size = batch_size if self.kind is None else batch_size // 2
         self.trainer("cached", max_steps=steps).fit(fitted, rows)
         return fitted
 
     def corpus(self) -> MaskedLMDataModule:
-        settings = {"batch_size": self.rows, "max_length": 16, "packing": "lines"}
+        settings = {"batch_size": self.batch_size, "max_length": 16, "packing": "lines"}
         return MaskedLMDataModule(str(self.folder / "corpus"), tokenizer=str(TINY_BERT), **settings)
 
     def masked(self, **settings: object) -> DistillationModule:
         """Its word embeddings are also the head's weights."""
-        student = {"base": str(self.folder / "masked"), **STILL, "num_hidden_layers": 1}
+        student = {"config": str(self.folder / "masked"), **NO_DROPOUT, "num_hidden_layers": 1}
         losses = {"hard": HardLabelLoss(), "soft": SoftTargetLoss(1.0, 2.0)}
-        given = {"student": student, "losses": losses, "optimizer": SGD, "lr_scheduler": None, **settings}
-        return module(str(self.folder / "masked"), task=MaskedLM(), **given)
+        overrides = {"student": student, "losses": losses, "optimizer": SGD, "lr_scheduler": None, **settings}
+        return module(str(self.folder / "masked"), task=MaskedLM(), **overrides)
 
     def fit_masked(self) -> DistillationModule:
         fitted = self.masked()
@@ -163,43 +163,43 @@ class StopAfterEpoch(Callback):
         trainer.should_stop = True
 
 
-def last(folder: Path) -> Path:
+def last_checkpoint(folder: Path) -> Path:
     return folder / "checkpoints" / "last.ckpt"
 
 
-def in_two(folder: Path, kind: str) -> dict[str, object]:
+def run_on_two_processes(folder: Path, kind: str) -> dict[str, object]:
     """What the test compares. In the folder are the checkpoints that one process wrote after an epoch."""
     runs = Runs(folder, kind)
-    found: dict[str, object] = {}
+    results: dict[str, object] = {}
     if kind != "distributed":
         classifier, masked = runs.fit_classifier(), runs.fit_masked()
-        found = {"classifier": collected(classifier), "masked": collected(masked)}
-        network = classifier.teacher.networks[0]
-        found["teacher"] = collected(network)
-        found["teacher is divided"] = isinstance(network, FSDPModule)
-        found["teacher trains"] = network.training or any(p.requires_grad for p in network.parameters())
-        found["consistent"] = collected(runs.fit_consistent())
-        found["validated"] = runs.trainer("validated").validate(classifier, runs.texts(), verbose=False)[0]
+        results = {"classifier": full_state_dict(classifier), "masked": full_state_dict(masked)}
+        model = classifier.teacher.load()[0]
+        results["teacher"] = full_state_dict(model)
+        results["teacher is sharded"] = isinstance(model, FSDPModule)
+        results["teacher trains"] = model.training or any(p.requires_grad for p in model.parameters())
+        results["consistent"] = full_state_dict(runs.fit_consistent())
+        results["validated"] = runs.trainer("validated").validate(classifier, runs.texts(), verbose=False)[0]
         for build in ("classifier", "masked"):
-            resumed = runs.fit_epoch(build, f"{kind} from one {build}", last(folder / f"one {build}"))
-            found[f"{build} from one"] = collected(resumed)
+            resumed = runs.fit_epoch(build, f"{kind} from one {build}", last_checkpoint(folder / f"one {build}"))
+            results[f"{build} from one"] = full_state_dict(resumed)
         cached = runs.fit_cached(f"{kind} cache", LAZY if kind == "ddp" else SGD)
-        found["cached"] = collected(cached)
-        found["rows known"] = len(cached.cached_teachers["train"].store)
+        results["cached"] = full_state_dict(cached)
+        results["cached examples"] = len(cached.cached_teachers["train"].store)
     if kind == "fsdp2":  # DDP refuses a student of whose head no loss reads anything
-        found["relations"] = collected(runs.fit_relations())
+        results["relations"] = full_state_dict(runs.fit_relations())
     for build in ("classifier", "masked"):
         runs.fit_epoch(build, f"{kind} {build}")
-        resumed = runs.fit_epoch(build, f"{kind} on {build}", last(folder / f"{kind} {build}"))
-        found[f"{build} from two"] = collected(resumed)
-    return found
+        resumed = runs.fit_epoch(build, f"{kind} on {build}", last_checkpoint(folder / f"{kind} {build}"))
+        results[f"{build} from two"] = full_state_dict(resumed)
+    return results
 
 
 def main(folder: Path) -> None:
     for kind in ("ddp", "fsdp2", "distributed"):
-        found = in_two(folder, kind)
+        results = run_on_two_processes(folder, kind)
         if torch.distributed.get_rank() == 0:
-            torch.save(found, folder / f"{kind}.pt")
+            torch.save(results, folder / f"{kind}.pt")
 
 
 if __name__ == "__main__":

@@ -11,19 +11,19 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from lightning_kd import DistillationModule
 from lightning_kd.callbacks import LastCheckpoint, StudentExport
-from lightning_kd.losses import Anneal, DistillationLoss, HardLabelLoss, SoftTargetLoss
-from tests.conftest import save_network, tiny_bert
+from lightning_kd.losses import DistillationLoss, HardLabelLoss, Schedule, SoftTargetLoss
+from tests.conftest import save_model, tiny_bert
 from tests.runs import data, module, trainer
-from tests.training.test_resume import BATCHES, EPOCHS, Kill, KilledError
+from tests.training.test_resume import BATCHES, EPOCHS, KillAtBatch, KilledError
 
 STEPS = EPOCHS * BATCHES
 
 
 def losses():
-    return {"hard": HardLabelLoss(Anneal(0, 1)), "soft": SoftTargetLoss(1.0, Anneal(8, 1, until=0.5))}
+    return {"hard": HardLabelLoss(Schedule(0, 1)), "soft": SoftTargetLoss(1.0, Schedule(8, 1, until=0.5))}
 
 
-class Seen(Callback):
+class StepRecorder(Callback):
     """What each step logged, with the numbers of the losses while it was computed."""
 
     def __init__(self):
@@ -36,16 +36,16 @@ class Seen(Callback):
 
 @pytest.fixture
 def teacher(tmp_path):
-    return save_network(tiny_bert(layers=2, seed=1), tmp_path / "teacher")
+    return save_model(tiny_bert(layers=2, seed=1), tmp_path / "teacher")
 
 
 @pytest.mark.parametrize("accumulate", [1, 3])
-def test_schedules_follow_the_optimisers_steps(tmp_path, clinc_file, teacher, accumulate):
-    seen = Seen()
-    fit = trainer(tmp_path, max_epochs=EPOCHS, callbacks=[seen], accumulate_grad_batches=accumulate)
+def test_schedules_follow_the_optimizer_steps(tmp_path, clinc_file, teacher, accumulate):
+    recorder = StepRecorder()
+    fit = trainer(tmp_path, max_epochs=EPOCHS, callbacks=[recorder], accumulate_grad_batches=accumulate)
     fit.fit(module(teacher, losses=losses()), data(clinc_file))
-    assert len(seen.steps) == STEPS
-    for batch, (now, logged) in enumerate(seen.steps):
+    assert len(recorder.steps) == STEPS
+    for batch, (now, logged) in enumerate(recorder.steps):
         progress = (batch // accumulate) / (STEPS / accumulate)
         assert now["hard"][0] == pytest.approx(progress)
         assert now["soft"][1] == pytest.approx(max(8 - 14 * progress, 1))
@@ -57,7 +57,7 @@ def test_schedules_follow_the_optimisers_steps(tmp_path, clinc_file, teacher, ac
 
 
 def run(folder, clinc_file, teacher, kill=None, resume=None, **end):
-    callbacks = [LastCheckpoint(0), *([Kill(kill)] if kill is not None else [])]
+    callbacks = [LastCheckpoint(0), *([KillAtBatch(kill)] if kill is not None else [])]
     fit = trainer(folder, callbacks=callbacks, enable_checkpointing=True, **(end or {"max_epochs": EPOCHS}))
     fitted = module(teacher, losses=losses(), lr_scheduler=None)
     try:
@@ -85,10 +85,10 @@ def test_checkpoint_loads_and_card_says_the_schedule(tmp_path, clinc_file, teach
     fit.fit(module(teacher, losses=losses()), data(clinc_file))
     fit.save_checkpoint(tmp_path / "x.ckpt")
     loaded = DistillationModule.load_from_checkpoint(tmp_path / "x.ckpt")
-    assert loaded.losses["hard"].schedules == {"weight": Anneal(0, 1)}
-    assert loaded.losses["soft"].schedules == {"temperature": Anneal(8, 1, 0.5)}
+    assert loaded.losses["hard"].schedules == {"weight": Schedule(0, 1)}
+    assert loaded.losses["soft"].schedules == {"temperature": Schedule(8, 1, 0.5)}
     card = (tmp_path / "student" / "README.md").read_text(encoding="utf-8")
-    assert "| hard | HardLabelLoss | 0 to 1 (linear) | label_smoothing 0.0, training_signal 1.0 |" in card
+    assert "| hard | HardLabelLoss | 0 to 1 (linear) | label_smoothing 0.0, tsa_threshold 1.0 |" in card
     assert "| SoftTargetLoss | 1.0 | temperature 8 to 1 (linear by 50% of the steps), beta 0.0" in card
 
 
@@ -101,7 +101,7 @@ class Endless(IterableDataset):
 @pytest.mark.filterwarnings("ignore:You defined a `validation_step`")
 def test_run_without_a_known_end_is_refused(tmp_path):
     fitted = module(
-        losses={"hard": HardLabelLoss(Anneal(0, 1))}, lr_scheduler=None, label_names=["greet", "leave", "oos"]
+        losses={"hard": HardLabelLoss(Schedule(0, 1))}, lr_scheduler=None, label_names=["greet", "leave", "oos"]
     )
     fit = trainer(tmp_path, max_epochs=1)
     message = (
@@ -120,7 +120,7 @@ CONFIG = {
             "hard": {"class_path": "HardLabelLoss", "init_args": {"weight": {"start": 0, "end": 1}}},
             "soft": {"class_path": "SoftTargetLoss", "init_args": {"temperature": {"start": 8, "end": 1}}},
         },
-        "accept": ["weak_teacher"],
+        "ignore_checks": ["weak_teacher"],
     },
     "data": {"class_path": "CLINC150DataModule", "init_args": {"batch_size": 24, "max_length": 32}},
 }
@@ -129,7 +129,7 @@ CONFIG = {
 def test_schedule_from_the_shell(tmp_path, clinc_file, teacher, shell, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = json.loads(json.dumps(CONFIG))
-    config["model"] |= {"teacher": teacher, "student": {"base": teacher, "num_hidden_layers": 1}}
+    config["model"] |= {"teacher": teacher, "student": {"config": teacher, "num_hidden_layers": 1}}
     config["data"]["init_args"]["path"] = str(clinc_file)
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     override = "--model.losses.soft.init_args.temperature={start: 4, end: 2, shape: cosine}"
@@ -139,7 +139,7 @@ def test_schedule_from_the_shell(tmp_path, clinc_file, teacher, shell, monkeypat
     saved = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))["model"]["losses"]
     assert saved["hard"]["init_args"]["weight"] == {"start": 0, "end": 1, "until": 1.0, "shape": "linear"}
     loaded = DistillationModule.load_from_checkpoint(folder / "checkpoints" / "best.ckpt")
-    assert loaded.losses["soft"].schedules == {"temperature": Anneal(4, 2, shape="cosine")}
+    assert loaded.losses["soft"].schedules == {"temperature": Schedule(4, 2, shape="cosine")}
     code, last = shell("test", "--config", folder / "config.yaml", f"--ckpt_path={folder}/checkpoints/best.ckpt")
     assert code == 0, last
 
@@ -165,12 +165,14 @@ def test_bad_schedule_from_the_shell(tmp_path, clinc_file, teacher, shell, monke
 
 def test_own_loss_with_a_schedule(tmp_path, clinc_file):
     class Own(DistillationLoss):
-        needs_teacher = False
+        requires_teacher = False
 
         def forward(self, student, teacher):
             return student.heads["label"].logits.float().square().mean()
 
-    seen = Seen()
-    fit = trainer(tmp_path, callbacks=[seen])
-    fit.fit(module(losses={"hard": HardLabelLoss(), "own": Own(Anneal(1, 0))}), data(clinc_file))
-    assert [now["own"][0] for now, _ in seen.steps] == pytest.approx([1 - step / BATCHES for step in range(BATCHES)])
+    recorder = StepRecorder()
+    fit = trainer(tmp_path, callbacks=[recorder])
+    fit.fit(module(losses={"hard": HardLabelLoss(), "own": Own(Schedule(1, 0))}), data(clinc_file))
+    assert [now["own"][0] for now, _ in recorder.steps] == pytest.approx(
+        [1 - step / BATCHES for step in range(BATCHES)]
+    )

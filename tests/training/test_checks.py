@@ -6,15 +6,15 @@ from functools import partial
 import pytest
 import torch
 
-from lightning_kd.models.loading import most_positions
-from lightning_kd.training.checks import not_finite
-from tests.conftest import LABELS, save_network, tiny_bert
-from tests.models.test_layer_initialization import network
+from lightning_kd.models.loading import max_positions
+from lightning_kd.training.checks import nonfinite_loss_error
+from tests.conftest import LABELS, save_model, tiny_bert
+from tests.models.test_layer_initialization import random_model
 from tests.runs import data, module, trainer
 
 
 @pytest.fixture
-def good_teacher(tmp_path, clinc_file):
+def trained_teacher(tmp_path, clinc_file):
     """A teacher that has learned the rows, as a network."""
     learner = tiny_bert(seed=1, initializer_range=0.2)
     fitted = module(student=learner, optimizer=partial(torch.optim.AdamW, lr=1e-2))
@@ -23,47 +23,49 @@ def good_teacher(tmp_path, clinc_file):
     return learner
 
 
-def renamed(network, names):
+def rename_labels(network, names):
     network.config.id2label = dict(enumerate(names))
     network.config.label2id = {name: index for index, name in enumerate(names)}
     return network
 
 
-def test_teacher_whose_labels_bear_each_others_names_is_refused(tmp_path, clinc_file, good_teacher):
-    folder = save_network(renamed(good_teacher, [*LABELS[1:], LABELS[0]]), tmp_path / "shifted")
+def test_teacher_whose_labels_bear_each_others_names_is_refused(tmp_path, clinc_file, trained_teacher):
+    folder = save_model(rename_labels(trained_teacher, [*LABELS[1:], LABELS[0]]), tmp_path / "shifted")
     run = trainer(tmp_path)
     with pytest.raises(ValueError, match=rf"teacher '{folder}' has validation accuracy 0\.\d+, no better than"):
-        run.fit(module(folder, accept=[]), data(clinc_file))
+        run.fit(module(folder, ignore_checks=[]), data(clinc_file))
     assert run.global_step == 0
 
 
-def test_good_teacher_in_any_order_of_labels_is_taken_and_its_score_logged(tmp_path, clinc_file, good_teacher):
+def test_trained_teacher_in_any_label_order_passes_and_its_score_is_logged(tmp_path, clinc_file, trained_teacher):
     swapped = [2, 0, 1]
     with torch.no_grad():
-        good_teacher.classifier.weight.copy_(good_teacher.classifier.weight[swapped].clone())
-        good_teacher.classifier.bias.copy_(good_teacher.classifier.bias[swapped].clone())
-    folder = save_network(renamed(good_teacher, [LABELS[i] for i in swapped]), tmp_path / "swapped")
+        trained_teacher.classifier.weight.copy_(trained_teacher.classifier.weight[swapped].clone())
+        trained_teacher.classifier.bias.copy_(trained_teacher.classifier.bias[swapped].clone())
+    folder = save_model(rename_labels(trained_teacher, [LABELS[i] for i in swapped]), tmp_path / "swapped")
     student = tiny_bert(seed=3)  # in the order of LABELS
-    fitted = module(folder, accept=[], student=student)
+    fitted = module(folder, ignore_checks=[], student=student)
     trainer(tmp_path).fit(fitted, data(clinc_file))
     assert fitted.label_names == LABELS
     assert fitted.teacher_scores["accuracy"] > 0.9
 
 
-def test_untrained_teacher_is_refused_but_can_be_accepted(tmp_path, clinc_file, teacher_folder):
-    with pytest.raises(ValueError, match=r"no better than guessing.*--model\.accept\+=weak_teacher"):
-        trainer(tmp_path).fit(module(teacher_folder, accept=[]), data(clinc_file))
-    trainer(tmp_path, max_steps=1).fit(module(teacher_folder, accept=["weak_teacher"]), data(clinc_file))
+def test_untrained_teacher_is_refused_but_can_be_ignored(tmp_path, clinc_file, teacher_folder):
+    with pytest.raises(ValueError, match=r"no better than guessing.*--model\.ignore_checks\+=weak_teacher"):
+        trainer(tmp_path).fit(module(teacher_folder, ignore_checks=[]), data(clinc_file))
+    trainer(tmp_path, max_steps=1).fit(module(teacher_folder, ignore_checks=["weak_teacher"]), data(clinc_file))
 
 
 def test_other_tokenizer_stops_the_run_before_the_teacher_is_loaded(tmp_path, clinc_file, tokenizer):
     tokenizer.add_tokens(["dolphin"])
-    folder = save_network(tiny_bert(), tmp_path / "other", tokenizer)
+    folder = save_model(tiny_bert(), tmp_path / "other", tokenizer)
     fitted = module(folder)
     with pytest.raises(ValueError, match=r"different tokenizers.*tokenizer_mismatch"):
         trainer(tmp_path).fit(fitted, data(clinc_file))
-    assert not fitted.teacher.members[0].loaded
-    trainer(tmp_path, max_steps=1).fit(module(folder, accept=["tokenizer_mismatch", "weak_teacher"]), data(clinc_file))
+    assert not fitted.teacher.models[0].is_loaded
+    trainer(tmp_path, max_steps=1).fit(
+        module(folder, ignore_checks=["tokenizer_mismatch", "weak_teacher"]), data(clinc_file)
+    )
 
 
 def test_student_with_another_number_of_nameless_labels_is_refused(tmp_path, clinc_file):
@@ -74,20 +76,20 @@ def test_student_with_another_number_of_nameless_labels_is_refused(tmp_path, cli
 
 def test_not_finite_names_the_first_such_loss():
     terms = {"hard": torch.tensor(1.0), "soft": torch.tensor(float("nan")), "mse": torch.tensor(float("inf"))}
-    error = not_finite(terms, "epoch 1, step 7", [3, 4])
+    error = nonfinite_loss_error(terms, "epoch 1, step 7", [3, 4])
     assert str(error).startswith("train/soft is nan in epoch 1, step 7, for the rows [3, 4]; lower the learning rate")
     assert isinstance(error, FloatingPointError)
 
 
 def test_not_finite_where_only_the_sum_is():
     terms = {"hard": torch.tensor(3e38), "soft": torch.tensor(3e38)}
-    assert str(not_finite(terms, "epoch 0, step 0", [1])).startswith("train/loss is inf in")
+    assert str(nonfinite_loss_error(terms, "epoch 0, step 0", [1])).startswith("train/loss is inf in")
 
 
 def test_one_class_only_proves_nothing(tmp_path, clinc_file, teacher_folder):
     rows = json.loads(clinc_file.read_text())
     clinc_file.write_text(json.dumps({**rows, "val": rows["val"][:5], "oos_val": []}))  # five greetings
-    fitted = module(teacher_folder, accept=["weak_teacher"])
+    fitted = module(teacher_folder, ignore_checks=["weak_teacher"])
     trainer(tmp_path, max_steps=1).fit(fitted, data(clinc_file))
     assert fitted.teacher_scores["accuracy"] in (0.0, 1.0)
 
@@ -104,8 +106,8 @@ def test_rows_longer_than_a_network_has_positions(tmp_path, clinc_file):
 
 @pytest.mark.parametrize(("kind", "positions"), [("roberta", 32), ("mpnet", 32), ("bert", 34), ("distilbert", 34)])
 def test_positions_that_padding_takes(kind, positions):
-    model = network(kind, 1, seed=0, max_position_embeddings=34)
-    assert most_positions(model.config) == positions
+    model = random_model(kind, 1, seed=0, max_position_embeddings=34)
+    assert max_positions(model.config) == positions
     ids = torch.full((1, positions), 7)
     model(input_ids=ids, attention_mask=torch.ones_like(ids))
     ids = torch.full((1, positions + 1), 7)

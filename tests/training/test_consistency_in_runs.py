@@ -9,14 +9,14 @@ import torch
 from lightning_kd.callbacks import LastCheckpoint
 from lightning_kd.data import TfIdfReplacement
 from lightning_kd.losses import ConsistencyLoss, HardLabelLoss, SoftTargetLoss
-from lightning_kd.losses.anneal import Anneal
+from lightning_kd.losses.anneal import Schedule
 from tests.conftest import TINY_BERT, clinc_rows
 from tests.runs import data, module, trainer
-from tests.training.test_resume import Kill, KilledError
+from tests.training.test_resume import KillAtBatch, KilledError
 
 
 @pytest.fixture
-def some_labels(tmp_path):
+def partly_labeled_file(tmp_path):
     rows = clinc_rows()
     for key in ("train", "oos_train"):
         rows[key] = [[text, label if number % 3 == 0 else None] for number, (text, label) in enumerate(rows[key])]
@@ -25,23 +25,23 @@ def some_labels(tmp_path):
     return file
 
 
-def rows_of(file, **settings):
-    return data(file, allow_unlabelled=True, augmentation=TfIdfReplacement(0.5), **settings)
+def augmented_data(file, **settings):
+    return data(file, allow_unlabeled=True, augmentation=TfIdfReplacement(0.5), **settings)
 
 
 def losses():
     # the weight rises and labels come in little by little
     return {
-        "hard": HardLabelLoss(training_signal=Anneal(0.5, 1)),
-        "same": ConsistencyLoss(Anneal(0.5, 2), confidence=0.0, temperature=0.8),
+        "hard": HardLabelLoss(tsa_threshold=Schedule(0.5, 1)),
+        "same": ConsistencyLoss(Schedule(0.5, 2), confidence=0.0, temperature=0.8),
         "soft": SoftTargetLoss(0.1),
     }
 
 
-def test_all_terms_are_logged_and_the_parts_sum_to_the_total(tmp_path, some_labels, teacher_folder):
+def test_all_terms_are_logged_and_the_parts_sum_to_the_total(tmp_path, partly_labeled_file, teacher_folder):
     run = trainer(tmp_path, max_epochs=2)
     fitted = module(teacher_folder, losses=losses())
-    run.fit(fitted, rows_of(some_labels))
+    run.fit(fitted, augmented_data(partly_labeled_file))
     logged = run.callback_metrics
     total = sum(fitted.losses[n].weight * logged[f"train/{n}"] for n in ("hard", "same", "soft"))
     assert float(logged["train/loss"]) == pytest.approx(float(total), rel=1e-5)
@@ -51,13 +51,13 @@ def test_all_terms_are_logged_and_the_parts_sum_to_the_total(tmp_path, some_labe
     assert "val/same" not in logged  # rows to score are not worded anew
 
 
-def test_resumed_run_ends_in_the_same_weights(tmp_path, some_labels, teacher_folder):
+def test_resumed_run_ends_in_the_same_weights(tmp_path, partly_labeled_file, teacher_folder):
     def fit(folder, kill=None, resume=None):
         fitted = module(teacher_folder, losses=losses(), teacher_cache=str(tmp_path / "cache"))
-        callbacks = [LastCheckpoint(0.0), *([Kill(kill)] if kill else [])]
+        callbacks = [LastCheckpoint(0.0), *([KillAtBatch(kill)] if kill else [])]
         run = trainer(folder, callbacks=callbacks, max_epochs=2, enable_checkpointing=True)
         with pytest.raises(KilledError) if kill else nullcontext():
-            run.fit(fitted, rows_of(some_labels), ckpt_path=resume)
+            run.fit(fitted, augmented_data(partly_labeled_file), ckpt_path=resume)
         return fitted.student.state_dict()
 
     whole = fit(tmp_path / "whole")
@@ -67,25 +67,25 @@ def test_resumed_run_ends_in_the_same_weights(tmp_path, some_labels, teacher_fol
     assert all(torch.equal(weight, resumed[name]) for name, weight in whole.items())
 
 
-def test_data_without_twins_are_refused_and_twins_that_nobody_reads_warned_about(tmp_path, some_labels):
+def test_missing_augmentation_is_refused_and_unused_augmentation_warned_about(tmp_path, partly_labeled_file):
     fitted = module(losses={"hard": HardLabelLoss(), "same": ConsistencyLoss()})
     with pytest.raises(ValueError, match=r"losses\.same: compares with other wordings.*data\.augmentation"):
-        trainer(tmp_path).fit(fitted, data(some_labels, allow_unlabelled=True))
+        trainer(tmp_path).fit(fitted, data(partly_labeled_file, allow_unlabeled=True))
     (tmp_path / "whole.json").write_text(json.dumps(clinc_rows()), encoding="utf-8")
     with pytest.warns(UserWarning, match=r"data\.augmentation: no loss reads other wordings"):
         trainer(tmp_path, max_steps=1).fit(module(), data(tmp_path / "whole.json", augmentation=TfIdfReplacement()))
 
 
-def test_from_yaml(tmp_path, some_labels, shell):
+def test_from_yaml(tmp_path, partly_labeled_file, shell):
     config = {
         "trainer": {"accelerator": "cpu", "max_epochs": 1, "default_root_dir": str(tmp_path / "runs")},
         "model": {
             "task": "SequenceClassification",
-            "student": {"base": str(TINY_BERT), "num_hidden_layers": 1},
+            "student": {"config": str(TINY_BERT), "num_hidden_layers": 1},
             "losses": {
                 "hard": {
                     "class_path": "HardLabelLoss",
-                    "init_args": {"training_signal": {"start": 0, "end": 1, "shape": "saturating"}},
+                    "init_args": {"tsa_threshold": {"start": 0, "end": 1, "shape": "saturating"}},
                 },
                 "same": {"class_path": "ConsistencyLoss", "init_args": {"confidence": 0.45}},
             },
@@ -93,8 +93,8 @@ def test_from_yaml(tmp_path, some_labels, shell):
         "data": {
             "class_path": "CLINC150DataModule",
             "init_args": {
-                "path": str(some_labels),
-                "allow_unlabelled": True,
+                "path": str(partly_labeled_file),
+                "allow_unlabeled": True,
                 "augmentation": {"class_path": "TfIdfReplacement", "init_args": {"probability": 0.2}},
             },
         },
@@ -103,4 +103,4 @@ def test_from_yaml(tmp_path, some_labels, shell):
     code, message = shell("fit", "--config", tmp_path / "run.yaml")
     assert code == 0, message
     saved = torch.load(tmp_path / "runs/lightning_logs/version_0/checkpoints/last.ckpt", weights_only=True)
-    assert saved["hyper_parameters"]["losses"]["hard"]["init_args"]["training_signal"]["shape"] == "saturating"
+    assert saved["hyper_parameters"]["losses"]["hard"]["init_args"]["tsa_threshold"]["shape"] == "saturating"

@@ -18,11 +18,11 @@ from transformers import AutoModelForSequenceClassification
 
 from lightning_kd import DistillationModule, QuestionAnswering, SequenceClassification
 from lightning_kd.callbacks import PredictionWriter
-from lightning_kd.evaluation.temperature.probe import probe_folders
+from lightning_kd.evaluation.temperature.probe import probe_models
 from lightning_kd.evaluation.temperature.selection import Selection
-from tests.conftest import TINY_BERT, clinc_rows, save_network, tiny_bert, write_squad
+from tests.conftest import TINY_BERT, clinc_rows, save_model, tiny_bert, write_squad
 from tests.runs import data, module, squad_data, trainer
-from tests.training.ddp_script import EPOCHS, LEARNS_FAST
+from tests.training.ddp_script import EPOCHS, FAST_STUDENT
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,7 +44,7 @@ def write_rows(folder):
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two devices")
     write_rows(folder)
-    save_network(tiny_bert(layers=4, seed=1), folder / "teacher")
+    save_model(tiny_bert(layers=4, seed=1), folder / "teacher")
     write_squad(folder / "squad")
     done = python_module("tests.training.ddp_script", folder)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -73,18 +73,20 @@ def test_every_row_is_trained_on_in_each_epoch(results):
 
 def test_report_is_of_all_rows(folder):
     report = json.loads((folder / "whole" / "report.json").read_text())
-    assert report["scored"] == "35 rows"
-    assert [line["name"] for line in report["lines"]] == ["teacher", "student"]
+    assert report["num_examples"] == "35 rows"
+    assert [line["name"] for line in report["rows"]] == ["teacher", "student"]
 
 
 def test_probe_is_that_of_one_process(folder):
     probe = json.loads((folder / "whole" / "probe.json").read_text())
     rows, selection = data(folder / "data_oos_plus.json"), Selection(None, 1, [1.0, 5.0, 19.0], 3, 3)
     pair = [str(folder / "teacher"), str(folder / "whole" / "student")]
-    alone = asdict(probe_folders(selection, SequenceClassification(), rows, "validation", pair, bar=False))
-    assert probe["rows"] == alone["rows"] == 35
+    alone = asdict(
+        probe_models(selection, SequenceClassification(), rows, "validation", pair, enable_progress_bar=False)
+    )
+    assert probe["num_examples"] == alone["num_examples"] == 35
     assert [sentence["text"] for sentence in probe["sentences"]] == [s["text"] for s in alone["sentences"]]
-    for ours, expected in zip(probe["levels"], alone["levels"], strict=True):
+    for ours, expected in zip(probe["split_stats"], alone["split_stats"], strict=True):
         assert ours == pytest.approx(expected, abs=1e-6)
     assert (probe["accuracy"], probe["agreement"]) == (alone["accuracy"], alone["agreement"])
 
@@ -118,11 +120,11 @@ def test_killed_in_mid_epoch_and_resumed_ends_in_the_same_weights(results):
 
 
 def test_teacher_cache_is_shared(results, folder):
-    cold = Counter(row for rows in results["asked"]["cold"] for row in rows)
+    cold = Counter(row for rows in results["teacher rows"]["cold"] for row in rows)
     assert set(cold) == set(range(71))
-    assert all(results["asked"]["cold"])
+    assert all(results["teacher rows"]["cold"])
     assert cold.total() <= 71 + 35 + 2  # a row that comes on both devices at once
-    assert results["asked"]["warm"] == [[], []]
+    assert results["teacher rows"]["warm"] == [[], []]
     assert results["teacher loaded when warm"] == [False, False]
     assert results["warm differs"] == []
     assert len(list((folder / "cache").iterdir())) == 2
@@ -137,13 +139,13 @@ def test_predictions_are_complete_in_order_and_those_of_one_process(folder, last
     )
     assert [row["text"] for row in both] == rows.texts()["text"]
     assert [row["label"] for row in both] == [row["label"] for row in alone]
-    assert [float(r["probability"]) for r in both] == pytest.approx([float(r["probability"]) for r in alone], abs=2e-6)
+    assert [float(r["score"]) for r in both] == pytest.approx([float(r["score"]) for r in alone], abs=2e-6)
 
 
 @pytest.fixture
 def fit(tmp_path):
     """The command line of a fit on two devices."""
-    student = {**LEARNS_FAST, "base": str(TINY_BERT)}
+    student = {**FAST_STUDENT, "config": str(TINY_BERT)}
     optimizer = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.01}}
     config = {
         "trainer": {"accelerator": "cpu", "devices": 2, "strategy": "ddp", "default_root_dir": str(tmp_path)},
@@ -160,7 +162,7 @@ def test_failing_run_harms_no_earlier_one(tmp_path, fit):
     logs = tmp_path / "lightning_logs"
     before = sorted(logs.rglob("*"))
     assert logs / "version_0" / "student" / "model.safetensors" in before
-    guessing = save_network(tiny_bert(seed=1), tmp_path / "guessing")
+    guessing = save_model(tiny_bert(seed=1), tmp_path / "guessing")
     failed = python_module(*fit, f"--model.teacher={guessing}", "--model.losses.soft=SoftTargetLoss")
     assert failed.returncode == 1
     assert "no better than guessing" in failed.stderr
@@ -168,7 +170,7 @@ def test_failing_run_harms_no_earlier_one(tmp_path, fit):
 
 
 def test_sigterm_saves_and_ends_both_processes(tmp_path, fit):
-    command = [sys.executable, "-m", *map(str, fit), "--trainer.max_epochs=9999", "--last.every_minutes=60"]
+    command = [sys.executable, "-m", *map(str, fit), "--trainer.max_epochs=9999", "--last_checkpoint.every_minutes=60"]
     silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     run = subprocess.Popen(command, cwd=ROOT, start_new_session=True, **silent)
     last = tmp_path / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"
@@ -186,7 +188,7 @@ def test_sigterm_saves_and_ends_both_processes(tmp_path, fit):
 
 
 def test_questions_whose_parts_are_on_two_devices(results, folder):
-    reader = module(task=QuestionAnswering(), student=LEARNS_FAST)
+    reader = module(task=QuestionAnswering(), student=FAST_STUDENT)
     reader.build_student().load_state_dict(torch.load(folder / "reader.pt", weights_only=True))
     questions = squad_data(folder / "squad")
     alone = trainer(folder / "alone", callbacks=[PredictionWriter()])

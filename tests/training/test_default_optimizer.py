@@ -15,7 +15,7 @@ def test_config_of_a_run_holds_the_default_optimizer(tmp_path, clinc_file, monke
         main()
 
     trainer = [f"--trainer.default_root_dir={tmp_path}", "--trainer.accelerator=cpu", "--trainer.max_epochs=1"]
-    model = ["--model.task=SequenceClassification", f"--model.student.base={TINY_BERT}"]
+    model = ["--model.task=SequenceClassification", f"--model.student.config={TINY_BERT}"]
     data = ["--data=CLINC150DataModule", f"--data.path={clinc_file}"]
     shell("fit", *trainer, *model, "--model.student.num_hidden_layers=1", "--model.losses.hard=HardLabelLoss", *data)
     run = tmp_path / "lightning_logs" / "version_0"

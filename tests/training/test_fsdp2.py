@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import EMAWeightAveraging
 
 from lightning_kd import LazyAdamW
 from lightning_kd.callbacks import StudentPruning
-from lightning_kd.models.sharding import collected, shard
+from lightning_kd.models.sharding import full_state_dict, shard
 from tests.conftest import TINY_BERT, tiny_bert
 from tests.runs import STUDENT, data, module, trainer
 
@@ -24,10 +24,10 @@ def run_yaml(tmp_path, clinc_file, teacher_folder):
         "trainer": {"accelerator": "cpu", "devices": 1, "max_epochs": 1, "default_root_dir": str(tmp_path)},
         "model": {
             "task": "SequenceClassification",
-            "student": {**STUDENT, "base": str(TINY_BERT)},
+            "student": {**STUDENT, "config": str(TINY_BERT)},
             "teacher": teacher_folder,
             "losses": {"hard": "HardLabelLoss", "soft": "SoftTargetLoss"},
-            "accept": ["weak_teacher"],
+            "ignore_checks": ["weak_teacher"],
         },
         "data": {"class_path": "CLINC150DataModule", "init_args": {"path": str(clinc_file)}},
     }
@@ -77,8 +77,8 @@ def test_precision(tmp_path, clinc_file, teacher_folder, precision):
         fitted = module(teacher_folder, student=student)
         settings = {"precision": precision, "gradient_clip_val": 1.0, "accumulate_grad_batches": 2, "devices": 1}
         trainer(tmp_path, strategy=strategy, **settings).fit(fitted, data(clinc_file))
-        weights.append(collected(fitted.student))
-        assert fitted.teacher.networks[0].dtype == fitted.student.dtype
+        weights.append(full_state_dict(fitted.student))
+        assert fitted.teacher.load()[0].dtype == fitted.student.dtype
     assert all(torch.allclose(weight, weights[1][name], atol=1e-2) for name, weight in weights[0].items())
 
 
@@ -92,16 +92,16 @@ def test_callbacks_that_need_whole_weights(tmp_path, clinc_file, callback):
 
 def test_module_as_cached_teacher(tmp_path, clinc_file):
     teacher = tiny_bert(layers=2, seed=1)
-    for known in (0, 72):  # dividing it changes how it prints
+    for cached in (0, 72):  # dividing it changes how it prints
         fitted = module(teacher, teacher_cache=str(tmp_path / "cache"))
-        known_at_start = []
+        cached_at_start = []
 
-        class Look(Callback):
-            def on_train_start(self, trainer, pl_module, into=known_at_start):
+        class RecordCacheSize(Callback):
+            def on_train_start(self, trainer, pl_module, into=cached_at_start):
                 into.append(len(pl_module.cached_teachers["train"].store))
 
-        trainer(tmp_path, strategy="fsdp2", devices=1, callbacks=[Look()]).fit(fitted, data(clinc_file))
-        assert known_at_start == [known]
+        trainer(tmp_path, strategy="fsdp2", devices=1, callbacks=[RecordCacheSize()]).fit(fitted, data(clinc_file))
+        assert cached_at_start == [cached]
 
 
 def test_lazy_optimizer_needs_whole_embeddings(tmp_path, clinc_file):
@@ -110,7 +110,7 @@ def test_lazy_optimizer_needs_whole_embeddings(tmp_path, clinc_file):
         trainer(tmp_path, strategy="fsdp2", devices=1).fit(fitted, data(clinc_file))
 
 
-def test_layers_are_not_divided():
+def test_layers_are_not_sharded():
     mesh = {"tensor_parallel": SimpleNamespace(size=lambda: 2)}
     with pytest.raises(ValueError, match=r"tensor_parallel_size: is 2 .*use strategy fsdp2"):
         shard(tiny_bert(), mesh)

@@ -7,16 +7,16 @@ from transformers import BertForSequenceClassification
 from lightning_kd import DistillationModule
 from lightning_kd.callbacks import StudentExport
 from lightning_kd.losses import (
-    AttentionTransferLoss,
+    AttentionScoreLoss,
     HardLabelLoss,
     HiddenStateCosineLoss,
     HiddenStateMSELoss,
-    RelationLoss,
+    SelfAttentionRelationLoss,
 )
-from tests.conftest import save_network, tiny_bert
+from tests.conftest import save_model, tiny_bert
 from tests.runs import data, module, trainer
 
-WIDE = {"hidden_size": 32, "num_attention_heads": 4}
+WIDE_CONFIG = {"hidden_size": 32, "num_attention_heads": 4}
 
 
 def losses(**more):
@@ -24,13 +24,17 @@ def losses(**more):
 
 
 def test_projection_trains_is_saved_and_is_not_exported(tmp_path, clinc_file):
-    teacher = tiny_bert(layers=2, seed=1, **WIDE)
-    fitted = module(teacher, losses=losses(states=HiddenStateMSELoss(), relations=RelationLoss(num_relation_heads=4)))
+    teacher = tiny_bert(layers=2, seed=1, **WIDE_CONFIG)
+    fitted = module(
+        teacher, losses=losses(states=HiddenStateMSELoss(), relations=SelfAttentionRelationLoss(num_relation_heads=4))
+    )
     run = trainer(tmp_path, callbacks=[StudentExport()], max_steps=1)
     run.fit(fitted, data(clinc_file))
     first = fitted.losses["states"].projection.weight.detach().clone()
     assert first.shape == (32, 16)
-    fitted = module(teacher, losses=losses(states=HiddenStateMSELoss(), relations=RelationLoss(num_relation_heads=4)))
+    fitted = module(
+        teacher, losses=losses(states=HiddenStateMSELoss(), relations=SelfAttentionRelationLoss(num_relation_heads=4))
+    )
     run = trainer(tmp_path, callbacks=[StudentExport()])
     run.fit(fitted, data(clinc_file))
     weight = fitted.losses["states"].projection.weight
@@ -44,7 +48,7 @@ def test_projection_trains_is_saved_and_is_not_exported(tmp_path, clinc_file):
 
 
 def test_resumed_run_ends_in_the_same_projection(tmp_path, clinc_file):
-    teacher = save_network(tiny_bert(layers=2, seed=1, **WIDE), tmp_path / "teacher")
+    teacher = save_model(tiny_bert(layers=2, seed=1, **WIDE_CONFIG), tmp_path / "teacher")
 
     def fit(epochs, checkpoint=None):
         fitted = module(teacher, losses=losses(states=HiddenStateMSELoss()), lr_scheduler=None)
@@ -66,8 +70,8 @@ def test_same_weights_and_layers_give_zero(tmp_path, clinc_file):
     teacher, student = (tiny_bert(layers=2, seed=1, **still) for _ in range(2))
     layers = {"cosine": HiddenStateCosineLoss(layer_map={0: 0, 1: 1, 2: 2}), "states": HiddenStateMSELoss()}
     attention = {
-        "attention": AttentionTransferLoss(layer_map={1: 1, 2: 2}),
-        "relations": RelationLoss(num_relation_heads=4),
+        "attention": AttentionScoreLoss(layer_map={1: 1, 2: 2}),
+        "relations": SelfAttentionRelationLoss(num_relation_heads=4),
     }
     fitted = module(teacher, student=student, losses={**layers, **attention})
     run = trainer(tmp_path, max_steps=1)
@@ -85,7 +89,7 @@ def test_same_weights_and_layers_give_zero(tmp_path, clinc_file):
     ],
 )
 def test_refused_before_the_first_step(tmp_path, clinc_file, loss, message):
-    fitted = module(tiny_bert(layers=2, seed=1, **WIDE), losses=losses(states=loss))
+    fitted = module(tiny_bert(layers=2, seed=1, **WIDE_CONFIG), losses=losses(states=loss))
     with pytest.raises(ValueError, match=message):
         trainer(tmp_path, num_sanity_val_steps=0).fit(fitted, data(clinc_file))
     assert fitted.global_step == 0

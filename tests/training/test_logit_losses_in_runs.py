@@ -8,20 +8,20 @@ from transformers import BertForMaskedLM, BertForQuestionAnswering, BertForSeque
 
 from lightning_kd import MaskedLM, MaskedLMDataModule, QuestionAnswering, SequenceClassification
 from lightning_kd.losses import DecoupledKDLoss, DISTLoss, SoftTargetLoss
-from tests.conftest import LABELS, TINY_BERT, save_network, tiny_bert
+from tests.conftest import LABELS, TINY_BERT, save_model, tiny_bert
 from tests.runs import data, module, squad_data, trainer
 
 LOSSES = {
-    "standardised": SoftTargetLoss(temperature=2.0, standardize=True),
+    "standardized": SoftTargetLoss(temperature=2.0, standardize=True),
     "pooled": SoftTargetLoss(temperature=2.0, top_k=2),
     "decoupled": DecoupledKDLoss(),
     "correlation": DISTLoss(temperature=2.0, intra_weight=0.0),
     "correlation between rows": DISTLoss(temperature=2.0),
 }
-SPREAD = {"initializer_range": 0.5}  # a teacher that is sure of something
+LARGE_INIT = {"initializer_range": 0.5}  # a teacher that is sure of something
 
 
-class Losses(Callback):
+class LossRecorder(Callback):
     def __init__(self):
         self.values = []
 
@@ -52,11 +52,11 @@ def settings(tmp_path, clinc_file, squad_folder, corpus):
 @pytest.mark.parametrize("name", LOSSES)
 def test_student_comes_nearer(tmp_path, settings, name, task):
     network, labels, datamodule = settings[task]
-    if LOSSES[name].compares_rows and task.classes_are_positions:
+    if LOSSES[name].compares_examples and task.predicts_positions:
         pytest.skip("refused, see tests/losses/test_dist.py")
-    teacher = save_network(tiny_bert(labels, layers=1, seed=1, network=network, **SPREAD), tmp_path / "teacher")
-    seen = Losses()
+    teacher = save_model(tiny_bert(labels, layers=1, seed=1, model_class=network, **LARGE_INIT), tmp_path / "teacher")
+    recorder = LossRecorder()
     fitted = module(teacher, task=task(), losses={"own": LOSSES[name]})
-    trainer(tmp_path, max_epochs=6, callbacks=[seen]).fit(fitted, datamodule)
-    each = len(seen.values) // 6
-    assert statistics.mean(seen.values[-each:]) < 0.8 * statistics.mean(seen.values[:each])
+    trainer(tmp_path, max_epochs=6, callbacks=[recorder]).fit(fitted, datamodule)
+    each = len(recorder.values) // 6
+    assert statistics.mean(recorder.values[-each:]) < 0.8 * statistics.mean(recorder.values[:each])

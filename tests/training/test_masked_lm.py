@@ -8,7 +8,7 @@ from transformers import AutoModelForMaskedLM, BertForMaskedLM, pipeline
 from lightning_kd import DistillationModule, LayerInitialization, MaskedLM, MaskedLMDataModule
 from lightning_kd.callbacks import LastCheckpoint, StudentExport
 from lightning_kd.losses import HardLabelLoss, HiddenStateCosineLoss, SoftTargetLoss
-from tests.conftest import TINY_BERT, save_network, tiny_bert
+from tests.conftest import TINY_BERT, save_model, tiny_bert
 from tests.runs import module, trainer
 
 WORDS = "water desk paper plant leak room hello goodbye good morning france later".split()  # noqa: SIM905
@@ -26,7 +26,7 @@ def corpus(tmp_path):
 
 @pytest.fixture
 def teacher(tmp_path):
-    return save_network(tiny_bert(None, layers=3, seed=1, network=BertForMaskedLM), tmp_path / "teacher")
+    return save_model(tiny_bert(None, layers=3, seed=1, model_class=BertForMaskedLM), tmp_path / "teacher")
 
 
 def data(corpus, **settings):
@@ -40,7 +40,7 @@ def mlm_module(teacher, **settings):
         "hard": HardLabelLoss(2.0),
         "cosine": HiddenStateCosineLoss(1.0),
     }
-    student = {"base": teacher, "num_hidden_layers": 1}
+    student = {"config": teacher, "num_hidden_layers": 1}
     return module(teacher, task=MaskedLM(), **{"losses": losses, "student": student, **settings})
 
 
@@ -59,15 +59,15 @@ def test_distilled_and_exported(tmp_path, corpus, teacher):
     assert answers[0]["token_str"] in WORDS
 
 
-def test_guessing_teacher_is_refused(tmp_path, corpus, teacher):
+def test_untrained_teacher_is_refused(tmp_path, corpus, teacher):
     with pytest.raises(
         ValueError, match=r"validation perplexity 1\d+\.\d+, no better than guessing \(down to \d+\.\d+\)"
     ):
-        trainer(tmp_path).fit(mlm_module(teacher, accept=[]), data(corpus))
+        trainer(tmp_path).fit(mlm_module(teacher, ignore_checks=[]), data(corpus))
 
 
 def test_vocabulary_of_another_size_is_refused(tmp_path, corpus, teacher):
-    student = {"base": teacher, "num_hidden_layers": 1, "vocab_size": 1208}  # padded, as published ones often are
+    student = {"config": teacher, "num_hidden_layers": 1, "vocab_size": 1208}  # padded, as published ones often are
     with pytest.raises(ValueError, match=r"student\.vocab_size: .* 1208 tokens, .* 1200; build .* vocab_size: 1200"):
         trainer(tmp_path).fit(mlm_module(teacher, student=student), data(corpus))
 

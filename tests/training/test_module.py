@@ -9,7 +9,7 @@ from torch import nn
 
 from lightning_kd import DistillationModule
 from lightning_kd.losses import HardLabelLoss, LogitMSELoss, SoftTargetLoss
-from tests.conftest import LABELS, save_network, tiny_bert
+from tests.conftest import LABELS, save_model, tiny_bert
 from tests.runs import STUDENT, data, module, trainer
 
 
@@ -23,7 +23,7 @@ class Spy(Callback):
         self.batches.append(batch)
         self.student_modes.append(all(m.training for m in pl_module.student.modules()))
         if pl_module.teacher is not None:
-            self.teacher_modes.append(any(m.training for n in pl_module.teacher.networks for m in n.modules()))
+            self.teacher_modes.append(any(m.training for n in pl_module.teacher.load() for m in n.modules()))
         self.logged.append({k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("train/")})
 
 
@@ -37,20 +37,20 @@ def same(first, second):
 
 def test_student_trains_in_train_mode_and_teacher_stays_in_eval_mode(tmp_path, clinc_file, teacher_folder):
     spy = Spy()
-    pretrained = save_network(tiny_bert(labels=None), tmp_path / "s")
+    pretrained = save_model(tiny_bert(labels=None), tmp_path / "s")
     fitted = module(teacher_folder, student=pretrained)
     trainer(tmp_path, callbacks=[spy], max_epochs=2).fit(fitted, data(clinc_file))
     assert spy.student_modes
     assert all(spy.student_modes)
     assert not any(spy.teacher_modes)
     fitted.train()
-    assert not any(m.training for m in fitted.teacher.networks[0].modules())
+    assert not any(m.training for m in fitted.teacher.load()[0].modules())
 
 
-def test_unlabelled_rows_train_on_soft_targets_alone(tmp_path, clinc_file, teacher_folder):
+def test_unlabeled_rows_train_on_soft_targets_alone(tmp_path, clinc_file, teacher_folder):
     content = json.loads(clinc_file.read_text())
     content["train"] = [[text, None] for text, _ in content["train"]]
-    folder = tmp_path / "unlabelled"
+    folder = tmp_path / "unlabeled"
     folder.mkdir()
     (folder / "data_oos_plus.json").write_text(json.dumps(content))
 
@@ -60,17 +60,17 @@ def test_unlabelled_rows_train_on_soft_targets_alone(tmp_path, clinc_file, teach
         return fitted.student, spy
 
     soft, _ = train(clinc_file, {"soft": SoftTargetLoss()})
-    unlabelled, _ = train(folder, {"soft": SoftTargetLoss()}, allow_unlabelled=True)
-    assert same(weights(soft), weights(unlabelled))
-    _, spy = train(folder, {"soft": SoftTargetLoss(), "hard": HardLabelLoss()}, allow_unlabelled=True)
-    labelled = [bool((batch["labels"] >= 0).any()) for batch in spy.batches]  # those out of scope have kept theirs
-    assert set(labelled) == {True, False}
-    assert [logged["train/hard"] > 0 for logged in spy.logged] == labelled
+    unlabeled, _ = train(folder, {"soft": SoftTargetLoss()}, allow_unlabeled=True)
+    assert same(weights(soft), weights(unlabeled))
+    _, spy = train(folder, {"soft": SoftTargetLoss(), "hard": HardLabelLoss()}, allow_unlabeled=True)
+    labeled = [bool((batch["labels"] >= 0).any()) for batch in spy.batches]  # those out of scope have kept theirs
+    assert set(labeled) == {True, False}
+    assert [logged["train/hard"] > 0 for logged in spy.logged] == labeled
 
 
-def test_unlabelled_rows_without_anyone_to_label_them(tmp_path, clinc_file):
-    with pytest.raises(ValueError, match=r"data\.allow_unlabelled: no loss compares with a teacher"):
-        trainer(tmp_path).fit(module(), data(clinc_file, allow_unlabelled=True))
+def test_unlabeled_rows_without_anyone_to_label_them(tmp_path, clinc_file):
+    with pytest.raises(ValueError, match=r"data\.allow_unlabeled: no loss compares with a teacher"):
+        trainer(tmp_path).fit(module(), data(clinc_file, allow_unlabeled=True))
 
 
 def test_teacher_is_bit_identical_after_fit_frozen_and_in_no_checkpoint(tmp_path, clinc_file):
@@ -152,7 +152,7 @@ def test_teacher_that_no_loss_reads_is_not_loaded(tmp_path, clinc_file, teacher_
     idle = module(teacher_folder, losses={"hard": HardLabelLoss()})
     with pytest.warns(UserWarning, match="no loss reads it"):
         trainer(tmp_path).fit(idle, data(clinc_file))
-    assert not idle.teacher.members[0].loaded
+    assert not idle.teacher.models[0].is_loaded
 
 
 def test_teacher_and_student_must_be_two_networks():
@@ -164,7 +164,7 @@ def test_teacher_and_student_must_be_two_networks():
 def test_student_takes_the_labels_of_the_teacher_and_the_batches_follow(tmp_path, clinc_file):
     """The teacher's order differs from the data's: both are aligned by name."""
     order = ["oos", "Leave", "greet"]
-    teacher = save_network(tiny_bert(labels=order, seed=1), tmp_path / "t")
+    teacher = save_model(tiny_bert(labels=order, seed=1), tmp_path / "t")
     fitted = module(
         teacher,
         student={**STUDENT, "initializer_range": 0.2},
@@ -199,7 +199,7 @@ def data_loader(path):
 
 def test_ensemble_averages_logits(clinc_file, tmp_path):
     networks = [tiny_bert(seed=1), tiny_bert(seed=2, labels=["oos", "greet", "leave"])]
-    fitted = module([save_network(n, tmp_path / f"t{i}") for i, n in enumerate(networks)], student=tiny_bert(seed=3))
+    fitted = module([save_model(n, tmp_path / f"t{i}") for i, n in enumerate(networks)], student=tiny_bert(seed=3))
     trainer(tmp_path, max_steps=1).fit(fitted, data(clinc_file))
     batch = next(iter(data_loader(clinc_file)))
     inputs = {k: batch[k] for k in ("input_ids", "attention_mask", "token_type_ids")}
@@ -208,14 +208,16 @@ def test_ensemble_averages_logits(clinc_file, tmp_path):
     torch.testing.assert_close(fitted.teacher(batch).heads["label"].logits, expected)
 
 
-def test_other_labels_are_refused_and_can_be_accepted(tmp_path, clinc_file):
+def test_other_labels_are_refused_and_can_be_ignored(tmp_path, clinc_file):
     other = tiny_bert(labels=["a", "b", "c"])
-    with pytest.raises(ValueError, match=r"only in the first.*model\.accept\+=label_mismatch"):
+    with pytest.raises(ValueError, match=r"only in the first.*model\.ignore_checks\+=label_mismatch"):
         trainer(tmp_path).fit(module(other), data(clinc_file))
-    trainer(tmp_path, max_steps=1).fit(module(other, accept=["label_mismatch", "weak_teacher"]), data(clinc_file))
+    trainer(tmp_path, max_steps=1).fit(
+        module(other, ignore_checks=["label_mismatch", "weak_teacher"]), data(clinc_file)
+    )
     more = tiny_bert(labels=["greet", "leave", "oos", "more"])
     with pytest.raises(ValueError, match="a head of 3 labels, 4 are needed"):
-        trainer(tmp_path).fit(module(more, student=tiny_bert(), accept=["label_mismatch"]), data(clinc_file))
+        trainer(tmp_path).fit(module(more, student=tiny_bert(), ignore_checks=["label_mismatch"]), data(clinc_file))
 
 
 def test_teacher_without_label_names_is_warned_about(tmp_path, clinc_file):
@@ -235,7 +237,7 @@ def test_fresh_head_of_the_data_without_a_teacher(tmp_path, clinc_file, student_
 def test_reload_without_teacher_or_hub(tmp_path, clinc_file, teacher_folder, how):
     import shutil
 
-    fitted = module(teacher_folder if how == "teacher" else None, student=save_network(tiny_bert(None), tmp_path / "s"))
+    fitted = module(teacher_folder if how == "teacher" else None, student=save_model(tiny_bert(None), tmp_path / "s"))
     run = trainer(tmp_path, max_epochs=2)
     run.fit(fitted, data(clinc_file))
     run.save_checkpoint(tmp_path / "x.ckpt")
@@ -317,7 +319,7 @@ def test_labels_never_reach_the_networks(clinc_file):
     assert seen == [None]
 
 
-def test_schedule_runs_over_all_optimiser_steps(tmp_path, clinc_file):
+def test_schedule_runs_over_all_optimizer_steps(tmp_path, clinc_file):
     fitted = module(warmup_ratio=0.25)
     run = trainer(tmp_path, max_epochs=2, accumulate_grad_batches=2)
     run.fit(fitted, data(clinc_file, batch_size=9))  # 72 rows: 8 batches, 4 steps an epoch

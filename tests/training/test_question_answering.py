@@ -12,14 +12,14 @@ from lightning_kd.__main__ import main
 from lightning_kd.callbacks import PredictionWriter, StudentExport
 from lightning_kd.losses import HardLabelLoss, SoftTargetLoss
 from lightning_kd.tasks.answer_scores import score_answer
-from tests.conftest import LABELS, TINY_BERT, save_network, squad_questions, tiny_bert
+from tests.conftest import LABELS, TINY_BERT, save_model, squad_questions, tiny_bert
 from tests.runs import STUDENT, data, module, squad_data, trainer
 
 
 @pytest.fixture
 def teacher(tmp_path):
-    network = tiny_bert(None, layers=3, seed=1, network=BertForQuestionAnswering)
-    return save_network(network, tmp_path / "teacher")
+    network = tiny_bert(None, layers=3, seed=1, model_class=BertForQuestionAnswering)
+    return save_model(network, tmp_path / "teacher")
 
 
 def qa_module(teacher=None, **settings):
@@ -44,7 +44,7 @@ def test_scores_of_a_run_are_those_of_its_prediction_file(tmp_path, squad_folder
 
 
 def test_student_learns_to_answer(tmp_path, squad_folder):
-    fitted = qa_module(student={**STUDENT, "num_hidden_layers": 2}, accept=[])
+    fitted = qa_module(student={**STUDENT, "num_hidden_layers": 2}, ignore_checks=[])
     trainer(tmp_path, max_epochs=12).fit(fitted, squad_data(squad_folder))
     (scores,) = trainer(tmp_path).validate(fitted, squad_data(squad_folder), verbose=False)
     assert scores["val/f1"] > 60
@@ -58,15 +58,15 @@ def test_predictions_as_a_table(tmp_path, squad_folder):
     assert len(lines) == 13
 
 
-def test_guessing_teacher_is_refused(tmp_path, squad_folder, teacher):
+def test_untrained_teacher_is_refused(tmp_path, squad_folder, teacher):
     dev = squad_folder / "dev-v1.1.json"
     dev.write_text(re.sub(r'"text": "[^"]*"', '"text": "zebra"', dev.read_text(encoding="utf-8")), encoding="utf-8")
     with pytest.raises(ValueError, match=r"validation f1 0\.0000, no better than guessing \(up to 10\.0000\)"):
-        trainer(tmp_path).fit(qa_module(teacher, accept=[]), squad_data(squad_folder))
+        trainer(tmp_path).fit(qa_module(teacher, ignore_checks=[]), squad_data(squad_folder))
 
 
 def test_head_of_another_size_is_replaced(tmp_path, squad_folder):
-    classifier = save_network(tiny_bert(LABELS), tmp_path / "classifier")
+    classifier = save_model(tiny_bert(LABELS), tmp_path / "classifier")
     fitted = qa_module(student=classifier)
     trainer(tmp_path).fit(fitted, squad_data(squad_folder))
     assert fitted.student.qa_outputs.out_features == 2
@@ -87,7 +87,7 @@ def test_token_types_reach_a_teacher_whose_student_has_none(tmp_path, squad_fold
     tokenizer.model_input_names = ["input_ids", "attention_mask"]
     types = []
     fitted = qa_module(teacher, losses={"hard": HardLabelLoss(), "soft": SoftTargetLoss()})
-    fitted.teacher.networks[0].register_forward_pre_hook(
+    fitted.teacher.load()[0].register_forward_pre_hook(
         lambda network, args, kwargs: types.append(kwargs["token_type_ids"]), with_kwargs=True
     )
     trainer(tmp_path).fit(fitted, squad_data(squad_folder, tokenizer=tokenizer))
@@ -102,13 +102,13 @@ def test_from_the_shell(tmp_path, squad_folder, teacher, monkeypatch, capsys):
         monkeypatch.setattr("sys.argv", ["lightning-kd", *map(str, args)])
         main()
 
-    given = [
+    arguments = [
         "--model.task=QuestionAnswering",
         "--model.losses.hard.class_path=HardLabelLoss",
         "--model.losses.soft.class_path=SoftTargetLoss",
         f"--model.teacher={teacher}",
-        f"--model.student={{base: {teacher}, num_hidden_layers: 1}}",
-        "--model.accept=[weak_teacher]",
+        f"--model.student={{config: {teacher}, num_hidden_layers: 1}}",
+        "--model.ignore_checks=[weak_teacher]",
         "--data=SQuADDataModule",
         f"--data.path={squad_folder}",
         "--data.max_length=20",
@@ -117,7 +117,7 @@ def test_from_the_shell(tmp_path, squad_folder, teacher, monkeypatch, capsys):
         "--trainer.max_epochs=1",
         "--trainer.enable_progress_bar=false",
     ]
-    shell("fit", *given)
+    shell("fit", *arguments)
     folder = tmp_path / "lightning_logs" / "version_0"
     summary = capsys.readouterr().out
     assert "exact_match" in summary
@@ -144,7 +144,7 @@ def test_exported_folder_is_an_ordinary_one(tmp_path, squad_folder):
 
 
 def test_teacher_or_student_with_another_head(tmp_path, squad_folder):
-    three = tiny_bert(LABELS, network=BertForQuestionAnswering)
+    three = tiny_bert(LABELS, model_class=BertForQuestionAnswering)
     with pytest.raises(ValueError, match="teacher 'BertForQuestionAnswering': has a head of 3 labels, 2 are needed"):
         trainer(tmp_path).fit(qa_module(three), squad_data(squad_folder))
     with pytest.raises(ValueError, match="student: has a head of 3 labels, 2 are needed"):

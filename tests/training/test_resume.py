@@ -18,7 +18,7 @@ class KilledError(Exception):
     """Stands for SIGKILL: nothing is saved on the way out."""
 
 
-class Kill(Callback):
+class KillAtBatch(Callback):
     def __init__(self, at):
         self.at = at
 
@@ -30,11 +30,21 @@ class Kill(Callback):
 BY_EPOCHS, BY_STEPS = {"max_epochs": EPOCHS}, {"max_epochs": -1, "max_steps": EPOCHS * BATCHES}
 
 
-def run(folder, clinc_file, workers, accumulate, kill=None, resume=None, every_minutes=0.0, end=BY_EPOCHS, **given):
-    callbacks = [LastCheckpoint(every_minutes), *([Kill(kill)] if kill is not None else [])]
-    settings = {**end, "accumulate_grad_batches": accumulate, "enable_checkpointing": True}
+def run(
+    folder,
+    clinc_file,
+    workers,
+    accumulate,
+    kill=None,
+    resume=None,
+    every_minutes=0.0,
+    limits=BY_EPOCHS,
+    **module_kwargs,
+):
+    callbacks = [LastCheckpoint(every_minutes), *([KillAtBatch(kill)] if kill is not None else [])]
+    settings = {**limits, "accumulate_grad_batches": accumulate, "enable_checkpointing": True}
     fit = trainer(folder, callbacks=callbacks, **settings)
-    fitted = module(warmup_ratio=0.1, **given)
+    fitted = module(warmup_ratio=0.1, **module_kwargs)
     try:
         fit.fit(fitted, data(clinc_file, num_workers=workers), ckpt_path=resume)
     except KilledError:
@@ -45,7 +55,7 @@ def run(folder, clinc_file, workers, accumulate, kill=None, resume=None, every_m
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("accumulate", [1, 3])
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_killed_twice(tmp_path, clinc_file, workers, accumulate):
+def test_resume_after_two_kills(tmp_path, clinc_file, workers, accumulate):
     whole, expected = run(tmp_path / "whole", clinc_file, workers, accumulate)
     assert whole.fit_loop.epoch_loop.total_batch_idx + 1 == EPOCHS * BATCHES
     # mid-epoch twice; at an epoch's end and again at once; on an epoch's last batch; in the last epoch
@@ -60,7 +70,7 @@ def test_killed_twice(tmp_path, clinc_file, workers, accumulate):
             assert torch.equal(tensor, weights[name]), f"{name} after kills at {kills}"
 
 
-def test_killed_with_the_lazy_optimizer(tmp_path, clinc_file):
+def test_resume_with_lazy_adamw(tmp_path, clinc_file):
     optimizer = partial(LazyAdamW, lr=1e-2)
     _, expected = run(tmp_path / "whole", clinc_file, 0, 1, optimizer=optimizer)
     last = tmp_path / "killed" / "checkpoints" / "last.ckpt"
@@ -71,24 +81,24 @@ def test_killed_with_the_lazy_optimizer(tmp_path, clinc_file):
 
 
 @pytest.mark.parametrize("kills", [[9], [9, 9, 9], [18, 18], [4, 9], [9, 14], [8, 17]])
-def test_run_of_a_number_of_steps(tmp_path, clinc_file, kills):
+def test_resume_with_max_steps(tmp_path, clinc_file, kills):
     # resumed at an epoch's end Lightning begins such a run with an epoch of no batches
-    _, expected = run(tmp_path / "whole", clinc_file, 0, 1, end=BY_STEPS)
+    _, expected = run(tmp_path / "whole", clinc_file, 0, 1, limits=BY_STEPS)
     last = tmp_path / "killed" / "checkpoints" / "last.ckpt"
     for kill in (*kills, None):
         resume = last if last.exists() else None
-        fit, weights = run(tmp_path / "killed", clinc_file, 0, 1, kill, resume, end=BY_STEPS)
+        fit, weights = run(tmp_path / "killed", clinc_file, 0, 1, kill, resume, limits=BY_STEPS)
     assert fit.global_step == EPOCHS * BATCHES
     assert all(torch.equal(tensor, weights[name]) for name, tensor in expected.items())
 
 
-def test_loaders_that_are_made_anew_continue(tmp_path, clinc_file):
+def test_reloaded_dataloaders_continue(tmp_path, clinc_file):
     _, expected = run(tmp_path / "whole", clinc_file, 0, 1)
-    _, weights = run(tmp_path / "anew", clinc_file, 0, 1, end={**BY_EPOCHS, "reload_dataloaders_every_n_epochs": 1})
+    _, weights = run(tmp_path / "anew", clinc_file, 0, 1, limits={**BY_EPOCHS, "reload_dataloaders_every_n_epochs": 1})
     assert all(torch.equal(tensor, weights[name]) for name, tensor in expected.items())
 
 
-def test_a_second_seedless_run_continues_with_the_seed_of_the_first(tmp_path, clinc_file):
+def test_seed_is_restored_from_the_checkpoint(tmp_path, clinc_file):
     """Without seed_everything the seed comes from the checkpoint."""
     last = tmp_path / "checkpoints" / "last.ckpt"
     first, _ = run(tmp_path, clinc_file, 0, 1, kill=5)
@@ -102,7 +112,7 @@ def test_a_second_seedless_run_continues_with_the_seed_of_the_first(tmp_path, cl
     assert resumed._seed == first.lightning_module._seed
 
 
-def test_no_checkpoint_in_mid_accumulation_or_on_an_epochs_last_batch(tmp_path, clinc_file):
+def test_no_checkpoint_mid_accumulation_or_on_the_last_batch(tmp_path, clinc_file):
     class Recorder(LastCheckpoint):
         saved: ClassVar[list[int]] = []
 
@@ -114,7 +124,7 @@ def test_no_checkpoint_in_mid_accumulation_or_on_an_epochs_last_batch(tmp_path, 
     assert Recorder.saved == [3, 6, 9]  # the last one at the end of the epoch
 
 
-def test_clock_is_kept(tmp_path, clinc_file):
+def test_interval_is_kept(tmp_path, clinc_file):
     class Recorder(LastCheckpoint):
         saved = 0
 

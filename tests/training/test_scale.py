@@ -8,8 +8,8 @@ from transformers import AutoModelForSequenceClassification
 
 from lightning_kd import DistillationModule
 from lightning_kd.io.consolidation import consolidate, read_checkpoint
-from lightning_kd.models.sharding import collected
-from tests.training.scale_script import LAZY, SGD, Runs, last, write_inputs
+from lightning_kd.models.sharding import full_state_dict
+from tests.training.scale_script import LAZY, SGD, Runs, last_checkpoint, write_inputs
 from tests.training.test_ddp import python_module
 
 BUILDS = ("classifier", "masked")
@@ -25,14 +25,14 @@ def runs(tmp_path_factory):
     write_inputs(runs.folder)
     for build in BUILDS:
         runs.fit_epoch(build, f"one {build}")
-    runs.fit_cached("cache", SGD, steps=7, rows_a_step=1)  # other pairs than those of a step
+    runs.fit_cached("cache", SGD, steps=7, batch_size=1)  # other pairs than those of a step
     for kind in STRATEGIES:
         shutil.copytree(runs.folder / "cache", runs.folder / f"{kind} cache")
     return runs
 
 
 @pytest.fixture(scope="module")
-def two(runs):
+def two_processes(runs):
     """What two processes found, by strategy."""
     done = python_module("tests.training.scale_script", runs.folder)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -41,11 +41,11 @@ def two(runs):
 
 
 @pytest.fixture(scope="module")
-def resumed(runs, two):
+def resumed(runs, two_processes):
     """The second epoch in one process, after the first in one or in two."""
 
     def resume(build, first):
-        return collected(runs.fit_epoch(build, f"one on {first}", last(runs.folder / first)))
+        return full_state_dict(runs.fit_epoch(build, f"one on {first}", last_checkpoint(runs.folder / first)))
 
     return resume
 
@@ -61,58 +61,58 @@ def assert_same(weights, expected):
         torch.testing.assert_close(weights[name], weight, rtol=0, atol=1e-6, msg=name)
 
 
-def test_unlabelled_rows_projection_and_accumulation(runs, two):
+def test_unlabeled_examples_projection_and_accumulation(runs, two_processes):
     fitted = runs.fit_classifier()
-    expected = collected(fitted)
+    expected = full_state_dict(fitted)
     assert "losses.hidden.projection.weight" in expected
     for kind in STRATEGIES:
-        assert_same(two[kind]["classifier"], expected)
+        assert_same(two_processes[kind]["classifier"], expected)
     scores = runs.trainer("validated").validate(fitted, runs.texts(), verbose=False)[0]
     for kind in STRATEGIES:  # 19 rows
-        assert two[kind]["validated"] == pytest.approx(scores, abs=1e-6)
+        assert two_processes[kind]["validated"] == pytest.approx(scores, abs=1e-6)
 
 
-def test_other_wordings_labels_left_out_and_a_prompt(runs, two):
-    expected = collected(runs.fit_consistent())
+def test_augmentations_missing_labels_and_a_prompt(runs, two_processes):
+    expected = full_state_dict(runs.fit_consistent())
     for kind in STRATEGIES:
-        assert_same(two[kind]["consistent"], expected)
+        assert_same(two_processes[kind]["consistent"], expected)
 
 
-def test_masked_tokens_and_tied_embeddings(runs, two):
-    expected = collected(runs.fit_masked())
+def test_masked_tokens_and_tied_embeddings(runs, two_processes):
+    expected = full_state_dict(runs.fit_masked())
     for kind in STRATEGIES:
-        assert_same(two[kind]["masked"], expected)
+        assert_same(two_processes[kind]["masked"], expected)
 
 
-def test_cache_that_knows_the_row_of_one_process_only(runs, two):
+def test_cache_with_the_example_of_one_process_only(runs, two_processes):
     """The divided teacher needs both processes; sparse gradients are gathered from both."""
     for kind, optimizer in (("ddp", LAZY), ("fsdp2", SGD)):
         expected = runs.fit_cached("cache of one", optimizer)
-        assert_same(two[kind]["cached"], collected(expected))
-        assert two[kind]["rows known"] > len(expected.cached_teachers["train"].store) >= 20
+        assert_same(two_processes[kind]["cached"], full_state_dict(expected))
+        assert two_processes[kind]["cached examples"] > len(expected.cached_teachers["train"].store) >= 20
 
 
-def test_loss_that_reads_inside_the_layers(runs, two):
-    assert_same(two["fsdp2"]["relations"], collected(runs.fit_relations()))
+def test_loss_that_reads_inside_the_layers(runs, two_processes):
+    assert_same(two_processes["fsdp2"]["relations"], full_state_dict(runs.fit_relations()))
 
 
-def test_teacher_is_frozen_divided_and_not_saved(runs, two):
+def test_teacher_is_frozen_sharded_and_not_saved(runs, two_processes):
     own = AutoModelForSequenceClassification.from_pretrained(runs.folder / "teacher").state_dict()
     for kind in STRATEGIES:
-        assert all(torch.equal(weight, two[kind]["teacher"][name]) for name, weight in own.items())
-        assert not two[kind]["teacher trains"]
-        assert two[kind]["teacher is divided"] == (kind == "fsdp2")
-        saved = read_checkpoint(last(runs.folder / f"{kind} classifier"))["state_dict"]
+        assert all(torch.equal(weight, two_processes[kind]["teacher"][name]) for name, weight in own.items())
+        assert not two_processes[kind]["teacher trains"]
+        assert two_processes[kind]["teacher is sharded"] == (kind == "fsdp2")
+        saved = read_checkpoint(last_checkpoint(runs.folder / f"{kind} classifier"))["state_dict"]
         assert {name.partition(".")[0] for name in saved} == {"student", "losses"}
-        assert saved.keys() == two[kind]["classifier"].keys()
+        assert saved.keys() == two_processes[kind]["classifier"].keys()
 
 
 @pytest.mark.parametrize("build", BUILDS)
-def test_checkpoint_continues_on_two_processes(expected, two, build):
+def test_checkpoint_continues_on_two_processes(expected, two_processes, build):
     for kind in STRATEGIES:
-        assert_same(two[kind][f"{build} from one"], expected[build])
+        assert_same(two_processes[kind][f"{build} from one"], expected[build])
     for kind in (*STRATEGIES, "distributed"):
-        assert_same(two[kind][f"{build} from two"], expected[build])
+        assert_same(two_processes[kind][f"{build} from two"], expected[build])
 
 
 @pytest.mark.parametrize("build", BUILDS)
@@ -123,9 +123,9 @@ def test_checkpoint_of_two_processes_continues_on_one(resumed, expected, build):
 
 @pytest.mark.parametrize("build", BUILDS)
 def test_distributed_checkpoint_is_consolidated(runs, resumed, expected, build, shell):
-    folder = last(runs.folder / f"distributed {build}")
+    folder = last_checkpoint(runs.folder / f"distributed {build}")
     assert folder.is_dir()
-    file = last(runs.folder / f"consolidated {build}")
+    file = last_checkpoint(runs.folder / f"consolidated {build}")
     file.parent.mkdir(parents=True)
     assert shell("consolidate", folder, f"--output={file}") == (0, "")
     assert_same(resumed(build, f"consolidated {build}"), expected[build])
@@ -139,7 +139,7 @@ def test_distributed_checkpoint_is_consolidated(runs, resumed, expected, build, 
         consolidate(file, file.with_name("again"))
 
 
-def test_best_student_is_exported(runs, two):
+def test_best_student_is_exported(runs, two_processes):
     for kind in (*STRATEGIES, "distributed"):
         folder = runs.folder / f"{kind} classifier"
         exported = AutoModelForSequenceClassification.from_pretrained(folder / "student").state_dict()

@@ -23,39 +23,42 @@ CASES = {
 }
 
 
-def members(session: int) -> list[int]:
+def session_processes(session: int) -> list[int]:
     """The processes of a session that have not ended."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            state, _, _, own = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
-            if int(own) == session and state != "Z":
+            state, _, _, session_id = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
+            if int(session_id) == session and state != "Z":
                 found.append(int(folder.name))
     return found
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
-def test_all_processes_end_and_say_why(fit, tmp_path):  # noqa: F811
+def test_all_processes_exit_and_report_the_cause(fit, tmp_path):  # noqa: F811
     runs = {}
-    for number, (launcher, how, rank) in enumerate(CASES):
-        given = [f"--trainer.default_root_dir={tmp_path / str(number)}", "--trainer.callbacks=tests.failing.Fail"]
-        given += [f"--trainer.callbacks.how={how}", f"--trainer.callbacks.rank={rank}", "--trainer.max_epochs=1"]
-        command = [sys.executable, *LAUNCHERS[launcher], *map(str, fit), *given]
+    for number, (launcher, mode, rank) in enumerate(CASES):
+        arguments = [
+            f"--trainer.default_root_dir={tmp_path / str(number)}",
+            "--trainer.callbacks=tests.failing.FailingCallback",
+        ]
+        arguments += [f"--trainer.callbacks.mode={mode}", f"--trainer.callbacks.rank={rank}", "--trainer.max_epochs=1"]
+        command = [sys.executable, *LAUNCHERS[launcher], *map(str, fit), *arguments]
         with (tmp_path / f"{number}.log").open("w") as log:
             run = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
         runs[run] = tmp_path / f"{number}.log"
-    until = time.monotonic() + 120  # of which most is spent importing, by six processes at once
+    deadline = time.monotonic() + 120  # of which most is spent importing, by six processes at once
     try:
-        while any(members(run.pid) for run in runs) and time.monotonic() < until:
+        while any(session_processes(run.pid) for run in runs) and time.monotonic() < deadline:
             time.sleep(0.2)
             [run.poll() for run in runs]
         for (run, log), (case, cause) in zip(runs.items(), CASES.items(), strict=True):
             text = log.read_text(encoding="utf-8")
-            assert not members(run.pid), (case, text[-2000:])
+            assert not session_processes(run.pid), (case, text[-2000:])
             assert run.poll() not in (0, None), case
             assert cause in text, (case, text[-2000:])
     finally:
         for run in runs:
-            for process in members(run.pid):
+            for process in session_processes(run.pid):
                 os.kill(process, signal.SIGKILL)
             run.wait()

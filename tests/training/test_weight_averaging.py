@@ -7,7 +7,7 @@ from transformers import BertForSequenceClassification
 
 from lightning_kd.callbacks import LastCheckpoint, StudentExport
 from lightning_kd.losses import HardLabelLoss, HiddenStateMSELoss, SoftTargetLoss
-from tests.conftest import save_network, tiny_bert
+from tests.conftest import save_model, tiny_bert
 from tests.runs import data, module, trainer
 
 DECAY = 0.9
@@ -37,7 +37,7 @@ class Average(EMAWeightAveraging):
 
 @pytest.fixture
 def teacher(tmp_path):
-    return save_network(tiny_bert(layers=2, seed=1, hidden_size=32), tmp_path / "teacher")
+    return save_model(tiny_bert(layers=2, seed=1, hidden_size=32), tmp_path / "teacher")
 
 
 def fit(folder, teacher, average, clinc_file, checkpoint=None):
@@ -52,7 +52,7 @@ def fit(folder, teacher, average, clinc_file, checkpoint=None):
 def test_average_is_that_of_the_weights_projection_included(tmp_path, clinc_file, teacher):
     average = Average()
     fitted = fit(tmp_path, teacher, average, clinc_file)
-    before = {name: p.clone() for name, p in fitted.teacher.networks[0].state_dict().items()}
+    before = {name: p.clone() for name, p in fitted.teacher.load()[0].state_dict().items()}
     expected = average.steps[0]
     for step in average.steps[1:]:
         expected = {name: DECAY * mean + (1 - DECAY) * step[name] for name, mean in expected.items()}

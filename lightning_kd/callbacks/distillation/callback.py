@@ -8,16 +8,21 @@ from torch import nn
 
 from lightning_kd.callbacks.distillation.checked_losses import check_losses
 from lightning_kd.callbacks.distillation.checks import check_callbacks, check_run
-from lightning_kd.callbacks.distillation.given_teacher import Borrowed, networks_in, parts_of, resolved
-from lightning_kd.callbacks.distillation.losses import AddedTerms
-from lightning_kd.callbacks.distillation.optimizer import join
-from lightning_kd.callbacks.distillation.outputs import Key, Layer, width_of
-from lightning_kd.callbacks.distillation.step import DistilledStep
-from lightning_kd.callbacks.distillation.teacher import AsCalled, teacher_for
+from lightning_kd.callbacks.distillation.given_teacher import (
+    RestoreTrainingState,
+    list_members,
+    loaded_models,
+    resolve_teacher,
+)
+from lightning_kd.callbacks.distillation.losses import LossTerms
+from lightning_kd.callbacks.distillation.optimizer import add_parameters
+from lightning_kd.callbacks.distillation.outputs import Key, Layer, layer_width
+from lightning_kd.callbacks.distillation.step import StepPatch
+from lightning_kd.callbacks.distillation.teacher import CallReplayTask, build_teacher
 from lightning_kd.callbacks.distillation.token_alignment import is_sequence_to_sequence
 from lightning_kd.losses.base import DistillationLoss
-from lightning_kd.models.loading import Network
-from lightning_kd.optim.schedules import known_end
+from lightning_kd.models.loading import Model
+from lightning_kd.optim.schedules import require_total_steps
 from lightning_kd.teachers.teacher import Teacher
 
 
@@ -26,7 +31,7 @@ class DistillationCallback(Callback):
 
     While ``training_step`` runs, the calls of the network are recorded. Then the teacher is called in the same way,
     and the weighted losses are added to what the step returned. The module's own loss and logging stay. Logged are
-    ``distillation/<loss name>`` (not weighted), ``distillation/own_loss`` and ``distillation/total``.
+    ``distillation/<loss name>`` (not weighted), ``distillation/task_loss`` and ``distillation/loss``.
 
     Parameters of losses (projections) are trained by the module's optimiser, in its group with the highest learning
     rate, and saved in the state of this callback. The teacher is frozen and in no checkpoint.
@@ -34,8 +39,8 @@ class DistillationCallback(Callback):
     Args:
         student: Name of the network in the module, such as ``net`` or ``model.encoder``; empty = the module itself,
             whose step calls ``self(batch)``.
-        teacher: Hub id or folder; or ``{source: <hub id or folder>, ...}``, with arguments of ``from_pretrained``; a
-            list of these (an ensemble, logits averaged); ``{ensemble: [...], combine: ...}``; a ``.ckpt`` of the same
+        teacher: Hub id or folder; or ``{pretrained: <hub id or folder>, ...}``, with arguments of ``from_pretrained``;
+            a list of these (an ensemble, logits averaged); ``{ensemble: [...], combine: ...}``; a ``.ckpt`` of the same
             LightningModule class, or such a module, of which the network of the same name is taken; or any other
             module.
         losses: The terms that are added, by name.
@@ -57,7 +62,7 @@ class DistillationCallback(Callback):
     def __init__(
         self,
         student: str,
-        teacher: str | dict[str, Any] | list[str | dict[str, Any]] | Network,
+        teacher: str | dict[str, Any] | list[str | dict[str, Any]] | Model,
         losses: dict[str, DistillationLoss],
         logits: int | str | list[int | str] | None = None,  # from the shell, 1 is a number
         labels: int | str | list[int | str] | None = None,
@@ -74,11 +79,11 @@ class DistillationCallback(Callback):
         self.call = call
         self.layers = layers or {}
         self.auto_class = auto_class
-        self._step: DistilledStep | None = None
-        self._terms: AddedTerms | None = None
-        self._saved: dict[str, Any] = {}
+        self._step_patch: StepPatch | None = None
+        self._terms: LossTerms | None = None
+        self._restored_state: dict[str, Any] = {}
         self._resumed = False
-        self._borrowed: Borrowed | None = None
+        self._training_state: RestoreTrainingState | None = None
 
     @property
     def state_key(self) -> str:
@@ -95,7 +100,7 @@ class DistillationCallback(Callback):
         """
         if stage != "fit":
             return
-        self._terms, self._saved, self._resumed = None, {}, False  # of an earlier fit
+        self._terms, self._restored_state, self._resumed = None, {}, False  # of an earlier fit
         check_run(trainer, pl_module, self.student, self.labels is not None)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -104,39 +109,39 @@ class DistillationCallback(Callback):
         Raises:
             ValueError: If the module has no such network, or student and teacher do not go together.
         """
-        student = self._network(pl_module)
+        student = self._find_student(pl_module)
         dtype = next((p.dtype for p in student.parameters() if p.is_floating_point()), torch.get_default_dtype())
         with torch.random.fork_rng(devices=[]):  # the module draws the same numbers as without a teacher
             teacher = self._build_teacher(pl_module, student)
             teacher.to(pl_module.device, dtype)
-            _ = teacher.networks  # loaded now: what is wrong with it shows before the first step
-            ours, theirs = self._pairs(student, teacher)
-            self._terms = AddedTerms(self.losses, ours, theirs)
+            teacher.load()  # loaded now: what is wrong with it shows before the first step
+            student_layers, teacher_layers = self._pair_layers(student, teacher)
+            self._terms = LossTerms(self.losses, student_layers, teacher_layers)
         self._check_parameters(trainer)
-        self._terms.load(trainer.strategy.broadcast(self._saved or self._terms.state()))
+        self._terms.load_state_dict(trainer.strategy.broadcast(self._restored_state or self._terms.state_dict()))
         self._terms.to(pl_module.device, dtype)
-        join(trainer.optimizers[0], self._terms.parameters())
+        add_parameters(trainer.optimizers[0], self._terms.parameters())
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         several = sum(isinstance(callback, DistillationCallback) for callback in callbacks) > 1
-        self._step = DistilledStep(
-            trainer, pl_module, self.student, ours, teacher, self._terms, _keys(self.labels), self.call
+        self._step_patch = StepPatch(
+            trainer, pl_module, self.student, student_layers, teacher, self._terms, _as_key_list(self.labels), self.call
         )
-        self._step.prefix = f"distillation/{self.student}" if several else "distillation"
-        self._step.called = bool(self._saved)  # by the run that is continued
-        self._step.install()
+        self._step_patch.log_prefix = f"distillation/{self.student}" if several else "distillation"
+        self._step_patch.student_called = bool(self._restored_state)  # by the run that is continued
+        self._step_patch.install()
 
     def _check_parameters(self, trainer: Trainer) -> None:
         """Refuse runs whose optimiser the losses' parameters cannot join."""
-        if not cast(AddedTerms, self._terms).parameters():
+        if not cast(LossTerms, self._terms).parameters():
             return
-        if self._resumed and not self._saved:
+        if self._resumed and not self._restored_state:
             raise ValueError(
                 "DistillationCallback.losses: have projections, and the checkpoint is of a run without them, whose "
                 "optimiser cannot be continued; leave layers out, or begin a new run with the weights of the checkpoint"
             )
         check_callbacks(trainer)
 
-    def _network(self, pl_module: LightningModule) -> nn.Module:
+    def _find_student(self, pl_module: LightningModule) -> nn.Module:
         try:
             return pl_module.get_submodule(self.student)
         except AttributeError:
@@ -147,15 +152,15 @@ class DistillationCallback(Callback):
             ) from None
 
     def _build_teacher(self, pl_module: LightningModule, student: nn.Module) -> Teacher:
-        given = resolved(self.teacher, pl_module, self.student)
-        networks = list(networks_in(given))
-        self._borrowed = Borrowed(networks)
-        keys = None if all(loss.needs for loss in self.losses.values()) else _keys(self.logits)
-        return teacher_for(student, given, len(networks) == len(parts_of(given)), self.auto_class, keys)
+        resolved = resolve_teacher(self.teacher, pl_module, self.student)
+        models = list(loaded_models(resolved))
+        self._training_state = RestoreTrainingState(models)
+        keys = None if all(loss.requires for loss in self.losses.values()) else _as_key_list(self.logits)
+        return build_teacher(student, resolved, len(models) == len(list_members(resolved)), self.auto_class, keys)
 
-    def _pairs(self, student: nn.Module, teacher: Teacher) -> tuple[list[Layer], list[Layer]]:
+    def _pair_layers(self, student: nn.Module, teacher: Teacher) -> tuple[list[Layer], list[Layer]]:
         """The layers of both that are compared; the teacher is told to record its own."""
-        if self.layers and len(teacher.networks) > 1:
+        if self.layers and len(teacher.models) > 1:
             raise ValueError(
                 "DistillationCallback.layers: compares layers, and an ensemble has those of several networks; give one "
                 "teacher"
@@ -165,16 +170,18 @@ class DistillationCallback(Callback):
                 f"DistillationCallback.layers: {type(student).__name__} has two kinds of padding, the encoder's and "
                 "the decoder's, and it is not known which is a layer's; compare logits"
             )
-        ours = [Layer(path, width_of(student, path, "student")) for path in self.layers]
-        theirs = [Layer(path, width_of(teacher.networks[0], path, "teacher")) for path in self.layers.values()]
-        cast(AsCalled, teacher.task).layers = theirs
-        return ours, theirs
+        student_layers = [Layer(path, layer_width(student, path, "student")) for path in self.layers]
+        teacher_layers = [Layer(path, layer_width(teacher.load()[0], path, "teacher")) for path in self.layers.values()]
+        cast(CallReplayTask, teacher.task).layers = teacher_layers
+        return student_layers, teacher_layers
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count the steps of the run, where a loss changes over them; earlier Lightning would set up the loader."""
-        if self._step is not None and self._step.terms.scheduled:
+        if self._step_patch is not None and self._step_patch.terms.has_schedules:
             steps = trainer.estimated_stepping_batches
-            self._step.total_steps = known_end(steps, "DistillationCallback.losses: a schedule", "give a number")
+            self._step_patch.total_steps = require_total_steps(
+                steps, "DistillationCallback.losses: a schedule", "give a number"
+            )
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Average the gradients of the losses' parameters over the devices: they are not in what DDP has wrapped.
@@ -198,20 +205,20 @@ class DistillationCallback(Callback):
         self._release()
 
     def _release(self) -> None:
-        if self._step is not None:
-            self._step.remove()
-            self._step = None
-        if self._borrowed is not None:
-            self._borrowed.give_back()
-            self._borrowed = None
+        if self._step_patch is not None:
+            self._step_patch.remove()
+            self._step_patch = None
+        if self._training_state is not None:
+            self._training_state.restore()
+            self._training_state = None
 
     def state_dict(self) -> dict[str, Any]:
         """The parameters of the losses, and what they are of."""
-        return self._saved if self._terms is None else self._terms.state()
+        return self._restored_state if self._terms is None else self._terms.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep them until the losses are built."""
-        self._saved = state_dict
+        self._restored_state = state_dict
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Take note that a run is continued, with this callback or without it.
@@ -221,5 +228,5 @@ class DistillationCallback(Callback):
         self._resumed = checkpoint["global_step"] > 0
 
 
-def _keys(given: Any) -> list[Key]:
-    return [] if given is None else list(given) if isinstance(given, (list, tuple)) else [given]
+def _as_key_list(keys: Any) -> list[Key]:
+    return [] if keys is None else list(keys) if isinstance(keys, (list, tuple)) else [keys]

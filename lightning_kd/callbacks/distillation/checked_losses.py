@@ -31,30 +31,30 @@ def check_losses(losses: Any, has_layers: bool, has_labels: bool) -> None:
                 f"{field}.{name}: {type(loss).__name__} is none of lightning_kd.losses; take one of them, or write one "
                 "that extends DistillationLoss"
             )
-        _check(name, loss, has_layers, has_labels)
+        _check_loss(name, loss, has_layers, has_labels)
 
 
-def _check(name: str, loss: DistillationLoss, has_layers: bool, has_labels: bool) -> None:
+def _check_loss(name: str, loss: DistillationLoss, has_layers: bool, has_labels: bool) -> None:
     """Refuse a loss that cannot be given what it needs."""
-    if name in ("own_loss", "total"):
+    if name in ("task_loss", "loss"):
         raise ValueError(f"DistillationCallback.losses: {name!r} is logged by the callback itself; rename this loss")
     field = f"DistillationCallback.losses.{name}"
-    if "projections" in loss.needs:
+    if "qkv" in loss.requires:
         raise ValueError(
             f"{field}: {type(loss).__name__} compares queries, keys and values, which only DistillationModule takes "
             "out of networks; use HiddenStateMSELoss with layers"
         )
-    if not loss.needs_teacher and not has_labels:
+    if not loss.requires_teacher and not has_labels:
         raise ValueError(
             f"{field}: {type(loss).__name__} compares with labels; say where they are in the batch with "
             "labels=<key or index>"
         )
-    if loss.needs_augmented:
+    if loss.requires_augmented:
         raise ValueError(
             f"{field}: {type(loss).__name__} compares with texts that were changed, which only DistillationModule "
             "makes; leave it out"
         )
-    if loss.needs and not has_layers:
+    if loss.requires and not has_layers:
         raise ValueError(
             f"{field}: {type(loss).__name__} compares layers; name pairs of them with layers={{<path in the student>: "
             "<path in the teacher>}"

@@ -9,16 +9,16 @@ import torch
 from torch import Tensor
 
 
-def tensors_in(value: Any) -> Iterator[Tensor]:
+def iter_tensors(value: Any) -> Iterator[Tensor]:
     """The tensors in nested tuples, lists and mappings."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, (tuple, list, Mapping)):
         for part in value.values() if isinstance(value, Mapping) else value:
-            yield from tensors_in(part)
+            yield from iter_tensors(part)
 
 
-def copied(value: Any) -> Any:
+def shallow_copy(value: Any) -> Any:
     """A mapping or list of its own, with the same entries; anything else as it is."""
     return copy.copy(value) if isinstance(value, (Mapping, list)) else value
 
@@ -33,31 +33,32 @@ def first_tensor(output: Any) -> Tensor | None:
 
 
 @dataclass(frozen=True)
-class Versions:
+class TensorVersions:
     """How often tensors had been written to when they were seen, by PyTorch's own count.
 
     Attributes:
-        seen: The tensors, each with its count.
+        versions: The tensors, each with its count.
     """
 
-    seen: tuple[tuple[Tensor, int], ...] = ()
+    versions: tuple[tuple[Tensor, int], ...] = ()
 
     @classmethod
-    def of(cls, value: Any) -> "Versions":
+    def record(cls, value: Any) -> "TensorVersions":
         """Those of all tensors in a value; none within a graph that is being compiled, and of inference tensors."""
         if torch.compiler.is_compiling():
             return cls()
-        return cls(tuple((tensor, tensor._version) for tensor in tensors_in(value) if not tensor.is_inference()))
+        return cls(tuple((tensor, tensor._version) for tensor in iter_tensors(value) if not tensor.is_inference()))
 
-    def check(self, what: str, remedy: str) -> None:
+    def check_unchanged(self, description: str, remedy: str) -> None:
         """Refuse what has been written to since.
 
         Raises:
             ValueError: Names it.
         """
-        for tensor, version in self.seen:
+        for tensor, version in self.versions:
             if tensor._version != version:
                 raise ValueError(
-                    f"DistillationCallback: {what}, a tensor of the shape {tuple(tensor.shape)}, was changed in place "
+                    f"DistillationCallback: {description}, a tensor of the shape {tuple(tensor.shape)}, was changed "
+                    f"in place "
                     f"before the teacher came to it; {remedy}"
                 )

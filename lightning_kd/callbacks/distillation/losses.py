@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from lightning_kd.callbacks.distillation.outputs import Layer
 from lightning_kd.losses import DecoupledKDLoss, DISTLoss, HardLabelLoss, SoftTargetLoss
 from lightning_kd.losses.base import DistillationLoss
-from lightning_kd.outputs import Outputs, Shape
+from lightning_kd.outputs import ModelDims, Outputs
 
-SOFTMAX = (SoftTargetLoss, HardLabelLoss, DecoupledKDLoss, DISTLoss)
+SOFTMAX_LOSSES = (SoftTargetLoss, HardLabelLoss, DecoupledKDLoss, DISTLoss)
 """Losses that take logits for those of a distribution."""
 
 
-class AddedTerms:
+class LossTerms:
     """Copies of the losses: one of a loss on logits, one for each pair of layers of a loss on hidden states.
 
     Args:
@@ -32,36 +32,36 @@ class AddedTerms:
     def __init__(self, losses: Mapping[str, DistillationLoss], student: list[Layer], teacher: list[Layer]) -> None:
         self.copies: dict[str, list[DistillationLoss]] = {}
         for name, loss in losses.items():
-            self.copies[name] = [copy.deepcopy(loss) for _ in (student if loss.needs else [None])]
-            if loss.needs:
-                for own, ours, theirs in zip(self.copies[name], student, teacher, strict=True):
-                    own.prepare(Shape(1, ours.width, 1), Shape(1, theirs.width, 1))
+            self.copies[name] = [copy.deepcopy(loss) for _ in (student if loss.requires else [None])]
+            if loss.requires:
+                for loss_copy, student_layer, teacher_layer in zip(self.copies[name], student, teacher, strict=True):
+                    loss_copy.setup(ModelDims(1, student_layer.width, 1), ModelDims(1, teacher_layer.width, 1))
         pairs = [
             f"{a.path} ({a.width} wide) with {b.path} ({b.width} wide)" for a, b in zip(student, teacher, strict=True)
         ]
-        self.described = "; ".join([f"{name}: {type(loss).__name__}" for name, loss in losses.items()] + pairs)
-        self._all = nn.ModuleList(loss for copies in self.copies.values() for loss in copies)
+        self.signature = "; ".join([f"{name}: {type(loss).__name__}" for name, loss in losses.items()] + pairs)
+        self._module_list = nn.ModuleList(loss for copies in self.copies.values() for loss in copies)
 
     @property
-    def need_teacher(self) -> bool:
+    def needs_teacher(self) -> bool:
         """Whether one of them reads the teacher's outputs now."""
-        return any(loss.needs_teacher for loss in self._now().values())
+        return any(loss.requires_teacher for loss in self._active_losses().values())
 
-    def _now(self) -> dict[str, DistillationLoss]:
+    def _active_losses(self) -> dict[str, DistillationLoss]:
         """The first copy of each loss that counts: not one that needs the teacher and whose schedule is at 0."""
         first = {name: copies[0] for name, copies in self.copies.items()}
-        return {n: s for n, s in first.items() if s.weight or not s.needs_teacher or "weight" not in s.schedules}
+        return {n: s for n, s in first.items() if s.weight or not s.requires_teacher or "weight" not in s.schedules}
 
     def weight(self, name: str) -> float:
         """The factor of a loss in the total."""
         return self.copies[name][0].weight
 
     @property
-    def scheduled(self) -> bool:
+    def has_schedules(self) -> bool:
         """Whether a weight or a temperature changes over the run."""
         return any(copies[0].schedules for copies in self.copies.values())
 
-    def anneal(self, progress: float) -> dict[str, float]:
+    def update_schedules(self, progress: float) -> dict[str, float]:
         """Set what is scheduled to its value.
 
         Args:
@@ -70,39 +70,39 @@ class AddedTerms:
         Returns:
             The values by ``<loss name>_<argument>``.
         """
-        now: dict[str, float] = {}
+        values: dict[str, float] = {}
         for name, copies in self.copies.items():
             for loss in copies:
-                now |= {f"{name}_{argument}": value for argument, value in loss.anneal(progress).items()}
-        return now
+                values |= {f"{name}_{argument}": value for argument, value in loss.apply_schedules(progress).items()}
+        return values
 
     def to(self, device: torch.device, dtype: torch.dtype) -> None:
         """Move their parameters."""
-        self._all.to(device, dtype)
+        self._module_list.to(device, dtype)
 
     def parameters(self) -> list[nn.Parameter]:
         """What of them is trained."""
-        return [parameter for parameter in self._all.parameters() if parameter.requires_grad]
+        return [parameter for parameter in self._module_list.parameters() if parameter.requires_grad]
 
-    def state(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """Their parameters, by the name of the loss, one mapping for each copy; and what they are of."""
-        own = {name: [dict(loss.state_dict()) for loss in copies] for name, copies in self.copies.items()}
-        return {"losses": own, "of": self.described}
+        states = {name: [dict(loss.state_dict()) for loss in copies] for name, copies in self.copies.items()}
+        return {"losses": states, "signature": self.signature}
 
-    def load(self, state: dict[str, Any]) -> None:
-        """Load ``state``.
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Load ``state_dict``.
 
         Raises:
             ValueError: If it is that of other losses or layers, or in another order, which is that of the optimiser.
         """
-        if state["of"] != self.described:
+        if state["signature"] != self.signature:
             raise ValueError(
-                f"DistillationCallback.losses: the checkpoint is of a run with {state['of']}, and this one has "
-                f"{self.described}; resume with the same in the same order"
+                f"DistillationCallback.losses: the checkpoint is of a run with {state['signature']}, and this one has "
+                f"{self.signature}; resume with the same in the same order"
             )
         for name, copies in self.copies.items():
-            for loss, own in zip(copies, state["losses"][name], strict=True):
-                loss.load_state_dict(own)
+            for loss, loss_state in zip(copies, state["losses"][name], strict=True):
+                loss.load_state_dict(loss_state)
 
     def check_heads(self, student: Outputs) -> None:
         """Refuse one score as a distribution: its softmax is 1, whatever it is.
@@ -110,34 +110,39 @@ class AddedTerms:
         Raises:
             ValueError: Names the loss.
         """
-        lonely = next((name for name, head in student.heads.items() if head.logits.shape[-1] == 1), None)
+        single_logit_head = next((name for name, head in student.heads.items() if head.logits.shape[-1] == 1), None)
         for name, copies in self.copies.items():
-            if lonely is not None and isinstance(copies[0], SOFTMAX):
+            if single_logit_head is not None and isinstance(copies[0], SOFTMAX_LOSSES):
                 raise ValueError(
                     f"DistillationCallback.losses.{name}: {type(copies[0]).__name__} takes a softmax over classes, and "
-                    f"{lonely!r} has one score only; use LogitMSELoss, or a network with two classes"
+                    f"{single_logit_head!r} has one score only; use LogitMSELoss, or a network with two classes"
                 )
 
     def __call__(self, student: Outputs, teacher: Outputs | None) -> dict[str, Tensor]:
         """Each loss that counts now, not weighted; of one on hidden states the mean over the pairs."""
-        return {name: self._term(self.copies[name], student, teacher) for name in self._now()}
+        return {name: self._compute_term(self.copies[name], student, teacher) for name in self._active_losses()}
 
     @staticmethod
-    def _term(copies: list[DistillationLoss], student: Outputs, teacher: Outputs | None) -> Tensor:
-        if not copies[0].needs:
+    def _compute_term(copies: list[DistillationLoss], student: Outputs, teacher: Outputs | None) -> Tensor:
+        if not copies[0].requires:
             term: Tensor = copies[0](student, teacher)
             return term
         assert teacher is not None  # a loss on hidden states compares
         assert student.hidden_states is not None
         assert teacher.hidden_states is not None
         terms = []
-        for loss, own, other in zip(copies, student.hidden_states, teacher.hidden_states, strict=True):
-            if own.shape[:2] != other.shape[:2]:
+        for loss, student_states, teacher_states in zip(
+            copies, student.hidden_states, teacher.hidden_states, strict=True
+        ):
+            if student_states.shape[:2] != teacher_states.shape[:2]:
                 raise ValueError(
-                    f"DistillationCallback.layers: the student's layer gives {own.shape[1]} positions and the "
-                    f"teacher's {other.shape[1]}; choose layers of one resolution"
+                    f"DistillationCallback.layers: the student's layer gives {student_states.shape[1]} positions and "
+                    f"the "
+                    f"teacher's {teacher_states.shape[1]}; choose layers of one resolution"
                 )
-            fits = student.tokens is not None and student.tokens.shape == own.shape[:2]
-            ours = replace(student, hidden_states=(own,), tokens=student.tokens if fits else None)
-            terms.append(loss(ours, replace(teacher, hidden_states=(other,))))
+            fits = student.token_mask is not None and student.token_mask.shape == student_states.shape[:2]
+            student_pair = replace(
+                student, hidden_states=(student_states,), token_mask=student.token_mask if fits else None
+            )
+            terms.append(loss(student_pair, replace(teacher, hidden_states=(teacher_states,))))
         return torch.stack(terms).mean()

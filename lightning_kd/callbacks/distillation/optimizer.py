@@ -7,7 +7,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 
-def join(optimizer: Optimizer, parameters: list[nn.Parameter]) -> None:
+def add_parameters(optimizer: Optimizer, parameters: list[nn.Parameter]) -> None:
     """Add parameters to the group with the highest learning rate, before the first step.
 
     No new group: schedules were made for those that there are (``LambdaLR`` with a function for each, ``OneCycleLR``
@@ -40,11 +40,11 @@ def join(optimizer: Optimizer, parameters: list[nn.Parameter]) -> None:
     if optimizer.state:  # Adagrad makes the state of its parameters in its constructor
         settings: dict[str, Any] = {option: group[option] for option in optimizer.defaults}
         try:
-            alike = type(optimizer)(parameters, **settings)
+            new_optimizer = type(optimizer)(parameters, **settings)
         except (TypeError, ValueError) as error:
             raise ValueError(
                 f"DistillationCallback: {name} cannot be made for the parameters of the losses ({error}); take another "
                 "optimiser, or losses without a projection"
             ) from error
-        optimizer.state.update(alike.state)
+        optimizer.state.update(new_optimizer.state)
     group["params"].extend(parameters)

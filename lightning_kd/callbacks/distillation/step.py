@@ -10,17 +10,17 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from lightning_kd.callbacks.distillation.call_recorder import Call, recorded_calls
-from lightning_kd.callbacks.distillation.kept_values import tensors_in
-from lightning_kd.callbacks.distillation.losses import AddedTerms
-from lightning_kd.callbacks.distillation.outputs import Key, Layer, labels_of, outputs_of
-from lightning_kd.callbacks.distillation.teacher import AsCalled
-from lightning_kd.callbacks.distillation.token_alignment import settled
+from lightning_kd.callbacks.distillation.call_recorder import Call, record_calls
+from lightning_kd.callbacks.distillation.kept_values import iter_tensors
+from lightning_kd.callbacks.distillation.losses import LossTerms
+from lightning_kd.callbacks.distillation.outputs import Key, Layer, build_outputs, extract_labels
+from lightning_kd.callbacks.distillation.teacher import CallReplayTask
+from lightning_kd.callbacks.distillation.token_alignment import align_tokens_and_labels
 from lightning_kd.outputs import Batch, Outputs
 from lightning_kd.teachers.teacher import Teacher
 
 
-class DistilledStep:
+class StepPatch:
     """Runs the module's own step, lets the teacher repeat the student's call, and adds the losses.
 
     Args:
@@ -28,15 +28,15 @@ class DistilledStep:
         module: The module.
         name: The student's name in it.
         layers: The layers of the student that are compared.
-        teacher: The teacher; its task is an ``AsCalled``.
+        teacher: The teacher; its task is a ``CallReplayTask``.
         terms: The losses.
         labels: Where the labels are in the batch.
         call: Which call counts; None = the only one.
 
     Attributes:
         total_steps: Optimiser steps of the run, for what changes over it; 0 = nothing does.
-        prefix: Of the names of what is logged.
-        called: Whether a step has called the student; from then on one that does not is left as it is.
+        log_prefix: Of the names of what is logged.
+        student_called: Whether a step has called the student; from then on one that does not is left as it is.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class DistilledStep:
         name: str,
         layers: list[Layer],
         teacher: Teacher,
-        terms: AddedTerms,
+        terms: LossTerms,
         labels: list[Key],
         call: int | None,
     ) -> None:
@@ -60,23 +60,23 @@ class DistilledStep:
         self.labels = labels
         self.call = call
         self.total_steps = 0.0
-        self.prefix = "distillation"
-        self.called = False
-        self._warned = False
+        self.log_prefix = "distillation"
+        self.student_called = False
+        self._warned_frozen = False
         self._active = False
-        self.own_step = module.training_step
-        self._before = module.__dict__.get("training_step")
+        self.original_step = module.training_step
+        self._previous_step = module.__dict__.get("training_step")
 
     def install(self) -> None:
         """Stand in for the module's ``training_step``, under whose name strategies look it up."""
 
-        @functools.wraps(self.own_step)
+        @functools.wraps(self.original_step)
         def training_step(*args: Any, **kwargs: Any) -> Any:
             if not self._active or not self.trainer.training:  # some validate with their training step
-                return self.own_step(*args, **kwargs)
+                return self.original_step(*args, **kwargs)
             return self.run(*args, **kwargs)
 
-        training_step.distilled = self  # type: ignore[attr-defined]
+        training_step.step_patch = self  # type: ignore[attr-defined]
         self._active = True
         self.module.training_step = training_step  # type: ignore[method-assign]
 
@@ -84,8 +84,8 @@ class DistilledStep:
         """Give the module its own step back, or, where others stand in for it too, do nothing from now on."""
         self._active = False
         step = self.module.__dict__.get("training_step")
-        while (ours := getattr(step, "distilled", None)) is not None and not ours._active:
-            step = ours._before
+        while (patch := getattr(step, "step_patch", None)) is not None and not patch._active:
+            step = patch._previous_step
         if step is None:
             self.module.__dict__.pop("training_step", None)
         else:
@@ -98,27 +98,29 @@ class DistilledStep:
             ValueError: If the student is not called as it should be.
             FloatingPointError: If a loss is not finite.
         """
-        with recorded_calls(self.student, [layer.path for layer in self.layers]) as calls:
-            result = self.own_step(*args, **kwargs)
+        with record_calls(self.student, [layer.path for layer in self.layers]) as calls:
+            result = self.original_step(*args, **kwargs)
         loss = result.get("loss") if isinstance(result, Mapping) else result
         if not isinstance(loss, Tensor):  # a step that is skipped, or what Lightning refuses
             return result
-        if not calls and self.called:  # such as that of another task
+        if not calls and self.student_called:  # such as that of another task
             return result
-        call = self._chosen(calls)
-        self.called = True
+        call = self._select_call(calls)
+        self.student_called = True
         batch = args[0] if args else next(iter(kwargs.values()))
-        keys = cast(AsCalled, self.teacher.task).keys
-        call, labels = settled(call, self.student, labels_of(batch, self.labels))
-        student = outputs_of(call, "student", keys, labels, self.layers)
+        keys = cast(CallReplayTask, self.teacher.task).keys
+        call, labels = align_tokens_and_labels(call, self.student, extract_labels(batch, self.labels))
+        student = build_outputs(call, "student", keys, labels, self.layers)
         self._check_gradient(student)
         self.terms.check_heads(student)
-        now = self.terms.anneal(self.trainer.global_step / self.total_steps) if self.total_steps else {}
-        teacher = self._ask({"call": call, "labels": labels}) if self.terms.need_teacher else None
-        total = loss + self._added(loss, student, teacher, now, self._batch_size(call))
+        scheduled_values = (
+            self.terms.update_schedules(self.trainer.global_step / self.total_steps) if self.total_steps else {}
+        )
+        teacher = self._call_teacher({"call": call, "labels": labels}) if self.terms.needs_teacher else None
+        total = loss + self._distillation_loss(loss, student, teacher, scheduled_values, self._batch_size(call))
         return {**result, "loss": total} if isinstance(result, Mapping) else total
 
-    def _ask(self, batch: Batch) -> Outputs:
+    def _call_teacher(self, batch: Batch) -> Outputs:
         """The teacher, which may draw random numbers, but not those of the module."""
         device = self.module.device
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -126,11 +128,11 @@ class DistilledStep:
 
     def _batch_size(self, call: Call) -> int | None:
         """For logging; None = Lightning sees it in the batch, which is not so where the step fetches batches itself."""
-        if "dataloader_iter" not in inspect.signature(self.own_step).parameters:
+        if "dataloader_iter" not in inspect.signature(self.original_step).parameters:
             return None
-        return next((len(tensor) for tensor in tensors_in((call.args, call.kwargs)) if tensor.ndim), 1)
+        return next((len(tensor) for tensor in iter_tensors((call.args, call.kwargs)) if tensor.ndim), 1)
 
-    def _chosen(self, calls: list[Call]) -> Call:
+    def _select_call(self, calls: list[Call]) -> Call:
         if not calls:
             raise ValueError(
                 f"DistillationCallback.student: training_step does not call {self.name!r}, or calls its forward or a "
@@ -151,12 +153,12 @@ class DistilledStep:
         if not any(tensor.requires_grad for tensor in [*logits, *(student.hidden_states or ())]) and not any(
             parameter.requires_grad for parameter in self.student.parameters()
         ):
-            if not self._warned:
+            if not self._warned_frozen:
                 rank_zero_warn(
                     f"DistillationCallback.student: all weights of {self.name!r} are frozen, so it learns nothing from "
                     "the teacher; name the network that is trained"
                 )
-            self._warned = True
+            self._warned_frozen = True
             return
         if not all(tensor.requires_grad for tensor in logits):
             raise ValueError(
@@ -171,26 +173,29 @@ class DistilledStep:
                     "to it are frozen, leave it out; else say which other call counts"
                 )
 
-    def _added(
+    def _distillation_loss(
         self,
-        own_loss: Tensor,
+        task_loss: Tensor,
         student: Outputs,
         teacher: Outputs | None,
-        now: dict[str, float],
+        scheduled_values: dict[str, float],
         batch_size: int | None,
     ) -> Tensor:
         """The weighted sum of the losses, which are logged with what changes over the run."""
         terms = self.terms(student, teacher)
-        added = sum((self.terms.weight(name) * term for name, term in terms.items()), torch.zeros_like(own_loss))
-        if not torch.isfinite(added):
-            name = next((name for name, term in terms.items() if not torch.isfinite(term)), "total")
+        distillation_loss = sum(
+            (self.terms.weight(name) * term for name, term in terms.items()), torch.zeros_like(task_loss)
+        )
+        if not torch.isfinite(distillation_loss):
+            name = next((name for name, term in terms.items() if not torch.isfinite(term)), "loss")
             raise FloatingPointError(
-                f"{self.prefix}/{name} is {terms.get(name, added).item()} in epoch {self.trainer.current_epoch}, step "
+                f"{self.log_prefix}/{name} is {terms.get(name, distillation_loss).item()} in epoch "
+                f"{self.trainer.current_epoch}, step "
                 f"{self.trainer.global_step}; lower the learning rate, clip gradients (trainer.gradient_clip_val) or "
                 "look at what the teacher makes of this batch"
             )
-        logged = {**terms, "own_loss": own_loss, "total": own_loss + added}
-        values: dict[str, Any] = {**{name: value.detach() for name, value in logged.items()}, **now}
+        logged = {**terms, "task_loss": task_loss, "loss": task_loss + distillation_loss}
+        values: dict[str, Any] = {**{name: value.detach() for name, value in logged.items()}, **scheduled_values}
         for name, value in values.items():  # Lightning's own: modules change what log and log_dict take
-            LightningModule.log(self.module, f"{self.prefix}/{name}", value, batch_size=batch_size)
-        return added
+            LightningModule.log(self.module, f"{self.log_prefix}/{name}", value, batch_size=batch_size)
+        return distillation_loss

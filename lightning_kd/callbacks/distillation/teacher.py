@@ -9,16 +9,16 @@ from lightning.pytorch import LightningModule
 from torch import nn
 
 from lightning_kd import models
-from lightning_kd.callbacks.distillation.call_recorder import Call, original, recorded_calls, repeat
-from lightning_kd.callbacks.distillation.kept_values import Versions
-from lightning_kd.callbacks.distillation.outputs import Key, Layer, outputs_of
+from lightning_kd.callbacks.distillation.call_recorder import Call, record_calls, replay_call, unwrap_compiled
+from lightning_kd.callbacks.distillation.kept_values import TensorVersions
+from lightning_kd.callbacks.distillation.outputs import Key, Layer, build_outputs
 from lightning_kd.models import labels
-from lightning_kd.outputs import Batch, Need, Outputs
+from lightning_kd.outputs import Batch, Outputs, Requirement
 from lightning_kd.tasks.base import Task
 from lightning_kd.teachers.teacher import Teacher
 
 
-class AsCalled:
+class CallReplayTask:
     """Stands for a task: runs a network on a batch that is a ``call`` of another one.
 
     Args:
@@ -37,22 +37,22 @@ class AsCalled:
         self.keys = keys
         self.layers: list[Layer] = []
 
-    def run(self, network: nn.Module, batch: Batch, needs: frozenset[Need] = frozenset()) -> Outputs:
+    def run(self, model: nn.Module, batch: Batch, requires: frozenset[Requirement] = frozenset()) -> Outputs:
         """Repeat the call."""
         call: Call = batch["call"]
         layers: dict[str, Any] = {}
         if not self.layers:
-            output = repeat(call, network)
+            output = replay_call(call, model)
         else:
-            with recorded_calls(network, [layer.path for layer in self.layers]) as calls:
-                output = repeat(call, network)
+            with record_calls(model, [layer.path for layer in self.layers]) as calls:
+                output = replay_call(call, model)
             layers = calls[-1].layers
         # made by the student's arguments: what is padding, it was told
-        made = replace(call, output=output, layers=layers, outputs=Versions())
-        return outputs_of(made, "teacher", self.keys, batch["labels"], self.layers)
+        replayed = replace(call, output=output, layers=layers, output_versions=TensorVersions())
+        return build_outputs(replayed, "teacher", self.keys, batch["labels"], self.layers)
 
 
-def teacher_for(
+def build_teacher(
     student: nn.Module, source: Any, loaded: bool, auto_class: str | None, keys: list[Key] | None
 ) -> Teacher:
     """A teacher for a student, its classes in the student's order where both name them.
@@ -68,33 +68,36 @@ def teacher_for(
         ValueError: If no class is known to load it with, or it has other classes than the student.
     """
     if auto_class is None and not loaded:
-        auto_class = auto_class_of(student)
-    teacher = Teacher(source, cast(Task, AsCalled(auto_class or "", keys)))
-    own = labels.label_names_of(models.id_labels(original(student)))
-    if own is None or keys is None:
+        auto_class = infer_auto_class(student)
+    teacher = Teacher(source, cast(Task, CallReplayTask(auto_class or "", keys)))
+    student_names = labels.get_label_names(models.get_id2label(unwrap_compiled(student)))
+    if student_names is None or keys is None:
         return teacher
-    for member in teacher.members:
-        theirs, name = member.label_names(), member.name
-        if theirs is not None and not labels.same_set(own, theirs):
+    for member in teacher.models:
+        teacher_names, name = member.label_names(), member.name
+        if teacher_names is not None and not labels.same_label_set(student_names, teacher_names):
             raise ValueError(
-                f"DistillationCallback.teacher: {name!r} and the student name other classes ({len(theirs)}: "
-                f"{', '.join(theirs[:3])}, ... against {len(own)}: {', '.join(own[:3])}, ...); take a teacher with the "
+                f"DistillationCallback.teacher: {name!r} and the student name other classes ({len(teacher_names)}: "
+                f"{', '.join(teacher_names[:3])}, ... against {len(student_names)}: {', '.join(student_names[:3])}, "
+                f"...); take a teacher with the "
                 "student's, or write the student's into the teacher's config.id2label where they mean the same"
             )
-    teacher.align(own, False)
+    teacher.align_classes(student_names, False)
     return teacher
 
 
-def auto_class_of(student: nn.Module) -> str:
+def infer_auto_class(student: nn.Module) -> str:
     """The transformers class that loads networks such as the student.
 
     Raises:
         ValueError: If its name does not say.
     """
-    name = type(original(student)).__name__
+    name = type(unwrap_compiled(student)).__name__
     head = re.search(r"(For[A-Z]\w+|LMHeadModel|Model)$", name)
     ending = {"LMHeadModel": "ForCausalLM", "Model": ""}.get(head[1], head[1]) if head else "?"
-    if isinstance(original(student), transformers.PreTrainedModel) and hasattr(transformers, f"AutoModel{ending}"):
+    if isinstance(unwrap_compiled(student), transformers.PreTrainedModel) and hasattr(
+        transformers, f"AutoModel{ending}"
+    ):
         return f"AutoModel{ending}"
     raise ValueError(
         f"DistillationCallback.teacher: a hub id or folder, and the student, {name}, does not say which class of "
@@ -102,7 +105,7 @@ def auto_class_of(student: nn.Module) -> str:
     )
 
 
-def network_in_checkpoint(path: str, pl_module: LightningModule, name: str) -> nn.Module:
+def load_model_from_checkpoint(path: str, pl_module: LightningModule, name: str) -> nn.Module:
     """The network of the same name in a checkpoint of the same class.
 
     Raises:

@@ -4,13 +4,13 @@ import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from lightning_kd.cli.errors import in_one_line
+from lightning_kd.cli.errors import exit_on_error
 from lightning_kd.cli.sagemaker.environment import ScriptMode, keep_failure
 
 
 def main() -> None:
     """Train as the job's YAML file and hyperparameters say; an error is one line, also for the service."""
-    in_one_line(train, keep_failure)
+    exit_on_error(train, keep_failure)
 
 
 def train() -> None:

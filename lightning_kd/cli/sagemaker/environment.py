@@ -11,7 +11,7 @@ from typing import Any
 CHECKPOINTS = "/opt/ml/checkpoints"
 """Where the service keeps checkpoints unless told otherwise. It sets no variable for it."""
 
-CHECKPOINTS_VARIABLE = "KD_CHECKPOINT_DIR"
+CHECKPOINTS_VARIABLE = "LIGHTNING_KD_CHECKPOINT_DIR"
 
 PORT = "7777"
 """Of the first host, as the service's own toolkits choose it."""

@@ -9,7 +9,7 @@ from lightning.pytorch import Trainer
 
 from lightning_kd.cli.fit import run
 from lightning_kd.cli.fit_cli import FitCLI
-from lightning_kd.cli.run_dirs import last_checkpoint
+from lightning_kd.cli.run_dirs import last_checkpoint_path
 from lightning_kd.cli.sagemaker.arguments import fill_in, find_config, overrides
 from lightning_kd.cli.sagemaker.environment import ScriptMode
 from lightning_kd.cli.sagemaker.progress import ProgressLines
@@ -43,8 +43,8 @@ def fit_arguments(job: ScriptMode, variables: Mapping[str, str], folder: Path) -
     config.write_text(fill_in(source.read_text(encoding="utf-8"), variables, source.name), encoding="utf-8")
     arguments = ["--config", str(config), *overrides(job.hyperparameters, variables)]
     # the service's, whatever the file says; written under another name, because the model's folder may be a mount
-    arguments += [f"--trainer.num_nodes={len(job.hosts)}", f"--export.folder={job.model / STUDENT}"]
-    if (last := last_checkpoint(job.checkpoints)).exists():
+    arguments += [f"--trainer.num_nodes={len(job.hosts)}", f"--export.output_dir={job.model / STUDENT}"]
+    if (last := last_checkpoint_path(job.checkpoints)).exists():
         print(f"Continuing from {last}, which an earlier attempt left", flush=True)
         arguments += ["--ckpt_path", str(last)]
     return arguments

@@ -79,7 +79,7 @@ def check(config: Path, job: Job, source: Path | None) -> str:
     with TemporaryDirectory() as folder, importable(source):
         filled = Path(folder) / config.name
         filled.write_text(fill_in(config.read_text(encoding="utf-8"), variables, config.name), encoding="utf-8")
-        cli = run(["fit", "--config", str(filled), *overrides(job.overrides(), variables)], cli=ParseOnlyCLI)
+        cli = run(["fit", "--config", str(filled), *overrides(job.overrides(), variables)], cli_class=ParseOnlyCLI)
         check_places(cli.config["fit"], source)
         task: Any = locate(cli.config["fit"].model.task.class_path)
     return f"val/{task.monitor}"

@@ -48,8 +48,8 @@ def _packed(place: str, source: Path | None) -> bool:
 def _places(run: Any) -> Iterator[tuple[str, str]]:
     teacher, student = run.model.get("teacher"), run.model.get("student")
     for one in teacher if isinstance(teacher, list) else [teacher]:
-        yield from _named("model.teacher", one, "source")
-    yield from _named("model.student", student, "base")
+        yield from _named("model.teacher", one, "pretrained")
+    yield from _named("model.student", student, "config")
     settings = run.data.get("init_args") or {}
     for name in DATA:
         yield from _named(f"data.{name}", settings.get(name), name)

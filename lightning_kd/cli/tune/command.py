@@ -14,7 +14,7 @@ from typing import Any
 import datasets
 from rich.console import Console
 
-from lightning_kd.cli.fit import quiet
+from lightning_kd.cli.fit import suppress_noise
 from lightning_kd.cli.tune import results, storage
 from lightning_kd.cli.tune.configuration import Configuration
 from lightning_kd.cli.tune.objective import KEEP, Objective
@@ -146,9 +146,9 @@ def _can_cache(built: list[Any], plain: dict[str, Any]) -> bool:
         return False
     return all(
         module.active_teacher is not None
-        and not any(loss.needs for loss in module.losses.values())
-        and (module.task.named_labels or module.task.classes_are_positions)  # not a vocabulary's for each token
-        and not getattr(data, "draws_each_epoch", True)
+        and not any(loss.requires for loss in module.losses.values())
+        and (module.task.named_labels or module.task.predicts_positions)  # not a vocabulary's for each token
+        and not getattr(data, "is_stochastic", True)
         for module, data in built
     )
 
@@ -158,7 +158,7 @@ def _less_noise(verbose: bool) -> Iterator[None]:
     """Leave out what every trial would say again; a warning comes once."""
     import optuna
 
-    quiet()
+    suppress_noise()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]

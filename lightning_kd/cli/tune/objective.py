@@ -11,7 +11,7 @@ from lightning_kd.cli.tune import results, storage
 from lightning_kd.cli.tune.configuration import Configuration, one_line
 from lightning_kd.cli.tune.space import Space
 from lightning_kd.cli.tune.trial_run import Metric, ReportToTrial, StudyError, run_trial
-from lightning_kd.io.atomic import FULL
+from lightning_kd.io.atomic import DISK_FULL_ERRNOS
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -80,7 +80,7 @@ class Objective:
         except (KeyboardInterrupt, SystemExit) as stop:  # Lightning makes an exit of Ctrl-C
             raise KeyboardInterrupt from stop
         except Exception as error:
-            if isinstance(error, OSError) and error.errno in FULL:
+            if isinstance(error, OSError) and error.errno in DISK_FULL_ERRNOS:
                 raise
             kind = "" if isinstance(error, (ValueError, OSError, FloatingPointError)) else f"{type(error).__name__}: "
             why = kind + one_line(error)

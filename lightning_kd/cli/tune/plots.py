@@ -14,7 +14,7 @@ import numpy as np
 from lightning_kd.cli.tune import results
 from lightning_kd.cli.tune.parameter import Parameter
 from lightning_kd.cli.tune.space import Space
-from lightning_kd.io.atomic import replaced_file
+from lightning_kd.io.atomic import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -54,7 +54,7 @@ def write(folder: Path, study: "Study", space: Space, metric: str) -> list[str]:
             figures["importance.png"] = lambda: importance(study, metric, space.conditional)
         figures["parallel_coordinates.png"] = lambda: parallel_coordinates(complete, parameters, metric, study)
     for name, draw in figures.items() if complete else []:
-        with replaced_file(folder / name) as file:
+        with atomic_write(folder / name) as file:
             draw().savefig(file, dpi=150, format="png")
     files = ("best.yaml", "trials.csv", "history.png", "importance.png", "parallel_coordinates.png")
     return [name for name in files if (folder / name).exists()]

@@ -9,7 +9,7 @@ import yaml
 from rich.table import Table
 
 from lightning_kd.cli.tune import storage
-from lightning_kd.io.atomic import replaced_file
+from lightning_kd.io.atomic import atomic_write
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -83,7 +83,7 @@ def write_trials(file: Path, study: "Study", names: list[str]) -> None:
     trials = counted(study)
     seeds = list(dict.fromkeys(seed for trial in trials for seed in scores(trial)))
     head = ["number", "state", "value", "spread", *(f"seed {seed}" for seed in seeds), "seconds", *names, "reason"]
-    with replaced_file(file) as fresh, fresh.open("w", encoding="utf-8", newline="") as stream:
+    with atomic_write(file) as fresh, fresh.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(head)
         for trial in trials:
@@ -98,7 +98,7 @@ def write_config(file: Path, config: dict[str, Any], header: list[str]) -> None:
     """A config as YAML that ``fit`` takes, with comments before it."""
     lines = "".join(f"# {line}\n" if line else "#\n" for line in header)
     text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
-    with replaced_file(file) as fresh:
+    with atomic_write(file) as fresh:
         fresh.write_text(lines + text, encoding="utf-8")
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from lightning_kd.cli.tune.trial_run import Metric
-from lightning_kd.io.atomic import alive
+from lightning_kd.io.atomic import pid_alive
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -210,4 +210,4 @@ def abandoned(study: "Study") -> list[int]:
 
 def _died_here(trial: "FrozenTrial") -> bool:
     host, _, process = trial.user_attrs.get(PROCESS, "").rpartition(":")
-    return host == socket.gethostname() and not alive(process)
+    return host == socket.gethostname() and not pid_alive(process)

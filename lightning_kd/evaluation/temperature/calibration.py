@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-BINS = 15
+NUM_BINS = 15
 """Of equal width, for the calibration error."""
 
-COLDEST, HOTTEST = 0.01, 100.0
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.01, 100.0
 """Between these the best temperature is looked for."""
 
 
@@ -27,7 +27,7 @@ def entropy(log_p: Tensor) -> float:
     return float(-(log_p.exp() * log_p).sum(dim=-1).mean())
 
 
-def wrong_mass(log_p: Tensor, labels: Tensor) -> float:
+def off_target_mass(log_p: Tensor, labels: Tensor) -> float:
     """1 - p(true class), mean over rows, in [0, 1].
 
     Args:
@@ -48,10 +48,10 @@ def calibration_error(log_p: Tensor, labels: Tensor) -> float:
     """
     # torchmetrics, which computes in float32, has a bin of its own for exactly 1
     p = log_p.exp().clamp(max=1 - 2**-24)
-    return float(multiclass_calibration_error(p, labels, p.shape[-1], n_bins=BINS, norm="l1"))
+    return float(multiclass_calibration_error(p, labels, p.shape[-1], n_bins=NUM_BINS, norm="l1"))
 
 
-def divergence(log_p: Tensor, log_q: Tensor) -> float:
+def kl_divergence(log_p: Tensor, log_q: Tensor) -> float:
     """KL(p ‖ q) = Σ p (ln p - ln q) in nats, mean over rows, >= 0.
 
     Args:
@@ -92,8 +92,8 @@ def best_temperature(logits: Tensor, labels: Tensor) -> float | None:
     def slope(temperature: float) -> float:
         return float((log_probabilities(z, temperature).exp() * z).sum(dim=-1).mean() - true)
 
-    low, high = math.log(COLDEST), math.log(HOTTEST)
-    if slope(COLDEST) <= 0 or slope(HOTTEST) >= 0:
+    low, high = math.log(MIN_TEMPERATURE), math.log(MAX_TEMPERATURE)
+    if slope(MIN_TEMPERATURE) <= 0 or slope(MAX_TEMPERATURE) >= 0:
         return None
     for _ in range(50):
         middle = (low + high) / 2

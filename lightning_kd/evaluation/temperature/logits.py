@@ -11,32 +11,32 @@ from torchmetrics import Metric
 from torchmetrics.utilities import dim_zero_cat
 
 from lightning_kd.data import TextDataModule
-from lightning_kd.outputs import IGNORED, Batch, Outputs
+from lightning_kd.outputs import IGNORE_INDEX, Batch, Outputs
 
-Ask = Callable[[Batch], Outputs]
+LogitsFn = Callable[[Batch], Outputs]
 """A network: from a batch to its heads."""
 
 
 @dataclass(frozen=True)
-class Answers:
+class ModelLogits:
     """Logits of a network, on the CPU.
 
     Attributes:
         name: Of the network.
-        split: Of the rows of a split in order, (N, C).
-        sentences: Of the sentences, (S, C); None where there are none.
+        split_logits: Of the rows of a split in order, (N, C).
+        sentence_logits: Of the sentences, (S, C); None where there are none.
     """
 
     name: str
-    split: Tensor
-    sentences: Tensor | None
+    split_logits: Tensor
+    sentence_logits: Tensor | None
 
 
 class SplitLogits(Metric):
     """Keeps the logits of a split, in the order of its rows, those of all devices together.
 
     Args:
-        alone: Whether one process asks about the whole split, so that there is nothing to put together.
+        single_process: Whether one process asks about the whole split, so that there is nothing to put together.
     """
 
     full_state_update = False
@@ -44,8 +44,8 @@ class SplitLogits(Metric):
     logits: list[Tensor]
     labels: list[Tensor]
 
-    def __init__(self, alone: bool = False) -> None:
-        super().__init__(sync_on_compute=not alone)
+    def __init__(self, single_process: bool = False) -> None:
+        super().__init__(sync_on_compute=not single_process)
         for name in ("row_ids", "logits", "labels"):
             self.add_state(name, [], dist_reduce_fx="cat")
 
@@ -55,7 +55,7 @@ class SplitLogits(Metric):
         row_ids = batch["row_id"][batch["row_id"] >= 0]
         self.row_ids.append(row_ids)
         self.logits.append(head.logits.float())
-        self.labels.append(torch.full_like(row_ids, IGNORED) if head.labels is None else head.labels)
+        self.labels.append(torch.full_like(row_ids, IGNORE_INDEX) if head.labels is None else head.labels)
 
     def compute(self) -> tuple[Tensor, Tensor]:
         """Logits (N, C) and labels (N,), < 0 where unknown, on the CPU."""
@@ -64,37 +64,42 @@ class SplitLogits(Metric):
 
 
 @torch.no_grad()
-def ask_about(
-    name: str, network: Ask, batches: Iterable[Batch], kept: SplitLogits, about: Ask, sentences: Batch | None
-) -> tuple[Answers, Tensor]:
+def collect_logits(
+    name: str,
+    split_logits_fn: LogitsFn,
+    batches: Iterable[Batch],
+    metric: SplitLogits,
+    sentence_logits_fn: LogitsFn,
+    sentences: Batch | None,
+) -> tuple[ModelLogits, Tensor]:
     """Run a network on a split and on sentences.
 
     Args:
         name: How to call it.
-        network: Answers the batches of the split.
+        split_logits_fn: Answers the batches of the split.
         batches: On its device.
-        kept: What keeps them, on its device.
-        about: Answers the sentences.
+        metric: What keeps them, on its device.
+        sentence_logits_fn: Answers the sentences.
         sentences: A batch, on its device; None = none.
 
     Returns:
         What it says, and the labels of the split, (N,).
     """
     for batch in batches:
-        kept.update(network(batch), batch)
-    logits, labels = kept.compute()
-    own = None
+        metric.update(split_logits_fn(batch), batch)
+    logits, labels = metric.compute()
+    sentence_logits = None
     if sentences is not None:
-        (head,) = about(sentences).heads.values()
-        own = head.logits.float().cpu()
-    return Answers(name, logits, own), labels
+        (head,) = sentence_logits_fn(sentences).heads.values()
+        sentence_logits = head.logits.float().cpu()
+    return ModelLogits(name, logits, sentence_logits), labels
 
 
 def _text_columns(raw: Dataset) -> list[str]:
     return [name for name, feature in raw.features.items() if isinstance(feature, Value) and feature.dtype == "string"]
 
 
-def raw_rows(datamodule: TextDataModule, split: str) -> Dataset:
+def load_raw_split(datamodule: TextDataModule, split: str) -> Dataset:
     """A split before it is tokenised.
 
     Raises:
@@ -106,12 +111,12 @@ def raw_rows(datamodule: TextDataModule, split: str) -> Dataset:
     return raw
 
 
-def texts_of(raw: Dataset, rows: list[int]) -> list[str]:
+def get_texts(raw: Dataset, indices: list[int]) -> list[str]:
     """The texts of some rows; those of a pair with a bar between them."""
-    return [" | ".join(raw[row][name] for name in _text_columns(raw)) for row in rows]
+    return [" | ".join(raw[index][name] for name in _text_columns(raw)) for index in indices]
 
 
-def sentence_batch(datamodule: TextDataModule, raw: Dataset, sentences: list[str]) -> Batch:
+def encode_sentences(datamodule: TextDataModule, raw: Dataset, sentences: list[str]) -> Batch:
     """Sentences as the networks would get them from the DataModule.
 
     Raises:
@@ -125,7 +130,7 @@ def sentence_batch(datamodule: TextDataModule, raw: Dataset, sentences: list[str
         )
     rows: dict[str, list[Any]] = {columns[0]: sentences}
     if "label" in raw.column_names:  # rows without one are to predict, and those the teacher does not read
-        rows["label"] = [IGNORED] * len(sentences)
+        rows["label"] = [IGNORE_INDEX] * len(sentences)
     encoded = datamodule.encode(rows)
     encoded["row_id"] = list(range(len(sentences)))
     return datamodule.collate(set(), train=False)(encoded)

@@ -11,52 +11,52 @@ from rich.table import Table
 
 from lightning_kd.evaluation.temperature import calibration
 
-DIFFERENCE = "(2nd - last) / 2nd, %"
+DIFFERENCE_HEADER = "(2nd - last) / 2nd, %"
 """Header of the relative difference between the second and the last class."""
 
 
 @dataclass(frozen=True)
-class Level:
+class SplitStats:
     """A network at a temperature, over a split. Rows without a label count for entropy and divergence only.
 
     Attributes:
-        network: Its name.
+        model: Its name.
         temperature: T.
         entropy: Mean, in nats.
-        wrong_mass: Mean of 1 - p(true class); None where no row has a label.
+        off_target_mass: Mean of 1 - p(true class); None where no row has a label.
         calibration_error: Expected calibration error, 15 bins; None where no row has a label.
-        divergence: Mean KL(teacher ‖ student) in nats; None for the teacher.
+        kl_divergence: Mean KL(teacher ‖ student) in nats; None for the teacher.
     """
 
-    network: str
+    model: str
     temperature: float
     entropy: float
-    wrong_mass: float | None
+    off_target_mass: float | None
     calibration_error: float | None
-    divergence: float | None
+    kl_divergence: float | None
 
 
 @dataclass(frozen=True)
-class View:
+class TextProbabilities:
     """A network's probabilities for a sentence, a list for each temperature.
 
     Attributes:
-        network: Its name.
+        model: Its name.
         probabilities: Of the classes shown.
         second_class: Its second class, whether shown or not; it is the same at all temperatures.
         last_class: Its last class.
-        second: Of its second class.
-        last: Of its last class.
-        difference: (second - last) / second in %, from 0 to 100.
+        second_probabilities: Of its second class.
+        last_probabilities: Of its last class.
+        relative_difference: (second - last) / second in %, from 0 to 100.
     """
 
-    network: str
+    model: str
     probabilities: list[list[float]]
     second_class: str
     last_class: str
-    second: list[float]
-    last: list[float]
-    difference: list[float]
+    second_probabilities: list[float]
+    last_probabilities: list[float]
+    relative_difference: list[float]
 
 
 @dataclass(frozen=True)
@@ -68,28 +68,28 @@ class Sentence:
         label: Its true class; None where it is not known.
         ranks: Places of the classes with the teacher, from 1, the likeliest.
         classes: Their names.
-        views: The teacher's, then the student's.
+        model_probabilities: The teacher's, then the student's.
     """
 
     text: str
     label: str | None
     ranks: list[int]
     classes: list[str]
-    views: list[View]
+    model_probabilities: list[TextProbabilities]
 
 
 @dataclass(frozen=True)
-class Probe:
+class ProbeResult:
     """A teacher, maybe a student, at several temperatures.
 
     Attributes:
         sources: What each network is, by its name: a folder, a hub id.
         temperatures: As given.
         sentences: Those shown.
-        levels: The split, by network and temperature.
+        split_stats: The split, by network and temperature.
         split: Its name.
-        rows: Its number of rows.
-        classes: Number of classes.
+        num_examples: Its number of rows.
+        num_classes: Number of classes.
         accuracy: Share of the labelled rows where the likeliest class is the true one, by network.
         agreement: Share of the rows where teacher and student have the same likeliest class; None without a student.
         best_temperature: Where the labels of the split are likeliest, by network; None where there is no such.
@@ -98,10 +98,10 @@ class Probe:
     sources: dict[str, str]
     temperatures: list[float]
     sentences: list[Sentence]
-    levels: list[Level]
+    split_stats: list[SplitStats]
     split: str
-    rows: int
-    classes: int
+    num_examples: int
+    num_classes: int
     accuracy: dict[str, float]
     agreement: float | None
     best_temperature: dict[str, float | None]
@@ -112,24 +112,26 @@ class Probe:
 
     def markdown(self) -> str:
         """A table for the split, and one for each sentence."""
-        parts = [_markdown(*self._split_cells()), self.note()]
+        parts = [_markdown_table(*self._split_cells()), self.caption()]
         for sentence in self.sentences:
             parts += [
-                f"**{heading(sentence)}**".replace("|", r"\|"),
-                _markdown(*self._sentence_cells(sentence, sentence.views)),
+                f"**{format_heading(sentence)}**".replace("|", r"\|"),
+                _markdown_table(*self._sentence_cells(sentence, sentence.model_probabilities)),
             ]
         return "\n\n".join(parts) + "\n"
 
     def tables(self) -> Iterator[Table]:
         """For the terminal."""
         for sentence in self.sentences:
-            for view in sentence.views:  # side by side they would be wider than a terminal
-                yield _table(f"{view.network}: {heading(sentence)}", "", *self._sentence_cells(sentence, [view]))
-        yield _table(f"{self.split}, {self.rows:,} rows", self.note(), *self._split_cells())
+            for entry in sentence.model_probabilities:  # side by side they would be wider than a terminal
+                yield _rich_table(
+                    f"{entry.model}: {format_heading(sentence)}", "", *self._sentence_cells(sentence, [entry])
+                )
+        yield _rich_table(f"{self.split}, {self.num_examples:,} rows", self.caption(), *self._split_cells())
 
-    def note(self) -> str:
+    def caption(self) -> str:
         """What belongs below the table of the split."""
-        parts = [f"{self.split.capitalize()}, {self.rows:,} rows, {self.classes} classes"]
+        parts = [f"{self.split.capitalize()}, {self.num_examples:,} rows, {self.num_classes} classes"]
         if self.accuracy:
             parts.append("accuracy: " + ", ".join(f"{name} {value:.1%}" for name, value in self.accuracy.items()))
         if self.agreement is not None:
@@ -139,67 +141,93 @@ class Probe:
             temperatures = ", ".join(f"{name} {value:.2f}" for name, value in found.items())
             parts.append(f"temperature at which the labels are likeliest: {temperatures}")
         units = (
-            f"Entropy, at most {math.log(self.classes):.2f}, and KL in nats; calibration in {calibration.BINS} bins."
+            f"Entropy, at most {math.log(self.num_classes):.2f}, and KL in nats; "
+            f"calibration in {calibration.NUM_BINS} bins."
         )
         sources = ", ".join(f"{name}: {source}" for name, source in self.sources.items())
         return f"{'; '.join(parts)}. {units} {sources[0].upper()}{sources[1:]}."
 
     def _split_cells(self) -> tuple[list[str], list[list[str]]]:
-        columns = ["network", "T", "entropy", "mass on wrong classes", "calibration error", "KL(teacher ‖ student)"]
+        columns = ["model", "T", "entropy", "mass on wrong classes", "calibration error", "KL(teacher ‖ student)"]
         rows = [
             [
-                level.network,
-                f"{level.temperature:g}",
-                f"{level.entropy:.3f}",
-                *("" if value is None else f"{value:.2%}" for value in (level.wrong_mass, level.calibration_error)),
-                "" if level.divergence is None else f"{level.divergence:.4f}",
+                stats.model,
+                f"{stats.temperature:g}",
+                f"{stats.entropy:.3f}",
+                *(
+                    "" if value is None else f"{value:.2%}"
+                    for value in (stats.off_target_mass, stats.calibration_error)
+                ),
+                "" if stats.kl_divergence is None else f"{stats.kl_divergence:.4f}",
             ]
-            for level in self.levels
+            for stats in self.split_stats
         ]
         shown = len(columns) if self.agreement is not None else len(columns) - 1
         return columns[:shown], [row[:shown] for row in rows]
 
-    def _sentence_cells(self, sentence: Sentence, views: list[View]) -> tuple[list[str], list[list[str]]]:
-        named = [f"{view.network}, " if len(views) > 1 else "" for view in views]
-        heads = [f"{name}T = {t:g}" for name in named for t in self.temperatures]
+    def _sentence_cells(
+        self, sentence: Sentence, model_probabilities: list[TextProbabilities]
+    ) -> tuple[list[str], list[list[str]]]:
+        prefixes = [f"{entry.model}, " if len(model_probabilities) > 1 else "" for entry in model_probabilities]
+        headers = [f"{prefix}T = {t:g}" for prefix in prefixes for t in self.temperatures]
         rows = [
-            [name, str(rank), *(short(p[place]) for view in views for p in view.probabilities)]
-            for place, (name, rank) in enumerate(zip(sentence.classes, sentence.ranks, strict=True))
+            [
+                name,
+                str(rank),
+                *(format_probability(p[position]) for entry in model_probabilities for p in entry.probabilities),
+            ]
+            for position, (name, rank) in enumerate(zip(sentence.classes, sentence.ranks, strict=True))
         ]
-        if self.classes > 2:  # of two classes the second is the last
-            second = _named("2nd class", views, [view.second_class for view in views])
-            last = _named("last class", views, [view.last_class for view in views])
-            rows.append([second, "", *(short(p) for view in views for p in view.second)])
-            rows.append([last, "", *(short(p) for view in views for p in view.last)])
-            rows.append([DIFFERENCE, "", *(f"{value:.2f}" for view in views for value in view.difference)])
-        return ["class", "teacher's rank", *heads], rows
+        if self.num_classes > 2:  # of two classes the second is the last
+            second = _row_label("2nd class", model_probabilities, [entry.second_class for entry in model_probabilities])
+            last = _row_label("last class", model_probabilities, [entry.last_class for entry in model_probabilities])
+            rows.append(
+                [
+                    second,
+                    "",
+                    *(format_probability(p) for entry in model_probabilities for p in entry.second_probabilities),
+                ]
+            )
+            rows.append(
+                [last, "", *(format_probability(p) for entry in model_probabilities for p in entry.last_probabilities)]
+            )
+            rows.append(
+                [
+                    DIFFERENCE_HEADER,
+                    "",
+                    *(f"{value:.2f}" for entry in model_probabilities for value in entry.relative_difference),
+                ]
+            )
+        return ["class", "teacher's rank", *headers], rows
 
 
-def short(probability: float, digits: int = 3) -> str:
+def format_probability(probability: float, digits: int = 3) -> str:
     """Three decimals, and of small ones so many digits that count."""
     return f"{probability:.3f}" if probability >= 0.1 else f"{probability:#.{digits}g}"
 
 
-def heading(sentence: Sentence) -> str:
+def format_heading(sentence: Sentence) -> str:
     """The sentence in one line, and its true class."""
     text = " ".join(sentence.text.split())
     return text if sentence.label is None else f"{text} ({sentence.label})"
 
 
-def _named(place: str, views: list[View], names: list[str]) -> str:
+def _row_label(rank: str, model_probabilities: list[TextProbabilities], names: list[str]) -> str:
     if len(set(names)) == 1:
-        return f"{place}, {names[0]}"
-    return f"{place}, " + ", ".join(f"{view.network}: {name}" for view, name in zip(views, names, strict=True))
+        return f"{rank}, {names[0]}"
+    return f"{rank}, " + ", ".join(
+        f"{entry.model}: {name}" for entry, name in zip(model_probabilities, names, strict=True)
+    )
 
 
-def _markdown(columns: list[str], rows: list[list[str]]) -> str:
+def _markdown_table(columns: list[str], rows: list[list[str]]) -> str:
     rule = ["---", *["---:"] * (len(columns) - 1)]
     return "\n".join(
         f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in r)} |" for r in (columns, rule, *rows)
     )
 
 
-def _table(title: str, caption: str, columns: list[str], rows: list[list[str]]) -> Table:
+def _rich_table(title: str, caption: str, columns: list[str], rows: list[list[str]]) -> Table:
     table = Table(title=escape(title), caption=escape(caption), box=SIMPLE, pad_edge=False)
     for number, column in enumerate(columns):
         table.add_column(column, justify="right" if number else "left", no_wrap=not number)

@@ -9,7 +9,7 @@ from torch.distributed import all_gather_object
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from lightning_kd.losses import HiddenStateMSELoss, SoftTargetLoss
-from tests.callbacks.distillation.dropin import Classifier, callback, fit, rows, weights
+from tests.callbacks.distillation.dropin import Classifier, callback, fit, make_examples, weights
 
 LOSSES = {"soft": SoftTargetLoss(0.5, 2.0), "hidden": HiddenStateMSELoss(0.5)}
 RUNS = {
@@ -20,7 +20,7 @@ RUNS = {
 }
 
 
-class InOrder(LightningDataModule):
+class SequentialDataModule(LightningDataModule):
     """Lightning's own sampler for several devices would shuffle."""
 
     def __init__(self, batch_size):
@@ -28,12 +28,12 @@ class InOrder(LightningDataModule):
         self.batch_size = batch_size
 
     def train_dataloader(self):
-        data, devices = TensorDataset(*rows()), self.trainer.world_size
+        data, devices = TensorDataset(*make_examples()), self.trainer.world_size
         sampler = DistributedSampler(data, devices, self.trainer.global_rank, shuffle=False)
         return DataLoader(data, self.batch_size, sampler=sampler)
 
 
-class OwnNumbers(Callback):
+class SeedByRank(Callback):
     """Devices whose random numbers differ, as where nobody has called ``seed_everything``."""
 
     def on_fit_start(self, trainer, pl_module):
@@ -43,8 +43,8 @@ class OwnNumbers(Callback):
 def run(folder, batch_size, **settings):
     """The student and the projection after three epochs."""
     module, distillation = Classifier(), callback(losses=LOSSES, layers={"0": "0"})
-    settings = {"callbacks": [OwnNumbers()], "max_epochs": 3, "use_distributed_sampler": False, **settings}
-    fit(module, folder, distillation, InOrder(batch_size), **settings)
+    settings = {"callbacks": [SeedByRank()], "max_epochs": 3, "use_distributed_sampler": False, **settings}
+    fit(module, folder, distillation, SequentialDataModule(batch_size), **settings)
     return {"student": weights(module), "projection": distillation.state_dict()["losses"]["hidden"][0]}
 
 

@@ -36,14 +36,14 @@ class Classifier(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=self.hparams.lr)
 
 
-def rows(number=16):
+def make_examples(number=16):
     generator = torch.Generator().manual_seed(5)
     inputs = torch.randn(number, FEATURES, generator=generator)
     return inputs, torch.randint(CLASSES, (number,), generator=generator)
 
 
 def loader(batch_size=8, number=16):
-    return DataLoader(TensorDataset(*rows(number)), batch_size=batch_size)
+    return DataLoader(TensorDataset(*make_examples(number)), batch_size=batch_size)
 
 
 def teacher():
@@ -69,19 +69,19 @@ def weights(module):
     return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
 
 
-def same(first, second):
+def equal_tensors(first, second):
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-def by_hand(module, network, loss, steps, batches=None, call=None):
+def train_manually(module, model, loss, steps, batches=None, call=None):
     """SGD on the module's own loss and the distillation's, written out."""
-    network = copy.deepcopy(network).eval()
+    model = copy.deepcopy(model).eval()
     optimizer = module.configure_optimizers()
     for _ in range(steps):
         for inputs, labels in batches or loader():
             logits = module.net(inputs)
             with torch.no_grad():
-                targets = network(inputs)
+                targets = model(inputs)
             total = cross_entropy(logits, labels) + loss(logits, targets)
             optimizer.zero_grad()
             total.backward()

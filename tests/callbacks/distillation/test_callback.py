@@ -9,8 +9,17 @@ from lightning.pytorch.callbacks import Callback
 from torch.nn.functional import cross_entropy, kl_div
 
 from lightning_kd.losses import DecoupledKDLoss, HardLabelLoss, LogitMSELoss, SoftTargetLoss, decoupled_kd_loss
-from lightning_kd.losses.anneal import Anneal
-from tests.callbacks.distillation.dropin import Classifier, by_hand, callback, fit, loader, same, teacher, weights
+from lightning_kd.losses.anneal import Schedule
+from tests.callbacks.distillation.dropin import (
+    Classifier,
+    callback,
+    equal_tensors,
+    fit,
+    loader,
+    teacher,
+    train_manually,
+    weights,
+)
 
 
 def soft(logits, targets, temperature=2.0):
@@ -19,17 +28,17 @@ def soft(logits, targets, temperature=2.0):
     return kl_div(q.log_softmax(-1), p.log_softmax(-1), reduction="batchmean", log_target=True) * temperature**2
 
 
-def test_student_is_that_of_a_loop_written_out(tmp_path):
+def test_student_equals_a_manual_training_loop(tmp_path):
     module = Classifier()
     fit(module, tmp_path, callback(), max_epochs=3)
-    expected = by_hand(Classifier(), teacher(), lambda own, other: 0.7 * soft(own, other), 3)
+    expected = train_manually(Classifier(), teacher(), lambda own, other: 0.7 * soft(own, other), 3)
     torch.testing.assert_close(weights(module), weights(expected))
     alone = Classifier()
     fit(alone, tmp_path, max_epochs=3)
-    assert not same(weights(module), weights(alone))
+    assert not equal_tensors(weights(module), weights(alone))
 
 
-class Logged(Callback):
+class RecordLogs(Callback):
     def __init__(self):
         self.steps = []
 
@@ -37,18 +46,18 @@ class Logged(Callback):
         self.steps.append({name: float(value) for name, value in trainer.logged_metrics.items()})
 
 
-def test_own_logging_stays_and_the_parts_sum_to_the_total(tmp_path):
-    spy, alone = Logged(), Logged()
+def test_logging_of_the_module_stays_and_the_terms_sum_to_the_loss(tmp_path):
+    spy, alone = RecordLogs(), RecordLogs()
     losses = {"soft": SoftTargetLoss(0.7, 2.0), "logits": LogitMSELoss(0.2), "hard": HardLabelLoss(0.1)}
     fit(Classifier(), tmp_path, callback(losses=losses, labels=1), callbacks=[spy])
     fit(Classifier(), tmp_path, callbacks=[alone])
     assert spy.steps[0]["train_loss"] == alone.steps[0]["train_loss"]
     for step in spy.steps:
         parts = {name.removeprefix("distillation/"): value for name, value in step.items() if "/" in name}
-        assert parts.keys() == {"soft", "logits", "hard", "own_loss", "total"}
-        assert parts["own_loss"] == step["train_loss"] == pytest.approx(parts["hard"])
+        assert parts.keys() == {"soft", "logits", "hard", "task_loss", "loss"}
+        assert parts["task_loss"] == step["train_loss"] == pytest.approx(parts["hard"])
         added = 0.7 * parts["soft"] + 0.2 * parts["logits"] + 0.1 * parts["hard"]
-        assert parts["total"] == pytest.approx(parts["own_loss"] + added)
+        assert parts["loss"] == pytest.approx(parts["task_loss"] + added)
 
 
 def test_weight_zero_changes_nothing_at_all(tmp_path):
@@ -62,27 +71,27 @@ def test_weight_zero_changes_nothing_at_all(tmp_path):
     with_teacher, alone = Dropping(), Dropping()
     fit(with_teacher, tmp_path, callback(losses={"soft": SoftTargetLoss(0.0)}), max_epochs=2)
     fit(alone, tmp_path, max_epochs=2)
-    assert same(weights(with_teacher), weights(alone))
+    assert equal_tensors(weights(with_teacher), weights(alone))
 
 
 def test_teacher_stays_frozen_in_eval_mode_and_as_it_was(tmp_path):
-    network = torch.nn.Sequential(teacher(), torch.nn.Dropout(0.5)).train()
-    before = weights(network)
+    model = torch.nn.Sequential(teacher(), torch.nn.Dropout(0.5)).train()
+    before = weights(model)
 
     class Spy(Callback):
         def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
             pl_module.train()
 
         def on_after_backward(self, trainer, pl_module):
-            assert not network.training
-            assert not any(part.training for part in network.modules())
-            assert all(p.grad is None and not p.requires_grad for p in network.parameters())
+            assert not model.training
+            assert not any(part.training for part in model.modules())
+            assert all(p.grad is None and not p.requires_grad for p in model.parameters())
 
-    fit(Classifier(), tmp_path, callback(teacher=network), callbacks=[Spy()])
-    assert same(before, weights(network))
+    fit(Classifier(), tmp_path, callback(teacher=model), callbacks=[Spy()])
+    assert equal_tensors(before, weights(model))
 
 
-def test_module_has_its_own_step_again(tmp_path):
+def test_step_of_the_module_is_restored(tmp_path):
     module = Classifier()
     before = dict(module.__dict__)
     fit(module, tmp_path, callback())
@@ -99,7 +108,7 @@ def test_module_has_its_own_step_again(tmp_path):
     assert module.training_step.__func__ is Classifier.training_step
 
 
-def test_step_that_belongs_to_the_instance_comes_back(tmp_path):
+def test_step_of_the_instance_is_restored(tmp_path):
     module = Classifier()
     own = module.training_step
     module.training_step = lambda batch, batch_idx: own(batch, batch_idx)
@@ -126,12 +135,12 @@ def test_step_may_return_a_dict_or_nothing(tmp_path):
         run = fit(module, tmp_path, callback(), callbacks=[spy])
     assert not spy.seen[0]
     assert spy.seen[1]["extra"] == 1
-    assert float(spy.seen[1]["loss"]) == float(run.logged_metrics["distillation/total"])
-    expected = by_hand(Classifier(), teacher(), lambda own, other: 0.7 * soft(own, other), 1, list(loader())[1:])
+    assert float(spy.seen[1]["loss"]) == float(run.logged_metrics["distillation/loss"])
+    expected = train_manually(Classifier(), teacher(), lambda own, other: 0.7 * soft(own, other), 1, list(loader())[1:])
     torch.testing.assert_close(weights(module), weights(expected))
 
 
-def test_validating_with_the_training_step_asks_no_teacher(tmp_path):
+def test_validating_with_the_training_step_calls_no_teacher(tmp_path):
     class Same(Classifier):
         def validation_step(self, batch, batch_idx):
             self.log("val_loss", self.training_step(batch, batch_idx))
@@ -148,11 +157,11 @@ def test_validating_with_the_training_step_asks_no_teacher(tmp_path):
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_term_that_is_not_finite_is_named(tmp_path, value):
-    network = teacher()
+    model = teacher()
     with torch.no_grad():
-        network[2].bias[0] = value
+        model[2].bias[0] = value
     with pytest.raises(FloatingPointError, match=r"distillation/logits is (nan|inf) in epoch 0, step 0"):
-        fit(Classifier(), tmp_path, callback(teacher=network, losses={"logits": LogitMSELoss()}))
+        fit(Classifier(), tmp_path, callback(teacher=model, losses={"logits": LogitMSELoss()}))
 
 
 def test_loss_that_reads_teacher_and_labels(tmp_path):
@@ -168,8 +177,8 @@ def test_loss_that_reads_teacher_and_labels(tmp_path):
 
 
 def test_temperature_and_weight_that_change_over_the_run(tmp_path):
-    loss = SoftTargetLoss(weight=Anneal(1.0, 0.0), temperature=Anneal(1.0, 5.0))
-    spy, module = Logged(), Classifier(lr=0.0)
+    loss = SoftTargetLoss(weight=Schedule(1.0, 0.0), temperature=Schedule(1.0, 5.0))
+    spy, module = RecordLogs(), Classifier(lr=0.0)
     fit(module, tmp_path, callback(losses={"soft": loss}), callbacks=[spy], max_epochs=2)
     assert [step["distillation/soft_weight"] for step in spy.steps] == [1.0, 0.75, 0.5, 0.25]
     assert [step["distillation/soft_temperature"] for step in spy.steps] == [1.0, 2.0, 3.0, 4.0]
@@ -177,7 +186,7 @@ def test_temperature_and_weight_that_change_over_the_run(tmp_path):
         expected = soft(module.net(inputs), teacher()(inputs), step["distillation/soft_temperature"])
         assert step["distillation/soft"] == pytest.approx(expected.item(), rel=1e-4)
         added = step["distillation/soft_weight"] * step["distillation/soft"]
-        assert step["distillation/total"] == pytest.approx(step["distillation/own_loss"] + added)
+        assert step["distillation/loss"] == pytest.approx(step["distillation/task_loss"] + added)
 
 
 def test_accumulation_is_a_larger_batch(tmp_path):
@@ -187,7 +196,7 @@ def test_accumulation_is_a_larger_batch(tmp_path):
     torch.testing.assert_close(weights(module), weights(whole))
 
 
-def test_network_that_is_the_module_itself(tmp_path):
+def test_model_that_is_the_module_itself(tmp_path):
     class Whole(LightningModule):
         def __init__(self):
             super().__init__()
@@ -205,4 +214,4 @@ def test_network_that_is_the_module_itself(tmp_path):
     whole, part = Whole(), Classifier()
     fit(whole, tmp_path, callback(student=""))
     fit(part, tmp_path, callback())
-    assert same(weights(whole), weights(part))
+    assert equal_tensors(weights(whole), weights(part))

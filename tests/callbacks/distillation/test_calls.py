@@ -7,23 +7,32 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 from torch.utils.data import DataLoader
 
 from lightning_kd.losses import HardLabelLoss, HiddenStateMSELoss, LogitMSELoss, SoftTargetLoss
-from tests.callbacks.distillation.dropin import CLASSES, FEATURES, Classifier, callback, fit, mlp, rows, teacher
+from tests.callbacks.distillation.dropin import (
+    CLASSES,
+    FEATURES,
+    Classifier,
+    callback,
+    fit,
+    make_examples,
+    mlp,
+    teacher,
+)
 
 
-class Still(Classifier):
+class FrozenClassifier(Classifier):
     """Learns nothing, so that what is logged is of the weights at the beginning."""
 
-    def __init__(self, network=None):
+    def __init__(self, model=None):
         super().__init__(lr=0.0)
-        self.net = network or self.net
+        self.net = model or self.net
 
 
-def logged(tmp_path, module, batch=None, **settings):
-    run = fit(module, tmp_path, callback(**settings), DataLoader([batch or rows()], batch_size=None))
+def fit_and_get_logs(tmp_path, module, batch=None, **settings):
+    run = fit(module, tmp_path, callback(**settings), DataLoader([batch or make_examples()], batch_size=None))
     return {name.removeprefix("distillation/"): float(value) for name, value in run.logged_metrics.items()}
 
 
-class Normalising(nn.Module):
+class Normalizing(nn.Module):
     def __init__(self, inner, in_place):
         super().__init__()
         self.inner, self.in_place = inner, in_place
@@ -36,12 +45,12 @@ class Normalising(nn.Module):
         return self.inner((inputs - 5.0) / 10.0)
 
 
-def test_input_that_the_network_changes_in_place(tmp_path):
+def test_input_that_the_model_changes_in_place(tmp_path):
     with pytest.raises(ValueError, match=r"an argument of the student, .* \(16, 6\), was changed in place"):
-        logged(tmp_path, Still(Normalising(mlp(), True)), teacher=Normalising(teacher(), False))
+        fit_and_get_logs(tmp_path, FrozenClassifier(Normalizing(mlp(), True)), teacher=Normalizing(teacher(), False))
     with pytest.raises(ValueError, match="an argument of the student"):  # the second is given what the first made of it
-        logged(tmp_path, Still(), teacher=[Normalising(teacher(), True), teacher()])
-    logged(tmp_path, Still(Normalising(mlp(), False)), teacher=Normalising(teacher(), False))
+        fit_and_get_logs(tmp_path, FrozenClassifier(), teacher=[Normalizing(teacher(), True), teacher()])
+    fit_and_get_logs(tmp_path, FrozenClassifier(Normalizing(mlp(), False)), teacher=Normalizing(teacher(), False))
 
 
 @pytest.mark.parametrize(
@@ -52,7 +61,7 @@ def test_input_that_the_network_changes_in_place(tmp_path):
     ],
 )
 def test_step_that_changes_in_place(tmp_path, change, message):
-    class Changing(Still):
+    class Changing(FrozenClassifier):
         def training_step(self, batch, batch_idx):
             inputs, labels = batch
             inputs = inputs.clone()
@@ -62,7 +71,7 @@ def test_step_that_changes_in_place(tmp_path, change, message):
             return loss
 
     with pytest.raises(ValueError, match=message):
-        logged(tmp_path, Changing())
+        fit_and_get_logs(tmp_path, Changing())
 
 
 class Mapped(nn.Module):
@@ -75,41 +84,41 @@ class Mapped(nn.Module):
 
 
 def test_entries_that_are_popped(tmp_path):
-    class Popping(Still):
+    class Popping(FrozenClassifier):
         def training_step(self, batch, batch_idx):
             return cross_entropy(self.net(batch).pop("logits"), batch["y"])
 
-    inputs, labels = rows()
-    found = logged(tmp_path, Popping(Mapped(mlp())), {"x": inputs, "y": labels}, teacher=Mapped(teacher()))
-    assert found["soft"] == pytest.approx(logged(tmp_path, Still())["soft"])
+    inputs, labels = make_examples()
+    found = fit_and_get_logs(tmp_path, Popping(Mapped(mlp())), {"x": inputs, "y": labels}, teacher=Mapped(teacher()))
+    assert found["soft"] == pytest.approx(fit_and_get_logs(tmp_path, FrozenClassifier())["soft"])
 
 
 def test_layer_before_an_activation_in_place(tmp_path):
     found = []
     for in_place in (True, False):
-        networks = mlp(), teacher()
-        for network in networks:
-            network[1] = nn.ReLU(inplace=in_place)
+        models = mlp(), teacher()
+        for model in models:
+            model[1] = nn.ReLU(inplace=in_place)
         settings = {"losses": {"hidden": HiddenStateMSELoss()}, "layers": {"0": "0"}}
-        found.append(logged(tmp_path, Still(networks[0]), teacher=networks[1], **settings)["hidden"])
+        found.append(fit_and_get_logs(tmp_path, FrozenClassifier(models[0]), teacher=models[1], **settings)["hidden"])
     assert found[0] == found[1]
 
 
 def test_one_score_has_no_softmax(tmp_path):
-    class Binary(Still):
+    class Binary(FrozenClassifier):
         def training_step(self, batch, batch_idx):
             return binary_cross_entropy_with_logits(self.net(batch[0])[:, 0], (batch[1] > 0).float())
 
     one = {"teacher": nn.Linear(FEATURES, 1)}
     with pytest.raises(ValueError, match=r"losses\.soft: SoftTargetLoss takes a softmax .* 'logits' has one score"):
-        logged(tmp_path, Binary(nn.Linear(FEATURES, 1)), **one)
-    network = nn.Linear(FEATURES, 1)
-    found = logged(tmp_path, Binary(network), losses={"mse": LogitMSELoss()}, **one)
-    inputs, _ = rows()
-    assert found["mse"] == pytest.approx((network(inputs) - one["teacher"](inputs)).square().mean().item())
+        fit_and_get_logs(tmp_path, Binary(nn.Linear(FEATURES, 1)), **one)
+    model = nn.Linear(FEATURES, 1)
+    found = fit_and_get_logs(tmp_path, Binary(model), losses={"mse": LogitMSELoss()}, **one)
+    inputs, _ = make_examples()
+    assert found["mse"] == pytest.approx((model(inputs) - one["teacher"](inputs)).square().mean().item())
 
 
-class Kept(nn.Module):
+class OtherMaskName(nn.Module):
     """Calls its mask so."""
 
     def __init__(self, inner):
@@ -120,7 +129,7 @@ class Kept(nn.Module):
         return self.inner(inputs if keep is None else inputs * keep)
 
 
-class Masked(Kept):
+class Masked(OtherMaskName):
     """Calls it otherwise."""
 
     def forward(self, inputs, mask, labels=None):
@@ -129,51 +138,65 @@ class Masked(Kept):
 
 @pytest.mark.parametrize("by_name", [False, True])
 def test_tensor_that_the_teacher_does_not_take(tmp_path, by_name):
-    class Masking(Still):
+    class Masking(FrozenClassifier):
         def training_step(self, batch, batch_idx):
             mask = torch.tensor([0.0, 1, 1, 0, 0, 1])
             logits = self.net(batch[0], mask=mask) if by_name else self.net(batch[0], mask, batch[1])
             return cross_entropy(logits, batch[1])
 
-    message = r"given the tensor 'mask', which Kept does not take \(it takes inputs, keep\); put the teacher"
+    message = r"given the tensor 'mask', which OtherMaskName does not take \(it takes inputs, keep\); put the teacher"
     with pytest.raises(ValueError, match=message):
-        logged(tmp_path, Masking(Masked(mlp())), teacher=Kept(teacher()))
-    found = logged(tmp_path, Masking(Masked(mlp())), teacher=Masked(teacher()))
-    assert found.keys() == {"soft", "own_loss", "total"}
+        fit_and_get_logs(tmp_path, Masking(Masked(mlp())), teacher=OtherMaskName(teacher()))
+    found = fit_and_get_logs(tmp_path, Masking(Masked(mlp())), teacher=Masked(teacher()))
+    assert found.keys() == {"soft", "task_loss", "loss"}
 
 
-class Along(nn.Module):
+class PositionScores(nn.Module):
     """Scores of positions, by a convolution or by a linear map."""
 
-    def __init__(self, seed, second):
+    def __init__(self, seed, channels_first):
         super().__init__()
         torch.manual_seed(seed)
-        self.second, self.scores = second, nn.Conv1d(2, CLASSES, 1)
+        self.channels_first, self.scores = channels_first, nn.Conv1d(2, CLASSES, 1)
 
     def forward(self, inputs):
         scores = self.scores(inputs)
-        return scores if self.second else scores.transpose(1, 2)
+        return scores if self.channels_first else scores.transpose(1, 2)
 
 
 def test_classes_of_positions_stand_where_the_labels_say(tmp_path):
-    class Positions(Still):
+    class Positions(FrozenClassifier):
         def training_step(self, batch, batch_idx):
             logits = self.net(batch[0])
-            return cross_entropy(logits if self.net.second else logits.transpose(1, 2), batch[1])
+            return cross_entropy(logits if self.net.channels_first else logits.transpose(1, 2), batch[1])
 
     batch = torch.randn(4, 2, 5), torch.randint(CLASSES, (4, 5))
     losses = {"soft": SoftTargetLoss(), "hard": HardLabelLoss()}
     second, last = (
-        logged(tmp_path, Positions(Along(0, second)), batch, teacher=Along(1, second), losses=losses, labels=1)
+        fit_and_get_logs(
+            tmp_path,
+            Positions(PositionScores(0, second)),
+            batch,
+            teacher=PositionScores(1, second),
+            losses=losses,
+            labels=1,
+        )
         for second in (True, False)
     )
     assert second == pytest.approx(last)
-    assert second["hard"] == pytest.approx(second["own_loss"])
+    assert second["hard"] == pytest.approx(second["task_loss"])
     with pytest.raises(ValueError, match=r"\(4, 3, 5\) may be tokens by classes or classes by positions; name labels="):
-        logged(tmp_path, Positions(Along(0, True)), batch, teacher=Along(1, True))
+        fit_and_get_logs(tmp_path, Positions(PositionScores(0, True)), batch, teacher=PositionScores(1, True))
     square = torch.randn(4, 2, CLASSES), torch.randint(CLASSES, (4, CLASSES))
     with pytest.raises(ValueError, match="may be tokens by classes"):
-        logged(tmp_path, Positions(Along(0, True)), square, teacher=Along(1, True), losses=losses, labels=1)
+        fit_and_get_logs(
+            tmp_path,
+            Positions(PositionScores(0, True)),
+            square,
+            teacher=PositionScores(1, True),
+            losses=losses,
+            labels=1,
+        )
 
 
 @pytest.mark.parametrize("reentrant", [True, False])
@@ -192,7 +215,7 @@ def test_layer_within_a_checkpoint(tmp_path, reentrant):
     losses = {"soft": SoftTargetLoss(), "hidden": HiddenStateMSELoss()}
     settings = {"losses": losses, "layers": {"first": "0"}}
     if not reentrant:
-        assert "hidden" in logged(tmp_path, Still(Checkpointed()), **settings)
+        assert "hidden" in fit_and_get_logs(tmp_path, FrozenClassifier(Checkpointed()), **settings)
         return
     with pytest.raises(ValueError, match=r"'first' gave an output without gradients.*use_reentrant=False"):
-        logged(tmp_path, Still(Checkpointed()), **settings)
+        fit_and_get_logs(tmp_path, FrozenClassifier(Checkpointed()), **settings)

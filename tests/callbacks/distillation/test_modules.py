@@ -9,13 +9,13 @@ from torch.nn.functional import cross_entropy
 from transformers.optimization import Adafactor
 
 from lightning_kd.losses import HardLabelLoss, HiddenStateMSELoss, LogitMSELoss, SoftTargetLoss
-from lightning_kd.losses.anneal import Anneal
-from tests.callbacks.distillation.dropin import Classifier, callback, fit, mlp, same, teacher, weights
+from lightning_kd.losses.anneal import Schedule
+from tests.callbacks.distillation.dropin import Classifier, callback, equal_tensors, fit, mlp, teacher, weights
 
 HIDDEN = {"losses": {"hidden": HiddenStateMSELoss()}, "layers": {"0": "0"}}
 
 
-class Built(Classifier):
+class WithOptimizer(Classifier):
     def __init__(self, build):
         super().__init__()
         self.build = build
@@ -24,30 +24,30 @@ class Built(Classifier):
         return self.build(self)
 
 
-def flags(network):
-    return [p.requires_grad for p in network.parameters()], [part.training for part in network.modules()]
+def trainable_and_training(model):
+    return [p.requires_grad for p in model.parameters()], [part.training for part in model.modules()]
 
 
-@pytest.mark.parametrize("wrap", [lambda network: network, lambda network: {"ensemble": [network, mlp(16)]}])
-def test_teacher_is_given_back_as_it_was(tmp_path, wrap):
-    network = nn.Sequential(teacher(), nn.Dropout()).train()
-    network[0][0].requires_grad_(False)
-    network[1].eval()
-    before = flags(network)
-    fit(Classifier(), tmp_path, callback(teacher=wrap(network)))
-    assert flags(network) == before
+@pytest.mark.parametrize("wrap", [lambda model: model, lambda model: {"ensemble": [model, mlp(16)]}])
+def test_training_state_of_the_teacher_is_restored(tmp_path, wrap):
+    model = nn.Sequential(teacher(), nn.Dropout()).train()
+    model[0][0].requires_grad_(False)
+    model[1].eval()
+    before = trainable_and_training(model)
+    fit(Classifier(), tmp_path, callback(teacher=wrap(model)))
+    assert trainable_and_training(model) == before
 
     class Broken(Classifier):
         def training_step(self, batch, batch_idx):
-            assert flags(network) == ([False] * 4, [False] * 6)
+            assert trainable_and_training(model) == ([False] * 4, [False] * 6)
             raise RuntimeError("stop")
 
     with pytest.raises(RuntimeError, match="stop"):
-        fit(Broken(), tmp_path, callback(teacher=wrap(network)))
-    assert flags(network) == before
+        fit(Broken(), tmp_path, callback(teacher=wrap(model)))
+    assert trainable_and_training(model) == before
     with pytest.raises(ValueError, match="no '9'"):
-        fit(Classifier(), tmp_path, callback(teacher=network, **{**HIDDEN, "layers": {"9": "0"}}))
-    assert flags(network) == before
+        fit(Classifier(), tmp_path, callback(teacher=model, **{**HIDDEN, "layers": {"9": "0"}}))
+    assert trainable_and_training(model) == before
 
 
 def test_teachers_within_mappings(tmp_path):
@@ -58,7 +58,7 @@ def test_teachers_within_mappings(tmp_path):
     large = Classifier(hidden=32, lr=0.0)
     fit(large, tmp_path).save_checkpoint(tmp_path / "large.ckpt")
     path, found = str(tmp_path / "large.ckpt"), []
-    for given in (path, {"source": path}, [path], (path,), {"ensemble": [path]}, {"ensemble": [large]}):
+    for given in (path, {"pretrained": path}, [path], (path,), {"ensemble": [path]}, {"ensemble": [large]}):
         run = fit(Classifier(lr=0.0), tmp_path, callback(teacher=given, losses={"mse": LogitMSELoss()}))
         found.append(float(run.logged_metrics["distillation/mse"]))
     assert found == pytest.approx([found[0]] * 6)
@@ -67,7 +67,7 @@ def test_teachers_within_mappings(tmp_path):
 
 
 def test_finetuning_callbacks_go_with_losses_that_have_no_projection(tmp_path):
-    class Parted(Classifier):
+    class WithBackbone(Classifier):
         def __init__(self):
             super().__init__()
             self.backbone = self.net[0]
@@ -77,9 +77,9 @@ def test_finetuning_callbacks_go_with_losses_that_have_no_projection(tmp_path):
 
     unfreezing = BackboneFinetuning(unfreeze_backbone_at_epoch=1, verbose=False)
     with pytest.raises(ValueError, match="have projections, and BackboneFinetuning takes all parameters"):
-        fit(Parted(), tmp_path, callback(**HIDDEN), callbacks=[unfreezing])
+        fit(WithBackbone(), tmp_path, callback(**HIDDEN), callbacks=[unfreezing])
     unfreezing = BackboneFinetuning(unfreeze_backbone_at_epoch=1, verbose=False)
-    run = fit(Parted(), tmp_path, callback(), callbacks=[unfreezing], max_epochs=2)
+    run = fit(WithBackbone(), tmp_path, callback(), callbacks=[unfreezing], max_epochs=2)
     assert run.global_step == 4
 
 
@@ -102,8 +102,8 @@ def test_precision_is_the_students(tmp_path):
     assert [p.dtype for p in distillation._terms.parameters()] == [torch.float32]
 
 
-def test_optimiser_that_chooses_its_rate_takes_the_projection(tmp_path):
-    module = Built(lambda module: Adafactor(module.parameters(), lr=None))
+def test_optimizer_that_chooses_its_rate_takes_the_projection(tmp_path):
+    module = WithOptimizer(lambda module: Adafactor(module.parameters(), lr=None))
     distillation = callback(**HIDDEN)
     before = []
 
@@ -116,9 +116,9 @@ def test_optimiser_that_chooses_its_rate_takes_the_projection(tmp_path):
     assert not torch.equal(before[0], after)
 
 
-def test_projection_without_an_optimiser(tmp_path):
+def test_projection_without_an_optimizer(tmp_path):
     with pytest.warns(UserWarning, match="no optimizer"), pytest.raises(ValueError, match="returns no optimiser that"):
-        fit(Built(lambda module: None), tmp_path, callback(**HIDDEN))
+        fit(WithOptimizer(lambda module: None), tmp_path, callback(**HIDDEN))
 
 
 class Fetching(Classifier):
@@ -160,21 +160,21 @@ def test_teacher_draws_no_numbers_of_the_module(tmp_path):
     losses = {"soft": SoftTargetLoss(0.0)}
     fit(with_teacher, tmp_path, callback(teacher=Noisy(), losses=losses), max_epochs=2)
     fit(alone, tmp_path, max_epochs=2)
-    assert same(weights(with_teacher), weights(alone))
+    assert equal_tensors(weights(with_teacher), weights(alone))
 
 
-def test_teacher_is_not_asked_when_its_schedules_have_ended(tmp_path):
-    network, asked = teacher(), []
-    network.register_forward_hook(lambda *_: asked.append(1))
-    losses = {"soft": SoftTargetLoss(Anneal(1.0, 0.0, until=0.5)), "hard": HardLabelLoss()}
-    run = fit(Classifier(), tmp_path, callback(teacher=network, losses=losses, labels=1), max_epochs=2)
+def test_teacher_is_not_called_when_its_schedules_have_ended(tmp_path):
+    model, asked = teacher(), []
+    model.register_forward_hook(lambda *_: asked.append(1))
+    losses = {"soft": SoftTargetLoss(Schedule(1.0, 0.0, until=0.5)), "hard": HardLabelLoss()}
+    run = fit(Classifier(), tmp_path, callback(teacher=model, losses=losses, labels=1), max_epochs=2)
     assert len(asked) == 2  # of four steps
     assert float(run.logged_metrics["distillation/soft_weight"]) == 0
-    assert float(run.logged_metrics["distillation/total"]) == pytest.approx(
-        2 * float(run.logged_metrics["distillation/own_loss"])
+    assert float(run.logged_metrics["distillation/loss"]) == pytest.approx(
+        2 * float(run.logged_metrics["distillation/task_loss"])
     )
     asked.clear()
-    fit(Classifier(), tmp_path, callback(teacher=network, losses={"soft": SoftTargetLoss(0.0)}))
+    fit(Classifier(), tmp_path, callback(teacher=model, losses={"soft": SoftTargetLoss(0.0)}))
     assert len(asked) == 2  # a weight that stays 0 is there to be looked at
 
 
@@ -206,8 +206,8 @@ class Towers(LightningModule):
 
 @pytest.mark.parametrize("backwards", [False, True])
 def test_two_towers(tmp_path, backwards):
-    network = teacher()
-    both = [callback(student=name, teacher=network, **HIDDEN) for name in ("image", "text")]
+    model = teacher()
+    both = [callback(student=name, teacher=model, **HIDDEN) for name in ("image", "text")]
 
     class Early(Callback):
         """Lets go of them in the other order."""
@@ -220,16 +220,16 @@ def test_two_towers(tmp_path, backwards):
     steps, module = [], Towers()
     run = fit(module, tmp_path, callbacks=[*both, Early()])
     assert {name for name in run.logged_metrics if "/" in name} == {
-        f"distillation/{tower}/{name}" for tower in ("image", "text") for name in ("hidden", "own_loss", "total")
+        f"distillation/{tower}/{name}" for tower in ("image", "text") for name in ("hidden", "task_loss", "loss")
     }
     assert steps == [True, False]
     assert "training_step" not in module.__dict__
-    assert all(parameter.requires_grad for parameter in network.parameters())
+    assert all(parameter.requires_grad for parameter in model.parameters())
     run.save_checkpoint(tmp_path / "towers.ckpt")
     saved = torch.load(tmp_path / "towers.ckpt", weights_only=True)["callbacks"]
     found = [value["losses"]["hidden"][0] for key, value in saved.items() if "Distillation" in key]
     own = [one.state_dict()["losses"]["hidden"][0] for one in both]
-    assert all(same(one, two) for one, two in zip(found, own, strict=True))
+    assert all(equal_tensors(one, two) for one, two in zip(found, own, strict=True))
 
 
 def test_step_of_another_task_is_left_as_it_is(tmp_path):
@@ -243,7 +243,7 @@ def test_step_of_another_task_is_left_as_it_is(tmp_path):
     module.other = alone.other = 1
     fit(module, tmp_path, callback(losses={"soft": SoftTargetLoss(0.0)}))
     fit(alone, tmp_path)
-    assert same(weights(module), weights(alone))
+    assert equal_tensors(weights(module), weights(alone))
     module.other = 0
     with pytest.raises(ValueError, match="training_step does not call 'net'"):
         fit(module, tmp_path, callback())
@@ -257,12 +257,12 @@ def test_step_of_another_task_is_left_as_it_is(tmp_path):
         ({"a": nn.MSELoss()}, r"losses\.a: MSELoss is none of lightning_kd\.losses"),
     ],
 )
-def test_losses_that_are_none(losses, message):
+def test_losses_of_the_wrong_type(losses, message):
     with pytest.raises(ValueError, match=message):
         callback(losses=losses)
 
 
-def test_place_of_labels_from_the_shell_is_a_number():
+def test_index_of_labels_from_the_shell_is_a_number():
     from jsonargparse import ArgumentParser
 
     from lightning_kd import DistillationCallback

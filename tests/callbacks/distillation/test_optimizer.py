@@ -8,7 +8,16 @@ from torch.nn.functional import cross_entropy
 from torch.optim import SGD, Adagrad, AdamW, lr_scheduler
 
 from lightning_kd.losses import HiddenStateMSELoss, SoftTargetLoss
-from tests.callbacks.distillation.dropin import Classifier, callback, fit, loader, rows, same, teacher, weights
+from tests.callbacks.distillation.dropin import (
+    Classifier,
+    callback,
+    equal_tensors,
+    fit,
+    loader,
+    make_examples,
+    teacher,
+    weights,
+)
 from tests.runs import trainer
 
 pytestmark = [
@@ -133,9 +142,9 @@ def test_resumed_run_ends_in_the_same_weights_bit_for_bit(tmp_path, build):
 
     whole = run(tmp_path / "whole", max_epochs=3)
     resumed = run(tmp_path / "resumed", max_epochs=3, ckpt_path=tmp_path / "whole" / "epoch=0.ckpt")
-    assert same(whole[0], resumed[0])
-    assert same(whole[1], resumed[1])
-    assert not same(whole[1], run(tmp_path / "short", max_epochs=1)[1])
+    assert equal_tensors(whole[0], resumed[0])
+    assert equal_tensors(whole[1], resumed[1])
+    assert not equal_tensors(whole[1], run(tmp_path / "short", max_epochs=1)[1])
 
 
 def test_checkpoint_holds_the_projection_in_the_callbacks_state_and_no_teacher(tmp_path):
@@ -176,11 +185,11 @@ def test_module_is_tested_and_loaded_without_the_callback(tmp_path):
     module = WithTest()
     fit(module, tmp_path, hidden(), callbacks=[checkpoints(tmp_path)], enable_checkpointing=True)
     loaded = WithTest.load_from_checkpoint(tmp_path / "last.ckpt")
-    assert same(weights(module), weights(loaded))
+    assert equal_tensors(weights(module), weights(loaded))
     alone = trainer(tmp_path)
     with pytest.warns(UserWarning, match="callbacks used to create the checkpoint"):
         alone.test(WithTest(), loader(), ckpt_path=tmp_path / "last.ckpt", verbose=False)
-    inputs, labels = rows()
+    inputs, labels = make_examples()
     expected = cross_entropy(module.net(inputs), labels).item()
     assert float(alone.callback_metrics["test_loss"]) == pytest.approx(expected)
 
@@ -202,14 +211,14 @@ def test_checkpoint_of_other_losses_is_refused(tmp_path):
         fit(Classifier(), tmp_path, other, ckpt_path=tmp_path / "last.ckpt", **settings)
 
 
-def test_optimiser_that_divides_its_parameters_is_refused(tmp_path):
-    class Divided(SGD):
+def test_sharded_optimizer_is_refused(tmp_path):
+    class ShardedSGD(SGD):
         def consolidate_state_dict(self):
             pass
 
-    with pytest.raises(ValueError, match="Divided divides its parameters among the devices"):
-        fit(Scheduled(lambda module: Divided(module.parameters(), lr=0.1)), tmp_path, hidden())
-    fit(Scheduled(lambda module: Divided(module.parameters(), lr=0.1)), tmp_path, callback())
+    with pytest.raises(ValueError, match="ShardedSGD divides its parameters among the devices"):
+        fit(Scheduled(lambda module: ShardedSGD(module.parameters(), lr=0.1)), tmp_path, hidden())
+    fit(Scheduled(lambda module: ShardedSGD(module.parameters(), lr=0.1)), tmp_path, callback())
 
 
 def test_second_fit_begins_with_a_fresh_projection(tmp_path):

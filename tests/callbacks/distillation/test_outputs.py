@@ -7,9 +7,16 @@ import torch
 from torch import nn
 from transformers.modeling_outputs import QuestionAnsweringModelOutput, SequenceClassifierOutput
 
-from lightning_kd.callbacks.distillation.call_recorder import Call, recorded_calls, repeat
+from lightning_kd.callbacks.distillation.call_recorder import Call, record_calls, replay_call
 from lightning_kd.callbacks.distillation.kept_values import first_tensor
-from lightning_kd.callbacks.distillation.outputs import Layer, head_of, labels_of, logits_of, outputs_of, width_of
+from lightning_kd.callbacks.distillation.outputs import (
+    Layer,
+    build_head,
+    build_outputs,
+    extract_labels,
+    extract_logits,
+    layer_width,
+)
 from tests.conftest import tiny_bert
 
 LOGITS = torch.randn(4, 3)
@@ -32,17 +39,17 @@ Pair = namedtuple("Pair", ["scores", "extra"])
     ],
 )
 def test_logits_are_found(output, keys):
-    (found,) = logits_of(output, keys, "student").values()
+    (found,) = extract_logits(output, keys, "student").values()
     assert found is LOGITS
 
 
 def test_several_heads():
     output = QuestionAnsweringModelOutput(start_logits=LOGITS, end_logits=LOGITS + 1)
-    labels = labels_of({"start_positions": torch.arange(4) % 3, "end_positions": torch.ones(4).long()}, [])
+    labels = extract_labels({"start_positions": torch.arange(4) % 3, "end_positions": torch.ones(4).long()}, [])
     assert labels == []
-    labels = labels_of({"s": torch.arange(4) % 3, "e": torch.ones(4).long()}, ["s", "e"])
+    labels = extract_labels({"s": torch.arange(4) % 3, "e": torch.ones(4).long()}, ["s", "e"])
     call = Call((), {}, [], output, {})
-    heads = outputs_of(call, "student", ["start_logits", "end_logits"], labels, []).heads
+    heads = build_outputs(call, "student", ["start_logits", "end_logits"], labels, []).heads
     assert heads["start_logits"].logits is not heads["end_logits"].logits
     assert torch.equal(heads["end_logits"].logits, LOGITS + 1)
     assert heads["start_logits"].labels.tolist() == [0, 1, 2, 0]
@@ -60,27 +67,27 @@ def test_several_heads():
 )
 def test_logits_that_are_missing(output, keys, message):
     with pytest.raises(ValueError, match=message):
-        logits_of(output, keys, "student")
+        extract_logits(output, keys, "student")
 
 
 def test_labels_that_are_missing():
     with pytest.raises(ValueError, match="labels: the batch has no 'y'; it has 'x'"):
-        labels_of({"x": 0}, ["y"])
+        extract_labels({"x": 0}, ["y"])
 
 
 def test_tokens_without_padding():
     """(B, L, C): the rows are the tokens, in order."""
     logits, labels = torch.randn(2, 3, 5), torch.arange(6).reshape(2, 3)
     mask = torch.tensor([[True, True, False], [True, False, False]])
-    head = head_of("logits", logits, labels, mask, False)
+    head = build_head("logits", logits, labels, mask, False)
     assert torch.equal(head.logits, torch.stack([logits[0, 0], logits[0, 1], logits[1, 0]]))
     assert head.labels.tolist() == [0, 1, 3]
-    assert head_of("logits", logits, None, None, True).logits.shape == (6, 5)
+    assert build_head("logits", logits, None, None, True).logits.shape == (6, 5)
 
 
 def test_pixels():
     logits, labels = torch.randn(2, 5, 3, 4), torch.arange(24).reshape(2, 3, 4)
-    head = head_of("logits", logits, labels, None, False)
+    head = build_head("logits", logits, labels, None, False)
     assert head.logits.shape == (24, 5)
     for row in (0, 7, 23):
         image, pixel = divmod(int(head.labels[row]), 12)
@@ -89,9 +96,9 @@ def test_pixels():
 
 def test_shapes_that_are_refused():
     with pytest.raises(ValueError, match=r"'logits' has the shape \(4,\), and the losses compare scores of classes"):
-        head_of("logits", torch.zeros(4), None, None, False)
+        build_head("logits", torch.zeros(4), None, None, False)
     with pytest.raises(ValueError, match=r"labels: of shape \(4, 2\), but 'logits' of \(4, 3\) needs \(4,\)"):
-        head_of("logits", LOGITS, torch.zeros(4, 2).long(), None, False)
+        build_head("logits", LOGITS, torch.zeros(4, 2).long(), None, False)
 
 
 class Block(nn.Module):
@@ -102,7 +109,7 @@ class Block(nn.Module):
         self.first, self.second, self.norm = nn.Linear(4, 9), nn.Linear(9, 4), nn.LayerNorm(4)
 
 
-class Known(nn.Module):
+class LayerZoo(nn.Module):
     def __init__(self):
         super().__init__()
         self.linear = nn.Linear(3, 5)
@@ -131,8 +138,8 @@ class Known(nn.Module):
     ],
 )
 def test_width_is_read_off_the_weights(path, width):
-    assert width_of(Known(), path, "student") == width
-    assert width_of(torch.compile(Known(), backend="eager"), path, "student") == width
+    assert layer_width(LayerZoo(), path, "student") == width
+    assert layer_width(torch.compile(LayerZoo(), backend="eager"), path, "student") == width
 
 
 @pytest.mark.parametrize("path", ["recurrent", "nothing"])
@@ -140,7 +147,7 @@ def test_width_that_the_weights_do_not_say(path):
     with pytest.raises(
         ValueError, match=rf"'{path}' of the teacher does not say how wide its output is; name a linear"
     ):
-        width_of(Known(), path, "teacher")
+        layer_width(LayerZoo(), path, "teacher")
 
 
 @pytest.mark.parametrize(
@@ -153,7 +160,7 @@ def test_width_that_the_weights_do_not_say(path):
         ((2, 3, 5, 4), (2, 15, 4)),
     ],
 )
-def test_states_of_vectors_tokens_and_feature_maps(shape, expected):
+def test_hidden_states_of_vectors_tokens_and_feature_maps(shape, expected):
     output = torch.arange(torch.tensor(shape).prod()).reshape(shape)
     states = Layer("layer", 4).states(Call((), {}, [], None, {"layer": output}))
     assert states.shape == expected
@@ -194,9 +201,9 @@ class Anonymous(Named):
         return LOGITS
 
 
-def call_of(network, *args, **kwargs):
-    with recorded_calls(network) as calls:
-        network(*args, **kwargs)
+def record_call(model, *args, **kwargs):
+    with record_calls(model) as calls:
+        model(*args, **kwargs)
     return calls[0]
 
 
@@ -205,34 +212,34 @@ ROWS = {"input_ids": "ids", "attention_mask": "mask", "token_type_ids": "types"}
 
 @pytest.mark.parametrize("teacher", [First, OtherOrder, Anonymous])
 def test_call_is_repeated_by_position(teacher):
-    network = teacher()
-    repeat(call_of(First(), "ids", "mask", "types"), network)
-    assert network.got == ROWS
+    model = teacher()
+    replay_call(record_call(First(), "ids", "mask", "types"), model)
+    assert model.got == ROWS
 
 
 @pytest.mark.parametrize("teacher", [First, OtherOrder])
 def test_call_is_repeated_by_name_without_labels(teacher):
-    network = teacher()
-    repeat(call_of(First(), **ROWS, labels="labels"), network)
-    assert network.got == ROWS
-    assert getattr(network, "labels", None) is None
+    model = teacher()
+    replay_call(record_call(First(), **ROWS, labels="labels"), model)
+    assert model.got == ROWS
+    assert getattr(model, "labels", None) is None
 
 
 def test_what_the_teacher_does_not_take_is_left_out():
-    network = Fewer()
-    repeat(call_of(First(), "ids", "mask", "types"), network)
-    assert network.got == {"input_ids": "ids", "attention_mask": "mask", "inputs_embeds": None}
+    model = Fewer()
+    replay_call(record_call(First(), "ids", "mask", "types"), model)
+    assert model.got == {"input_ids": "ids", "attention_mask": "mask", "inputs_embeds": None}
 
 
 def test_recording_leaves_nothing_behind():
-    network = tiny_bert().eval()
+    model = tiny_bert().eval()
     ids = torch.ones(1, 4).long()
-    with pytest.raises(ValueError, match="exactly one of input_ids"), recorded_calls(network, ["bert.encoder.layer.0"]):
-        network(None)
-    assert not any(part._forward_hooks for part in network.modules())
-    with recorded_calls(network, ["bert.encoder.layer.0"]) as calls:
-        network(ids)
-        network(input_ids=ids, output_hidden_states=True)
-    assert [sorted(call.by_name) for call in calls] == [["input_ids"], ["input_ids", "output_hidden_states"]]
+    with pytest.raises(ValueError, match="exactly one of input_ids"), record_calls(model, ["bert.encoder.layer.0"]):
+        model(None)
+    assert not any(part._forward_hooks for part in model.modules())
+    with record_calls(model, ["bert.encoder.layer.0"]) as calls:
+        model(ids)
+        model(input_ids=ids, output_hidden_states=True)
+    assert [sorted(call.named_arguments) for call in calls] == [["input_ids"], ["input_ids", "output_hidden_states"]]
     hidden = calls[1].output.hidden_states[1]
     assert all(torch.equal(Layer("bert.encoder.layer.0", 16).states(call), hidden) for call in calls)

@@ -11,20 +11,20 @@ from lightning_kd.losses import (
     HardLabelLoss,
     HiddenStateCosineLoss,
     HiddenStateMSELoss,
-    RelationLoss,
+    SelfAttentionRelationLoss,
     SoftTargetLoss,
 )
-from tests.callbacks.distillation.dropin import Classifier, callback, fit, mlp, same, teacher, weights
+from tests.callbacks.distillation.dropin import Classifier, callback, equal_tensors, fit, mlp, teacher, weights
 from tests.runs import module as distillation_module
 
 
-def refused(tmp_path, message, module=None, **settings):
+def assert_refused(tmp_path, message, module=None, **settings):
     module = module or Classifier()
     before = weights(module)
     with pytest.raises(ValueError, match=message) as info:
         fit(module, tmp_path, callback(**settings))
     assert "\n" not in str(info.value)
-    assert same(before, weights(module))
+    assert equal_tensors(before, weights(module))
     assert "training_step" not in module.__dict__
     assert all(parameter.requires_grad for parameter in module.parameters())
 
@@ -40,11 +40,11 @@ class Two(Classifier):
         return [torch.optim.SGD(part.parameters(), lr=0.1) for part in (self.net[0], self.net[2])]
 
 
-def test_manual_optimisation(tmp_path):
-    refused(tmp_path, "Manual optimises manually, so its step goes backward itself", Manual())
+def test_manual_optimization(tmp_path):
+    assert_refused(tmp_path, "Manual optimises manually, so its step goes backward itself", Manual())
 
 
-def test_several_optimisers(tmp_path):
+def test_several_optimizers(tmp_path):
     """Lightning itself refuses these without manual optimisation."""
     with pytest.raises(RuntimeError, match="multiple optimizers is only supported with manual optimization"):
         fit(Two(), tmp_path, callback())
@@ -61,29 +61,32 @@ def test_whole_module_compiled(tmp_path):
 
 
 @pytest.mark.parametrize("strategy", [ModelParallelStrategy, DeepSpeedStrategy])
-def test_strategies_that_divide(tmp_path, strategy):
+def test_sharded_strategies(tmp_path, strategy):
     run = type("Run", (), {"strategy": object.__new__(strategy), "callbacks": []})
     with pytest.raises(ValueError, match=f"{strategy.__name__} divides weights and optimiser"):
         callback().setup(run, Classifier(), "fit")
 
 
-def test_no_such_network(tmp_path):
-    refused(tmp_path, r"student: Classifier has no network 'nett'; it has net$", student="nett")
+def test_no_such_model(tmp_path):
+    assert_refused(tmp_path, r"student: Classifier has no network 'nett'; it has net$", student="nett")
 
 
 def test_teacher_that_is_the_student(tmp_path):
     module = Classifier()
-    refused(tmp_path, "has weights of the student; pass a copy", module, teacher=module.net)
-    refused(tmp_path, "has weights of the student; pass a copy", module, teacher=nn.Sequential(module.net))
+    assert_refused(tmp_path, "has weights of the student; pass a copy", module, teacher=module.net)
+    assert_refused(tmp_path, "has weights of the student; pass a copy", module, teacher=nn.Sequential(module.net))
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"losses": {}}, "losses: empty; give at least one"),
-        ({"losses": {"total": SoftTargetLoss()}}, "'total' is logged by the callback itself"),
+        ({"losses": {"loss": SoftTargetLoss()}}, "'loss' is logged by the callback itself"),
         ({"losses": {"hard": HardLabelLoss()}}, r"losses\.hard: HardLabelLoss compares with labels"),
-        ({"losses": {"a": RelationLoss()}}, r"losses\.a: RelationLoss compares queries, keys and values"),
+        (
+            {"losses": {"a": SelfAttentionRelationLoss()}},
+            r"losses\.a: SelfAttentionRelationLoss compares queries, keys and values",
+        ),
         (
             {"losses": {"a": ConsistencyLoss()}, "labels": 1},
             r"losses\.a: ConsistencyLoss compares with texts",
@@ -104,11 +107,13 @@ LAYERS = {"losses": {"hidden": HiddenStateMSELoss()}}
 
 
 def test_layers_that_do_not_fit(tmp_path):
-    refused(tmp_path, "the student, Sequential, has no '7'; its parts are 0, 1, 2", **LAYERS, layers={"7": "0"})
-    refused(tmp_path, "'1' of the teacher does not say how wide its output is", **LAYERS, layers={"0": "1"})
+    assert_refused(tmp_path, "the student, Sequential, has no '7'; its parts are 0, 1, 2", **LAYERS, layers={"7": "0"})
+    assert_refused(tmp_path, "'1' of the teacher does not say how wide its output is", **LAYERS, layers={"0": "1"})
     cosine = {"losses": {"angle": HiddenStateCosineLoss()}}
-    refused(tmp_path, "the student is 8 wide and the teacher 32", **cosine, layers={"0": "0"})
-    refused(tmp_path, "an ensemble has those of several", **LAYERS, layers={"0": "0"}, teacher=[teacher(), teacher()])
+    assert_refused(tmp_path, "the student is 8 wide and the teacher 32", **cosine, layers={"0": "0"})
+    assert_refused(
+        tmp_path, "an ensemble has those of several", **LAYERS, layers={"0": "0"}, teacher=[teacher(), teacher()]
+    )
 
 
 def test_layer_that_is_not_called(tmp_path):
@@ -122,7 +127,7 @@ def test_layer_that_is_not_called(tmp_path):
 
     module = Classifier()
     module.net = Idle()
-    refused(tmp_path, "'aside' gave no tensor in this call", module, **LAYERS, layers={"aside": "0"})
+    assert_refused(tmp_path, "'aside' gave no tensor in this call", module, **LAYERS, layers={"aside": "0"})
 
 
 def test_layer_of_another_width_than_its_weights_say(tmp_path):
@@ -139,7 +144,7 @@ def test_layer_of_another_width_than_its_weights_say(tmp_path):
     module = Classifier()
     module.net = Doubling()
     message = r"'block' gave the shape \(8, 16\), but its weights say a width of 8"
-    refused(tmp_path, message, module, **LAYERS, layers={"block": "0"})
+    assert_refused(tmp_path, message, module, **LAYERS, layers={"block": "0"})
 
 
 class Twice(Classifier):
@@ -153,8 +158,8 @@ class Twice(Classifier):
 
 
 def test_several_calls_need_a_choice(tmp_path):
-    refused(tmp_path, r"training_step calls 'net' 2 times; say which call counts, call=0", Twice())
-    refused(tmp_path, r"call: 2, but training_step calls 'net' 2 times", Twice(), call=2)
+    assert_refused(tmp_path, r"training_step calls 'net' 2 times; say which call counts, call=0", Twice())
+    assert_refused(tmp_path, r"call: 2, but training_step calls 'net' 2 times", Twice(), call=2)
 
 
 @pytest.mark.parametrize(("call", "factor"), [(0, 1), (-1, 2), (1, 2), (-2, 1)])
@@ -182,17 +187,17 @@ def test_call_without_gradients(tmp_path):
                 self.net(batch[0])
             return Classifier.training_step(self, batch, batch_idx)
 
-    refused(tmp_path, "the call that counts was made without gradients", Momentum(), call=0)
+    assert_refused(tmp_path, "the call that counts was made without gradients", Momentum(), call=0)
     fit(Momentum(), tmp_path, callback(call=1))
 
 
-def test_network_that_is_not_called(tmp_path):
+def test_model_that_is_not_called(tmp_path):
     class Around(Classifier):
         def training_step(self, batch, batch_idx):
             return cross_entropy(self.net.forward(batch[0]), batch[1])
 
-    refused(tmp_path, "training_step does not call 'net', or calls its forward", Around())
+    assert_refused(tmp_path, "training_step does not call 'net', or calls its forward", Around())
 
 
 def test_logits_of_another_number_of_classes(tmp_path):
-    refused(tmp_path, r"student logits have shape \(8, 3\), teacher logits \(8, 5\)", teacher=nn.Linear(6, 5))
+    assert_refused(tmp_path, r"student logits have shape \(8, 3\), teacher logits \(8, 5\)", teacher=nn.Linear(6, 5))

@@ -23,7 +23,7 @@ class Deep(Classifier):
         return torch.optim.AdamW(self.parameters(), lr=0.01)
 
 
-def compared(names=("a",), layers=("0",), width=32, **others):
+def compare_layers(names=("a",), layers=("0",), width=32, **others):
     losses = {name: HiddenStateMSELoss(0.5) for name in names} | others
     return callback(teacher=deep(width, 9), losses=losses, layers={layer: layer for layer in layers})
 
@@ -35,17 +35,37 @@ SOFT = {"soft": SoftTargetLoss()}
     ("before", "after", "message"),
     [
         (
-            compared("ab"),
-            compared("ba"),
+            compare_layers("ab"),
+            compare_layers("ba"),
             "a run with a: HiddenStateMSELoss; b: .* this one has b: HiddenStateMSELoss; a",
         ),
-        (compared(), compared(layers="2"), r"0 \(8 wide\) with 0 \(32 wide\), and this one has .* 2 \(8 wide\) with 2"),
-        (compared(layers="02"), compared(layers="20"), r"this one has a: HiddenStateMSELoss; 2 .*; 0 .*; resume with"),
-        (compared(), compared(width=16), r"with 0 \(32 wide\), and this one has .* with 0 \(16 wide\)"),
-        (compared(width=8), compared((), a=HiddenStateCosineLoss(), width=8), "this one has a: HiddenStateCosineLoss"),
-        (compared(**SOFT), callback(teacher=deep(32, 9), losses=SOFT), "this one has soft: SoftTargetLoss; resume"),
-        (callback(teacher=deep(32, 9), losses=SOFT), compared(**SOFT), "a run with soft: SoftTargetLoss, and this one"),
-        (None, compared(), "have projections, and the checkpoint is of a run without them"),
+        (
+            compare_layers(),
+            compare_layers(layers="2"),
+            r"0 \(8 wide\) with 0 \(32 wide\), and this one has .* 2 \(8 wide\) with 2",
+        ),
+        (
+            compare_layers(layers="02"),
+            compare_layers(layers="20"),
+            r"this one has a: HiddenStateMSELoss; 2 .*; 0 .*; resume with",
+        ),
+        (compare_layers(), compare_layers(width=16), r"with 0 \(32 wide\), and this one has .* with 0 \(16 wide\)"),
+        (
+            compare_layers(width=8),
+            compare_layers((), a=HiddenStateCosineLoss(), width=8),
+            "this one has a: HiddenStateCosineLoss",
+        ),
+        (
+            compare_layers(**SOFT),
+            callback(teacher=deep(32, 9), losses=SOFT),
+            "this one has soft: SoftTargetLoss; resume",
+        ),
+        (
+            callback(teacher=deep(32, 9), losses=SOFT),
+            compare_layers(**SOFT),
+            "a run with soft: SoftTargetLoss, and this one",
+        ),
+        (None, compare_layers(), "have projections, and the checkpoint is of a run without them"),
     ],
 )
 def test_other_losses_layers_or_widths_are_refused(tmp_path, before, after, message):

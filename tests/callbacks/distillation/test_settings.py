@@ -14,19 +14,19 @@ from lightning.pytorch.plugins import MixedPrecision
 from torch import nn
 
 from lightning_kd.losses import HiddenStateMSELoss, SoftTargetLoss, soft_target_loss
-from tests.callbacks.distillation.dropin import Classifier, callback, fit, loader, mlp, same, teacher, weights
+from tests.callbacks.distillation.dropin import Classifier, callback, equal_tensors, fit, loader, mlp, teacher, weights
 from tests.runs import trainer
 
 BOTH = {"losses": {"soft": SoftTargetLoss(0.5), "hidden": HiddenStateMSELoss(0.5)}, "layers": {"0": "0"}}
 
 
-def fitted(tmp_path, module=None, settings=BOTH, **trainer_settings):
+def fit_module(tmp_path, module=None, settings=BOTH, **trainer_settings):
     module = module or Classifier()
     fit(module, tmp_path, callback(**settings), max_epochs=2, **trainer_settings)
     return module
 
 
-class Own(nn.Module):
+class TwoLayers(nn.Module):
     """PyTorch leaves a bare ``Sequential`` alone when it is to compile it in place."""
 
     def __init__(self):
@@ -37,13 +37,13 @@ class Own(nn.Module):
         return self.second(self.first(inputs).relu())
 
 
-class WithOwn(Classifier):
+class WithTwoLayers(Classifier):
     def __init__(self):
         super().__init__()
-        self.net = Own()
+        self.net = TwoLayers()
 
 
-class Graphs:
+class CountingCompiler:
     """A compiler that counts."""
 
     def __init__(self):
@@ -63,48 +63,48 @@ class Graphs:
 @pytest.mark.parametrize("settings", [{}, {**BOTH, "layers": {"first": "0"}}], ids=["logits", "and layers"])
 def test_compiled_student(tmp_path, in_place, settings):
     torch.compiler.reset()
-    compiler, module = Graphs(), WithOwn()
+    compiler, module = CountingCompiler(), WithTwoLayers()
     if in_place:
         module.net.compile(backend=compiler)
     else:
         module.net = torch.compile(module.net, backend=compiler)
     before = module.net._compiled_call_impl
-    fitted(tmp_path, module, settings)
+    fit_module(tmp_path, module, settings)
     names = {name.replace("_orig_mod.", ""): value for name, value in weights(module).items()}
-    torch.testing.assert_close(names, weights(fitted(tmp_path, WithOwn(), settings)))
+    torch.testing.assert_close(names, weights(fit_module(tmp_path, WithTwoLayers(), settings)))
     assert (compiler.made, compiler.runs) == (1, 4)
     assert module.net._compiled_call_impl is before
 
 
-def test_part_of_a_compiled_network(tmp_path):
+def test_part_of_a_compiled_model(tmp_path):
     class Deep(Classifier):
         def __init__(self):
             super().__init__()
-            self.net = Own()
+            self.net = TwoLayers()
             self.net.second = nn.Sequential(nn.Linear(8, 3))
 
     torch.compiler.reset()
     module, plain = Deep(), Deep()
     module.net.compile(backend="eager")
     part = {"student": "net.second", "teacher": nn.Linear(8, 3), "losses": {"soft": SoftTargetLoss()}}
-    fitted(tmp_path, module, part)
-    fitted(tmp_path, plain, part)
+    fit_module(tmp_path, module, part)
+    fit_module(tmp_path, plain, part)
     torch.testing.assert_close(weights(module), weights(plain))
 
 
 def test_compiled_teacher(tmp_path):
     torch.compiler.reset()
-    compiled = fitted(tmp_path, settings={**BOTH, "teacher": torch.compile(teacher(), backend="eager")})
-    assert same(weights(compiled), weights(fitted(tmp_path)))
+    compiled = fit_module(tmp_path, settings={**BOTH, "teacher": torch.compile(teacher(), backend="eager")})
+    assert equal_tensors(weights(compiled), weights(fit_module(tmp_path)))
 
 
 class Spy(torch.nn.Module):
-    def __init__(self, network):
+    def __init__(self, model):
         super().__init__()
-        self.network, self.dtypes = network, []
+        self.model, self.dtypes = model, []
 
     def forward(self, inputs):
-        logits = self.network(inputs)
+        logits = self.model(inputs)
         self.dtypes.append((inputs.dtype, logits.dtype))
         return logits
 
@@ -116,10 +116,10 @@ class Spy(torch.nn.Module):
 def test_precision(tmp_path, precision, inside):
     """Under autocast the teacher runs as the student does; else in the precision it has, on its own kind of numbers."""
     spy = Spy(teacher())
-    module = fitted(tmp_path, settings={**BOTH, "layers": {"0": "network.0"}, "teacher": spy}, precision=precision)
+    module = fit_module(tmp_path, settings={**BOTH, "layers": {"0": "model.0"}, "teacher": spy}, precision=precision)
     assert spy.dtypes == [(torch.float32, inside)] * 4
     fraction = {"64-true": 1e-5}.get(precision, 5e-2)
-    for own, other in zip(weights(module).values(), weights(fitted(tmp_path)).values(), strict=True):
+    for own, other in zip(weights(module).values(), weights(fit_module(tmp_path)).values(), strict=True):
         torch.testing.assert_close(own.float(), other, rtol=fraction, atol=fraction)
 
 
@@ -131,10 +131,10 @@ def test_scaled_gradients(tmp_path):
             self.largest = max(p.grad.abs().max() for group in optimizer.param_groups for p in group["params"])
 
     norms, plugin = Norms(), MixedPrecision("16-mixed", "cpu")
-    module = fitted(tmp_path, plugins=[plugin], callbacks=[norms])
+    module = fit_module(tmp_path, plugins=[plugin], callbacks=[norms])
     assert plugin.scaler.get_scale() == 65536
     assert norms.largest < 10  # unscaled, the projection's, too
-    for own, other in zip(weights(module).values(), weights(fitted(tmp_path)).values(), strict=True):
+    for own, other in zip(weights(module).values(), weights(fit_module(tmp_path)).values(), strict=True):
         torch.testing.assert_close(own, other, rtol=1e-2, atol=1e-2)
 
 
@@ -147,10 +147,10 @@ def test_averaged_weights(tmp_path):
 
     steps = []
     ema = EMAWeightAveraging(decay=0.5, use_buffers=False)
-    module = fitted(tmp_path, callbacks=[Trail()])
+    module = fit_module(tmp_path, callbacks=[Trail()])
     own, steps = steps, []
     assert len(own) == 4
-    module = fitted(tmp_path, callbacks=[ema, Trail()])
+    module = fit_module(tmp_path, callbacks=[ema, Trail()])
     average = own[0]  # the first update copies
     for step in own[1:]:
         average = {name: 0.5 * average[name] + 0.5 * step[name] for name in step}
@@ -180,16 +180,16 @@ def test_averaged_run_resumes_bit_for_bit(tmp_path):
     assert checkpoint["state_dict"].keys() == whole[0].keys()
     with pytest.warns(UserWarning, match="dirpath has changed"):
         resumed = run("resumed", 3, ckpt_path=tmp_path / "whole" / "epoch=0.ckpt")
-    assert same(whole[0], resumed[0])
-    assert same(whole[1], resumed[1])
+    assert equal_tensors(whole[0], resumed[0])
+    assert equal_tensors(whole[1], resumed[1])
 
 
 def test_stochastic_weight_averaging(tmp_path):
     """As of a module with the teacher in its own step."""
 
-    class ByHand(Classifier):
+    class ManualDistillation(Classifier):
         def training_step(self, batch, batch_idx):
-            targets = network(batch[0]).detach()
+            targets = model(batch[0]).detach()
             return super().training_step(batch, batch_idx) + soft_target_loss(self.net(batch[0]), targets)
 
     def averaged(module, *callbacks):
@@ -197,16 +197,16 @@ def test_stochastic_weight_averaging(tmp_path):
         fit(module, tmp_path, *callbacks, callbacks=[average], max_epochs=4)
         return weights(module)
 
-    network, module = teacher(), Classifier()
+    model, module = teacher(), Classifier()
     settings = {"losses": {"soft": SoftTargetLoss()}}
     found = averaged(Classifier(), callback(**settings))
-    torch.testing.assert_close(found, averaged(ByHand()))
+    torch.testing.assert_close(found, averaged(ManualDistillation()))
     fit(module, tmp_path, callback(**settings), max_epochs=4)
-    assert not same(found, weights(module))
+    assert not equal_tensors(found, weights(module))
     averaged(Classifier(), callback(**BOTH))  # with a projection, too
 
 
-def test_finder_of_learning_rates(tmp_path):
+def test_learning_rate_finder(tmp_path):
     """It trains some steps, and goes back; Lightning puts it before all other callbacks."""
 
     class Watch(Callback):

@@ -21,7 +21,7 @@ trainer: {{max_epochs: 2, accelerator: cpu, enable_progress_bar: false, enable_m
 model:
   task: SequenceClassification
   student:
-    {{base: {TINY_BERT}, num_hidden_layers: 1, hidden_size: 16, num_attention_heads: 2, intermediate_size: 32}}
+    {{config: {TINY_BERT}, num_hidden_layers: 1, hidden_size: 16, num_attention_heads: 2, intermediate_size: 32}}
   losses:
     hard: {{class_path: HardLabelLoss, init_args: {{weight: 0.5}}}}
   optimizer: {{class_path: torch.optim.AdamW, init_args: {{lr: 0.01}}}}
@@ -124,7 +124,7 @@ class Host:
             more: Further variables.
         """
         variables = self.variables(**(hyperparameters or {}))
-        here = {"KD_CHECKPOINT_DIR": str(self.root / "checkpoints"), "PYTHONPATH": str(ROOT)}
+        here = {"LIGHTNING_KD_CHECKPOINT_DIR": str(self.root / "checkpoints"), "PYTHONPATH": str(ROOT)}
         command = [sys.executable, *python, "-m", "lightning_kd.cli.sagemaker", *json.loads(variables["SM_USER_ARGS"])]
         with (self.root / "log").open("a") as log:
             return subprocess.Popen(

@@ -11,9 +11,9 @@ from transformers import pipeline
 from lightning_kd.cli.sagemaker.__main__ import main
 from lightning_kd.cli.sagemaker.job import Job
 from tests.cli.sagemaker.host import same_weights, wait_for_steps
-from tests.conftest import LABELS, save_network, tiny_bert
+from tests.conftest import LABELS, save_model, tiny_bert
 
-LONG = {"trainer.max_epochs": 8, "last.every_minutes": 0}
+LONG = {"trainer.max_epochs": 8, "last_checkpoint.every_minutes": 0}
 
 
 @pytest.fixture
@@ -21,7 +21,10 @@ def entry(host, monkeypatch, capsys):
     """Run the entry in this process; returns its exit code and the failure that the service would show."""
 
     def run(hyperparameters=None, host=host, **changes):
-        variables = {**host.variables(**(hyperparameters or {})), "KD_CHECKPOINT_DIR": str(host.root / "checkpoints")}
+        variables = {
+            **host.variables(**(hyperparameters or {})),
+            "LIGHTNING_KD_CHECKPOINT_DIR": str(host.root / "checkpoints"),
+        }
         for name, value in {**variables, **changes}.items():
             monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
         monkeypatch.chdir(host.root / "code")
@@ -36,12 +39,12 @@ def entry(host, monkeypatch, capsys):
 
 
 def test_distils_from_a_channel_with_hyperparameters(host):
-    save_network(tiny_bert(layers=2, seed=1), host.channel("teacher"))
+    save_model(tiny_bert(layers=2, seed=1), host.channel("teacher"))
     hyperparameters = {
         "model.teacher": "${SM_CHANNEL_TEACHER}",
         "model.losses.soft": "SoftTargetLoss",
         "model.losses.soft.init_args.temperature": 9,
-        "model.accept+": "weak_teacher",
+        "model.ignore_checks+": "weak_teacher",
         "data__init_args__batch_size": 4,  # as launchers need it whose scripts break at dots
     }
     assert host.run(hyperparameters) == 0, host.log()[-2000:]
@@ -99,7 +102,7 @@ def test_interrupted_after_training_writes_the_model_again(host, entry):
 
 def test_settings_for_this_machine_give_way_to_the_job(host, entry):
     """Number of machines and place of the student; the rest of the file holds."""
-    changes = {"trainer.num_nodes": 4, "export.folder": "/no/where"}
+    changes = {"trainer.num_nodes": 4, "export.output_dir": "/no/where"}
     assert entry(changes) == (0, None)
     assert (host.root / "model" / "model.safetensors").is_file()
 

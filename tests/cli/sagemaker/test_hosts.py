@@ -11,7 +11,7 @@ from lightning_kd.cli.sagemaker.environment import ScriptMode
 from tests.cli.sagemaker.host import same_weights, wait_for_steps
 
 HOSTS = ("127.0.0.1", "localhost")  # names that resolve, as algo-1 and algo-2 do in a job
-LONG = {"trainer.max_epochs": 8, "last.every_minutes": 0}
+LONG = {"trainer.max_epochs": 8, "last_checkpoint.every_minutes": 0}
 TWO = {"trainer.devices": 2, "trainer.strategy": "ddp"}
 
 

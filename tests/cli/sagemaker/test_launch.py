@@ -12,7 +12,7 @@ from lightning_kd.cli.sagemaker.job import Job
 from lightning_kd.cli.sagemaker.launch import check
 from tests.cli.sagemaker.host import PACKED
 from tests.cli.sagemaker.service import Service
-from tests.conftest import save_network, tiny_bert
+from tests.conftest import save_model, tiny_bert
 
 ROLE = "arn:aws:iam::123456789012:role/service-role/training"
 IMAGE = "763104351884.dkr.ecr.eu-west-1.amazonaws.com/pytorch-training:2.8.0-gpu-py312-cu129-ubuntu22.04-sagemaker"
@@ -202,7 +202,7 @@ def test_hyperparameter_given_twice(shell, arguments, again):
     assert "hyperparameters: model.warmup_ratio is given twice" in code
 
 
-@pytest.mark.parametrize("field", ['{"VpcConfg": {}}', '{"Environment": {"KD_DEBUG": 1}}'])
+@pytest.mark.parametrize("field", ['{"VpcConfg": {}}', '{"Environment": {"LIGHTNING_KD_DEBUG": 1}}'])
 def test_further_field_that_the_service_does_not_describe(shell, arguments, field):
     pytest.importorskip("botocore")
     code, _ = shell("sagemaker", "--dry_run", *(f"--{n}={v}" for n, v in {**arguments, "request": field}.items()))
@@ -221,11 +221,11 @@ def test_classes_of_the_users_source(launch, arguments, tmp_path):
     assert sys.path == path
 
 
-@pytest.mark.parametrize("field", ["model.teacher", "model.student.base", "data.init_args.tokenizer"])
+@pytest.mark.parametrize("field", ["model.teacher", "model.student.config", "data.init_args.tokenizer"])
 def test_what_is_only_on_this_machine(arguments, tmp_path, monkeypatch, field):
     monkeypatch.chdir(tmp_path)
     own = tmp_path / "own"
-    save_network(tiny_bert(), own / "net" / "work")
+    save_model(tiny_bert(), own / "net" / "work")
     places = {"channels": {"training": "s3://bucket/texts"}, "output": arguments["output"]}
 
     def look(place, source=None):

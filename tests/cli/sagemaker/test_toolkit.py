@@ -60,7 +60,7 @@ def submitted(host, shell, monkeypatch, tmp_path):
     (host.root / "code" / "config.yaml").unlink()  # the toolkit unpacks into an empty folder
     return service.jobs[0]["HyperParameters"], {
         "S3_ENDPOINT_URL": service.address,
-        "KD_CHECKPOINT_DIR": str(host.root / "checkpoints"),
+        "LIGHTNING_KD_CHECKPOINT_DIR": str(host.root / "checkpoints"),
         "SAGEMAKER_TRAINING_MODULE": "sagemaker_pytorch_container.training:main",
         "PIP_NO_INDEX": "1",  # all requirements are here
     }

@@ -20,7 +20,7 @@ from lightning.pytorch import Callback
 
 from lightning_kd import DistillationModule
 from lightning_kd.cli.tune import command, storage
-from tests.conftest import LABELS, TINY_BERT, save_network, tiny_bert
+from tests.conftest import LABELS, TINY_BERT, save_model, tiny_bert
 
 SPACE = """
 alpha: {float: [0, 1], set: {model.losses.hard.init_args.weight: 1 - alpha, model.losses.soft.init_args.weight: alpha}}
@@ -35,17 +35,17 @@ FINE = "model.warmup_ratio: {float: [0, 1]}"
 @pytest.fixture
 def base(tmp_path, clinc_file):
     """Arguments of a study in ``tmp_path/study``: two epochs of a tiny student with a tiny teacher."""
-    teacher = save_network(tiny_bert(LABELS, layers=2, seed=1), tmp_path / "teacher")
+    teacher = save_model(tiny_bert(LABELS, layers=2, seed=1), tmp_path / "teacher")
     config = {
         "seed_everything": 3,
         "trainer": {"max_epochs": 2, "accelerator": "cpu", "default_root_dir": str(tmp_path)},
         "model": {
             "task": "SequenceClassification",
             "teacher": teacher,
-            "student": {"base": teacher, "num_hidden_layers": 1},
+            "student": {"config": teacher, "num_hidden_layers": 1},
             "losses": {"hard": "HardLabelLoss", "soft": "SoftTargetLoss"},
             "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-3}},
-            "accept": ["weak_teacher"],
+            "ignore_checks": ["weak_teacher"],
         },
         "data": {
             "class_path": "CLINC150DataModule",
@@ -348,12 +348,12 @@ def test_example_space(shell, tmp_path, monkeypatch):
     monkeypatch.chdir(Path(__file__).parents[3])
     data = Path("lightning_kd/data/quickstart/data_oos_plus.json")
     names = sorted({row[1] for split in yaml.safe_load(data.read_text()).values() for row in split})
-    teacher = save_network(tiny_bert(names, layers=2), tmp_path / "teacher")
+    teacher = save_model(tiny_bert(names, layers=2), tmp_path / "teacher")
     shared = ["--trials", 1, "--trainer.max_epochs=1", "--trainer.limit_train_batches=2", f"--model.teacher={teacher}"]
-    shared += ["--model.accept+=weak_teacher", f"--data.init_args.path={data}", "--trainer.accelerator=cpu"]
+    shared += ["--model.ignore_checks+=weak_teacher", f"--data.init_args.path={data}", "--trainer.accelerator=cpu"]
     for folder, config in (("quickstart", "distil"), ("clinc150", "distil_fast")):
         where = ["--config", f"configs/{folder}/{config}.yaml", "--space", f"configs/{folder}/tune/space.yaml"]
-        more = [] if folder == "quickstart" else [f"--model.student.base={teacher}", "--trainer.precision=32-true"]
+        more = [] if folder == "quickstart" else [f"--model.student.config={teacher}", "--trainer.precision=32-true"]
         more += [f"--model.teacher_cache={tmp_path / 'cache'}"] if more else []
         code, last = shell("tune", *where, "--folder", tmp_path / folder, *shared, *more)
         assert code == 0, last

@@ -8,9 +8,9 @@ import torch
 from datasets import Dataset
 from rich.console import Console
 
-from lightning_kd.evaluation.temperature.compare import compare
-from lightning_kd.evaluation.temperature.logits import Answers
-from lightning_kd.evaluation.temperature.plot import draw
+from lightning_kd.evaluation.temperature.compare import build_probe_result
+from lightning_kd.evaluation.temperature.logits import ModelLogits
+from lightning_kd.evaluation.temperature.plot import plot_probe
 from lightning_kd.evaluation.temperature.selection import Selection
 
 NAMES = ["a|b", "$5 or $6", "third", "fourth", "fifth"]
@@ -20,74 +20,79 @@ LABELS = torch.tensor([0, 2, 4])
 RAW = Dataset.from_dict({"text": ["row [0]", "row [1]", "row [2]"], "label": LABELS.tolist()})
 
 
-def selection(**settings):
-    defaults = {"sentences": None, "rows": 1, "temperatures": [1.0, 2.0], "top_k": 2, "bottom_k": 1}
+def make_selection(**settings):
+    defaults = {"sentences": None, "num_examples": 1, "temperatures": [1.0, 2.0], "top_k": 2, "bottom_k": 1}
     return Selection(**{**defaults, **settings})
 
 
-def both(chosen=None, labels=LABELS, networks=2, **settings):
-    chosen = chosen or selection(**settings)
-    answers = [Answers("teacher", TEACHER, None), Answers("student", STUDENT, None)][:networks]
-    return compare(chosen, ["t", "s"][:networks], NAMES, "validation", RAW, labels, answers)
+def make_result(chosen=None, labels=LABELS, num_models=2, **settings):
+    chosen = chosen or make_selection(**settings)
+    model_logits = [ModelLogits("teacher", TEACHER, None), ModelLogits("student", STUDENT, None)][:num_models]
+    return build_probe_result(chosen, ["t", "s"][:num_models], NAMES, "validation", RAW, labels, model_logits)
 
 
-def test_most_certain_rows_come_first_then_the_least():
-    assert selection().certain_rows(TEACHER) == [2, 1]
-    assert selection(rows=2).certain_rows(TEACHER) == [2, 0, 1]
-    assert selection(rows=9).certain_rows(TEACHER) == [2, 0, 1]
+def test_most_confident_examples_come_before_the_least():
+    assert make_selection().select_by_confidence(TEACHER) == [2, 1]
+    assert make_selection(num_examples=2).select_by_confidence(TEACHER) == [2, 0, 1]
+    assert make_selection(num_examples=9).select_by_confidence(TEACHER) == [2, 0, 1]
 
 
 def test_likeliest_and_least_likely_classes_by_the_teacher():
-    certain, uncertain = both().sentences
+    certain, uncertain = make_result().sentences
     assert certain.classes == ["$5 or $6", "fifth", "a|b"]
     assert certain.ranks == [1, 2, 5]
     assert certain.label == "fifth"
     assert uncertain.classes == ["third", "fourth", "$5 or $6"]
-    teacher, student = uncertain.views
+    teacher, student = uncertain.model_probabilities
     p = (TEACHER[1].double() / 2).softmax(dim=-1)
     assert teacher.probabilities[1] == pytest.approx(p[[2, 3, 1]].tolist())
-    assert teacher.second[1] == pytest.approx(float(p[3]))
-    assert teacher.last[1] == pytest.approx(float(p[1]))
+    assert teacher.second_probabilities[1] == pytest.approx(float(p[3]))
+    assert teacher.last_probabilities[1] == pytest.approx(float(p[1]))
     assert (teacher.second_class, teacher.last_class) == ("fourth", "$5 or $6")
-    assert (certain.views[1].second_class, certain.views[1].last_class) == ("$5 or $6", "fifth")
-    assert teacher.difference[1] == pytest.approx(100 * float((p[3] - p[1]) / p[3]))
+    assert (certain.model_probabilities[1].second_class, certain.model_probabilities[1].last_class) == (
+        "$5 or $6",
+        "fifth",
+    )
+    assert teacher.relative_difference[1] == pytest.approx(100 * float((p[3] - p[1]) / p[3]))
     own = STUDENT[2].double().softmax(dim=-1)
-    assert certain.views[1].probabilities[0] == pytest.approx(own[[1, 4, 0]].tolist())
-    assert student.second[0] == pytest.approx(float(STUDENT[1].double().softmax(dim=-1).sort().values[-2]))
+    assert certain.model_probabilities[1].probabilities[0] == pytest.approx(own[[1, 4, 0]].tolist())
+    assert student.second_probabilities[0] == pytest.approx(
+        float(STUDENT[1].double().softmax(dim=-1).sort().values[-2])
+    )
 
 
-def test_all_classes_once_where_top_and_bottom_meet():
-    sentence = both(top_k=4, bottom_k=3).sentences[0]
+def test_overlapping_top_and_bottom_classes_are_shown_once():
+    sentence = make_result(top_k=4, bottom_k=3).sentences[0]
     assert sentence.ranks == [1, 2, 3, 4, 5]
     assert sorted(sentence.classes) == sorted(NAMES)
 
 
-def test_split():
-    probe = both()
+def test_split_stats():
+    probe = make_result()
     assert probe.accuracy == pytest.approx({"teacher": 2 / 3, "student": 1 / 3})
     assert probe.agreement == pytest.approx(1 / 3)
-    assert [(level.network, level.temperature) for level in probe.levels] == [
+    assert [(stats.model, stats.temperature) for stats in probe.split_stats] == [
         ("teacher", 1.0),
         ("teacher", 2.0),
         ("student", 1.0),
         ("student", 2.0),
     ]
-    assert [level.divergence is None for level in probe.levels] == [True, True, False, False]
+    assert [stats.kl_divergence is None for stats in probe.split_stats] == [True, True, False, False]
 
 
-def test_rows_without_a_label_are_left_out():
-    some, only = both(labels=torch.tensor([0, -100, 4])), TEACHER[[0, 2]].double().softmax(dim=-1)
-    assert some.levels[0].wrong_mass == pytest.approx(float(1 - (only[0, 0] + only[1, 4]) / 2))
+def test_unlabeled_examples_are_skipped():
+    some, only = make_result(labels=torch.tensor([0, -100, 4])), TEACHER[[0, 2]].double().softmax(dim=-1)
+    assert some.split_stats[0].off_target_mass == pytest.approx(float(1 - (only[0, 0] + only[1, 4]) / 2))
     assert some.accuracy["teacher"] == 0.5
-    none = both(labels=torch.full((3,), -100))
-    assert none.levels[0].wrong_mass is none.levels[0].calibration_error is None
+    none = make_result(labels=torch.full((3,), -100))
+    assert none.split_stats[0].off_target_mass is none.split_stats[0].calibration_error is None
     assert none.accuracy == none.best_temperature == {}
     assert none.sentences[0].label is None
     assert "accuracy" not in none.markdown()
 
 
 def test_markdown_and_json():
-    probe = both()
+    probe = make_result()
     lines = probe.markdown().splitlines()
     probe_columns = [f"{name}, T = {temperature}" for name in ("teacher", "student") for temperature in (1, 2)]
     cells = [line.replace(r"\|", "").count("|") for line in lines if line.startswith("|")]
@@ -96,60 +101,60 @@ def test_markdown_and_json():
     assert "(2nd - last) / 2nd, %" in probe.markdown()
     assert lines.count("| class | teacher's rank | " + " | ".join(probe_columns) + " |") == 2
     assert r"| 2nd class, teacher: fifth, student: $5 or $6 |  |" in probe.markdown()
-    assert "| 2nd class, fifth |  |" in both(networks=1).markdown()
-    assert json.loads(probe.json())["levels"][0]["network"] == "teacher"
+    assert "| 2nd class, fifth |  |" in make_result(num_models=1).markdown()
+    assert json.loads(probe.json())["split_stats"][0]["model"] == "teacher"
 
 
-def test_terminal():
+def test_rich_tables():
     console = Console(width=80, file=StringIO())
-    for table in both().tables():
+    for table in make_result().tables():
         console.print(table)
     text = console.file.getvalue()
     assert "row [2]" in text  # no markup
     assert "…" not in text
 
 
-def test_of_two_classes_the_second_is_the_last():
-    chosen = selection(sentences=["one"], top_k=1)
-    probe = compare(
-        chosen, ["t"], NAMES[:2], "test", RAW, LABELS % 2, [Answers("teacher", TEACHER[:, :2], TEACHER[:1, :2])]
+def test_two_classes():
+    chosen = make_selection(sentences=["one"], top_k=1)
+    probe = build_probe_result(
+        chosen, ["t"], NAMES[:2], "test", RAW, LABELS % 2, [ModelLogits("teacher", TEACHER[:, :2], TEACHER[:1, :2])]
     )
     assert "2nd" not in probe.markdown()
     assert "-0" not in probe.json()
-    assert "2nd" in both().markdown()
+    assert "2nd" in make_result().markdown()
 
 
-def test_characters_that_the_font_has_not():
-    chosen = selection(sentences=["\u8fd9 is \u597d", "\u00e9t\u00e9"])
-    answers = [Answers("teacher", TEACHER, TEACHER[:2])]
-    probe = compare(chosen, ["t"], ["\u8bed", *NAMES[1:]], "validation", RAW, LABELS, answers)
+def test_glyphs_missing_from_the_font():
+    chosen = make_selection(sentences=["\u8fd9 is \u597d", "\u00e9t\u00e9"])
+    model_logits = [ModelLogits("teacher", TEACHER, TEACHER[:2])]
+    probe = build_probe_result(chosen, ["t"], ["\u8bed", *NAMES[1:]], "validation", RAW, LABELS, model_logits)
     with pytest.warns(
         UserWarning, match="3 characters that matplotlib's font has not, such as \u597d \u8bed \u8fd9;"
-    ) as told:
-        figure = draw(probe)
+    ) as record:
+        figure = plot_probe(probe)
     figure.savefig(BytesIO())  # without the warnings of matplotlib
-    assert len(told) == 1
+    assert len(record) == 1
     assert figure.axes[0].texts[-1].get_text() == "\ufffd is \ufffd"
     assert figure.axes[2].texts[-1].get_text() == "\u00e9t\u00e9"
     assert "\ufffd" in [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
     assert "\u8fd9 is \u597d" in probe.markdown()
 
 
-@pytest.mark.parametrize("networks", [1, 2])
+@pytest.mark.parametrize("num_models", [1, 2])
 @pytest.mark.parametrize("top_k", [2, 5])
-def test_picture(tmp_path, networks, top_k):
-    probe = both(networks=networks, top_k=top_k)
-    figure = draw(probe)
+def test_plot(tmp_path, num_models, top_k):
+    probe = make_result(num_models=num_models, top_k=top_k)
+    figure = plot_probe(probe)
     assert len(figure.axes) == 4
     first = figure.axes[0]
     widths = [bar.get_width() for bar in first.patches]
-    shown = probe.sentences[0].views
-    assert widths == pytest.approx([p for view in shown for p in view.probabilities[0]])
+    shown = probe.sentences[0].model_probabilities
+    assert widths == pytest.approx([p for entry in shown for p in entry.probabilities[0]])
     names = [tick.get_text() for tick in first.get_yticklabels()]
     assert names == (["$5 or $6", "fifth", "... 2 more ...", "a|b"] if top_k == 2 else probe.sentences[0].classes)
     assert figure.axes[0].get_xlim() == figure.axes[2].get_xlim()  # the same temperature
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert labels == [*["teacher", "student"][:networks], "1/5, all classes alike"]
+    assert labels == [*["teacher", "student"][:num_models], "1/5, all classes alike"]
     figure.savefig(tmp_path / "x.png")
     assert (tmp_path / "x.png").read_bytes()[:4] == b"\x89PNG"
 
@@ -165,31 +170,31 @@ def test_picture(tmp_path, networks, top_k):
         ({"temperatures": [-1.0]}, r"temperatures: each must be > 0, got -1.0"),
         ({"temperatures": [float("nan")]}, r"temperatures: each must be > 0, got nan"),
         ({"temperatures": [float("inf")]}, r"temperatures: each must be > 0, got inf"),
-        ({"rows": 0}, r"rows: must be >= 1, got 0"),
-        ({"rows": 11}, r"rows: must be <= 10, got 11"),
+        ({"num_examples": 0}, r"num_examples: must be >= 1, got 0"),
+        ({"num_examples": 11}, r"num_examples: must be <= 10, got 11"),
         ({"sentences": ["one"] * 21}, r"sentences: at most 20, got 21"),
         ({"top_k": 0}, r"top_k: must be >= 1, got 0"),
         ({"bottom_k": -1}, r"bottom_k: must be >= 1, got -1"),
     ],
 )
-def test_bad_settings(settings, message):
+def test_invalid_arguments(settings, message):
     with pytest.raises(ValueError, match=r"TemperatureProbe\." + message):
-        selection(**settings)
+        make_selection(**settings)
 
 
-def test_more_classes_than_there_are_shows_each_once():
-    assert selection(top_k=6, bottom_k=6).ranks(5) == [0, 1, 2, 3, 4]
-    assert selection(top_k=5, bottom_k=3).ranks(2) == [0, 1]
+def test_top_k_larger_than_num_classes():
+    assert make_selection(top_k=6, bottom_k=6).ranks(5) == [0, 1, 2, 3, 4]
+    assert make_selection(top_k=5, bottom_k=3).ranks(2) == [0, 1]
     with pytest.raises(ValueError, match="there is 1 class"):
-        selection(top_k=1).check_classes(1)
+        make_selection(top_k=1).check_num_classes(1)
 
 
-def test_long_words_are_cut_and_lines_joined():
-    chosen = selection(sentences=["x" * 500, "two\n\nlines"], top_k=5, bottom_k=5)
-    answers = [Answers("teacher", TEACHER, TEACHER[:2])]
+def test_long_text_is_truncated_and_newlines_are_joined():
+    chosen = make_selection(sentences=["x" * 500, "two\n\nlines"], top_k=5, bottom_k=5)
+    model_logits = [ModelLogits("teacher", TEACHER, TEACHER[:2])]
     names = ["y" * 99, *NAMES[1:]]
-    probe = compare(chosen, ["t"], names, "validation", RAW, LABELS, answers)
-    axes = draw(probe).axes
+    probe = build_probe_result(chosen, ["t"], names, "validation", RAW, LABELS, model_logits)
+    axes = plot_probe(probe).axes
     assert axes[0].texts[-1].get_text() == "x" * 53 + "..."
     assert axes[2].texts[-1].get_text() == "two lines"
     assert "y" * 27 + "..." in [tick.get_text() for tick in axes[0].get_yticklabels()]
