@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from seeds import run_seed
 
-CONFIG = Path(__file__).parent.parent / "configs" / "clinc150" / "distil_fast.yaml"
+CONFIG = Path(__file__).parent.parent / "configs" / "clinc150" / "distill_fast.yaml"
 CHOOSING_SEED = 0
 SCORES = ("val/accuracy", "val/oos_recall", "test/accuracy", "test/in_scope_accuracy", "test/oos_recall")
 Losses = dict[str, dict[str, Any]]

@@ -6,7 +6,7 @@ resumed with ``fit --resume``, or started again where it has no last.ckpt yet. A
 compared, and the next one takes the remaining kills. Each run has a folder and a cache of tokenised rows of its own;
 ``{folder}`` in an override stands for that folder.
 
-    python benchmarks/kill_and_resume.py <folder> --config configs/clinc150/distil.yaml [override ...]
+    python benchmarks/kill_and_resume.py <folder> --config configs/clinc150/distill.yaml [override ...]
 
 Exit status 1 if anything differs.
 """

@@ -3,7 +3,7 @@
 Each seed is a ``lightning-kd fit`` and, where the test split has labels, a ``lightning-kd test`` of the best
 checkpoint. Finished seeds are kept in a file of JSON lines, so that an interrupted series goes on where it was.
 
-    python benchmarks/seeds.py results/distil.jsonl --seeds 1 2 3 --config configs/clinc150/distil.yaml [override ...]
+    python benchmarks/seeds.py results/distill.jsonl --seeds 1 2 3 --config configs/clinc150/distill.yaml [override ...]
 """
 
 import argparse

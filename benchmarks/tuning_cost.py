@@ -1,7 +1,7 @@
 r"""What the hundredth trial of a study costs compared with the first, which tokenises and asks the teacher.
 
     python benchmarks/tuning_cost.py --folder runs/tuning_cost --trials 100 \
-        --config configs/quickstart/distil.yaml --space configs/quickstart/tune/space.yaml --trainer.max_epochs=2
+        --config configs/quickstart/distill.yaml --space configs/quickstart/tune/space.yaml --trainer.max_epochs=2
 
 Takes the arguments of ``lightning-kd tune`` and starts with empty caches. Stopped trials are counted apart.
 """

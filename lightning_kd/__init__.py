@@ -1,4 +1,4 @@
-"""Distil transformers with PyTorch Lightning."""
+"""Distill transformers with PyTorch Lightning."""
 
 from lightning_kd.callbacks import (
     CompressionReport,

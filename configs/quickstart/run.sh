@@ -6,7 +6,7 @@ cd "$(dirname "$0")/../.."
 . .ci/environment.sh
 python -m pip install -q -e .
 export HF_HUB_OFFLINE=1
-for step in teacher student distil; do
+for step in teacher student distill; do
     echo "== configs/quickstart/$step.yaml"
     lightning-kd fit --config "configs/quickstart/$step.yaml" --trainer.enable_model_summary=false
 done

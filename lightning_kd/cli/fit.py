@@ -33,7 +33,7 @@ from lightning_kd.models.fsdp2 import FSDP2Strategy
 from lightning_kd.training.module import DistillationModule
 
 DESCRIPTION = (
-    "Distil transformers: a small student learns what a large teacher knows. `lightning-kd cache`, with the "
+    "Distill transformers: a small student learns what a large teacher knows. `lightning-kd cache`, with the "
     "arguments of fit, lets the teacher see all rows beforehand. For finished models see also "
     "`lightning-kd report --help` (score, size and speed side by side), `lightning-kd probe --help` (what a "
     "temperature makes of a teacher's probabilities) and `lightning-kd export --help` (ONNX). "

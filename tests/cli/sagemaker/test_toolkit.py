@@ -51,7 +51,7 @@ def submitted(host, shell, monkeypatch, tmp_path):
     service = Service()
     for name, value in service.variables().items():
         monkeypatch.setenv(name, value)
-    config = tmp_path / "distil.yaml"
+    config = tmp_path / "distill.yaml"
     config.write_text(PACKED, encoding="utf-8")
     places = ["--output=s3://bucket/kd", "--channels.training=s3://bucket/texts"]
     machine = ["--instance_type=ml.m5.large", "--role=arn:aws:iam::123456789012:role/training", "--image=pytorch"]

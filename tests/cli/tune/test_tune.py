@@ -351,7 +351,7 @@ def test_example_space(shell, tmp_path, monkeypatch):
     teacher = save_model(tiny_bert(names, layers=2), tmp_path / "teacher")
     shared = ["--trials", 1, "--trainer.max_epochs=1", "--trainer.limit_train_batches=2", f"--model.teacher={teacher}"]
     shared += ["--model.ignore_checks+=weak_teacher", f"--data.init_args.path={data}", "--trainer.accelerator=cpu"]
-    for folder, config in (("quickstart", "distil"), ("clinc150", "distil_fast")):
+    for folder, config in (("quickstart", "distill"), ("clinc150", "distill_fast")):
         where = ["--config", f"configs/{folder}/{config}.yaml", "--space", f"configs/{folder}/tune/space.yaml"]
         more = [] if folder == "quickstart" else [f"--model.student.config={teacher}", "--trainer.precision=32-true"]
         more += [f"--model.teacher_cache={tmp_path / 'cache'}"] if more else []
