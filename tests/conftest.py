@@ -2,9 +2,12 @@
 
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+import numpy as np
 
 # before transformers and datasets are imported: they read these once
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -16,13 +19,10 @@ os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"
 import datasets
 import pytest
 import torch
-from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
+from transformers import AutoTokenizer
 
 from lightning_kd.__main__ import main
-
-QUICKSTART = Path(__file__).parent.parent / "lightning_kd" / "data" / "quickstart"
-TINY_BERT = QUICKSTART / "tiny-bert"
-LABELS = ["greet", "leave", "oos"]
+from tests.helpers import TINY_BERT, WORDS, clinc_rows, save_model, tiny_bert, write_squad
 
 torch.set_num_threads(1)
 
@@ -49,21 +49,6 @@ def tokenizer():
     return AutoTokenizer.from_pretrained(TINY_BERT)
 
 
-def tiny_bert(labels=LABELS, layers=2, seed=0, model_class=BertForSequenceClassification, **config):
-    """A BERT of 16 dimensions, a classifier unless told otherwise, with seeded random weights."""
-    torch.manual_seed(seed)
-    sizes = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 64}
-    settings = {"vocab_size": 1200, "num_hidden_layers": layers, **sizes, **config}
-    names = {} if labels is None else {"id2label": dict(enumerate(labels)), "num_labels": len(labels)}
-    return model_class(BertConfig(**settings, **names))
-
-
-def save_model(model, folder: Path, tokenizer=None) -> str:
-    model.save_pretrained(folder)
-    (tokenizer or AutoTokenizer.from_pretrained(TINY_BERT)).save_pretrained(folder)
-    return str(folder)
-
-
 @pytest.fixture
 def teacher_folder(tmp_path: Path) -> str:
     return save_model(tiny_bert(layers=4, seed=1), tmp_path / "teacher")
@@ -74,65 +59,11 @@ def student_folder(tmp_path: Path) -> str:
     return save_model(tiny_bert(labels=None, seed=2), tmp_path / "student")
 
 
-def clinc_rows() -> dict:
-    """Rows in CLINC150's layout that a small network learns in a few steps."""
-    words = ["water", "desk", "paper", "plant", "leak", "room"]
-    greetings = [[f"hello {word} good morning to you", "greet"] for word in words]
-    farewells = [[f"goodbye {word} see you later then", "leave"] for word in words]
-    others = [[f"what is the {word} of france", "oos"] for word in words]
-    rows = {}
-    for split, times in (("train", 4), ("val", 2), ("test", 2)):
-        rows[split] = (greetings + farewells) * times
-        rows[f"oos_{split}"] = others * times
-    return rows
-
-
 @pytest.fixture
 def clinc_file(tmp_path: Path) -> Path:
     file = tmp_path / "data_oos_plus.json"
     file.write_text(json.dumps(clinc_rows()), encoding="utf-8")
     return file
-
-
-def squad(questions: list[dict]) -> dict:
-    """SQuAD's layout; each question has ``id``, ``question``, ``context`` and ``answers``, texts in the context."""
-    paragraphs = [
-        {
-            "context": question["context"],
-            "qas": [
-                {
-                    "id": question["id"],
-                    "question": question["question"],
-                    "answers": [
-                        {"text": text, "answer_start": question["context"].index(text)} for text in question["answers"]
-                    ],
-                }
-            ],
-        }
-        for question in questions
-    ]
-    return {"version": "1.1", "data": [{"title": "things", "paragraphs": paragraphs}]}
-
-
-def squad_questions(prefix: str, times: int = 1) -> list[dict]:
-    """Questions whose answer is the word after "the"."""
-    return [
-        {
-            "id": f"{prefix}{time}{word}",
-            "question": "what is it?",
-            "context": f"hello good morning to you {'then ' * time}see the {word} later in the room",
-            "answers": [word, f"the {word}"],
-        }
-        for time in range(times)
-        for word in ("water", "desk", "paper", "plant", "leak")
-    ]
-
-
-def write_squad(folder: Path) -> Path:
-    folder.mkdir()
-    for name, content in (("train", squad_questions("t", 4)), ("dev", squad_questions("d", 3)[:-2])):
-        (folder / f"{name}-v1.1.json").write_text(json.dumps(squad(content)), encoding="utf-8")
-    return folder
 
 
 @pytest.fixture
@@ -156,3 +87,49 @@ def shell(monkeypatch, capsys):
         return code, last
 
     return invoke
+
+
+@pytest.fixture
+def config(tmp_path, clinc_file) -> Path:
+    file = tmp_path / "run.yaml"
+    file.write_text(
+        f"""
+seed_everything: 7
+trainer: {{max_epochs: 2, accelerator: cpu, default_root_dir: {tmp_path}, enable_progress_bar: false}}
+model:
+  task: SequenceClassification
+  student: {{config: {TINY_BERT}, num_hidden_layers: 1, hidden_size: 16, num_attention_heads: 2, intermediate_size: 32}}
+  losses:
+    hard: {{class_path: HardLabelLoss, init_args: {{weight: 0.5}}}}
+  optimizer: {{class_path: torch.optim.AdamW, init_args: {{lr: 0.01}}}}
+data: {{class_path: CLINC150DataModule, init_args: {{path: {clinc_file}, batch_size: 8}}}}
+""",
+        encoding="utf-8",
+    )
+    return file
+
+
+LINES = [" ".join(np.random.default_rng(i).choice(WORDS, 4 + i % 9)) for i in range(48)]
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    (folder / "train.txt").write_text("\n".join(LINES), encoding="utf-8")
+    (folder / "validation.txt").write_text("\n".join(LINES[:20]), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 1 MB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
+    try:
+        subprocess.run(mount, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("needs the right to mount a small file system")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)

@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from lightning_kd.__main__ import main
-from tests.conftest import LABELS, save_model, tiny_bert
+from tests.helpers import LABELS, save_model, tiny_bert
 
 ROOT = Path(__file__).parent.parent
 # those in tune/ are search spaces, see tests/tuning

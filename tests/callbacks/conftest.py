@@ -8,8 +8,7 @@ import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from tests.conftest import clinc_rows, save_model, tiny_bert
-from tests.runs import data, module, trainer
+from tests.helpers import clinc_rows, data, module, save_model, tiny_bert, trainer
 
 
 class FlipClassifierHead(Callback):

@@ -9,8 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from lightning_kd import CompressionReport, ONNXExport, SST2DataModule
 from lightning_kd.callbacks import StudentExport, compression_report
 from lightning_kd.evaluation import report_plot
-from tests.conftest import LABELS, TINY_BERT, save_model, tiny_bert
-from tests.runs import data, module, trainer
+from tests.helpers import LABELS, TINY_BERT, data, module, save_model, tiny_bert, trainer
 
 
 @pytest.fixture(scope="module")

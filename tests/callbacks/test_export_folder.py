@@ -7,8 +7,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, BertForSequenceClassification
 
 from lightning_kd.callbacks import LayerInitialization, ONNXExport, StudentExport
-from tests.conftest import save_model, tiny_bert
-from tests.runs import data, module, trainer
+from tests.helpers import data, module, save_model, tiny_bert, trainer
 
 FILES = {"README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
 

@@ -9,7 +9,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_kd.callbacks import LastCheckpoint
-from tests.runs import data, module, trainer
+from tests.helpers import data, module, trainer
 
 
 class Terminate(Callback):

@@ -2,8 +2,7 @@ import pytest
 import torch
 
 from lightning_kd import LayerInitialization
-from tests.conftest import save_model, tiny_bert
-from tests.runs import data, module, trainer
+from tests.helpers import data, module, save_model, tiny_bert, trainer
 
 
 def layer(model, index):

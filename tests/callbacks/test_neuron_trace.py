@@ -16,9 +16,8 @@ from lightning_kd.evaluation.parity import Parity
 from lightning_kd.export.tracing import TracedModel
 from lightning_kd.tasks import SequenceClassification
 from tests.callbacks.conftest import best_checkpoint, run_with_degraded_last_epoch
-from tests.conftest import LABELS, TINY_BERT, save_model, tiny_bert
+from tests.helpers import LABELS, TINY_BERT, data, module, save_model, squad_data, tiny_bert, trainer
 from tests.neuron_sdk import FakeNeuronSDK
-from tests.runs import data, module, squad_data, trainer
 
 FILES = {"README.md", "config.json", "tokenizer.json", "tokenizer_config.json"}
 

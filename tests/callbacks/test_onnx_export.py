@@ -12,8 +12,7 @@ from lightning_kd.evaluation.parity import Parity
 from lightning_kd.export import onnx
 from lightning_kd.export.onnx import ONNXModel
 from tests.callbacks.conftest import best_checkpoint, run_with_degraded_last_epoch
-from tests.conftest import LABELS, tiny_bert
-from tests.runs import data, module, squad_data, trainer
+from tests.helpers import LABELS, data, module, squad_data, tiny_bert, trainer
 
 FILES = {"README.md", "config.json", "model.onnx", "tokenizer.json", "tokenizer_config.json"}
 

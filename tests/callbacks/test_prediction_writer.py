@@ -10,8 +10,7 @@ from transformers import AutoTokenizer
 from lightning_kd import TextClassificationDataModule
 from lightning_kd.callbacks import PredictionWriter
 from lightning_kd.cli.run_dirs import create_run_logger
-from tests.conftest import TINY_BERT, tiny_bert
-from tests.runs import module, trainer
+from tests.helpers import TINY_BERT, module, tiny_bert, trainer
 
 NETWORK = {"labels": ["bad", "good"], "layers": 1, "initializer_range": 0.5}
 WORDS = ["hello", "goodbye", "water", "desk", "paper", "plant", "leak", "room", "france", "you"]

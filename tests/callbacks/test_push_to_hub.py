@@ -24,8 +24,8 @@ from lightning_kd.__main__ import main
 from lightning_kd.callbacks import StudentExport
 from lightning_kd.callbacks.export import Export
 from tests.callbacks.conftest import best_checkpoint
+from tests.helpers import STUDENT, data, module, trainer
 from tests.hub import TOKEN, FakeHub, Repository
-from tests.runs import STUDENT, data, module, trainer
 
 FILES = {"README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
 

@@ -7,9 +7,7 @@ from transformers import AutoModelForSequenceClassification
 from lightning_kd import ONNXExport
 from lightning_kd.callbacks import LastCheckpoint, QuantizationAwareTraining, StudentExport, quantization_aware_training
 from lightning_kd.export.onnx import ONNXModel
-from tests.conftest import save_model, tiny_bert
-from tests.runs import data, module, trainer
-from tests.training.test_resume import KillAtBatch, KilledError
+from tests.helpers import KillAtBatch, KilledError, data, module, save_model, tiny_bert, trainer
 
 TEXT = {"input_ids": torch.tensor([[2, 8, 9, 10, 3]]), "attention_mask": torch.ones(1, 5, dtype=torch.long)}
 

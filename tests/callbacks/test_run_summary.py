@@ -9,8 +9,7 @@ from lightning_kd.callbacks import RunSummary
 from lightning_kd.callbacks.run_summary import summary_table
 from lightning_kd.losses import HardLabelLoss
 from tests.callbacks.conftest import best_checkpoint, run_with_degraded_last_epoch
-from tests.conftest import tiny_bert
-from tests.runs import data, module, trainer
+from tests.helpers import data, module, tiny_bert, trainer
 
 EMBEDDINGS = (1200 + 64 + 2) * 16 + 2 * 16
 LAYER = 4 * (16 * 16 + 16) + 2 * 16 + (16 * 32 + 32) + (32 * 16 + 16) + 2 * 16

@@ -11,8 +11,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 from lightning_kd import DistillationModule
 from lightning_kd.callbacks import LastCheckpoint, StudentExport
 from tests.callbacks.conftest import best_checkpoint, run_with_degraded_last_epoch
-from tests.conftest import LABELS, TINY_BERT, clinc_rows, tiny_bert
-from tests.runs import data, module, trainer
+from tests.helpers import LABELS, TINY_BERT, clinc_rows, data, module, tiny_bert, trainer
 
 TEXTS = [text for text, _ in clinc_rows()["val"]]
 

@@ -6,9 +6,7 @@ from lightning.pytorch.callbacks import EMAWeightAveraging
 from transformers import AlbertConfig, AutoModelForSequenceClassification
 
 from lightning_kd.callbacks import LastCheckpoint, QuantizationAwareTraining, StudentExport, StudentPruning
-from tests.conftest import LABELS, save_model, tiny_bert
-from tests.runs import data, module, trainer
-from tests.training.test_resume import KillAtBatch, KilledError
+from tests.helpers import LABELS, KillAtBatch, KilledError, data, module, save_model, tiny_bert, trainer
 
 
 def maps(model):

@@ -13,9 +13,20 @@ from lightning_kd.callbacks import StudentExport, temperature_probe
 from lightning_kd.evaluation import report_plot
 from lightning_kd.losses import HardLabelLoss, SoftTargetLoss
 from tests.callbacks.conftest import FlipClassifierHead, best_checkpoint
-from tests.conftest import LABELS, TINY_BERT, clinc_rows, save_model, tiny_bert
-from tests.roberta import roberta_tokenizer, save_roberta, tiny_roberta
-from tests.runs import data, module, squad_data, trainer
+from tests.helpers import (
+    LABELS,
+    TINY_BERT,
+    clinc_rows,
+    data,
+    module,
+    roberta_tokenizer,
+    save_model,
+    save_roberta,
+    squad_data,
+    tiny_bert,
+    tiny_roberta,
+    trainer,
+)
 
 SENTENCES = ["hello water :smile: good morning to you", "call me | something [else]"]
 

@@ -6,8 +6,16 @@ import pytest
 from transformers import AutoTokenizer
 
 from lightning_kd.cli import commands
-from tests.conftest import LABELS, TINY_BERT, clinc_rows, save_model, tiny_bert
-from tests.roberta import roberta_tokenizer, save_roberta, tiny_roberta
+from tests.helpers import (
+    LABELS,
+    TINY_BERT,
+    clinc_rows,
+    roberta_tokenizer,
+    save_model,
+    save_roberta,
+    tiny_bert,
+    tiny_roberta,
+)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,35 +15,9 @@ import yaml
 from lightning_kd import DistillationModule
 from lightning_kd.callbacks import onnx_export
 from lightning_kd.cli.fit import run
-from tests.conftest import LABELS, TINY_BERT, clinc_rows, save_model, tiny_bert
-from tests.runs import data, trainer
+from tests.helpers import LABELS, TINY_BERT, clinc_rows, data, save_model, tiny_bert, trainer, version_dir
 
 SOFT = "--model.losses.soft=SoftTargetLoss"
-STUDENT_CONFIG = "num_hidden_layers: 1, hidden_size: 16, num_attention_heads: 2, intermediate_size: 32"
-
-
-@pytest.fixture
-def config(tmp_path, clinc_file) -> Path:
-    file = tmp_path / "run.yaml"
-    file.write_text(
-        f"""
-seed_everything: 7
-trainer: {{max_epochs: 2, accelerator: cpu, default_root_dir: {tmp_path}, enable_progress_bar: false}}
-model:
-  task: SequenceClassification
-  student: {{config: {TINY_BERT}, {STUDENT_CONFIG}}}
-  losses:
-    hard: {{class_path: HardLabelLoss, init_args: {{weight: 0.5}}}}
-  optimizer: {{class_path: torch.optim.AdamW, init_args: {{lr: 0.01}}}}
-data: {{class_path: CLINC150DataModule, init_args: {{path: {clinc_file}, batch_size: 8}}}}
-""",
-        encoding="utf-8",
-    )
-    return file
-
-
-def version_dir(tmp_path, number=0):
-    return tmp_path / "lightning_logs" / f"version_{number}"
 
 
 SILENT = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}

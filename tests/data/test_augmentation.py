@@ -8,7 +8,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from lightning_kd import TextClassificationDataModule
 from lightning_kd.data import Augmentation, TfIdfReplacement
-from tests.conftest import TINY_BERT, clinc_rows
+from tests.helpers import TINY_BERT, clinc_rows
 
 TEXTS = [text for text, _ in clinc_rows()["train"] + clinc_rows()["oos_train"]] + ["the water, the WATER!"]
 

@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 
 from lightning_kd import CLINC150DataModule
-from tests.conftest import TINY_BERT, clinc_rows
+from tests.helpers import TINY_BERT, clinc_rows
 
 TEST_ROWS = clinc_rows()["test"] + clinc_rows()["oos_test"]
 

@@ -4,8 +4,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from lightning_kd.data.carried_positions import NO_TOKEN, align_span_boundaries
-from tests.conftest import TINY_BERT
-from tests.roberta import roberta_tokenizer
+from tests.helpers import TINY_BERT, roberta_tokenizer
 
 TEXTS = [
     "hello good morning to you",

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lightning_kd import CLINC150DataModule
-from tests.conftest import LABELS, TINY_BERT, clinc_rows
+from tests.helpers import LABELS, TINY_BERT, clinc_rows
 
 CANONICAL = CLINC150DataModule.canonical_label_names
 REAL = os.environ.get("LIGHTNING_KD_CLINC150")

@@ -4,7 +4,7 @@ import datasets
 import pytest
 
 from lightning_kd import CLINC150DataModule, SST2DataModule, TextClassificationDataModule
-from tests.conftest import TINY_BERT
+from tests.helpers import TINY_BERT
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from lightning.pytorch import seed_everything
 
 from lightning_kd import MaskedLMDataModule
 from lightning_kd.data import hub
-from tests.conftest import TINY_BERT
+from tests.helpers import TINY_BERT
 
 WORDS = "water desk paper plant leak room hello goodbye good morning france later".split()  # noqa: SIM905
 LINES = [" ".join(np.random.default_rng(i).choice(WORDS, 3 + i % 12)) for i in range(60)]

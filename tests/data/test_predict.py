@@ -3,7 +3,7 @@
 import pytest
 
 from lightning_kd import TextClassificationDataModule
-from tests.conftest import TINY_BERT
+from tests.helpers import TINY_BERT
 
 TRAIN = {"train.csv": "text,label\nhello,greet\ngoodbye,leave\n"}
 

@@ -4,8 +4,7 @@ import pytest
 
 from lightning_kd import TextClassificationDataModule
 from lightning_kd.data.tokenization import Prompt
-from tests.conftest import TINY_BERT, clinc_rows
-from tests.roberta import roberta_tokenizer
+from tests.helpers import TINY_BERT, clinc_rows, roberta_tokenizer
 
 PROMPT = 'The intent of "{text}" is'
 

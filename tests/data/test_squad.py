@@ -8,7 +8,7 @@ import torch
 
 from lightning_kd import SQuADDataModule
 from lightning_kd.data import hub
-from tests.conftest import TINY_BERT, squad, squad_questions
+from tests.helpers import TINY_BERT, squad, squad_questions
 
 QUESTION = {"id": "q", "question": "what is it?", "context": "see the water in the room", "answers": ["the water"]}
 

@@ -3,7 +3,7 @@
 import pytest
 
 from lightning_kd import SST2DataModule
-from tests.conftest import TINY_BERT
+from tests.helpers import TINY_BERT
 
 GLUE = {
     "train.tsv": 'sentence\tlabel\nhide new secretions \t0\n"good " , \'s film \t1\n',

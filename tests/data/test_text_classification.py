@@ -3,7 +3,7 @@
 import pytest
 
 from lightning_kd import TextClassificationDataModule
-from tests.conftest import TINY_BERT
+from tests.helpers import TINY_BERT
 
 TRAIN = "text,label\ngoodbye,leave\nhello,greet\ngood morning,greet\n"
 LABELED = {"train.csv": TRAIN, "validation.csv": "text,label\nbye,leave\n", "test.csv": "text,label\nhi,greet\n"}

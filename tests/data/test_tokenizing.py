@@ -4,7 +4,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from lightning_kd import TextClassificationDataModule
-from tests.conftest import TINY_BERT
+from tests.helpers import TINY_BERT
 
 LONG = "good morning to you see you later"
 FILES = {"test.csv": f"text,label\nhello,greet\n{LONG},leave\n"}

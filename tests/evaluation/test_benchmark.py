@@ -14,8 +14,7 @@ from lightning_kd import MaskedLM, MaskedLMDataModule, QuestionAnswering, Sequen
 from lightning_kd.evaluation.artifacts import Artifact
 from lightning_kd.evaluation.benchmark import bootstrap_interval, evaluate, time_interleaved
 from lightning_kd.evaluation.report import build_report
-from tests.conftest import LABELS, TINY_BERT, tiny_bert
-from tests.runs import data, squad_data
+from tests.helpers import LABELS, TINY_BERT, data, squad_data, tiny_bert
 
 
 def test_bootstrap_interval_matches_scipy():

@@ -7,8 +7,7 @@ from huggingface_hub import ModelCard
 from lightning_kd import DistillationModule
 from lightning_kd.callbacks import StudentExport
 from tests.callbacks.conftest import best_checkpoint, run_with_degraded_last_epoch
-from tests.conftest import tiny_bert
-from tests.runs import data, module, trainer
+from tests.helpers import data, module, tiny_bert, trainer
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_kd import DistillationModule
 from lightning_kd.callbacks import LastCheckpoint, StudentExport
-from tests.cli.test_fit import config, version_dir  # noqa: F401
-from tests.conftest import save_model, tiny_bert
-from tests.runs import data, module, trainer
+from tests.helpers import data, module, save_model, tiny_bert, trainer, version_dir
 
 
 def truncate(file):
@@ -61,7 +59,7 @@ DAMAGES = [
 
 
 @pytest.mark.parametrize(("damage", "message"), DAMAGES)
-def test_every_command_refuses_a_damaged_checkpoint(tmp_path, config, shell, damage, message):  # noqa: F811
+def test_every_command_refuses_a_damaged_checkpoint(tmp_path, config, shell, damage, message):
     assert shell("fit", "--config", config, "--trainer.max_epochs=1")[0] == 0
     run_dir = version_dir(tmp_path)
     last = run_dir / "checkpoints" / "last.ckpt"
@@ -137,7 +135,7 @@ def test_malicious_checkpoint_from_a_url(tmp_path, clinc_file, file_server, monk
 
 @pytest.mark.parametrize("damage", [truncate, empty])
 @pytest.mark.parametrize("role", ["teacher", "student"])
-def test_damaged_weights(tmp_path, config, shell, role, damage):  # noqa: F811
+def test_damaged_weights(tmp_path, config, shell, role, damage):
     model = Path(save_model(tiny_bert(seed=1), tmp_path / "model"))
     damage(model / "model.safetensors")
     soft = ["--model.losses.soft=SoftTargetLoss"] if role == "teacher" else []
@@ -148,7 +146,7 @@ def test_damaged_weights(tmp_path, config, shell, role, damage):  # noqa: F811
     assert not version_dir(tmp_path).exists()
 
 
-def test_malicious_weights(tmp_path, config, shell):  # noqa: F811
+def test_malicious_weights(tmp_path, config, shell):
     model = Path(save_model(tiny_bert(seed=1), tmp_path / "model"))
     (model / "model.safetensors").unlink()
     torch.save({"a": MaliciousObject(tmp_path / "mark")}, model / "pytorch_model.bin")
@@ -158,7 +156,7 @@ def test_malicious_weights(tmp_path, config, shell):  # noqa: F811
     assert not (tmp_path / "mark").exists()
 
 
-def test_nan_loss_keeps_existing_files(tmp_path, config, shell):  # noqa: F811
+def test_nan_loss_keeps_existing_files(tmp_path, config, shell):
     student = tmp_path / "kept"
     assert shell("fit", "--config", config, "--trainer.max_epochs=1", f"--export.output_dir={student}")[0] == 0
     before = {**file_stats(version_dir(tmp_path)), **file_stats(student)}

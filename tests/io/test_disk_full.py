@@ -1,6 +1,5 @@
 """A disk that is full or read-only: one line that says so, and what was written before is intact."""
 
-import contextlib
 import subprocess
 import sys
 
@@ -8,32 +7,7 @@ import datasets
 import pytest
 import torch
 
-from tests.cli.test_fit import config, version_dir  # noqa: F401
-from tests.conftest import save_model, tiny_bert
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 1 MB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
-    try:
-        subprocess.run(mount, check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip("needs the right to mount a small file system")
-    yield disk
-    subprocess.run(["umount", "-l", str(disk)], check=True)
-
-
-def fill_disk(disk, free_bytes=0):
-    """Fill the disk but for some bytes."""
-    ballast = disk / "ballast"
-    with ballast.open("wb", buffering=0) as stream, contextlib.suppress(OSError):
-        while True:
-            stream.write(b"x" * 4096)
-    with ballast.open("r+b") as stream:
-        stream.truncate(ballast.stat().st_size - free_bytes)
+from tests.helpers import fill_disk, save_model, tiny_bert, version_dir
 
 
 def snapshot(disk):
@@ -44,7 +18,7 @@ def snapshot(disk):
 DISK_FULL_MESSAGE = "the disk is full: free some space, then try again, or continue with fit --resume"
 
 
-def test_no_space_on_resume(small_disk, shell, config):  # noqa: F811
+def test_no_space_on_resume(small_disk, shell, config):
     arguments = ["--config", config, f"--trainer.default_root_dir={small_disk}", "--last_checkpoint.every_minutes=0"]
     assert shell("fit", *arguments)[0] == 0
     last = version_dir(small_disk) / "checkpoints" / "last.ckpt"
@@ -57,7 +31,7 @@ def test_no_space_on_resume(small_disk, shell, config):  # noqa: F811
 
 
 @pytest.mark.parametrize("filename", ["best.ckpt", "last.ckpt"])
-def test_no_space_for_a_checkpoint(small_disk, shell, config, filename):  # noqa: F811
+def test_no_space_for_a_checkpoint(small_disk, shell, config, filename):
     arguments = ["--config", config, f"--trainer.default_root_dir={small_disk}", "--trainer.max_epochs=1"]
     assert shell("fit", *arguments)[0] == 0
     fill_disk(small_disk, 100_000)
@@ -70,7 +44,7 @@ def test_no_space_for_a_checkpoint(small_disk, shell, config, filename):  # noqa
 
 
 @pytest.mark.parametrize("free_bytes", [0, 40_000])
-def test_no_space_for_the_student(small_disk, shell, config, free_bytes, tmp_path):  # noqa: F811
+def test_no_space_for_the_student(small_disk, shell, config, free_bytes, tmp_path):
     arguments = ["--config", config, "--trainer.max_epochs=1", f"--export.output_dir={small_disk / 'student'}"]
     assert shell("fit", *arguments)[0] == 0
     fill_disk(small_disk, free_bytes)
@@ -86,7 +60,7 @@ def test_no_space_for_the_student(small_disk, shell, config, free_bytes, tmp_pat
 
 
 @pytest.mark.parametrize("free_bytes", [0, 8192])
-def test_no_space_for_tokenized_data(small_disk, shell, config, free_bytes, tmp_path, monkeypatch):  # noqa: F811
+def test_no_space_for_tokenized_data(small_disk, shell, config, free_bytes, tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", small_disk)
     fill_disk(small_disk, free_bytes)
     code, message = shell("fit", "--config", config)
@@ -99,7 +73,7 @@ def test_no_space_for_tokenized_data(small_disk, shell, config, free_bytes, tmp_
     assert shell("fit", "--config", config)[0] == 0
 
 
-def test_no_space_for_logs_of_a_subprocess(small_disk, config):  # noqa: F811
+def test_no_space_for_logs_of_a_subprocess(small_disk, config):
     """TensorBoard writes in a thread, whose error must not come with a traceback of its own."""
     fill_disk(small_disk, 8192)
     arguments = ["--config", config, f"--trainer.default_root_dir={small_disk}", "--last_checkpoint.every_minutes=100"]
@@ -137,7 +111,7 @@ def read_only(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["is read-only", "is no folder"])
-def test_unwritable_path(request, shell, config, tmp_path, kind, monkeypatch):  # noqa: F811
+def test_unwritable_path(request, shell, config, tmp_path, kind, monkeypatch):
     """Found before training, not when there is something to write."""
     place = request.getfixturevalue("read_only") if kind == "is read-only" else config
     for field, value, command in (

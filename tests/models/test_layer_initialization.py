@@ -5,46 +5,12 @@ import torch
 from transformers import (
     AlbertConfig,
     AlbertForSequenceClassification,
-    AutoConfig,
-    AutoModelForMaskedLM,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
 )
 
 from lightning_kd.models.layer_initialization import copy_layers
-from tests.conftest import LABELS, tiny_bert
-
-SIZES = {
-    "vocab_size": 50,
-    "hidden_size": 16,
-    "num_attention_heads": 2,
-    "intermediate_size": 24,
-    "max_position_embeddings": 32,
-}
-DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-FAMILIES = {
-    "bert": DROPOUT,
-    "roberta": DROPOUT,
-    "xlm-roberta": DROPOUT,
-    "electra": {**DROPOUT, "embedding_size": 8},
-    "mpnet": DROPOUT,
-    "distilbert": {"dropout": 0.0, "attention_dropout": 0.0},
-}
-TEXT = torch.tensor([[2, 9, 8, 7, 30, 12, 3], [2, 40, 41, 42, 43, 44, 3]])
-
-
-def random_model(kind, layers, seed, auto_class=AutoModelForMaskedLM, **changes):
-    names = {"distilbert": {"hidden_size": "dim", "intermediate_size": "hidden_dim", "num_attention_heads": "n_heads"}}
-    fields = {
-        names.get(kind, {}).get(name, name): value for name, value in {**SIZES, **FAMILIES[kind], **changes}.items()
-    }
-    depth = {"n_layers" if kind == "distilbert" else "num_hidden_layers": layers}
-    torch.manual_seed(seed)
-    model = auto_class.from_config(AutoConfig.for_model(kind, **fields, **depth)).eval()
-    with torch.no_grad():  # biases, norms and padding too: they begin as zeros and ones
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return model
+from tests.helpers import FAMILIES, LABELS, TEXT, random_model, tiny_bert
 
 
 @torch.no_grad()

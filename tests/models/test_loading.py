@@ -8,7 +8,7 @@ import transformers
 from torch import nn
 
 from lightning_kd import models
-from tests.conftest import LABELS, TINY_BERT, save_model, tiny_bert
+from tests.helpers import LABELS, TINY_BERT, save_model, tiny_bert
 
 CLASSIFIER = "AutoModelForSequenceClassification"
 

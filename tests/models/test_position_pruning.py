@@ -14,8 +14,7 @@ from transformers import (
 
 from lightning_kd import MaskedLM, SequenceClassification
 from lightning_kd.models.position_pruning import _last_norms
-from tests.conftest import tiny_bert
-from tests.models.test_layer_initialization import FAMILIES, SIZES, TEXT, random_model
+from tests.helpers import FAMILIES, SIZES, TEXT, random_model, tiny_bert
 
 BATCH = {"input_ids": TEXT, "attention_mask": torch.ones_like(TEXT), "row_id": torch.tensor([0, 1])}
 MASKED = {**BATCH, "labels": torch.where(torch.arange(TEXT.shape[1]) % 3 == 1, TEXT, -100)}

@@ -7,7 +7,7 @@ from transformers import AlbertConfig, AlbertForMaskedLM
 
 from lightning_kd.losses.attention_score import attention_scores
 from lightning_kd.models.qkv_hooks import capture_qkv
-from tests.models.test_layer_initialization import FAMILIES, TEXT, random_model
+from tests.helpers import FAMILIES, TEXT, random_model
 
 
 def run_captured(model):

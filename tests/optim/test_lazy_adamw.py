@@ -10,8 +10,7 @@ from torch import nn
 
 from lightning_kd import LazyAdamW
 from lightning_kd.optim.lazy_adamw import dense_gradient_views, set_sparse_gradients
-from tests.conftest import tiny_bert
-from tests.runs import data, module, trainer
+from tests.helpers import data, module, tiny_bert, trainer
 
 SETTINGS = {"lr": 1e-2, "betas": (0.8, 0.99), "eps": 1e-6, "weight_decay": 0.1}
 

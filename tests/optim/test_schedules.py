@@ -6,7 +6,7 @@ from torch import nn
 from torch.optim import SGD, AdamW
 
 from lightning_kd.optim.schedules import LR_SCHEDULERS, build_lr_scheduler, check_lr_scheduler, parameter_groups
-from tests.conftest import tiny_bert
+from tests.helpers import tiny_bert
 
 
 def test_each_parameter_is_in_exactly_one_group():

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lightning_kd import MaskedLM
-from tests.models.test_layer_initialization import FAMILIES, TEXT, random_model
+from tests.helpers import FAMILIES, TEXT, random_model
 
 LABELS = torch.full_like(TEXT, -100)
 LABELS[0, 2], LABELS[1, 4], LABELS[1, 5] = 11, 12, 13

@@ -5,7 +5,7 @@ from sklearn.metrics import accuracy_score, f1_score, recall_score
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from lightning_kd import SequenceClassification
-from tests.conftest import tiny_bert
+from tests.helpers import tiny_bert
 
 NAMES = ["greet", "leave", "pay", "never", "oos"]
 OOS = 4

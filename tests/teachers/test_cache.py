@@ -32,16 +32,22 @@ from lightning_kd.losses import HardLabelLoss, HiddenStateCosineLoss, SoftTarget
 from lightning_kd.teachers.cache import TEACHER_LOGITS, TeacherCache
 from lightning_kd.teachers.store import RowStore
 from lightning_kd.teachers.teacher import Teacher
-from tests.cli.test_fit import (
-    config,  # noqa: F401
+from tests.helpers import (
+    LABELS,
+    TINY_BERT,
+    KillAtBatch,
+    KilledError,
+    clinc_rows,
+    data,
+    fill_disk,
+    mlm_data,
+    module,
+    save_model,
+    squad_data,
+    tiny_bert,
+    trainer,
     version_dir,
 )
-from tests.conftest import LABELS, TINY_BERT, clinc_rows, save_model, tiny_bert
-from tests.io.test_disk_full import fill_disk, small_disk  # noqa: F401
-from tests.runs import data, module, squad_data, trainer
-from tests.training.test_masked_lm import corpus  # noqa: F401
-from tests.training.test_masked_lm import data as mlm_data
-from tests.training.test_resume import KillAtBatch, KilledError
 
 LARGE_INIT = {"initializer_range": 1.0}
 """Of a teacher whose logits are far from 0."""
@@ -115,7 +121,7 @@ def equal_results(first, second):
 
 
 @pytest.fixture
-def settings_by_kind(teachers, tmp_path, clinc_file, squad_folder, corpus):  # noqa: F811
+def settings_by_kind(teachers, tmp_path, clinc_file, squad_folder, corpus):
     """A module and data for each task."""
     token_student = {"config": teachers["tokens"], "num_hidden_layers": 1}
     return {
@@ -319,7 +325,7 @@ def test_splits_of_the_same_rows_are_kept_apart(tmp_path, teachers):
     assert folders["train"] != folders["validation"]
 
 
-def test_cache_key_depends_on_masked_tokens(tmp_path, teachers, corpus):  # noqa: F811
+def test_cache_key_depends_on_masked_tokens(tmp_path, teachers, corpus):
     def make(seed=1, **settings):
         torch.manual_seed(seed)
         rows = mlm_data(corpus, dynamic_masking=False, **settings)
@@ -600,7 +606,7 @@ class StochasticDataModule(CLINC150DataModule):
         (partial(mlm_data, streaming=True), "data.streaming: hides other tokens in each epoch"),
     ],
 )
-def test_masks_that_change_are_refused(tmp_path, teachers, corpus, settings_by_kind, rows, message):  # noqa: F811
+def test_masks_that_change_are_refused(tmp_path, teachers, corpus, settings_by_kind, rows, message):
     fitted = settings_by_kind["tokens"][0](teacher_cache=str(tmp_path / "cache"))
     with pytest.raises(ValueError, match=message):
         fit(tmp_path, fitted, rows(corpus), max_steps=2)
@@ -636,7 +642,7 @@ def test_nothing_to_fill(tmp_path, teachers, clinc_file):
 
 
 @pytest.fixture
-def distill_args(tmp_path, config, teachers):  # noqa: F811
+def distill_args(tmp_path, config, teachers):
     """Arguments of a run with a cache in the folder ``cache``, or another."""
 
     def arguments(cache=tmp_path / "cache"):
@@ -673,7 +679,7 @@ def test_cache_command(tmp_path, distill_args, shell, teacher_calls, caplog, mon
     assert (version_dir(tmp_path) / "student" / "model.safetensors").is_file()
 
 
-def test_cache_command_refuses(tmp_path, config, shell, distill_args):  # noqa: F811
+def test_cache_command_refuses(tmp_path, config, shell, distill_args):
     assert "model.teacher_cache: none given" in shell("cache", "--config", config)[1]
     assert "model.teacher: no loss reads one" in shell("cache", "--config", config, "--model.teacher_cache=x")[1]
     guessing = [argument for argument in distill_args() if "weak_teacher" not in str(argument)]
@@ -724,7 +730,7 @@ def test_hooks_of_the_module_see_each_batch(tmp_path, teachers, clinc_file):
     )  # steps; filled in batches of 32; scored, validated and looked at in 16
 
 
-def test_masked_tokens_of_command_and_run_are_the_same(tmp_path, shell, teachers, corpus, teacher_calls):  # noqa: F811
+def test_masked_tokens_of_command_and_run_are_the_same(tmp_path, shell, teachers, corpus, teacher_calls):
     arguments = [
         "--model.task=MaskedLM", f"--model.teacher={teachers['tokens']}", f"--model.student={teachers['tokens']}",
         "--model.losses.soft=SoftTargetLoss", "--model.ignore_checks+=weak_teacher",
@@ -757,7 +763,7 @@ def test_damaged_cache(tmp_path, distill_args, shell, teacher_calls):
     assert shell("fit", *distill_args())[0] == 0
 
 
-def test_full_disk(small_disk, tmp_path, distill_args, shell):  # noqa: F811
+def test_full_disk(small_disk, tmp_path, distill_args, shell):
     earlier = small_disk / "earlier"
     assert shell("cache", *distill_args(earlier))[0] == 0
     before = {path: path.read_bytes() for path in modified_times(earlier)}
@@ -773,7 +779,7 @@ def test_full_disk(small_disk, tmp_path, distill_args, shell):  # noqa: F811
     assert shell("fit", *distill_args(earlier))[0] == 0
 
 
-def test_read_only_folder(small_disk, distill_args, shell, teacher_calls):  # noqa: F811
+def test_read_only_folder(small_disk, distill_args, shell, teacher_calls):
     assert shell("cache", *distill_args(small_disk / "filled"))[0] == 0
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     teacher_calls.batches = []

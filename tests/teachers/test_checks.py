@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 from lightning_kd import SequenceClassification
 from lightning_kd.teachers.checks import check_tokenizers, tokenizer_fingerprint
 from lightning_kd.teachers.teacher import Teacher
-from tests.conftest import TINY_BERT, save_model, tiny_bert
+from tests.helpers import TINY_BERT, save_model, tiny_bert
 
 TASK = SequenceClassification()
 

@@ -9,8 +9,7 @@ from scipy.stats import entropy
 from lightning_kd import SequenceClassification
 from lightning_kd.teachers.ensemble import combine_logits
 from lightning_kd.teachers.teacher import Teacher
-from tests.conftest import LABELS, save_model, tiny_bert
-from tests.runs import data, module, trainer
+from tests.helpers import LABELS, data, module, save_model, tiny_bert, trainer
 
 LOGITS = [torch.randn(6, 5, generator=torch.Generator().manual_seed(seed)) * (1 + 3 * seed) for seed in range(3)]
 MASK = torch.tensor([[True] * 5, [True, False, True, True, False], [False, True, True, False, False]] * 2)

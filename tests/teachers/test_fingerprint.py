@@ -10,7 +10,7 @@ from torch import nn
 from transformers import BertForSequenceClassification
 
 from lightning_kd.teachers.fingerprint import fingerprint
-from tests.conftest import LABELS, save_model, tiny_bert
+from tests.helpers import LABELS, save_model, tiny_bert
 
 
 @pytest.fixture(scope="module")

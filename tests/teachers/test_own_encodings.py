@@ -19,9 +19,22 @@ from lightning_kd import MaskedLM, MaskedLMDataModule, QuestionAnswering, Teache
 from lightning_kd.callbacks import CompressionReport, StudentExport
 from lightning_kd.losses import HardLabelLoss, HiddenStateMSELoss, SoftTargetLoss
 from lightning_kd.outputs import Head, Outputs
-from tests.conftest import LABELS, TINY_BERT, clinc_rows, save_model, squad_questions, tiny_bert, write_squad
-from tests.roberta import roberta_tokenizer, save_roberta, tiny_roberta
-from tests.runs import data, module, squad_data, trainer
+from tests.helpers import (
+    LABELS,
+    TINY_BERT,
+    clinc_rows,
+    data,
+    module,
+    roberta_tokenizer,
+    save_model,
+    save_roberta,
+    squad_data,
+    squad_questions,
+    tiny_bert,
+    tiny_roberta,
+    trainer,
+    write_squad,
+)
 
 LARGE_INIT = {"initializer_range": 0.6}
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from lightning_kd.teachers.store import HEADER_DTYPE, RowStore
-from tests.io.test_disk_full import fill_disk, small_disk  # noqa: F401
+from tests.helpers import fill_disk
 
 SCRIPT = Path(__file__).parent / "store_script.py"
 ROWS = 20
@@ -273,7 +273,7 @@ def test_processes_that_write_the_same_rows_at_once(folder):
     assert (folder / "values.bin").stat().st_size < 1.3 * result["size"]
 
 
-def test_full_disk_is_one_error_and_leaves_what_is_there(small_disk):  # noqa: F811
+def test_full_disk_is_one_error_and_leaves_what_is_there(small_disk):
     one = store(small_disk / "first")
     write(one, 1, 2, content=lambda row: bytes([row]) * 1000)
     fill_disk(small_disk)
@@ -295,7 +295,7 @@ def test_full_disk_is_one_error_and_leaves_what_is_there(small_disk):  # noqa: F
     assert contents(store(small_disk / "first"), 1, 2, 3) == [bytes([row]) * 1000 for row in (1, 2, 3)]
 
 
-def test_read_only_folder(small_disk):  # noqa: F811
+def test_read_only_folder(small_disk):
     one = store(small_disk / "rows")
     write(one, 1)
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)

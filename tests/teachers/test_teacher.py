@@ -12,8 +12,7 @@ from transformers import AutoModelForSequenceClassification
 
 from lightning_kd import DistillationModule, LayerInitialization, SequenceClassification
 from lightning_kd.teachers.teacher import Teacher
-from tests.conftest import LABELS, save_model, tiny_bert
-from tests.runs import STUDENT, data, module, trainer
+from tests.helpers import LABELS, STUDENT, data, module, save_model, tiny_bert, trainer
 
 BATCH = {
     "input_ids": torch.tensor([[2, 40, 41, 3], [2, 42, 3, 0]]),

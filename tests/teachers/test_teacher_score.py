@@ -7,7 +7,7 @@ from torch import nn
 from lightning_kd import SequenceClassification
 from lightning_kd.teachers.teacher import Teacher
 from lightning_kd.teachers.teacher_score import check_teacher_score, evaluate_teacher
-from tests.conftest import LABELS
+from tests.helpers import LABELS
 
 TASK = SequenceClassification()
 

@@ -34,8 +34,7 @@ from lightning_kd.losses import (
 )
 from lightning_kd.models.sharding import full_state_dict
 from tests.callbacks.conftest import best_checkpoint
-from tests.conftest import TINY_BERT, save_model, tiny_bert
-from tests.runs import STUDENT, module, trainer
+from tests.helpers import STUDENT, TINY_BERT, module, save_model, tiny_bert, trainer
 
 GLOBAL_BATCH_SIZE = 8
 """Rows of a step on all devices together."""

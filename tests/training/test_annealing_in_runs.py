@@ -12,9 +12,8 @@ from torch.utils.data import DataLoader, IterableDataset
 from lightning_kd import DistillationModule
 from lightning_kd.callbacks import LastCheckpoint, StudentExport
 from lightning_kd.losses import DistillationLoss, HardLabelLoss, Schedule, SoftTargetLoss
-from tests.conftest import save_model, tiny_bert
-from tests.runs import data, module, trainer
-from tests.training.test_resume import BATCHES, EPOCHS, KillAtBatch, KilledError
+from tests.helpers import KillAtBatch, KilledError, data, module, save_model, tiny_bert, trainer
+from tests.training.test_resume import BATCHES, EPOCHS
 
 STEPS = EPOCHS * BATCHES
 

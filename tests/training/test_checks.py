@@ -8,9 +8,7 @@ import torch
 
 from lightning_kd.models.loading import max_positions
 from lightning_kd.training.checks import nonfinite_loss_error
-from tests.conftest import LABELS, save_model, tiny_bert
-from tests.models.test_layer_initialization import random_model
-from tests.runs import data, module, trainer
+from tests.helpers import LABELS, data, module, random_model, save_model, tiny_bert, trainer
 
 
 @pytest.fixture

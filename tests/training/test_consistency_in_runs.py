@@ -10,9 +10,7 @@ from lightning_kd.callbacks import LastCheckpoint
 from lightning_kd.data import TfIdfReplacement
 from lightning_kd.losses import ConsistencyLoss, HardLabelLoss, SoftTargetLoss
 from lightning_kd.losses.anneal import Schedule
-from tests.conftest import TINY_BERT, clinc_rows
-from tests.runs import data, module, trainer
-from tests.training.test_resume import KillAtBatch, KilledError
+from tests.helpers import TINY_BERT, KillAtBatch, KilledError, clinc_rows, data, module, trainer
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import sys
 import time
 from collections import Counter
 from dataclasses import asdict
-from pathlib import Path
 
 import pytest
 import torch
@@ -20,24 +19,20 @@ from lightning_kd import DistillationModule, QuestionAnswering, SequenceClassifi
 from lightning_kd.callbacks import PredictionWriter
 from lightning_kd.evaluation.temperature.probe import probe_models
 from lightning_kd.evaluation.temperature.selection import Selection
-from tests.conftest import TINY_BERT, clinc_rows, save_model, tiny_bert, write_squad
-from tests.runs import data, module, squad_data, trainer
+from tests.helpers import (
+    ROOT,
+    TINY_BERT,
+    data,
+    module,
+    python_module,
+    save_model,
+    squad_data,
+    tiny_bert,
+    trainer,
+    write_rows,
+    write_squad,
+)
 from tests.training.ddp_script import EPOCHS, FAST_STUDENT
-
-ROOT = Path(__file__).parents[2]
-
-
-def python_module(*arguments):
-    command = [sys.executable, "-m", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
-
-
-def write_rows(folder):
-    """An odd number of rows in each split."""
-    rows = {name: part[:-1] if name in ("train", "val", "test") else part for name, part in clinc_rows().items()}
-    file = folder / "data_oos_plus.json"
-    file.write_text(json.dumps(rows), encoding="utf-8")
-    return file
 
 
 @pytest.fixture(scope="module")

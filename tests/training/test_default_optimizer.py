@@ -6,7 +6,7 @@ import yaml
 
 from lightning_kd.__main__ import main
 from lightning_kd.optim.schedules import DEFAULT_OPTIMIZER
-from tests.conftest import TINY_BERT
+from tests.helpers import TINY_BERT
 
 
 def test_config_of_a_run_holds_the_default_optimizer(tmp_path, clinc_file, monkeypatch):

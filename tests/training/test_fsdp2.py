@@ -12,8 +12,7 @@ from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning_kd import LazyAdamW
 from lightning_kd.callbacks import StudentPruning
 from lightning_kd.models.sharding import full_state_dict, shard
-from tests.conftest import TINY_BERT, tiny_bert
-from tests.runs import STUDENT, data, module, trainer
+from tests.helpers import STUDENT, TINY_BERT, data, module, tiny_bert, trainer
 
 pytestmark = pytest.mark.usefixtures("process_group")
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
-from tests.runs import data, module, trainer
+from tests.helpers import data, module, trainer
 
 
 def fit(folder, clinc_file, fused, **settings):

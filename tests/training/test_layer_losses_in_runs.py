@@ -13,8 +13,7 @@ from lightning_kd.losses import (
     HiddenStateMSELoss,
     SelfAttentionRelationLoss,
 )
-from tests.conftest import save_model, tiny_bert
-from tests.runs import data, module, trainer
+from tests.helpers import data, module, save_model, tiny_bert, trainer
 
 WIDE_CONFIG = {"hidden_size": 32, "num_attention_heads": 4}
 

@@ -8,8 +8,7 @@ from transformers import BertForMaskedLM, BertForQuestionAnswering, BertForSeque
 
 from lightning_kd import MaskedLM, MaskedLMDataModule, QuestionAnswering, SequenceClassification
 from lightning_kd.losses import DecoupledKDLoss, DISTLoss, SoftTargetLoss
-from tests.conftest import LABELS, TINY_BERT, save_model, tiny_bert
-from tests.runs import data, module, squad_data, trainer
+from tests.helpers import LABELS, TINY_BERT, data, module, save_model, squad_data, tiny_bert, trainer
 
 LOSSES = {
     "standardized": SoftTargetLoss(temperature=2.0, standardize=True),

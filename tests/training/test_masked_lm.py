@@ -5,33 +5,15 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM, BertForMaskedLM, pipeline
 
-from lightning_kd import DistillationModule, LayerInitialization, MaskedLM, MaskedLMDataModule
+from lightning_kd import DistillationModule, LayerInitialization, MaskedLM
 from lightning_kd.callbacks import LastCheckpoint, StudentExport
 from lightning_kd.losses import HardLabelLoss, HiddenStateCosineLoss, SoftTargetLoss
-from tests.conftest import TINY_BERT, save_model, tiny_bert
-from tests.runs import module, trainer
-
-WORDS = "water desk paper plant leak room hello goodbye good morning france later".split()  # noqa: SIM905
-LINES = [" ".join(np.random.default_rng(i).choice(WORDS, 4 + i % 9)) for i in range(48)]
-
-
-@pytest.fixture
-def corpus(tmp_path):
-    folder = tmp_path / "corpus"
-    folder.mkdir()
-    (folder / "train.txt").write_text("\n".join(LINES), encoding="utf-8")
-    (folder / "validation.txt").write_text("\n".join(LINES[:20]), encoding="utf-8")
-    return folder
+from tests.helpers import WORDS, mlm_data, module, save_model, tiny_bert, trainer
 
 
 @pytest.fixture
 def teacher(tmp_path):
     return save_model(tiny_bert(None, layers=3, seed=1, model_class=BertForMaskedLM), tmp_path / "teacher")
-
-
-def data(corpus, **settings):
-    defaults = {"tokenizer": str(TINY_BERT), "batch_size": 4, "max_length": 16, "packing": "lines"}
-    return MaskedLMDataModule(str(corpus), **{**defaults, **settings})
 
 
 def mlm_module(teacher, **settings):
@@ -47,7 +29,7 @@ def mlm_module(teacher, **settings):
 def test_distilled_and_exported(tmp_path, corpus, teacher):
     fitted = mlm_module(teacher)
     run = trainer(tmp_path, max_epochs=6, callbacks=[LayerInitialization(), StudentExport()])
-    run.fit(fitted, data(corpus))
+    run.fit(fitted, mlm_data(corpus))
     metrics = {name: float(value) for name, value in run.callback_metrics.items()}
     assert {"train/soft", "train/hard", "train/cosine", "val/perplexity", "val/hard"} <= metrics.keys()
     assert metrics["val/perplexity"] < 40  # of 1,200 tokens, 12 of which occur
@@ -63,21 +45,21 @@ def test_untrained_teacher_is_refused(tmp_path, corpus, teacher):
     with pytest.raises(
         ValueError, match=r"validation perplexity 1\d+\.\d+, no better than guessing \(down to \d+\.\d+\)"
     ):
-        trainer(tmp_path).fit(mlm_module(teacher, ignore_checks=[]), data(corpus))
+        trainer(tmp_path).fit(mlm_module(teacher, ignore_checks=[]), mlm_data(corpus))
 
 
 def test_vocabulary_of_another_size_is_refused(tmp_path, corpus, teacher):
     student = {"config": teacher, "num_hidden_layers": 1, "vocab_size": 1208}  # padded, as published ones often are
     with pytest.raises(ValueError, match=r"student\.vocab_size: .* 1208 tokens, .* 1200; build .* vocab_size: 1200"):
-        trainer(tmp_path).fit(mlm_module(teacher, student=student), data(corpus))
+        trainer(tmp_path).fit(mlm_module(teacher, student=student), mlm_data(corpus))
 
 
 def test_reloaded_from_its_checkpoint(tmp_path, corpus, teacher):
     fitted, run = mlm_module(teacher), trainer(tmp_path)
-    run.fit(fitted, data(corpus))
+    run.fit(fitted, mlm_data(corpus))
     run.save_checkpoint(tmp_path / "x.ckpt")
     loaded = DistillationModule.load_from_checkpoint(tmp_path / "x.ckpt")
-    scores = [trainer(tmp_path).validate(m, data(corpus), verbose=False)[0] for m in (fitted, loaded)]
+    scores = [trainer(tmp_path).validate(m, mlm_data(corpus), verbose=False)[0] for m in (fitted, loaded)]
     assert scores[0] == scores[1]
 
 
@@ -104,7 +86,9 @@ def test_resumed_run_ends_in_the_same_weights(tmp_path, corpus, teacher, streami
     def fit(name, at=None, checkpoint=None):
         fitted = mlm_module(teacher)
         run = trainer(tmp_path / name, max_steps=24, max_epochs=-1, callbacks=[Kill(at)], enable_checkpointing=True)
-        run.fit(fitted, data(corpus, streaming=streaming, num_workers=workers, shuffle_buffer=7), ckpt_path=checkpoint)
+        run.fit(
+            fitted, mlm_data(corpus, streaming=streaming, num_workers=workers, shuffle_buffer=7), ckpt_path=checkpoint
+        )
         return fitted.state_dict()
 
     whole = fit("whole")
@@ -116,8 +100,8 @@ def test_resumed_run_ends_in_the_same_weights(tmp_path, corpus, teacher, streami
 
 def test_stream_needs_a_number_of_steps(tmp_path, corpus, teacher):
     with pytest.raises(ValueError, match=r"needs the number of steps, .* set trainer\.max_steps"):
-        trainer(tmp_path, max_epochs=1).fit(mlm_module(teacher), data(corpus, streaming=True))
+        trainer(tmp_path, max_epochs=1).fit(mlm_module(teacher), mlm_data(corpus, streaming=True))
     fitted = mlm_module(teacher, lr_scheduler=None)
     run = trainer(tmp_path, max_epochs=1)
-    run.fit(fitted, data(corpus, streaming=True))
+    run.fit(fitted, mlm_data(corpus, streaming=True))
     assert run.global_step == 12

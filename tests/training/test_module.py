@@ -9,8 +9,7 @@ from torch import nn
 
 from lightning_kd import DistillationModule
 from lightning_kd.losses import HardLabelLoss, LogitMSELoss, SoftTargetLoss
-from tests.conftest import LABELS, save_model, tiny_bert
-from tests.runs import STUDENT, data, module, trainer
+from tests.helpers import LABELS, STUDENT, data, module, save_model, tiny_bert, trainer
 
 
 class Spy(Callback):

@@ -12,8 +12,18 @@ from lightning_kd.__main__ import main
 from lightning_kd.callbacks import PredictionWriter, StudentExport
 from lightning_kd.losses import HardLabelLoss, SoftTargetLoss
 from lightning_kd.tasks.answer_scores import score_answer
-from tests.conftest import LABELS, TINY_BERT, save_model, squad_questions, tiny_bert
-from tests.runs import STUDENT, data, module, squad_data, trainer
+from tests.helpers import (
+    LABELS,
+    STUDENT,
+    TINY_BERT,
+    data,
+    module,
+    save_model,
+    squad_data,
+    squad_questions,
+    tiny_bert,
+    trainer,
+)
 
 
 @pytest.fixture

@@ -5,26 +5,12 @@ from typing import ClassVar
 
 import pytest
 import torch
-from lightning.pytorch import Callback
 
 from lightning_kd import LazyAdamW
 from lightning_kd.callbacks import LastCheckpoint
-from tests.runs import data, module, trainer
+from tests.helpers import KillAtBatch, KilledError, data, module, trainer
 
 EPOCHS, BATCHES = 3, 9  # 72 rows in batches of 8
-
-
-class KilledError(Exception):
-    """Stands for SIGKILL: nothing is saved on the way out."""
-
-
-class KillAtBatch(Callback):
-    def __init__(self, at):
-        self.at = at
-
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        if trainer.fit_loop.epoch_loop.total_batch_idx == self.at:
-            raise KilledError
 
 
 BY_EPOCHS, BY_STEPS = {"max_epochs": EPOCHS}, {"max_epochs": -1, "max_steps": EPOCHS * BATCHES}

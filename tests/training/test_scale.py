@@ -9,8 +9,8 @@ from transformers import AutoModelForSequenceClassification
 from lightning_kd import DistillationModule
 from lightning_kd.io.consolidation import consolidate, read_checkpoint
 from lightning_kd.models.sharding import full_state_dict
+from tests.helpers import python_module
 from tests.training.scale_script import LAZY, SGD, Runs, last_checkpoint, write_inputs
-from tests.training.test_ddp import python_module
 
 BUILDS = ("classifier", "masked")
 STRATEGIES = ("ddp", "fsdp2")

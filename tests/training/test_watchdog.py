@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.training.test_ddp import ROOT, fit, write_rows  # noqa: F401  a fixture
+from tests.helpers import ROOT
+from tests.training.test_ddp import fit  # noqa: F401  a fixture
 
 LAUNCHERS = {
     "lightning": ["-m"],

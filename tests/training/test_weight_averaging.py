@@ -7,8 +7,7 @@ from transformers import BertForSequenceClassification
 
 from lightning_kd.callbacks import LastCheckpoint, StudentExport
 from lightning_kd.losses import HardLabelLoss, HiddenStateMSELoss, SoftTargetLoss
-from tests.conftest import save_model, tiny_bert
-from tests.runs import data, module, trainer
+from tests.helpers import data, module, save_model, tiny_bert, trainer
 
 DECAY = 0.9
 pytestmark = pytest.mark.filterwarnings("ignore:You're using the WeightAveraging callback")

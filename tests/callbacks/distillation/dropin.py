@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_kd import DistillationCallback
 from lightning_kd.losses import SoftTargetLoss
-from tests.runs import trainer
+from tests.helpers import trainer
 
 FEATURES, CLASSES = 6, 3
 

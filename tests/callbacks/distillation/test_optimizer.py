@@ -18,7 +18,7 @@ from tests.callbacks.distillation.dropin import (
     teacher,
     weights,
 )
-from tests.runs import trainer
+from tests.helpers import trainer
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),

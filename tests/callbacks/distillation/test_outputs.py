@@ -17,7 +17,7 @@ from lightning_kd.callbacks.distillation.outputs import (
     extract_logits,
     layer_width,
 )
-from tests.conftest import tiny_bert
+from tests.helpers import tiny_bert
 
 LOGITS = torch.randn(4, 3)
 Pair = namedtuple("Pair", ["scores", "extra"])

@@ -15,7 +15,7 @@ from lightning_kd.losses import (
     SoftTargetLoss,
 )
 from tests.callbacks.distillation.dropin import Classifier, callback, equal_tensors, fit, mlp, teacher, weights
-from tests.runs import module as distillation_module
+from tests.helpers import module as distillation_module
 
 
 def assert_refused(tmp_path, message, module=None, **settings):

@@ -15,7 +15,7 @@ from torch import nn
 
 from lightning_kd.losses import HiddenStateMSELoss, SoftTargetLoss, soft_target_loss
 from tests.callbacks.distillation.dropin import Classifier, callback, equal_tensors, fit, loader, mlp, teacher, weights
-from tests.runs import trainer
+from tests.helpers import trainer
 
 BOTH = {"losses": {"soft": SoftTargetLoss(0.5), "hidden": HiddenStateMSELoss(0.5)}, "layers": {"0": "0"}}
 

@@ -15,7 +15,7 @@ from transformers import DistilBertForSequenceClassification as DistilBert
 from lightning_kd.callbacks.distillation.teacher import infer_auto_class
 from lightning_kd.losses import HardLabelLoss, HiddenStateMSELoss, LogitMSELoss, SoftTargetLoss
 from tests.callbacks.distillation.dropin import Classifier, callback, equal_tensors, fit, loader, mlp, teacher, weights
-from tests.conftest import LABELS, save_model, tiny_bert
+from tests.helpers import LABELS, save_model, tiny_bert
 
 
 class Text(LightningModule):

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from tests.cli.sagemaker.host import Host
-from tests.conftest import clinc_rows
+from tests.helpers import clinc_rows
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from tests.conftest import TINY_BERT
+from tests.helpers import TINY_BERT
 
 ROOT = Path(__file__).parents[3]
 FOLDERS = ("model", "output/data", "output/intermediate", "input/config", "input/data", "checkpoints", "code")

@@ -11,7 +11,7 @@ from transformers import pipeline
 from lightning_kd.cli.sagemaker.__main__ import main
 from lightning_kd.cli.sagemaker.job import Job
 from tests.cli.sagemaker.host import same_weights, wait_for_steps
-from tests.conftest import LABELS, save_model, tiny_bert
+from tests.helpers import LABELS, save_model, tiny_bert
 
 LONG = {"trainer.max_epochs": 8, "last_checkpoint.every_minutes": 0}
 

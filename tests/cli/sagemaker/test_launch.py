@@ -12,7 +12,7 @@ from lightning_kd.cli.sagemaker.job import Job
 from lightning_kd.cli.sagemaker.launch import check
 from tests.cli.sagemaker.host import PACKED
 from tests.cli.sagemaker.service import Service
-from tests.conftest import save_model, tiny_bert
+from tests.helpers import save_model, tiny_bert
 
 ROLE = "arn:aws:iam::123456789012:role/service-role/training"
 IMAGE = "763104351884.dkr.ecr.eu-west-1.amazonaws.com/pytorch-training:2.8.0-gpu-py312-cu129-ubuntu22.04-sagemaker"

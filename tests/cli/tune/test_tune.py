@@ -20,7 +20,7 @@ from lightning.pytorch import Callback
 
 from lightning_kd import DistillationModule
 from lightning_kd.cli.tune import command, storage
-from tests.conftest import LABELS, TINY_BERT, save_model, tiny_bert
+from tests.helpers import LABELS, TINY_BERT, save_model, tiny_bert
 
 SPACE = """
 alpha: {float: [0, 1], set: {model.losses.hard.init_args.weight: 1 - alpha, model.losses.soft.init_args.weight: alpha}}

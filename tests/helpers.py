@@ -1,0 +1,262 @@
+"""Tiny models, data sets and runs that the tests share."""
+
+import contextlib
+import json
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer, seed_everything
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import (
+    AutoConfig,
+    AutoModelForMaskedLM,
+    AutoTokenizer,
+    BertConfig,
+    BertForSequenceClassification,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+)
+
+from lightning_kd import (
+    CLINC150DataModule,
+    DistillationModule,
+    MaskedLMDataModule,
+    SequenceClassification,
+    SQuADDataModule,
+)
+from lightning_kd.losses import HardLabelLoss, SoftTargetLoss
+
+ROOT = Path(__file__).parents[1]
+QUICKSTART = ROOT / "lightning_kd" / "data" / "quickstart"
+TINY_BERT = QUICKSTART / "tiny-bert"
+LABELS = ["greet", "leave", "oos"]
+WORDS = "water desk paper plant leak room hello goodbye good morning france later".split()  # noqa: SIM905
+
+
+def tiny_bert(labels=LABELS, layers=2, seed=0, model_class=BertForSequenceClassification, **config):
+    """A BERT of 16 dimensions, a classifier unless told otherwise, with seeded random weights."""
+    torch.manual_seed(seed)
+    sizes = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 64}
+    settings = {"vocab_size": 1200, "num_hidden_layers": layers, **sizes, **config}
+    names = {} if labels is None else {"id2label": dict(enumerate(labels)), "num_labels": len(labels)}
+    return model_class(BertConfig(**settings, **names))
+
+
+def save_model(model, folder: Path, tokenizer=None) -> str:
+    model.save_pretrained(folder)
+    (tokenizer or AutoTokenizer.from_pretrained(TINY_BERT)).save_pretrained(folder)
+    return str(folder)
+
+
+SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+
+
+def roberta_tokenizer(texts, vocab_size=400) -> PreTrainedTokenizerFast:
+    """Byte-level BPE learnt from the texts."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=SPECIAL, initial_alphabet=alphabet)
+    backend.train_from_iterator(texts, trainer)
+    backend.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), trim_offsets=True)
+    names = {"bos_token": "<s>", "eos_token": "</s>", "cls_token": "<s>", "sep_token": "</s>", "unk_token": "<unk>"}
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token="<pad>",
+        mask_token="<mask>",
+        model_max_length=60,
+        model_input_names=["input_ids", "attention_mask"],
+        **names,
+    )
+
+
+def tiny_roberta(labels, tokenizer, seed=0, model_class=RobertaForSequenceClassification, **config):
+    """A RoBERTa of 2 layers x 16 with seeded random weights."""
+    torch.manual_seed(seed)
+    names = {} if labels is None else {"id2label": dict(enumerate(labels)), "num_labels": len(labels)}
+    sizes = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32, "num_hidden_layers": 2}
+    settings = {"vocab_size": len(tokenizer), "max_position_embeddings": 66, "type_vocab_size": 1, "pad_token_id": 1}
+    return model_class(RobertaConfig(**sizes, **settings, **names, **config))
+
+
+def save_roberta(model, tokenizer, folder: Path) -> str:
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+SIZES = {
+    "vocab_size": 50,
+    "hidden_size": 16,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "max_position_embeddings": 32,
+}
+DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+FAMILIES = {
+    "bert": DROPOUT,
+    "roberta": DROPOUT,
+    "xlm-roberta": DROPOUT,
+    "electra": {**DROPOUT, "embedding_size": 8},
+    "mpnet": DROPOUT,
+    "distilbert": {"dropout": 0.0, "attention_dropout": 0.0},
+}
+TEXT = torch.tensor([[2, 9, 8, 7, 30, 12, 3], [2, 40, 41, 42, 43, 44, 3]])
+
+
+def random_model(kind, layers, seed, auto_class=AutoModelForMaskedLM, **changes):
+    names = {"distilbert": {"hidden_size": "dim", "intermediate_size": "hidden_dim", "num_attention_heads": "n_heads"}}
+    fields = {
+        names.get(kind, {}).get(name, name): value for name, value in {**SIZES, **FAMILIES[kind], **changes}.items()
+    }
+    depth = {"n_layers" if kind == "distilbert" else "num_hidden_layers": layers}
+    torch.manual_seed(seed)
+    model = auto_class.from_config(AutoConfig.for_model(kind, **fields, **depth)).eval()
+    with torch.no_grad():  # biases, norms and padding too: they begin as zeros and ones
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+def clinc_rows() -> dict:
+    """Rows in CLINC150's layout that a small network learns in a few steps."""
+    words = ["water", "desk", "paper", "plant", "leak", "room"]
+    greetings = [[f"hello {word} good morning to you", "greet"] for word in words]
+    farewells = [[f"goodbye {word} see you later then", "leave"] for word in words]
+    others = [[f"what is the {word} of france", "oos"] for word in words]
+    rows = {}
+    for split, times in (("train", 4), ("val", 2), ("test", 2)):
+        rows[split] = (greetings + farewells) * times
+        rows[f"oos_{split}"] = others * times
+    return rows
+
+
+def squad(questions: list[dict]) -> dict:
+    """SQuAD's layout; each question has ``id``, ``question``, ``context`` and ``answers``, texts in the context."""
+    paragraphs = [
+        {
+            "context": question["context"],
+            "qas": [
+                {
+                    "id": question["id"],
+                    "question": question["question"],
+                    "answers": [
+                        {"text": text, "answer_start": question["context"].index(text)} for text in question["answers"]
+                    ],
+                }
+            ],
+        }
+        for question in questions
+    ]
+    return {"version": "1.1", "data": [{"title": "things", "paragraphs": paragraphs}]}
+
+
+def squad_questions(prefix: str, times: int = 1) -> list[dict]:
+    """Questions whose answer is the word after "the"."""
+    return [
+        {
+            "id": f"{prefix}{time}{word}",
+            "question": "what is it?",
+            "context": f"hello good morning to you {'then ' * time}see the {word} later in the room",
+            "answers": [word, f"the {word}"],
+        }
+        for time in range(times)
+        for word in ("water", "desk", "paper", "plant", "leak")
+    ]
+
+
+def write_squad(folder: Path) -> Path:
+    folder.mkdir()
+    for name, content in (("train", squad_questions("t", 4)), ("dev", squad_questions("d", 3)[:-2])):
+        (folder / f"{name}-v1.1.json").write_text(json.dumps(squad(content)), encoding="utf-8")
+    return folder
+
+
+def write_rows(folder):
+    """An odd number of rows in each split."""
+    rows = {name: part[:-1] if name in ("train", "val", "test") else part for name, part in clinc_rows().items()}
+    file = folder / "data_oos_plus.json"
+    file.write_text(json.dumps(rows), encoding="utf-8")
+    return file
+
+
+STUDENT = {
+    "config": str(TINY_BERT),
+    "num_hidden_layers": 1,
+    "hidden_size": 16,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+}
+IGNORE_CHECKS = ["weak_teacher"]
+
+
+def data(path: Any, **settings: Any) -> CLINC150DataModule:
+    return CLINC150DataModule(str(path), **{"tokenizer": str(TINY_BERT), "batch_size": 8, "max_length": 32, **settings})
+
+
+def squad_data(path: Any, **settings: Any) -> SQuADDataModule:
+    """Contexts are cut into two or three parts."""
+    defaults = {"tokenizer": str(TINY_BERT), "batch_size": 4, "eval_batch_size": 3, "max_length": 20, "stride": 3}
+    return SQuADDataModule(str(path), **{**defaults, **settings})
+
+
+def module(teacher: Any = None, **settings: Any) -> DistillationModule:
+    losses = {"hard": HardLabelLoss(0.5), "soft": SoftTargetLoss(0.5, 2.0)} if teacher else {"hard": HardLabelLoss()}
+    seed_everything(3, verbose=False)
+    defaults = {
+        "task": SequenceClassification(),
+        "student": dict(STUDENT),
+        "losses": losses,
+        "optimizer": partial(torch.optim.AdamW, lr=1e-2),
+        "ignore_checks": IGNORE_CHECKS,
+    }
+    return DistillationModule(teacher=teacher, **{**defaults, **settings})
+
+
+def trainer(folder: Any, **settings: Any) -> Trainer:
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
+    defaults = {"default_root_dir": str(folder), "max_epochs": 1, "enable_checkpointing": False}
+    return Trainer(**{**quiet, **defaults, **settings})
+
+
+def mlm_data(corpus, **settings):
+    defaults = {"tokenizer": str(TINY_BERT), "batch_size": 4, "max_length": 16, "packing": "lines"}
+    return MaskedLMDataModule(str(corpus), **{**defaults, **settings})
+
+
+class KilledError(Exception):
+    """Stands for SIGKILL: nothing is saved on the way out."""
+
+
+class KillAtBatch(Callback):
+    def __init__(self, at):
+        self.at = at
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.fit_loop.epoch_loop.total_batch_idx == self.at:
+            raise KilledError
+
+
+def version_dir(tmp_path, number=0):
+    return tmp_path / "lightning_logs" / f"version_{number}"
+
+
+def fill_disk(disk, free_bytes=0):
+    """Fill the disk but for some bytes."""
+    ballast = disk / "ballast"
+    with ballast.open("wb", buffering=0) as stream, contextlib.suppress(OSError):
+        while True:
+            stream.write(b"x" * 4096)
+    with ballast.open("r+b") as stream:
+        stream.truncate(ballast.stat().st_size - free_bytes)
+
+
+def python_module(*arguments):
+    command = [sys.executable, "-m", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
