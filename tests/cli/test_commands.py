@@ -214,7 +214,7 @@ def test_probe_of_confident_examples_and_permuted_labels(root, shell, tmp_path):
         (["--sentences", "good", " "], "TemperatureProbe.sentences: number 2 has no text"),
         (["--top_k", 0], "TemperatureProbe.top_k: must be >= 1, got 0"),
         (["--output_dir", __file__], "is a file; choose a folder"),
-        (["--num_examples", 11], "TemperatureProbe.rows: must be <= 10, got 11"),
+        (["--num_examples", 11], "TemperatureProbe.num_examples: must be <= 10, got 11"),
     ],
 )
 def test_probe_with_invalid_arguments(root, shell, arguments, message):
@@ -239,7 +239,7 @@ def test_unsupported_datamodule(root, shell):
 
 
 def test_probe_prints_tables_before_plotting(root, shell, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(commands, "draw", lambda probe: 1 / 0)
+    monkeypatch.setattr(commands, "plot_probe", lambda probe: 1 / 0)
     sentences = ["--sentences", "hello :smile: [water]"]
     code, _ = shell(
         "probe", "--teacher", root / "teacher", *data_args(root), *sentences, "--output_dir", tmp_path / "p"
