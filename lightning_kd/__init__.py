@@ -20,6 +20,7 @@ from lightning_kd.models.fsdp2 import FSDP2Strategy
 from lightning_kd.optim.lazy_adamw import LazyAdamW
 from lightning_kd.tasks import MaskedLM, QuestionAnswering, SequenceClassification
 from lightning_kd.teachers.cache import TeacherCache
+from lightning_kd.training.loss_schedules import Schedule
 from lightning_kd.training.module import DistillationModule
 
 __version__ = "0.1.0"
@@ -40,6 +41,7 @@ __all__ = [
     "QuestionAnswering",
     "SQuADDataModule",
     "SST2DataModule",
+    "Schedule",
     "SequenceClassification",
     "TeacherCache",
     "TemperatureProbe",

@@ -20,7 +20,7 @@ def _loss_rows(pl_module: DistillationModule) -> list[str]:
     rows = []
     for name, loss in pl_module.losses.items():
         assert isinstance(loss, DistillationLoss)
-        arguments = {**to_config(loss).get("init_args", {}), **loss.schedules}
+        arguments = {**to_config(loss).get("init_args", {}), **pl_module.loss_schedules.get(name, {})}
         weight = arguments.pop("weight", loss.weight)
         settings = ", ".join(f"{key} {value}" for key, value in arguments.items())
         rows.append(f"| {name} | {type(loss).__name__} | {weight} | {settings} |")

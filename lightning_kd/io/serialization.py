@@ -27,12 +27,13 @@ def is_serializable(value: Any) -> bool:
     return value is None or type(value) in (bool, int, float, str)
 
 
-def _to_builtins(value: Any) -> Any:
+def to_builtins(value: Any) -> Any:
+    """Convert NumPy numbers to Python's and dataclasses to mappings; return anything else unchanged."""
     # a NumPy number, as from a sweep over np.logspace, would keep a checkpoint from loading with weights_only=True
     if isinstance(value, np.generic):
         return value.item()
     if is_dataclass(value) and not isinstance(value, type):
-        return {name: _to_builtins(field) for name, field in asdict(value).items()}
+        return {name: to_builtins(field) for name, field in asdict(value).items()}
     return value
 
 
@@ -64,11 +65,17 @@ def class_path(cls: type[Any]) -> str | None:
     return None
 
 
+def init_arguments(value: Any) -> dict[str, Any] | None:
+    """Return an object's constructor arguments, read from its attributes; None if one of them is missing."""
+    names = inspect.signature(type(value)).parameters
+    return {name: getattr(value, name) for name in names} if all(hasattr(value, name) for name in names) else None
+
+
 def to_config(value: Any) -> dict[str, Any]:
     """Describe an object, a class or a ``functools.partial`` of a class by class path and arguments.
 
-    An object must keep each constructor argument under the argument's name, or in its mapping ``schedules`` where the
-    attribute changes. A dataclass among the arguments becomes a mapping, which the constructor must take, too.
+    An object must keep each constructor argument under the argument's name. A dataclass among the arguments becomes a
+    mapping, which the constructor must take, too.
 
     Returns:
         ``{"class_path": ..., "init_args": {...}}``, or ``unserializable_marker`` for what cannot be described so (a
@@ -85,11 +92,11 @@ def to_config(value: Any) -> dict[str, Any]:
         cls = None
     else:
         cls = type(value)
-        names = inspect.signature(cls).parameters
-        if not all(hasattr(value, name) for name in names):
+        found = init_arguments(value)
+        if found is None:
             return unserializable_marker(value)
-        arguments = {name: getattr(value, name) for name in names} | getattr(value, "schedules", {})
-    arguments = {name: _to_builtins(argument) for name, argument in arguments.items()}
+        arguments = found
+    arguments = {name: to_builtins(argument) for name, argument in arguments.items()}
     path = None if cls is None else class_path(cls)
     if path is None or not is_serializable(arguments):
         return unserializable_marker(value)

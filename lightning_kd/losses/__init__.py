@@ -1,6 +1,5 @@
 """Losses: each a pure function (tensors in, scalar out) with a thin module beside it."""
 
-from lightning_kd.losses.anneal import Schedule
 from lightning_kd.losses.attention_score import AttentionScoreLoss, attention_score_loss
 from lightning_kd.losses.base import DistillationLoss
 from lightning_kd.losses.consistency import ConsistencyLoss, consistency_loss
@@ -23,7 +22,6 @@ __all__ = [
     "HiddenStateCosineLoss",
     "HiddenStateMSELoss",
     "LogitMSELoss",
-    "Schedule",
     "SelfAttentionRelationLoss",
     "SoftTargetLoss",
     "attention_score_loss",

@@ -5,7 +5,6 @@ import math
 import torch
 from torch import Tensor
 
-from lightning_kd.losses.anneal import Schedule
 from lightning_kd.losses.base import DistillationLoss, mean_over_heads
 from lightning_kd.losses.layer_map import LayerMap, check_layer_map, layer_index
 from lightning_kd.outputs import QKV, ModelDims, Outputs
@@ -55,7 +54,7 @@ class AttentionScoreLoss(DistillationLoss):
     as well (MPNet) are taken without that part.
 
     Args:
-        weight: Factor of this loss in the total, >= 0, or a schedule.
+        weight: Factor of this loss in the total, >= 0.
         layer_map: Student's layer to teacher's, 1 = the first, negative from the end; the mean over the pairs. Null =
             the last of both.
 
@@ -65,7 +64,7 @@ class AttentionScoreLoss(DistillationLoss):
 
     requires = frozenset({"qkv"})
 
-    def __init__(self, weight: float | Schedule = 1.0, layer_map: LayerMap | None = None) -> None:
+    def __init__(self, weight: float = 1.0, layer_map: LayerMap | None = None) -> None:
         super().__init__(weight)
         self.layer_map = layer_map
 

@@ -1,24 +1,20 @@
 """What every loss has in common."""
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lightning_kd.losses.anneal import Schedule
 from lightning_kd.outputs import ModelDims, Outputs, Requirement
 
 
 class DistillationLoss(nn.Module):
     """Base of all losses.
 
-    A subclass keeps each constructor argument under the argument's own name, because checkpoints save a loss
-    as its class and arguments. Of a weight or temperature that is a schedule the attribute is the value of the moment.
+    A subclass keeps each constructor argument in an attribute of the same name: checkpoints save a loss as its class
+    and arguments, and ``loss_schedules`` change these attributes over the run.
 
     Attributes:
-        schedules: The arguments that change over the run, by name.
         requires_teacher: Whether ``forward`` reads the teacher's outputs.
         requires: What it reads of both networks beside their heads.
         requires_augmented: Whether it reads what the student returned for other wordings of the rows; only in training.
@@ -26,7 +22,7 @@ class DistillationLoss(nn.Module):
         compares_examples: Whether a class must mean the same in all rows, which positions of a row do not.
 
     Args:
-        weight: Factor of this loss in the total, any finite number >= 0, or a schedule.
+        weight: Factor of this loss in the total, any finite number >= 0.
 
     Raises:
         ValueError: If ``weight`` is negative or not finite.
@@ -38,63 +34,11 @@ class DistillationLoss(nn.Module):
     averages_tokens: bool = False
     compares_examples: bool = False
 
-    def __init__(self, weight: float | Schedule = 1.0) -> None:
+    def __init__(self, weight: float = 1.0) -> None:
         super().__init__()
-        self.schedules: dict[str, Schedule] = {}
-        self.weight = self.register_schedule("weight", weight)
-        for value in self.value_range("weight"):
-            if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"{type(self).__name__}: weight must be a finite number >= 0, got {value}")
-
-    def register_schedule(self, name: str, value: float | Schedule | Mapping[str, Any]) -> float:
-        """Take note of an argument that may be a schedule.
-
-        Args:
-            name: The argument's, and the attribute's that ``apply_schedules`` sets.
-            value: A number, a schedule, or a schedule's arguments, as which checkpoints hold it.
-
-        Returns:
-            The number to begin with.
-        """
-        if isinstance(value, Mapping):
-            value = Schedule(**value)
-        if not isinstance(value, Schedule):
-            return value
-        self.schedules[name] = value
-        return value.at(0)
-
-    def value_range(self, name: str) -> tuple[float, ...]:
-        """The extreme values of an argument over the run."""
-        schedule = self.schedules.get(name)
-        return (getattr(self, name),) if schedule is None else (schedule.start, schedule.end)
-
-    def set_temperature(self, temperature: float | Schedule) -> None:
-        """Check and keep the argument ``temperature``.
-
-        Raises:
-            ValueError: If it is not > 0 throughout.
-        """
-        self.temperature = self.register_schedule("temperature", temperature)
-        for value in self.value_range("temperature"):
-            if not (math.isfinite(value) and value > 0):
-                raise ValueError(
-                    f"{type(self).__name__}: temperature must be > 0, got {value}; "
-                    "1 keeps the teacher's probabilities, 2 to 20 soften them"
-                )
-
-    def apply_schedules(self, progress: float) -> dict[str, float]:
-        """Set what is scheduled to its value; call it before each step.
-
-        Args:
-            progress: Optimiser steps done over all steps, in [0, 1].
-
-        Returns:
-            The values by the arguments' names; nothing where all are numbers.
-        """
-        now = {name: schedule.at(progress) for name, schedule in self.schedules.items()}
-        for name, value in now.items():
-            setattr(self, name, value)
-        return now
+        if not (math.isfinite(weight) and weight >= 0):
+            raise ValueError(f"{type(self).__name__}: weight must be a finite number >= 0, got {weight}")
+        self.weight = weight
 
     def setup(self, student: ModelDims, teacher: ModelDims) -> None:
         """Check, before the first step, that the sizes of the networks fit. Called for losses with ``requires``.
@@ -121,6 +65,19 @@ class DistillationLoss(nn.Module):
             return student.token_mask.sum()
         rows = [len(h.logits) if h.mask is None else h.mask.any(dim=-1).sum() for h in student.heads.values()]
         return torch.as_tensor(sum(rows))
+
+
+def check_temperature(temperature: float, loss_name: str) -> None:
+    """Raise if a temperature is not a finite number > 0.
+
+    Raises:
+        ValueError: Names the loss and the value.
+    """
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise ValueError(
+            f"{loss_name}: temperature must be > 0, got {temperature}; "
+            "1 keeps the teacher's probabilities, 2 to 20 soften them"
+        )
 
 
 def mean_over_rows(values: Tensor) -> Tensor:

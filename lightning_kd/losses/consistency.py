@@ -5,8 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from lightning_kd.losses.anneal import Schedule
-from lightning_kd.losses.base import DistillationLoss, mean_over_heads
+from lightning_kd.losses.base import DistillationLoss, check_temperature, mean_over_heads
 from lightning_kd.losses.soft_target import soft_target_loss
 from lightning_kd.outputs import IGNORE_INDEX, Outputs
 
@@ -50,8 +49,8 @@ class ConsistencyLoss(DistillationLoss):
     label only (``data.allow_unlabeled``).
 
     Args:
-        weight: Factor of this loss in the total, >= 0, or a schedule.
-        temperature: Divides the logits of the rows as they are, > 0, or a schedule. The paper takes 0.4.
+        weight: Factor of this loss in the total, >= 0.
+        temperature: Divides the logits of the rows as they are, > 0. The paper takes 0.4.
         confidence: Rows count whose most likely class has a larger probability, in [0, 1). The paper takes 0.8 for few
             classes, 0.45 to 0.5 for many.
         include_labeled: Whether rows with a label count, too.
@@ -65,13 +64,14 @@ class ConsistencyLoss(DistillationLoss):
 
     def __init__(
         self,
-        weight: float | Schedule = 1.0,
-        temperature: float | Schedule = 0.4,
+        weight: float = 1.0,
+        temperature: float = 0.4,
         confidence: float = 0.8,
         include_labeled: bool = False,
     ) -> None:
         super().__init__(weight)
-        self.set_temperature(temperature)
+        check_temperature(temperature, type(self).__name__)
+        self.temperature = temperature
         if not (math.isfinite(confidence) and 0 <= confidence < 1):
             raise ValueError(f"ConsistencyLoss: confidence must be in [0, 1), got {confidence}; 0 lets all rows count")
         self.confidence = confidence

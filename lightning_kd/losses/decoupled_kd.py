@@ -5,8 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from lightning_kd.losses.anneal import Schedule
-from lightning_kd.losses.base import DistillationLoss, mean_over_heads
+from lightning_kd.losses.base import DistillationLoss, check_temperature, mean_over_heads
 from lightning_kd.losses.soft_target import divergence, sum_over_rows
 from lightning_kd.outputs import IGNORE_INDEX, Head, Outputs
 
@@ -77,12 +76,12 @@ class DecoupledKDLoss(DistillationLoss):
     """Distance from the teacher's soft targets, the target class and the others weighed apart.
 
     The paper's weights are 1 and 8 for CIFAR-100, 1 and 0.5 for ImageNet (at temperature 1): the surer the teacher, the
-    larger ``nontarget_weight``. The official code lets the weight rise from 0 over the first epochs, as
-    ``weight: {start: 0, end: 1, until: 0.1}`` does.
+    larger ``nontarget_weight``. The official code lets the weight rise from 0 over the first epochs, as the
+    schedule ``weight: {start: 0, end: 1, until: 0.1}`` does.
 
     Args:
-        weight: Factor of this loss in the total, >= 0, or a schedule.
-        temperature: Divides both logits, > 0, or a schedule.
+        weight: Factor of this loss in the total, >= 0.
+        temperature: Divides both logits, > 0.
         target_weight: Weight of the target class against all others, >= 0.
         nontarget_weight: Weight of the others among themselves, >= 0.
         pseudo_labels: Let the teacher's most likely class be the target of rows without a label; else these are left
@@ -94,14 +93,15 @@ class DecoupledKDLoss(DistillationLoss):
 
     def __init__(
         self,
-        weight: float | Schedule = 1.0,
-        temperature: float | Schedule = 4.0,
+        weight: float = 1.0,
+        temperature: float = 4.0,
         target_weight: float = 1.0,
         nontarget_weight: float = 8.0,
         pseudo_labels: bool = False,
     ) -> None:
         super().__init__(weight)
-        self.set_temperature(temperature)
+        check_temperature(temperature, type(self).__name__)
+        self.temperature = temperature
         for name, value in (("target_weight", target_weight), ("nontarget_weight", nontarget_weight)):
             if not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"DecoupledKDLoss: {name} must be a finite number >= 0, got {value}")

@@ -4,8 +4,13 @@ import math
 
 from torch import Tensor
 
-from lightning_kd.losses.anneal import Schedule
-from lightning_kd.losses.base import DistillationLoss, drop_masked_rows, masked_log_softmax, mean_over_heads
+from lightning_kd.losses.base import (
+    DistillationLoss,
+    check_temperature,
+    drop_masked_rows,
+    masked_log_softmax,
+    mean_over_heads,
+)
 from lightning_kd.losses.standardized import standardize_logits
 from lightning_kd.outputs import Outputs
 
@@ -80,8 +85,8 @@ class DISTLoss(DistillationLoss):
     compares the rows of a batch on one device, so batches should have many.
 
     Args:
-        weight: Factor of this loss in the total, >= 0, or a schedule.
-        temperature: Divides both logits, > 0, or a schedule.
+        weight: Factor of this loss in the total, >= 0.
+        temperature: Divides both logits, > 0.
         inter_weight: Weight of the part within rows, >= 0.
         intra_weight: Weight of the part within classes, >= 0; 0 for question answering, whose classes are positions.
 
@@ -91,13 +96,14 @@ class DISTLoss(DistillationLoss):
 
     def __init__(
         self,
-        weight: float | Schedule = 1.0,
-        temperature: float | Schedule = 1.0,
+        weight: float = 1.0,
+        temperature: float = 1.0,
         inter_weight: float = 1.0,
         intra_weight: float = 1.0,
     ) -> None:
         super().__init__(weight)
-        self.set_temperature(temperature)
+        check_temperature(temperature, type(self).__name__)
+        self.temperature = temperature
         for name, value in (("inter_weight", inter_weight), ("intra_weight", intra_weight)):
             if not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"DISTLoss: {name} must be a finite number >= 0, got {value}")

@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from lightning_kd.losses.anneal import Schedule
 from lightning_kd.losses.base import (
     DistillationLoss,
     drop_masked_rows,
@@ -55,12 +54,13 @@ class HardLabelLoss(DistillationLoss):
     """Cross-entropy of the student with the true labels.
 
     Args:
-        weight: Factor of this loss in the total, >= 0, or a schedule.
+        weight: Factor of this loss in the total, >= 0.
         label_smoothing: Probability mass spread evenly over all classes, in [0, 1).
         tsa_threshold: Share alpha of the way from chance, 1 / K, to certainty; in training, rows whose label has a
-            larger probability already are left out. 1 = none; a schedule up to it is training signal annealing, against
-            overfitting few labels (Xie et al. 2020, UDA, section 2.4): ``{start: 0, end: 1}``, ``shape: saturating``
-            or ``{start: 0.0067, end: 1, shape: exponential}`` are the paper's three.
+            larger probability already are left out. 1 = none. Scheduled up to 1 (``loss_schedules``), it is training
+            signal annealing, against overfitting few labels (Xie et al. 2020, UDA, section 2.4); the paper's three
+            schedules are ``{start: 0, end: 1}``, the same with ``shape: saturating``, and
+            ``{start: 0.0067, end: 1, shape: exponential}``.
 
     Raises:
         ValueError: If ``label_smoothing`` is outside [0, 1) or ``tsa_threshold`` outside [0, 1]; on use, if the batch
@@ -69,17 +69,16 @@ class HardLabelLoss(DistillationLoss):
 
     requires_teacher = False
 
-    def __init__(
-        self, weight: float | Schedule = 1.0, label_smoothing: float = 0.0, tsa_threshold: float | Schedule = 1.0
-    ) -> None:
+    def __init__(self, weight: float = 1.0, label_smoothing: float = 0.0, tsa_threshold: float = 1.0) -> None:
         super().__init__(weight)
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"HardLabelLoss: label_smoothing must be in [0, 1), got {label_smoothing}")
         self.label_smoothing = label_smoothing
-        self.tsa_threshold = self.register_schedule("tsa_threshold", tsa_threshold)
-        for value in self.value_range("tsa_threshold"):
-            if not 0 <= value <= 1:
-                raise ValueError(f"HardLabelLoss: tsa_threshold must be in [0, 1], got {value}; 1 leaves no row out")
+        if not 0 <= tsa_threshold <= 1:
+            raise ValueError(
+                f"HardLabelLoss: tsa_threshold must be in [0, 1], got {tsa_threshold}; 1 leaves no example out"
+            )
+        self.tsa_threshold = tsa_threshold
 
     def _active_labels(self, head: Head) -> Tensor | None:
         """The labels, -100 where the student is sure of them already; only in training."""

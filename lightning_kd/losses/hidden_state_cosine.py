@@ -3,7 +3,6 @@
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from lightning_kd.losses.anneal import Schedule
 from lightning_kd.losses.base import DistillationLoss, mean_over_heads, mean_over_rows
 from lightning_kd.losses.layer_map import LayerMap, check_layer_map
 from lightning_kd.outputs import ModelDims, Outputs
@@ -36,7 +35,7 @@ class HiddenStateCosineLoss(DistillationLoss):
     """Angle between the student's and the teacher's hidden states; both must have the same width.
 
     Args:
-        weight: Factor of this loss in the total, >= 0, or a schedule.
+        weight: Factor of this loss in the total, >= 0.
         layer_map: Student's hidden state to teacher's: 0 = the embeddings, n = the output of layer n, negative from the
             end; the mean over the pairs. Null = the last of both.
 
@@ -47,7 +46,7 @@ class HiddenStateCosineLoss(DistillationLoss):
     requires = frozenset({"hidden_states"})
     averages_tokens = True
 
-    def __init__(self, weight: float | Schedule = 1.0, layer_map: LayerMap | None = None) -> None:
+    def __init__(self, weight: float = 1.0, layer_map: LayerMap | None = None) -> None:
         super().__init__(weight)
         self.layer_map = layer_map
 

@@ -38,7 +38,7 @@ class LogitMSELoss(DistillationLoss):
     """Mean squared error between the student's and the teacher's logits.
 
     Args:
-        weight: Factor of this loss in the total, >= 0, or a schedule.
+        weight: Factor of this loss in the total, >= 0.
     """
 
     def forward(self, student: Outputs, teacher: Outputs | None) -> Tensor:

@@ -5,7 +5,6 @@ import math
 import torch
 from torch import Tensor
 
-from lightning_kd.losses.anneal import Schedule
 from lightning_kd.losses.base import DistillationLoss, mean_over_heads
 from lightning_kd.losses.layer_map import check_layer_map, layer_index
 from lightning_kd.outputs import ModelDims, Outputs
@@ -58,7 +57,7 @@ class SelfAttentionRelationLoss(DistillationLoss):
     Neither widths, numbers of heads nor depths need agree. Works with any attention implementation.
 
     Args:
-        weight: Factor of this loss in the total, >= 0, or a schedule.
+        weight: Factor of this loss in the total, >= 0.
         num_relation_heads: Heads into which the vectors are cut; must divide the width of both networks. The paper
             takes 48 for widths of 384 and 768.
         student_layer: Layer of the student, 1 = the first, negative from the end.
@@ -74,7 +73,7 @@ class SelfAttentionRelationLoss(DistillationLoss):
 
     def __init__(
         self,
-        weight: float | Schedule = 1.0,
+        weight: float = 1.0,
         num_relation_heads: int = 12,
         student_layer: int = -1,
         teacher_layer: int = -1,

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_kd.losses.anneal import Schedule
 from lightning_kd.losses.base import (
     DistillationLoss,
+    check_temperature,
     drop_masked_rows,
     masked_log_softmax,
     mean_over_heads,
@@ -154,8 +154,8 @@ class SoftTargetLoss(DistillationLoss):
     """Distance of the student's distribution from the teacher's soft targets.
 
     Args:
-        weight: Factor of this loss in the total, >= 0, or a schedule.
-        temperature: Divides both logits, > 0, or a schedule. 1 keeps the teacher's probabilities, 2 to 20 show more of
+        weight: Factor of this loss in the total, >= 0.
+        temperature: Divides both logits, > 0. 1 keeps the teacher's probabilities, 2 to 20 show more of
             what it thinks of the wrong classes.
         beta: In [0, 1]; 0 = forward KL (Hinton), 0.5 = 4 x Jensen-Shannon, 1 = reverse KL.
         standardize: Divide the logits of each row by their standard deviation first, so that the student need not have
@@ -168,14 +168,15 @@ class SoftTargetLoss(DistillationLoss):
 
     def __init__(
         self,
-        weight: float | Schedule = 1.0,
-        temperature: float | Schedule = 1.0,
+        weight: float = 1.0,
+        temperature: float = 1.0,
         beta: float = 0.0,
         standardize: bool = False,
         top_k: int | None = None,
     ) -> None:
         super().__init__(weight)
-        self.set_temperature(temperature)
+        check_temperature(temperature, type(self).__name__)
+        self.temperature = temperature
         if not 0 <= beta <= 1:
             raise ValueError(f"SoftTargetLoss: beta must be in [0, 1], got {beta}; 0 is forward KL, 1 is reverse KL")
         if top_k is not None and top_k < 1:

@@ -3,7 +3,7 @@
 import os
 import warnings
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from lightning_kd import models
-from lightning_kd.io.serialization import from_config, to_config
+from lightning_kd.io.serialization import from_config, to_builtins, to_config
 from lightning_kd.losses.base import DistillationLoss
 from lightning_kd.models import labels, sharding
 from lightning_kd.models.loading import Model
@@ -25,6 +25,7 @@ from lightning_kd.teachers import teacher_score
 from lightning_kd.teachers.cache import TEACHER_LOGITS, CachedTeacher, TeacherCache
 from lightning_kd.teachers.teacher import Teacher
 from lightning_kd.training import checks
+from lightning_kd.training.loss_schedules import Schedule, apply_schedules, resolve_schedules
 from lightning_kd.training.optimized import OptimizedModule
 
 STATE_KEY = "lightning_kd"
@@ -35,7 +36,7 @@ class DistillationModule(OptimizedModule):
     """A trainable student and a frozen teacher.
 
     The total loss is the plain weighted sum of the losses. Logged are ``train/loss``, ``train/<loss name>`` (not
-    weighted), ``train/<loss name>_<argument>`` of what is annealed, ``val/<metric>``, ``test/<metric>``,
+    weighted), ``train/<loss name>_<argument>`` of what is scheduled, ``val/<metric>``, ``test/<metric>``,
     ``val/<loss name>`` of losses that need no teacher and, once, ``val/teacher_<metric>``.
 
     Args:
@@ -55,6 +56,8 @@ class DistillationModule(OptimizedModule):
         ignore_checks: What to let pass knowingly: ``tokenizer_mismatch``, ``label_mismatch``, ``weak_teacher``.
         teacher_cache: Folder in which the teacher's logits are kept, so that it sees each row once, in this run and in
             all others; or a ``TeacherCache``, which also says in which precision.
+        loss_schedules: Arguments of losses that change over the optimizer steps, by loss and argument, such as
+            ``{soft: {temperature: {start: 8, end: 1}}}``; they replace the numbers given to the losses.
 
     Raises:
         ValueError: If an argument is out of range, there is no loss, or a loss needs more than ``teacher_cache`` keeps.
@@ -72,6 +75,7 @@ class DistillationModule(OptimizedModule):
         label_names: list[str] | None = None,
         ignore_checks: list[checks.IgnorableCheck] | None = None,
         teacher_cache: str | TeacherCache | None = None,
+        loss_schedules: dict[str, dict[str, Schedule]] | None = None,
     ) -> None:
         self.ignore_checks: list[str] = list(ignore_checks or [])
         # a checkpoint hands objects over as plain data
@@ -101,7 +105,7 @@ class DistillationModule(OptimizedModule):
         self.teacher_scores: dict[str, float] = {}
         self.cached_teachers: dict[str, CachedTeacher] = {}
         self._training_started = False
-        self._scheduled_losses = {name: loss for name, loss in terms.items() if loss.schedules}
+        self.loss_schedules = resolve_schedules(loss_schedules, terms)
         self._total_steps = 0
         self._needs_augmented = any(loss.requires_augmented for loss in terms.values())
         self._requires = frozenset(requirement for loss in terms.values() for requirement in loss.requires)
@@ -110,10 +114,15 @@ class DistillationModule(OptimizedModule):
                 "task": to_config(self.task),
                 "teacher": self.teacher.source_config if self.teacher is not None else None,
                 "losses": {name: to_config(loss) for name, loss in terms.items()},
+                "loss_schedules": {
+                    name: {argument: to_builtins(schedule) for argument, schedule in arguments.items()}
+                    for name, arguments in self.loss_schedules.items()
+                },
                 "ignore_checks": self.ignore_checks,
                 "teacher_cache": None if self.teacher_cache is None else to_config(self.teacher_cache),
             }
         )
+        apply_schedules(self.loss_schedules, terms, progress=0)
 
     @property
     def active_teacher(self) -> Teacher | None:
@@ -204,12 +213,10 @@ class DistillationModule(OptimizedModule):
         self.on_before_batch_transfer = self._add_teacher_logits  # type: ignore[method-assign]
 
     def on_train_start(self) -> None:
-        """Learn how many steps schedules of losses are laid out over, and score the teacher."""
-        for (
-            name
-        ) in self._scheduled_losses:  # not earlier: Lightning would set up the loader for it, see configure_optimizers
+        """Count the steps of the run for ``loss_schedules``, and score the teacher."""
+        if self.loss_schedules:  # not earlier: Lightning would set up the loader for it, see configure_optimizers
             steps = self.trainer.estimated_stepping_batches
-            self._total_steps = require_total_steps(steps, f"losses.{name}: a schedule", "give a number")
+            self._total_steps = require_total_steps(steps, "loss_schedules:", "leave loss_schedules out")
         self.score_teacher()
         self._training_started = True
 
@@ -249,7 +256,7 @@ class DistillationModule(OptimizedModule):
         Raises:
             FloatingPointError: If it is not finite; names the loss and the rows.
         """
-        if self._scheduled_losses:
+        if self.loss_schedules:
             self._apply_schedules()
         batch = self.remap_labels(batch)
         student = self(batch, self._requires)
@@ -268,12 +275,10 @@ class DistillationModule(OptimizedModule):
         return total if self.trainer.world_size == 1 else (weighted * self._rank_weights(student)).sum()
 
     def _apply_schedules(self) -> None:
-        """Set what losses have scheduled, by the optimiser's steps, and log it as ``train/<loss name>_<argument>``."""
-        progress = self.trainer.global_step / self._total_steps
-        for name, loss in self._scheduled_losses.items():
-            self.log_dict(
-                {f"train/{name}_{argument}": value for argument, value in loss.apply_schedules(progress).items()}
-            )
+        """Set the scheduled arguments of the losses, and log them as ``train/<loss name>_<argument>``."""
+        losses = cast(dict[str, DistillationLoss], dict(self.losses.items()))
+        values = apply_schedules(self.loss_schedules, losses, self.trainer.global_step / self._total_steps)
+        self.log_dict({f"train/{name}": value for name, value in values.items()})
 
     def _rank_weights(self, student: Outputs) -> Tensor:
         """What each loss here counts for: strategies average gradients over devices, and these differ in rows."""

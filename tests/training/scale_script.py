@@ -18,6 +18,7 @@ from lightning_kd import (
     LazyAdamW,
     MaskedLM,
     MaskedLMDataModule,
+    Schedule,
     TextClassificationDataModule,
 )
 from lightning_kd.callbacks import LastCheckpoint, RunSummary, StudentExport
@@ -28,7 +29,6 @@ from lightning_kd.losses import (
     DecoupledKDLoss,
     HardLabelLoss,
     HiddenStateMSELoss,
-    Schedule,
     SelfAttentionRelationLoss,
     SoftTargetLoss,
 )
@@ -107,11 +107,12 @@ class Runs:
     def fit_consistent(self) -> DistillationModule:
         """Other wordings, labels that are left out, and a teacher that reads a prompt."""
         losses = {
-            "hard": HardLabelLoss(tsa_threshold=Schedule(0.3, 1)),
+            "hard": HardLabelLoss(),
             "same": ConsistencyLoss(0.5, temperature=0.8, confidence=0.0),
             "decoupled": DecoupledKDLoss(0.5, 2.0),
         }
-        fitted = self.classifier(losses=losses)
+        schedules = {"hard": {"tsa_threshold": Schedule(0.3, 1)}}
+        fitted = self.classifier(losses=losses, loss_schedules=schedules)
         rows = self.texts(augmentation=TfIdfReplacement(0.5), teacher_prompt="then {text} later")
         self.trainer("consistent", accumulate_grad_batches=2, max_steps=3).fit(fitted, rows)
         return fitted

@@ -9,7 +9,7 @@ import torch
 from lightning_kd.callbacks import LastCheckpoint
 from lightning_kd.data import TfIdfReplacement
 from lightning_kd.losses import ConsistencyLoss, HardLabelLoss, SoftTargetLoss
-from lightning_kd.losses.anneal import Schedule
+from lightning_kd.training.loss_schedules import Schedule
 from tests.helpers import TINY_BERT, KillAtBatch, KilledError, clinc_rows, data, module, trainer
 
 
@@ -27,18 +27,21 @@ def augmented_data(file, **settings):
     return data(file, allow_unlabeled=True, augmentation=TfIdfReplacement(0.5), **settings)
 
 
+# the weight rises and labels come in little by little
+SCHEDULES = {"hard": {"tsa_threshold": Schedule(0.5, 1)}, "same": {"weight": Schedule(0.5, 2)}}
+
+
 def losses():
-    # the weight rises and labels come in little by little
     return {
-        "hard": HardLabelLoss(tsa_threshold=Schedule(0.5, 1)),
-        "same": ConsistencyLoss(Schedule(0.5, 2), confidence=0.0, temperature=0.8),
+        "hard": HardLabelLoss(),
+        "same": ConsistencyLoss(confidence=0.0, temperature=0.8),
         "soft": SoftTargetLoss(0.1),
     }
 
 
 def test_all_terms_are_logged_and_the_parts_sum_to_the_total(tmp_path, partly_labeled_file, teacher_folder):
     run = trainer(tmp_path, max_epochs=2)
-    fitted = module(teacher_folder, losses=losses())
+    fitted = module(teacher_folder, losses=losses(), loss_schedules=SCHEDULES)
     run.fit(fitted, augmented_data(partly_labeled_file))
     logged = run.callback_metrics
     total = sum(fitted.losses[n].weight * logged[f"train/{n}"] for n in ("hard", "same", "soft"))
@@ -51,7 +54,9 @@ def test_all_terms_are_logged_and_the_parts_sum_to_the_total(tmp_path, partly_la
 
 def test_resumed_run_ends_in_the_same_weights(tmp_path, partly_labeled_file, teacher_folder):
     def fit(folder, kill=None, resume=None):
-        fitted = module(teacher_folder, losses=losses(), teacher_cache=str(tmp_path / "cache"))
+        fitted = module(
+            teacher_folder, losses=losses(), loss_schedules=SCHEDULES, teacher_cache=str(tmp_path / "cache")
+        )
         callbacks = [LastCheckpoint(0.0), *([KillAtBatch(kill)] if kill else [])]
         run = trainer(folder, callbacks=callbacks, max_epochs=2, enable_checkpointing=True)
         with pytest.raises(KilledError) if kill else nullcontext():
@@ -81,12 +86,10 @@ def test_from_yaml(tmp_path, partly_labeled_file, shell):
             "task": "SequenceClassification",
             "student": {"config": str(TINY_BERT), "num_hidden_layers": 1},
             "losses": {
-                "hard": {
-                    "class_path": "HardLabelLoss",
-                    "init_args": {"tsa_threshold": {"start": 0, "end": 1, "shape": "saturating"}},
-                },
+                "hard": {"class_path": "HardLabelLoss"},
                 "same": {"class_path": "ConsistencyLoss", "init_args": {"confidence": 0.45}},
             },
+            "loss_schedules": {"hard": {"tsa_threshold": {"start": 0, "end": 1, "shape": "saturating"}}},
         },
         "data": {
             "class_path": "CLINC150DataModule",
@@ -101,4 +104,4 @@ def test_from_yaml(tmp_path, partly_labeled_file, shell):
     code, message = shell("fit", "--config", tmp_path / "run.yaml")
     assert code == 0, message
     saved = torch.load(tmp_path / "runs/lightning_logs/version_0/checkpoints/last.ckpt", weights_only=True)
-    assert saved["hyper_parameters"]["losses"]["hard"]["init_args"]["tsa_threshold"]["shape"] == "saturating"
+    assert saved["hyper_parameters"]["loss_schedules"]["hard"]["tsa_threshold"]["shape"] == "saturating"

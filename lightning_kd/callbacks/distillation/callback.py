@@ -24,6 +24,7 @@ from lightning_kd.losses.base import DistillationLoss
 from lightning_kd.models.loading import Model
 from lightning_kd.optim.schedules import require_total_steps
 from lightning_kd.teachers.teacher import Teacher
+from lightning_kd.training.loss_schedules import Schedule, resolve_schedules
 
 
 class DistillationCallback(Callback):
@@ -52,6 +53,8 @@ class DistillationCallback(Callback):
             with a projection of its own where the widths differ.
         auto_class: Name of the transformers class that loads a teacher from a hub id or folder; null = that of the
             student's.
+        loss_schedules: Arguments of losses that change over the optimizer steps, by loss and argument, such as
+            ``{"soft": {"temperature": Schedule(8, 1)}}``; they replace the numbers given to the losses.
 
     Raises:
         ValueError: If there are no losses; before training, if module, strategy, student and teacher do not go
@@ -69,11 +72,13 @@ class DistillationCallback(Callback):
         call: int | None = None,
         layers: dict[str, str] | None = None,
         auto_class: str | None = None,
+        loss_schedules: dict[str, dict[str, Schedule]] | None = None,
     ) -> None:
         check_losses(losses, bool(layers), labels is not None)
         self.student = student
         self.teacher = teacher
         self.losses = losses
+        self.loss_schedules = resolve_schedules(loss_schedules, losses, "DistillationCallback.loss_schedules")
         self.logits = logits
         self.labels = labels
         self.call = call
@@ -116,7 +121,7 @@ class DistillationCallback(Callback):
             teacher.to(pl_module.device, dtype)
             teacher.load()  # loaded now: what is wrong with it shows before the first step
             student_layers, teacher_layers = self._pair_layers(student, teacher)
-            self._terms = LossTerms(self.losses, student_layers, teacher_layers)
+            self._terms = LossTerms(self.losses, self.loss_schedules, student_layers, teacher_layers)
         self._check_parameters(trainer)
         self._terms.load_state_dict(trainer.strategy.broadcast(self._restored_state or self._terms.state_dict()))
         self._terms.to(pl_module.device, dtype)
@@ -177,10 +182,10 @@ class DistillationCallback(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count the steps of the run, where a loss changes over them; earlier Lightning would set up the loader."""
-        if self._step_patch is not None and self._step_patch.terms.has_schedules:
+        if self._step_patch is not None and self.loss_schedules:
             steps = trainer.estimated_stepping_batches
             self._step_patch.total_steps = require_total_steps(
-                steps, "DistillationCallback.losses: a schedule", "give a number"
+                steps, "DistillationCallback.loss_schedules:", "leave loss_schedules out"
             )
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -12,6 +12,7 @@ from lightning_kd.callbacks.distillation.outputs import Layer
 from lightning_kd.losses import DecoupledKDLoss, DISTLoss, HardLabelLoss, SoftTargetLoss
 from lightning_kd.losses.base import DistillationLoss
 from lightning_kd.outputs import ModelDims, Outputs
+from lightning_kd.training.loss_schedules import LossSchedules, apply_schedules
 
 SOFTMAX_LOSSES = (SoftTargetLoss, HardLabelLoss, DecoupledKDLoss, DISTLoss)
 """Losses that take logits for those of a distribution."""
@@ -22,6 +23,7 @@ class LossTerms:
 
     Args:
         losses: The losses by name.
+        schedules: Their arguments that change over the run.
         student: The layers of the student that are compared.
         teacher: Those of the teacher.
 
@@ -29,7 +31,14 @@ class LossTerms:
         ValueError: If the widths of a pair do not suit a loss.
     """
 
-    def __init__(self, losses: Mapping[str, DistillationLoss], student: list[Layer], teacher: list[Layer]) -> None:
+    def __init__(
+        self,
+        losses: Mapping[str, DistillationLoss],
+        schedules: LossSchedules,
+        student: list[Layer],
+        teacher: list[Layer],
+    ) -> None:
+        self.schedules = schedules
         self.copies: dict[str, list[DistillationLoss]] = {}
         for name, loss in losses.items():
             self.copies[name] = [copy.deepcopy(loss) for _ in (student if loss.requires else [None])]
@@ -50,16 +59,15 @@ class LossTerms:
     def _active_losses(self) -> dict[str, DistillationLoss]:
         """The first copy of each loss that counts: not one that needs the teacher and whose schedule is at 0."""
         first = {name: copies[0] for name, copies in self.copies.items()}
-        return {n: s for n, s in first.items() if s.weight or not s.requires_teacher or "weight" not in s.schedules}
+        return {
+            n: s
+            for n, s in first.items()
+            if s.weight or not s.requires_teacher or "weight" not in self.schedules.get(n, {})
+        }
 
     def weight(self, name: str) -> float:
         """The factor of a loss in the total."""
         return self.copies[name][0].weight
-
-    @property
-    def has_schedules(self) -> bool:
-        """Whether a weight or a temperature changes over the run."""
-        return any(copies[0].schedules for copies in self.copies.values())
 
     def update_schedules(self, progress: float) -> dict[str, float]:
         """Set what is scheduled to its value.
@@ -71,9 +79,9 @@ class LossTerms:
             The values by ``<loss name>_<argument>``.
         """
         values: dict[str, float] = {}
-        for name, copies in self.copies.items():
-            for loss in copies:
-                values |= {f"{name}_{argument}": value for argument, value in loss.apply_schedules(progress).items()}
+        for name, schedules in self.schedules.items():
+            for loss in self.copies[name]:
+                values |= apply_schedules({name: schedules}, {name: loss}, progress)
         return values
 
     def to(self, device: torch.device, dtype: torch.dtype) -> None:

@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import Callback
 from torch.nn.functional import cross_entropy, kl_div
 
 from lightning_kd.losses import DecoupledKDLoss, HardLabelLoss, LogitMSELoss, SoftTargetLoss, decoupled_kd_loss
-from lightning_kd.losses.anneal import Schedule
+from lightning_kd.training.loss_schedules import Schedule
 from tests.callbacks.distillation.dropin import (
     Classifier,
     callback,
@@ -177,9 +177,15 @@ def test_loss_that_reads_teacher_and_labels(tmp_path):
 
 
 def test_temperature_and_weight_that_change_over_the_run(tmp_path):
-    loss = SoftTargetLoss(weight=Schedule(1.0, 0.0), temperature=Schedule(1.0, 5.0))
+    schedules = {"soft": {"weight": Schedule(1.0, 0.0), "temperature": Schedule(1.0, 5.0)}}
     spy, module = RecordLogs(), Classifier(lr=0.0)
-    fit(module, tmp_path, callback(losses={"soft": loss}), callbacks=[spy], max_epochs=2)
+    fit(
+        module,
+        tmp_path,
+        callback(losses={"soft": SoftTargetLoss()}, loss_schedules=schedules),
+        callbacks=[spy],
+        max_epochs=2,
+    )
     assert [step["distillation/soft_weight"] for step in spy.steps] == [1.0, 0.75, 0.5, 0.25]
     assert [step["distillation/soft_temperature"] for step in spy.steps] == [1.0, 2.0, 3.0, 4.0]
     for step, (inputs, _) in zip(spy.steps, [*loader(), *loader()], strict=True):

@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 from transformers.optimization import Adafactor
 
 from lightning_kd.losses import HardLabelLoss, HiddenStateMSELoss, LogitMSELoss, SoftTargetLoss
-from lightning_kd.losses.anneal import Schedule
+from lightning_kd.training.loss_schedules import Schedule
 from tests.callbacks.distillation.dropin import Classifier, callback, equal_tensors, fit, mlp, teacher, weights
 
 HIDDEN = {"losses": {"hidden": HiddenStateMSELoss()}, "layers": {"0": "0"}}
@@ -166,8 +166,10 @@ def test_teacher_draws_no_numbers_of_the_module(tmp_path):
 def test_teacher_is_not_called_when_its_schedules_have_ended(tmp_path):
     model, asked = teacher(), []
     model.register_forward_hook(lambda *_: asked.append(1))
-    losses = {"soft": SoftTargetLoss(Schedule(1.0, 0.0, until=0.5)), "hard": HardLabelLoss()}
-    run = fit(Classifier(), tmp_path, callback(teacher=model, losses=losses, labels=1), max_epochs=2)
+    losses = {"soft": SoftTargetLoss(), "hard": HardLabelLoss()}
+    schedules = {"soft": {"weight": Schedule(1.0, 0.0, until=0.5)}}
+    added = callback(teacher=model, losses=losses, labels=1, loss_schedules=schedules)
+    run = fit(Classifier(), tmp_path, added, max_epochs=2)
     assert len(asked) == 2  # of four steps
     assert float(run.logged_metrics["distillation/soft_weight"]) == 0
     assert float(run.logged_metrics["distillation/loss"]) == pytest.approx(

@@ -1,0 +1,250 @@
+import copy
+import math
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from lightning.pytorch import Callback
+from torch.utils.data import DataLoader, IterableDataset
+
+from lightning_kd import DistillationModule, Schedule
+from lightning_kd.callbacks import LastCheckpoint, StudentExport
+from lightning_kd.losses import DecoupledKDLoss, DistillationLoss, DISTLoss, HardLabelLoss, SoftTargetLoss
+from lightning_kd.training.loss_schedules import apply_schedules, resolve_schedules
+from tests.helpers import KillAtBatch, KilledError, data, module, save_model, tiny_bert, trainer
+from tests.training.test_resume import BATCHES, EPOCHS
+
+STEPS = EPOCHS * BATCHES
+SCHEDULES = {"hard": {"weight": Schedule(0, 1)}, "soft": {"temperature": Schedule(8, 1, until=0.5)}}
+
+
+@pytest.mark.parametrize(
+    ("schedule", "values"),
+    [
+        (Schedule(8, 1), [8, 6.25, 4.5, 2.75, 1]),
+        (Schedule(0, 1), [0, 0.25, 0.5, 0.75, 1]),
+        (Schedule(8, 1, until=0.5), [8, 4.5, 1, 1, 1]),
+        (Schedule(16, 1, shape="exponential"), [16, 8, 4, 2, 1]),
+        (Schedule(2, 0, shape="cosine"), [2, 1 + math.sqrt(0.5), 1, 1 - math.sqrt(0.5), 0]),
+    ],
+    ids=str,
+)
+def test_values_over_the_run(schedule, values):
+    actual = [schedule.at(progress) for progress in (0, 0.25, 0.5, 0.75, 1)]
+    assert actual == pytest.approx(values)
+    assert schedule.at(1.5) == pytest.approx(values[-1])  # a resumed run with fewer steps than before
+    assert all(type(value) is float for value in actual)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field", "value"),
+    [
+        ({"start": math.nan, "end": 1}, "start", "nan"),
+        ({"start": 1, "end": math.inf}, "end", "inf"),
+        ({"start": 8, "end": 1, "until": 0}, "until", "0"),
+        ({"start": 8, "end": 1, "until": 5}, "until", "5"),
+        ({"start": 8, "end": 1, "shape": "step"}, "shape", "'step'"),
+        ({"start": 1, "end": 0, "shape": "exponential"}, "shape exponential", "0"),
+    ],
+)
+def test_invalid_schedule(arguments, field, value):
+    with pytest.raises(ValueError, match=f"Schedule: .*{field}.*{value}"):
+        Schedule(**arguments)
+
+
+def test_text_of_a_schedule():
+    assert str(Schedule(8, 1)) == "8 to 1 (linear)"
+    assert str(Schedule(0.5, 0, 0.25, "cosine")) == "0.5 to 0 (cosine by 25% of the steps)"
+
+
+class CustomLoss(DistillationLoss):
+    def __init__(self, weight=1.0, scale=1.0):
+        super().__init__(weight)
+        self.scale = scale
+
+
+def test_scheduled_arguments_are_set_and_others_stay():
+    losses = {"soft": SoftTargetLoss(0.5), "custom": CustomLoss()}
+    schedules = resolve_schedules(
+        {"soft": {"temperature": {"start": 9, "end": 1}}, "custom": {"scale": Schedule(0, 2)}}, losses
+    )
+    assert schedules == {"soft": {"temperature": Schedule(9, 1)}, "custom": {"scale": Schedule(0, 2)}}
+    assert apply_schedules(schedules, losses, 0.5) == {"soft_temperature": 5, "custom_scale": 1}
+    assert (losses["soft"].weight, losses["soft"].temperature) == (0.5, 5)
+    assert (losses["custom"].weight, losses["custom"].scale) == (1, 1)
+
+
+class WithoutAttributes(DistillationLoss):
+    def __init__(self, weight=1.0, other=2.0):
+        super().__init__(weight)
+
+
+@pytest.mark.parametrize(
+    ("loss", "argument", "schedule", "message"),
+    [
+        (SoftTargetLoss(), "temperature", Schedule(8, 0), "temperature must be > 0, got 0"),
+        (DecoupledKDLoss(), "temperature", Schedule(-1, 1), "temperature must be > 0, got -1"),
+        (DISTLoss(), "temperature", Schedule(1, 0), "temperature must be > 0, got 0"),
+        (HardLabelLoss(), "weight", Schedule(1, -0.1), r"weight must be a finite number >= 0, got -0\.1"),
+        (HardLabelLoss(), "tsa_threshold", Schedule(0, 1.5), r"tsa_threshold must be in \[0, 1\], got 1\.5"),
+        (SoftTargetLoss(top_k=3), "top_k", Schedule(3, 1), ".*temperature"),
+        (SoftTargetLoss(), "standardize", Schedule(0, 1), ".*temperature"),
+        (HardLabelLoss(), "temperature", Schedule(8, 1), ".*tsa_threshold"),
+        (HardLabelLoss(), "weight", {"start": 1}, ".*end"),
+        (HardLabelLoss(), "weight", {"start": 1, "end": 0, "stop": 1}, ".*stop"),
+        (WithoutAttributes(), "weight", Schedule(0, 1), "WithoutAttributes"),
+    ],
+)
+def test_schedule_that_does_not_fit_the_loss(loss, argument, schedule, message):
+    with pytest.raises(ValueError, match=rf"^loss_schedules\.some\.{argument}: .*{message}"):
+        resolve_schedules({"some": {argument: schedule}}, {"some": loss})
+
+
+def test_schedule_of_an_unknown_loss():
+    with pytest.raises(ValueError, match=r"loss_schedules\.sfot: .*soft"):
+        resolve_schedules({"sfot": {"weight": Schedule(0, 1)}}, {"soft": SoftTargetLoss()})
+
+
+# ---- whole runs
+
+
+class StepRecorder(Callback):
+    """Records the logged values and the losses' arguments of each step."""
+
+    def __init__(self):
+        self.steps = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        now = {name: (loss.weight, getattr(loss, "temperature", None)) for name, loss in pl_module.losses.items()}
+        self.steps.append((now, {name: value.item() for name, value in trainer.callback_metrics.items()}))
+
+
+@pytest.fixture
+def teacher(tmp_path):
+    return save_model(tiny_bert(layers=2, seed=1), tmp_path / "teacher")
+
+
+def scheduled_module(teacher, **settings):
+    losses = {"hard": HardLabelLoss(), "soft": SoftTargetLoss(1.0)}
+    return module(teacher, losses=losses, loss_schedules=SCHEDULES, **settings)
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_schedules_follow_the_optimizer_steps(tmp_path, clinc_file, teacher, accumulate):
+    recorder = StepRecorder()
+    fit = trainer(tmp_path, max_epochs=EPOCHS, callbacks=[recorder], accumulate_grad_batches=accumulate)
+    fit.fit(scheduled_module(teacher), data(clinc_file))
+    assert len(recorder.steps) == STEPS
+    for batch, (now, logged) in enumerate(recorder.steps):
+        progress = (batch // accumulate) / (STEPS / accumulate)
+        assert now["hard"][0] == pytest.approx(progress)
+        assert now["soft"][1] == pytest.approx(max(8 - 14 * progress, 1))
+        assert logged["train/hard_weight"] == pytest.approx(progress)
+        assert logged["train/soft_temperature"] == pytest.approx(max(8 - 14 * progress, 1))
+        assert "train/soft_weight" not in logged
+        total = progress * logged["train/hard"] + logged["train/soft"]
+        assert logged["train/loss"] == pytest.approx(total, rel=1e-5)
+
+
+def run(folder, clinc_file, teacher, kill=None, resume=None, **end):
+    callbacks = [LastCheckpoint(0), *([KillAtBatch(kill)] if kill is not None else [])]
+    fit = trainer(folder, callbacks=callbacks, enable_checkpointing=True, **(end or {"max_epochs": EPOCHS}))
+    fitted = scheduled_module(teacher, lr_scheduler=None)
+    try:
+        fit.fit(fitted, data(clinc_file), ckpt_path=resume)
+    except KilledError:
+        assert kill is not None
+    return fitted
+
+
+@pytest.mark.parametrize(
+    "end", [{"max_epochs": EPOCHS}, {"max_epochs": -1, "max_steps": STEPS}], ids=["epochs", "steps"]
+)
+def test_resumed_run_ends_in_the_same_weights(tmp_path, clinc_file, teacher, end):
+    expected = run(tmp_path / "whole", clinc_file, teacher, **end).student.state_dict()
+    last = tmp_path / "killed" / "checkpoints" / "last.ckpt"
+    for kill in (4, 14, 18, None):
+        resume = last if last.exists() else None
+        fitted = run(tmp_path / "killed", clinc_file, teacher, kill, resume, **end)
+    assert fitted.losses["hard"].weight == pytest.approx((STEPS - 1) / STEPS)
+    assert all(torch.equal(tensor, fitted.student.state_dict()[name]) for name, tensor in expected.items())
+
+
+def test_schedules_are_in_the_checkpoint_and_the_model_card(tmp_path, clinc_file, teacher):
+    fit = trainer(tmp_path, callbacks=[StudentExport()])
+    fit.fit(scheduled_module(teacher), data(clinc_file))
+    fit.save_checkpoint(tmp_path / "x.ckpt")
+    loaded = DistillationModule.load_from_checkpoint(tmp_path / "x.ckpt")
+    assert loaded.loss_schedules == SCHEDULES
+    assert (loaded.losses["hard"].weight, loaded.losses["soft"].temperature) == (0, 8)
+    card = (tmp_path / "student" / "README.md").read_text(encoding="utf-8")
+    assert "| hard | HardLabelLoss | 0 to 1 (linear) | label_smoothing 0.0, tsa_threshold 1.0 |" in card
+    assert "| SoftTargetLoss | 1.0 | temperature 8 to 1 (linear by 50% of the steps), beta 0.0" in card
+
+
+class Endless(IterableDataset):
+    def __iter__(self):
+        while True:
+            yield {"input_ids": torch.tensor([2, 7, 3]), "labels": torch.tensor(0)}
+
+
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step`")
+def test_run_of_unknown_length(tmp_path):
+    fitted = module(
+        loss_schedules={"hard": {"weight": Schedule(0, 1)}}, lr_scheduler=None, label_names=["greet", "leave", "oos"]
+    )
+    fit = trainer(tmp_path, max_epochs=1)
+    with pytest.raises(ValueError, match=r"loss_schedules: .*trainer\.max_steps"):
+        fit.fit(fitted, DataLoader(Endless(), batch_size=2))
+    assert fit.global_step == 0
+
+
+CONFIG = {
+    "trainer": {"max_epochs": 1, "accelerator": "cpu", "devices": 1, "enable_progress_bar": False},
+    "model": {
+        "task": "SequenceClassification",
+        "losses": {"hard": {"class_path": "HardLabelLoss"}, "soft": {"class_path": "SoftTargetLoss"}},
+        "loss_schedules": {"hard": {"weight": {"start": 0, "end": 1}}, "soft": {"temperature": {"start": 8, "end": 1}}},
+        "ignore_checks": ["weak_teacher"],
+    },
+    "data": {"class_path": "CLINC150DataModule", "init_args": {"batch_size": 24, "max_length": 32}},
+}
+
+
+@pytest.fixture
+def config(tmp_path, clinc_file, teacher, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = copy.deepcopy(CONFIG)
+    config["model"] |= {"teacher": teacher, "student": {"config": teacher, "num_hidden_layers": 1}}
+    config["data"]["init_args"]["path"] = str(clinc_file)
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    return "c.yaml"
+
+
+def test_schedule_from_the_command_line(config, shell):
+    override = "--model.loss_schedules.soft={temperature: {start: 4, end: 2, shape: cosine}}"
+    code, last = shell("fit", "--config", config, override)
+    assert code == 0, last
+    folder = Path("lightning_logs/version_0")
+    saved = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))["model"]["loss_schedules"]
+    assert saved["hard"]["weight"] == {"start": 0, "end": 1, "until": 1.0, "shape": "linear"}
+    loaded = DistillationModule.load_from_checkpoint(folder / "checkpoints" / "best.ckpt")
+    assert loaded.loss_schedules["soft"] == {"temperature": Schedule(4, 2, shape="cosine")}
+    code, last = shell("test", "--config", folder / "config.yaml", f"--ckpt_path={folder}/checkpoints/best.ckpt")
+    assert code == 0, last
+
+
+@pytest.mark.parametrize(
+    ("schedule", "message"),
+    [
+        ("{temperature: {start: 4, end: 0}}", "temperature must be > 0, got 0"),
+        ("{weight: {start: 4}}", "end"),
+        ("{temperature: {start: 4, finish: 0}}", "finish"),
+        ("{weight: {start: 1, end: 0, until: 3}}", "until must be in"),
+    ],
+)
+def test_bad_schedule_from_the_command_line(config, shell, schedule, message):
+    code, last = shell("fit", "--config", config, f"--model.loss_schedules.soft={schedule}")
+    assert code != 0
+    assert message in last
