@@ -6,19 +6,19 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
-from lightning_kd.callbacks.distillation.checked_losses import check_losses
 from lightning_kd.callbacks.distillation.checks import check_callbacks, check_run
-from lightning_kd.callbacks.distillation.given_teacher import (
+from lightning_kd.callbacks.distillation.losses import LossTerms, check_losses
+from lightning_kd.callbacks.distillation.optimizer import add_parameters
+from lightning_kd.callbacks.distillation.outputs import Key, Layer, layer_width
+from lightning_kd.callbacks.distillation.step import StepPatch
+from lightning_kd.callbacks.distillation.teacher import (
+    CallReplayTask,
     RestoreTrainingState,
+    build_teacher,
     list_members,
     loaded_models,
     resolve_teacher,
 )
-from lightning_kd.callbacks.distillation.losses import LossTerms
-from lightning_kd.callbacks.distillation.optimizer import add_parameters
-from lightning_kd.callbacks.distillation.outputs import Key, Layer, layer_width
-from lightning_kd.callbacks.distillation.step import StepPatch
-from lightning_kd.callbacks.distillation.teacher import CallReplayTask, build_teacher
 from lightning_kd.callbacks.distillation.token_alignment import is_sequence_to_sequence
 from lightning_kd.losses.base import DistillationLoss
 from lightning_kd.models.loading import Model

@@ -10,8 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from lightning_kd.callbacks.distillation.call_recorder import Call, record_calls
-from lightning_kd.callbacks.distillation.kept_values import iter_tensors
+from lightning_kd.callbacks.distillation.call_recorder import Call, iter_tensors, record_calls
 from lightning_kd.callbacks.distillation.losses import LossTerms
 from lightning_kd.callbacks.distillation.outputs import Key, Layer, build_outputs, extract_labels
 from lightning_kd.callbacks.distillation.teacher import CallReplayTask

@@ -7,8 +7,7 @@ import torch
 from torch import nn
 from transformers.modeling_outputs import QuestionAnsweringModelOutput, SequenceClassifierOutput
 
-from lightning_kd.callbacks.distillation.call_recorder import Call, record_calls, replay_call
-from lightning_kd.callbacks.distillation.kept_values import first_tensor
+from lightning_kd.callbacks.distillation.call_recorder import Call, first_tensor, record_calls, replay_call
 from lightning_kd.callbacks.distillation.outputs import (
     Layer,
     build_head,
