@@ -11,9 +11,11 @@ from rich.console import Console
 from torch.distributed.fsdp import FSDPModule
 
 from lightning_kd.callbacks.export import export_callbacks
+from lightning_kd.data import TextDataModule
+from lightning_kd.data.interface import get_datamodule
 from lightning_kd.evaluation import report_plot
 from lightning_kd.evaluation.artifacts import Artifact, open_artifact
-from lightning_kd.evaluation.batches import check_data, check_split
+from lightning_kd.evaluation.batches import as_text_datamodule, check_split
 from lightning_kd.evaluation.report import STAGES, Report, Split, build_report
 from lightning_kd.export.model_card import EXPORT_TAG
 from lightning_kd.export.tracing import requires_missing_device
@@ -56,8 +58,7 @@ class CompressionReport(Callback):
         report_plot.check_matplotlib_installed()
         if not export_callbacks(trainer):
             raise ValueError("CompressionReport: nothing is exported that it could report; add StudentExport()")
-        check_data(trainer.datamodule, "CompressionReport")  # type: ignore[attr-defined]
-        check_split(trainer.datamodule, self.split)  # type: ignore[attr-defined]
+        check_split(as_text_datamodule(get_datamodule(trainer), "CompressionReport"), self.split)
         check_output_dir(self._resolve_output_dir(trainer))
 
     def _resolve_output_dir(self, trainer: Trainer) -> Path:
@@ -92,10 +93,11 @@ class CompressionReport(Callback):
     def _measure_and_write(
         self, trainer: Trainer, pl_module: DistillationModule, folders: list[Path], target: Path
     ) -> None:
-        teachers = _teacher_artifacts(pl_module, trainer.datamodule)  # type: ignore[attr-defined]
+        datamodule = as_text_datamodule(get_datamodule(trainer), "CompressionReport")
+        teachers = _teacher_artifacts(pl_module, datamodule)
         artifacts = [*teachers, *(open_artifact(str(f), pl_module.task) for f in folders)]
         show_progress = trainer.progress_bar_callback is not None
-        datamodule, ignore_label_mismatch = trainer.datamodule, "label_mismatch" in pl_module.ignore_checks  # type: ignore[attr-defined]
+        ignore_label_mismatch = "label_mismatch" in pl_module.ignore_checks
         report = build_report(artifacts, pl_module.task, datamodule, self.split, ignore_label_mismatch, show_progress)
         Console(width=None if show_progress else 160).print(report.table())
         write_report(report, target)
@@ -108,7 +110,7 @@ class CompressionReport(Callback):
         rank_zero_info(f"Report written to {target / 'report.md'}")
 
 
-def _teacher_artifacts(pl_module: DistillationModule, datamodule: Any) -> list[Artifact]:
+def _teacher_artifacts(pl_module: DistillationModule, datamodule: TextDataModule) -> list[Artifact]:
     teacher = pl_module.active_teacher
     if teacher is None:
         return []
@@ -117,7 +119,7 @@ def _teacher_artifacts(pl_module: DistillationModule, datamodule: Any) -> list[A
             "CompressionReport: leaves out the teacher, an ensemble; agreement and speedup are against the student"
         )
         return []
-    if getattr(datamodule, "teacher_tokenizers", []):
+    if datamodule.teacher_tokenizers:
         rank_zero_warn(
             "CompressionReport: leaves out the teacher, which reads an encoding of its own; agreement and speedup are "
             "against the student"

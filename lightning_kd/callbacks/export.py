@@ -16,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from transformers import PreTrainedTokenizerBase
 
 from lightning_kd.callbacks.layer_initialization import LayerInitialization
+from lightning_kd.data.interface import DataModuleInterface, get_datamodule
 from lightning_kd.export.model_card import EXPORT_TAG, model_card
 from lightning_kd.io import consolidation
 from lightning_kd.io.atomic import atomic_directory, check_writable
@@ -31,13 +32,13 @@ class TrainedStudent:
     Attributes:
         model: With its best weights, in eval mode on the CPU.
         task: The task whose heads it has.
-        datamodule: The data it was trained on; None if there is none.
+        datamodule: The data it was trained on.
         card: Text of its model card.
     """
 
     model: "transformers.PreTrainedModel"
     task: Task
-    datamodule: Any
+    datamodule: DataModuleInterface
     card: str
 
     def save_config_and_tokenizer(self, folder: Path, **fields: Any) -> None:
@@ -47,7 +48,7 @@ class TrainedStudent:
         for name, value in fields.items():
             setattr(config, name, value)
         config.save_pretrained(folder)
-        if isinstance(tokenizer := getattr(self.datamodule, "tokenizer", None), PreTrainedTokenizerBase):
+        if isinstance(tokenizer := self.datamodule.tokenizer, PreTrainedTokenizerBase):
             tokenizer = copy.deepcopy(tokenizer)
             if (backend := getattr(tokenizer, "backend_tokenizer", None)) is not None:
                 backend.no_truncation()  # settings of the last call, and there is none where rows came from the cache
@@ -100,7 +101,7 @@ def load_best_student(
 ) -> TrainedStudent:
     """The best student of a run, to be written."""
     card = model_card(trainer, pl_module, best_scores(trainer, pl_module))
-    return TrainedStudent(clone_student(pl_module, weights), pl_module.task, trainer.datamodule, card)  # type: ignore[attr-defined]
+    return TrainedStudent(clone_student(pl_module, weights), pl_module.task, get_datamodule(trainer), card)
 
 
 def clone_student(pl_module: DistillationModule, weights: dict[str, torch.Tensor]) -> "transformers.PreTrainedModel":

@@ -1,12 +1,11 @@
 """Lets the teacher see all rows before the first step."""
 
-from typing import Any
-
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from tqdm.auto import tqdm
 
+from lightning_kd.data.interface import get_datamodule
 from lightning_kd.teachers.cache import CachedTeacher
 from lightning_kd.training.module import DistillationModule
 
@@ -47,7 +46,7 @@ class FillTeacherCache(Callback):
         rank_zero_info("Teacher cache: the teacher has seen all rows to train on")
 
     def _fill(self, trainer: Trainer, pl_module: DistillationModule, cached: CachedTeacher) -> None:
-        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+        datamodule = get_datamodule(trainer)
         lengths = np.asarray(datamodule.row_lengths("train"))
         # settled by the first device, or the shares would not fit together while another run fills the cache, too
         row_ids = np.arange(len(lengths))

@@ -8,7 +8,8 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from lightning_kd.callbacks.export import Export
 from lightning_kd.data import TextDataModule
-from lightning_kd.evaluation.batches import check_data
+from lightning_kd.data.interface import get_datamodule
+from lightning_kd.evaluation.batches import as_text_datamodule
 from lightning_kd.training.module import DistillationModule
 
 
@@ -18,7 +19,7 @@ class GraphExport(Export):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check data, packages and folders before training."""
         if stage == "fit":
-            check_data(trainer.datamodule, self.config_key)  # type: ignore[attr-defined]
+            as_text_datamodule(get_datamodule(trainer), self.config_key)
         super().setup(trainer, pl_module, stage)
 
     @rank_zero_only
@@ -26,7 +27,7 @@ class GraphExport(Export):
         """Try it out, on a network of its own."""
         if isinstance(pl_module, DistillationModule) and isinstance(pl_module.student, transformers.PreTrainedModel):
             model = type(pl_module.student)(pl_module.student.config)
-            self.dry_run(model.eval(), trainer.datamodule)  # type: ignore[attr-defined]
+            self.dry_run(model.eval(), as_text_datamodule(get_datamodule(trainer), self.config_key))
 
     @abstractmethod
     def dry_run(self, model: "transformers.PreTrainedModel", datamodule: TextDataModule) -> None:

@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning_kd.callbacks.export import TrainedStudent
 from lightning_kd.callbacks.graph_export import GraphExport
 from lightning_kd.data import TextDataModule
-from lightning_kd.evaluation.batches import validation_batches
+from lightning_kd.evaluation.batches import as_text_datamodule, validation_batches
 from lightning_kd.evaluation.parity import Parity, measure_parity
 from lightning_kd.export.compilers import OperatorSupport
 from lightning_kd.export.neuron import get_compiler
@@ -94,7 +94,7 @@ class NeuronTrace(GraphExport):
             ValueError: If the graph does not say what the student says.
         """
         student = replace(student, model=student.model.float())
-        tracing = self._build_tracing(student.model, student.datamodule)
+        tracing = self._build_tracing(student.model, as_text_datamodule(student.datamodule, self.config_key))
         support = tracing.analyze(self.compiler)
         tracing.save(self.compiler, folder)
         section = tracing.neuron_config(self.compiler, student.task.pipeline, self.auto_cast, self.auto_cast_type)
@@ -117,7 +117,7 @@ class NeuronTrace(GraphExport):
     def _check_parity(self, folder: Path, student: TrainedStudent) -> Parity | None:
         if requires_missing_device(folder):
             return None
-        rows = validation_batches(student.datamodule, self.num_check_examples)
+        rows = validation_batches(as_text_datamodule(student.datamodule, self.config_key), self.num_check_examples)
         parity = measure_parity(student.task, student.model, TracedModel(folder), rows)
         tolerance = MAX_LOGIT_DIFFERENCE if self.target == "cpu" else float("inf")
         if not parity.max_difference < tolerance:  # a logit that is no number counts as infinitely far

@@ -9,7 +9,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning_kd.callbacks.export import TrainedStudent
 from lightning_kd.callbacks.graph_export import GraphExport
 from lightning_kd.data import TextDataModule
-from lightning_kd.evaluation.batches import validation_batches
+from lightning_kd.evaluation.batches import as_text_datamodule, validation_batches
 from lightning_kd.evaluation.parity import Parity, measure_parity
 from lightning_kd.export import onnx
 from lightning_kd.io.atomic import atomic_directory
@@ -83,7 +83,7 @@ class ONNXExport(GraphExport):
         Raises:
             ValueError: If the graph does not say what the student says.
         """
-        batch = next(validation_batches(student.datamodule, 1))
+        batch = next(validation_batches(as_text_datamodule(student.datamodule, self.config_key), 1))
         onnx.to_onnx(student.model, batch).save(str(folder / onnx.ONNX_WEIGHTS_NAME))
         parity = self._verify_and_describe(folder, student, "float32")
         if parity.max_difference > MAX_LOGIT_DIFFERENCE:
@@ -94,7 +94,7 @@ class ONNXExport(GraphExport):
 
     def _verify_and_describe(self, folder: Path, student: TrainedStudent, precision: str) -> Parity:
         student.save_config_and_tokenizer(folder)
-        rows = validation_batches(student.datamodule, self.num_check_examples)
+        rows = validation_batches(as_text_datamodule(student.datamodule, self.config_key), self.num_check_examples)
         parity = measure_parity(student.task, student.model, onnx.ONNXModel(folder), rows)
         rank_zero_info(f"ONNX, {precision}: {parity}")
         student.save_card(folder, _card_section(student, precision, parity))

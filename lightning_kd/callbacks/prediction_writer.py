@@ -11,6 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.utilities import rank_zero_info
 
+from lightning_kd.data.interface import get_datamodule
 from lightning_kd.io.atomic import atomic_write, check_writable
 from lightning_kd.tasks.base import Task
 
@@ -57,8 +58,7 @@ class PredictionWriter(BasePredictionWriter):
         task = getattr(pl_module, "task", None)
         if isinstance(task, Task):
             rows = task.merge_predictions(rows)
-        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
-        texts: dict[str, list[str]] = datamodule.texts() if hasattr(datamodule, "texts") else {}
+        texts = get_datamodule(trainer).texts()
         text_columns = [
             {name: column[row.get("row_id", n)] for name, column in texts.items()} for n, row in enumerate(rows)
         ]

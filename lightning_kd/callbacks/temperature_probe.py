@@ -14,7 +14,9 @@ from torch import Tensor
 
 from lightning_kd.callbacks.compression_report import check_output_dir
 from lightning_kd.callbacks.export import best_weights, clone_student
-from lightning_kd.evaluation.batches import check_data, check_split, unsharded_dataloaders
+from lightning_kd.data import TextDataModule
+from lightning_kd.data.interface import get_datamodule
+from lightning_kd.evaluation.batches import as_text_datamodule, check_split, unsharded_dataloaders
 from lightning_kd.evaluation.report import STAGES, Split
 from lightning_kd.evaluation.report_plot import check_matplotlib_installed
 from lightning_kd.evaluation.temperature import plot
@@ -100,8 +102,7 @@ class TemperatureProbe(Callback):
                 f"lightning-kd probe "
                 "--teacher <exported folder>"
             )
-        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
-        check_data(datamodule, CALLBACK_NAME)
+        datamodule = self._datamodule(trainer)
         check_split(datamodule, self.split)
         pl_module.build_student()
         self.selection.check_num_classes(len(pl_module.label_names or []))
@@ -136,13 +137,16 @@ class TemperatureProbe(Callback):
             teacher.unload()  # it may not be needed again
         self._show(trainer, pl_module, self._resolve_output_dir(trainer), [self._teacher_logits[0]])
 
+    def _datamodule(self, trainer: Trainer) -> TextDataModule:
+        return as_text_datamodule(get_datamodule(trainer), CALLBACK_NAME)
+
     def _loader(self, trainer: Trainer) -> Any:
-        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+        datamodule = self._datamodule(trainer)
         datamodule.setup(STAGES[self.split])
         return datamodule.test_dataloader() if self.split == "test" else datamodule.val_dataloader()
 
     def _sentences(self, trainer: Trainer) -> Batch | None:
-        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+        datamodule = self._datamodule(trainer)
         sentences = self.selection.sentences
         return (
             None
@@ -176,7 +180,7 @@ class TemperatureProbe(Callback):
         def logits_fn(batch: Batch) -> Outputs:
             return pl_module.task.run(model, batch)
 
-        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+        datamodule = self._datamodule(trainer)
         with isolate_rng(), trainer.precision_plugin.forward_context(), unsharded_dataloaders(datamodule):
             sentences = self._sentences(trainer)
             sentences = None if sentences is None else to_device(sentences)
@@ -191,7 +195,7 @@ class TemperatureProbe(Callback):
         assert pl_module.teacher is not None
         assert self._teacher_logits is not None
         sources = [" + ".join(pl_module.teacher.names), "of this run"][: len(logits)]
-        raw = load_raw_split(trainer.datamodule, self.split)  # type: ignore[attr-defined]
+        raw = load_raw_split(self._datamodule(trainer), self.split)
         names = pl_module.label_names or []
         probe = build_probe_result(self.selection, sources, names, self.split, raw, self._teacher_logits[1], logits)
         console = Console(width=None if trainer.progress_bar_callback is not None else 160, emoji=False)

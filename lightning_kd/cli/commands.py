@@ -15,7 +15,7 @@ from lightning_kd.callbacks.export import Export, TrainedStudent
 from lightning_kd.callbacks.temperature_probe import write_probe_plot, write_probe_report
 from lightning_kd.evaluation import report_plot
 from lightning_kd.evaluation.artifacts import infer_task, open_artifacts
-from lightning_kd.evaluation.batches import check_data, check_split
+from lightning_kd.evaluation.batches import as_text_datamodule, check_split
 from lightning_kd.evaluation.report import Split, build_report
 from lightning_kd.evaluation.temperature.plot import plot_probe
 from lightning_kd.evaluation.temperature.probe import probe_models
@@ -67,7 +67,7 @@ def report(args: list[str]) -> None:
     report_plot.check_matplotlib_installed()
     check_output_dir(folder)
     check_writable(folder / "report.md", "output_dir")
-    check_data(config.data, "report", DATA_HINT)
+    as_text_datamodule(config.data, "report", DATA_HINT)
     check_split(config.data, config.split)
     sources = [_expand_user(source) for source in config.models]
     task = config.task or infer_task(sources[0])
@@ -109,7 +109,7 @@ def probe(args: list[str]) -> None:
     report_plot.check_matplotlib_installed(CALLBACK_NAME)
     check_output_dir(folder)
     check_writable(folder / "probe.md", "output_dir")
-    check_data(config.data, "probe", DATA_HINT)
+    as_text_datamodule(config.data, "probe", DATA_HINT)
     check_split(config.data, config.split)
     sources = [_expand_user(source) for source in (config.teacher, config.student) if source is not None]
     task = config.task or infer_task(sources[0])
@@ -135,7 +135,7 @@ def export(args: list[str]) -> None:
     target = Path(exporter.output_dir).expanduser().resolve()
     exporter.check_installed()
     exporter.check_output_dirs(target, [Path(source)] if Path(source).is_dir() else [])
-    check_data(config.data, "export", DATA_HINT)
+    as_text_datamodule(config.data, "export", DATA_HINT)
     task = config.task or infer_task(source)
     model = load_model(source, task.auto_class, "model")
     check_lengths(config.data, model, None)

@@ -17,12 +17,13 @@ from transformers import PreTrainedTokenizerBase
 from lightning_kd.data.collators import Collator, collate, is_text_feature
 from lightning_kd.data.dataloader import Position, ResumableDataLoader, ResumableSampler, TokenizedDataset
 from lightning_kd.data.encoding_key import encoder_key, tokenizer_key
+from lightning_kd.data.interface import DataModuleInterface
 from lightning_kd.data.samplers import EvaluationSampler, LengthGroupedSampler
 from lightning_kd.io.atomic import check_writable, disk_full_errors
 from lightning_kd.models.loading import load_tokenizer
 
 
-class TextDataModule(LightningDataModule):
+class TextDataModule(LightningDataModule, DataModuleInterface):
     """Base of the DataModules.
 
     A subclass says how to load its splits (``load``) and how rows become token ids (``encode``).
@@ -42,11 +43,7 @@ class TextDataModule(LightningDataModule):
     ENCODING_VERSION: ClassVar[int] = 1
     """Raise it where rows become something else than before: tokenised rows and teacher caches are made anew."""
 
-    supports_teacher_tokenizer: bool = False
-    """Whether ``teacher_tokenizer`` is an argument."""
-
-    is_stochastic: bool = False
-    """Whether batches hold something drawn anew in each epoch, such as masks."""
+    is_stochastic = False
 
     def __init__(
         self,

@@ -2,29 +2,30 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from lightning_kd.data import TextDataModule
+from lightning_kd.data.interface import as_datamodule_interface
 from lightning_kd.outputs import Batch
 
 DEFAULT_REMEDY = "leave it out, and afterwards call lightning-kd export or report with such data"
 """What a callback says."""
 
 
-def check_data(datamodule: Any, caller: str, remedy: str = DEFAULT_REMEDY) -> None:
-    """Refuse data whose rows cannot be had apart from training.
+def as_text_datamodule(datamodule: object, caller: str, remedy: str = DEFAULT_REMEDY) -> TextDataModule:
+    """Return the DataModule if its examples can be read outside of training.
 
     Args:
-        datamodule: The data.
-        caller: What looks at them.
-        remedy: What to do instead.
+        datamodule: The DataModule, as ``get_datamodule`` returns it.
+        caller: Callback or command that reads the examples, for the message.
+        remedy: Alternative to suggest.
 
     Raises:
-        ValueError: Says what to do instead.
+        ValueError: If it is not a ``TextDataModule``.
     """
     if not isinstance(datamodule, TextDataModule):
-        kind = "there is none" if datamodule is None else f"this one is a {type(datamodule).__name__}"
-        raise ValueError(f"{caller}: looks at rows of a DataModule of lightning_kd, and {kind}; {remedy}")
+        kind = as_datamodule_interface(datamodule).class_name or "there is none"
+        raise ValueError(f"{caller}: requires a DataModule of lightning_kd ({kind}); {remedy}")
+    return datamodule
 
 
 @contextmanager

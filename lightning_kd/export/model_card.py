@@ -1,11 +1,10 @@
 """The model card of an exported student."""
 
-from typing import Any
-
 import transformers
 from huggingface_hub import ModelCardData
 from lightning.pytorch import Trainer
 
+from lightning_kd.data.interface import get_datamodule
 from lightning_kd.io.serialization import to_config
 from lightning_kd.losses import DistillationLoss
 from lightning_kd.models.loading import count_model_parameters
@@ -44,8 +43,8 @@ def model_card(trainer: Trainer, pl_module: DistillationModule, scores: dict[str
         pl_module: The module that was fitted.
         scores: ``val/<metric>`` of the exported weights.
     """
-    datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
-    data_name = f"{type(datamodule).__name__}, `{getattr(datamodule, 'path', '')}`" if datamodule else "own loaders"
+    datamodule = get_datamodule(trainer)
+    data_name = f"{datamodule.class_name}, `{datamodule.path}`" if datamodule.class_name else "own loaders"
     teachers = pl_module.active_teacher.names if pl_module.active_teacher is not None else []
     title = f"Distilled from {' + '.join(f'`{t}`' for t in teachers)}" if teachers else "Fine-tuned without a teacher"
     optimizer = pl_module.hparams["optimizer"]
@@ -60,7 +59,7 @@ def model_card(trainer: Trainer, pl_module: DistillationModule, scores: dict[str
         f"# {title}",
         "",
         f"- Data: {data_name}",
-        *([f"- Reads each text as `{prompt.template}`"] if (prompt := getattr(datamodule, "prompt", None)) else []),
+        *([f"- Reads each text as `{prompt.template}`"] if (prompt := datamodule.prompt) else []),
         f"- Parameters: {count_model_parameters(pl_module.student):,}",
         f"- Optimiser: {optimizer_name} ({settings}), schedule {pl_module.lr_scheduler}, "
         f"warm-up {pl_module.warmup_ratio:.0%} of {trainer.global_step} steps, {trainer.current_epoch} epochs, "

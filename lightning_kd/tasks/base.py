@@ -118,7 +118,10 @@ class Task(ABC):
         """Count a batch of labelled rows into the metrics."""
 
     def check_data(self, datamodule: Any) -> None:  # noqa: B027  most tasks take any data
-        """Refuse a DataModule that does not fit the task, before anything is built.
+        """Raise if a DataModule does not fit the task, before anything is built.
+
+        Args:
+            datamodule: Has the attributes of ``lightning_kd.data.interface.DataModuleInterface``.
 
         Raises:
             ValueError: Says what to change.

@@ -62,12 +62,12 @@ class QuestionAnswering(Task):
 
     def check_data(self, datamodule: Any) -> None:
         """Refuse data with questions that have no answer where there is no threshold, and data with labels."""
-        if getattr(datamodule, "label_names", None):
+        if datamodule.label_names:
             raise ValueError(
-                f"task: QuestionAnswering does not fit {type(datamodule).__name__}, whose rows have labels; use "
+                f"task: QuestionAnswering does not fit {datamodule.class_name}, whose rows have labels; use "
                 "SQuADDataModule, or the task SequenceClassification"
             )
-        if getattr(datamodule, "has_unanswerable", False) and self.no_answer_threshold is None:
+        if datamodule.has_unanswerable and self.no_answer_threshold is None:
             raise ValueError(
                 "task.no_answer_threshold: none given, and the data (version 2.0) have questions without an answer; "
                 "give one, for instance --model.task.init_args.no_answer_threshold=0.0"

@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lightning_kd.data.interface import DataModuleInterface
 from lightning_kd.io.atomic import atomic_write
 from lightning_kd.io.serialization import class_path
 from lightning_kd.outputs import TEACHER_INPUTS, Batch, Outputs, Requirement, select_examples
@@ -59,7 +60,12 @@ class TeacherCache:
             raise ValueError(f"teacher_cache.top_k: must be >= 1 or null, got {self.top_k}")
 
     def open(
-        self, teacher: Teacher, datamodule: Any, splits: Sequence[str], label_names: list[str], precision: str
+        self,
+        teacher: Teacher,
+        datamodule: DataModuleInterface,
+        splits: Sequence[str],
+        label_names: list[str],
+        precision: str,
     ) -> "dict[str, CachedTeacher]":
         """The teacher for each of the splits that are loaded, its known rows at hand.
 
@@ -75,12 +81,6 @@ class TeacherCache:
             OSError: If the folder cannot be made.
         """
         task = teacher.task
-        if not hasattr(datamodule, "cache_key"):
-            data = "a data loader" if datamodule is None else type(datamodule).__name__
-            raise ValueError(
-                f"teacher_cache: {data} does not say when its rows change; give a DataModule derived from "
-                "TextDataModule, or do without teacher_cache"
-            )
         if self.top_k is not None and task.predicts_positions:
             raise ValueError(f"teacher_cache.top_k: {type(task).__name__} has few classes, positions; set it to null")
         fingerprints = [fingerprint(model.source, model.options) for model in teacher.models]

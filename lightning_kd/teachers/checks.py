@@ -10,6 +10,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from lightning_kd.data.interface import DataModuleInterface
 from lightning_kd.losses.base import DistillationLoss
 from lightning_kd.models.loading import load_tokenizer
 from lightning_kd.models.prompt_config import check_prompt
@@ -127,7 +128,9 @@ def check_separate_tokenization(
             )
 
 
-def check_teacher_inputs(teacher: Teacher, datamodule: Any, losses: nn.ModuleDict, ignore_mismatch: bool) -> None:
+def check_teacher_inputs(
+    teacher: Teacher, datamodule: DataModuleInterface, losses: nn.ModuleDict, ignore_mismatch: bool
+) -> None:
     """Check that each network of a teacher reads what it was trained to read.
 
     Args:
@@ -139,10 +142,10 @@ def check_teacher_inputs(teacher: Teacher, datamodule: Any, losses: nn.ModuleDic
     Raises:
         ValueError: See ``check_tokenizers`` and ``check_separate_tokenization``.
     """
-    teacher_tokenizers = getattr(datamodule, "teacher_tokenizers", [])
+    teacher_tokenizers = datamodule.teacher_tokenizers
     if teacher_tokenizers:
         check_separate_tokenization(teacher_tokenizers, losses, teacher)
-    tokenizer = getattr(datamodule, "tokenizer", None)
+    tokenizer = datamodule.tokenizer
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         return
     check_tokenizers(
@@ -150,8 +153,10 @@ def check_teacher_inputs(teacher: Teacher, datamodule: Any, losses: nn.ModuleDic
         tokenizer,
         ignore_mismatch,
         teacher_tokenizers,
-        getattr(datamodule, "supports_teacher_tokenizer", False),
+        datamodule.supports_teacher_tokenizer,
     )
-    argument = "teacher_prompt" if teacher_tokenizers else "prompt"
+    argument, prompt = (
+        ("teacher_prompt", datamodule.teacher_prompt) if teacher_tokenizers else ("prompt", datamodule.prompt)
+    )
     for model in teacher.models:
-        check_prompt(model.config(), getattr(datamodule, argument, None), f"teacher {model.name!r}", argument)
+        check_prompt(model.config(), prompt, f"teacher {model.name!r}", argument)

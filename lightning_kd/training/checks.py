@@ -1,7 +1,7 @@
 """What is checked before the first step, because a run would otherwise finish and mean nothing."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from lightning.pytorch import Trainer
@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import ModelPruning, WeightAveraging
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
+from lightning_kd.data.interface import DataModuleInterface
 from lightning_kd.losses.base import DistillationLoss
 from lightning_kd.models.loading import max_positions, model_dims
 from lightning_kd.models.qkv_hooks import qkv_layers
@@ -35,15 +36,15 @@ def check_losses_have_teacher(losses: nn.ModuleDict, teacher: Teacher | None) ->
         rank_zero_warn("a teacher is given but no loss reads it, so it is not loaded; remove it or add a loss")
 
 
-def check_lengths(datamodule: Any, student: nn.Module | None, teacher: Teacher | None) -> None:
+def check_lengths(datamodule: DataModuleInterface, student: nn.Module | None, teacher: Teacher | None) -> None:
     """Refuse rows that may be longer than a network has positions.
 
     Raises:
         ValueError: Names the network and its positions.
     """
-    if not hasattr(datamodule, "max_tokens"):
-        return  # somebody's own
     max_tokens = datamodule.max_tokens()
+    if max_tokens is None:
+        return
     readers = [("the student", getattr(student, "config", None), max_tokens)]
     if teacher is not None:
         max_teacher_tokens = datamodule.max_teacher_tokens() if datamodule.teacher_tokenizers else None
@@ -108,21 +109,21 @@ def check_losses_between_examples(losses: Mapping[str, DistillationLoss], task: 
             )
 
 
-def check_augmentation(datamodule: Any, losses: nn.ModuleDict) -> None:
+def check_augmentation(datamodule: DataModuleInterface, losses: nn.ModuleDict) -> None:
     """Refuse a loss on other wordings of the rows where there are none; warn where nobody reads them.
 
     Raises:
         ValueError: Names the loss and what to do.
     """
     consistency_losses = [name for name, loss in losses.items() if loss.requires_augmented]
-    has_augmentation = getattr(datamodule, "augmentation", None) is not None
+    has_augmentation = datamodule.augmentation is not None
     if consistency_losses and not has_augmentation:
         raise ValueError(
             f"losses.{consistency_losses[0]}: compares with other wordings of the rows, and the data make none; set "
             "data.augmentation, for instance to TfIdfReplacement"
         )
     for name in consistency_losses:
-        if not getattr(losses[name], "include_labeled", True) and not getattr(datamodule, "allow_unlabeled", False):
+        if not getattr(losses[name], "include_labeled", True) and not datamodule.allow_unlabeled:
             raise ValueError(
                 f"losses.{name}: counts rows without a label, and the data have none; set data.allow_unlabeled, or "
                 "include_labeled: true to count all"

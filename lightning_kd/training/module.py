@@ -13,6 +13,7 @@ from torchmetrics import MeanMetric
 
 from lightning_kd import models
 from lightning_kd.io.serialization import from_config, to_builtins, to_config
+from lightning_kd.data.interface import get_datamodule
 from lightning_kd.losses.base import DistillationLoss
 from lightning_kd.models import labels, sharding
 from lightning_kd.models.loading import Model
@@ -166,9 +167,9 @@ class DistillationModule(OptimizedModule):
         if lazy:
             checks.check_sparse_gradients(self.trainer, is_sharded=self.device_mesh is not None)
         set_sparse_gradients(self.build_student(), lazy)
-        datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
+        datamodule = get_datamodule(self.trainer)
         checks.check_lengths(datamodule, self.build_student(), self.active_teacher)
-        if getattr(datamodule, "allow_unlabeled", False) and self.active_teacher is None and not self._needs_augmented:
+        if datamodule.allow_unlabeled and self.active_teacher is None and not self._needs_augmented:
             raise ValueError(
                 "data.allow_unlabeled: no loss compares with a teacher, so nothing is learnt from rows without a "
                 "label; add a teacher and a loss such as SoftTargetLoss, or ConsistencyLoss, or leave it out"
@@ -203,7 +204,7 @@ class DistillationModule(OptimizedModule):
         # not in setup: a checkpoint brings the seed by which the DataModule hides tokens, and is restored after it
         self.cached_teachers = cache.open(
             teacher,
-            self.trainer.datamodule,  # type: ignore[attr-defined]
+            get_datamodule(self.trainer),
             ("train", "validation"),
             self.label_names or [],
             f"{self.trainer.precision} {dtype} {matmul_precision}",

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from lightning_kd import models
+from lightning_kd.data.interface import get_datamodule
 from lightning_kd.io.checkpoint_io import checked_checkpoint
 from lightning_kd.io.serialization import check_restorable, unserializable_marker
 from lightning_kd.models import labels
@@ -130,8 +131,7 @@ class StudentModule(LightningModule):
         self.build_student()
 
     def _data_label_names(self) -> list[str] | None:
-        datamodule = self._trainer.datamodule if self._trainer else None  # type: ignore[attr-defined]
-        return getattr(datamodule, "label_names", None) or self._user_label_names
+        return get_datamodule(self._trainer).label_names or self._user_label_names
 
     def setup(self, stage: str) -> None:
         """Build the student and check that the data name the labels it knows.
@@ -140,8 +140,9 @@ class StudentModule(LightningModule):
             ValueError: If they do not, and that was not accepted.
         """
         exit_with_parent_process(self.trainer)
-        self.task.check_data(self.trainer.datamodule)  # type: ignore[attr-defined]
-        student, prompt = self.build_student(), getattr(self.trainer.datamodule, "prompt", None)  # type: ignore[attr-defined]
+        datamodule = get_datamodule(self.trainer)
+        self.task.check_data(datamodule)
+        student, prompt = self.build_student(), datamodule.prompt
         if stage == "fit":
             set_config_prompt(student, prompt)
             if models.is_saved_config(self.hparams["student"]):

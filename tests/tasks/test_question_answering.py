@@ -9,6 +9,7 @@ import torch
 from transformers.modeling_outputs import QuestionAnsweringModelOutput
 
 from lightning_kd import QuestionAnswering, SQuADDataModule
+from lightning_kd.data.interface import as_datamodule_interface
 from lightning_kd.losses import HardLabelLoss, SoftTargetLoss
 from lightning_kd.tasks.answer_scores import AnswerScores, argmax_per_group, score_answer
 
@@ -236,7 +237,7 @@ def test_data_that_do_not_fit():
         QuestionAnswering().check_data(data)
     QuestionAnswering(no_answer_threshold=0.0).check_data(data)
     with pytest.raises(ValueError, match="does not fit SimpleNamespace, whose rows have labels; use SQuADDataModule"):
-        QuestionAnswering().check_data(SimpleNamespace(label_names=["a", "b"]))
+        QuestionAnswering().check_data(as_datamodule_interface(SimpleNamespace(label_names=["a", "b"])))
 
 
 def test_network_outputs_are_read_by_name():

@@ -28,6 +28,7 @@ from lightning_kd import (
     models,
 )
 from lightning_kd.callbacks import FillTeacherCache, LastCheckpoint
+from lightning_kd.data.interface import as_datamodule_interface
 from lightning_kd.losses import HardLabelLoss, HiddenStateCosineLoss, SoftTargetLoss
 from lightning_kd.teachers.cache import TEACHER_LOGITS, TeacherCache
 from lightning_kd.teachers.store import RowStore
@@ -616,10 +617,10 @@ def test_masks_that_change_are_refused(tmp_path, teachers, corpus, settings_by_k
 def test_other_data_are_refused(tmp_path, teachers, clinc_file, squad_folder):
     make = partial(TeacherCache(str(tmp_path / "cache")).open, splits=("train",), label_names=LABELS, precision="32")
     teacher = Teacher(teachers["classes"], SequenceClassification())
-    with pytest.raises(ValueError, match="teacher_cache: CustomDataModule does not say when its rows change"):
-        make(teacher, CustomDataModule())
-    with pytest.raises(ValueError, match="teacher_cache: a data loader does not say when its rows change"):
-        make(teacher, None)
+    with pytest.raises(ValueError, match="teacher_cache: CustomDataModule has no cache_key"):
+        make(teacher, as_datamodule_interface(CustomDataModule()))
+    with pytest.raises(ValueError, match="teacher_cache: a DataLoader has no cache_key"):
+        make(teacher, as_datamodule_interface(None))
     stochastic = StochasticDataModule(str(clinc_file), str(TINY_BERT))
     stochastic.setup("fit")
     with pytest.raises(ValueError, match="teacher_cache: StochasticDataModule draws rows anew in each epoch"):

@@ -21,6 +21,7 @@ from lightning_kd.cli.tune.objective import KEEP, Objective
 from lightning_kd.cli.tune.search import Search
 from lightning_kd.cli.tune.space import read_space
 from lightning_kd.cli.tune.trial_run import Metric
+from lightning_kd.data.interface import as_datamodule_interface
 from lightning_kd.io.atomic import check_writable
 
 DESCRIPTION = """\
@@ -148,7 +149,7 @@ def _can_cache(built: list[Any], plain: dict[str, Any]) -> bool:
         module.active_teacher is not None
         and not any(loss.requires for loss in module.losses.values())
         and (module.task.named_labels or module.task.predicts_positions)  # not a vocabulary's for each token
-        and not getattr(data, "is_stochastic", True)
+        and not as_datamodule_interface(data).is_stochastic
         for module, data in built
     )
 

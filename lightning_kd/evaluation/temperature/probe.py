@@ -103,7 +103,7 @@ def _load_student(source: str, task: Task, datamodule: TextDataModule) -> Artifa
             "teacher's, where it is another, with data.teacher_tokenizer"
         )
     student = open_artifact(source, task, "student")
-    check_prompt(getattr(student.model, "config", None), getattr(datamodule, "prompt", None), "the student", "prompt")
+    check_prompt(getattr(student.model, "config", None), datamodule.prompt, "the student", "prompt")
     return student
 
 
