@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from lightning_kd import models
-from lightning_kd.io.serialization import from_config, to_builtins, to_config
 from lightning_kd.data.interface import get_datamodule
+from lightning_kd.io.serialization import from_config, to_builtins, to_config
 from lightning_kd.losses.base import DistillationLoss
 from lightning_kd.models import labels, sharding
 from lightning_kd.models.loading import Model
