@@ -41,7 +41,7 @@ PLACES = {
     "callbacks/last_checkpoint.py": "writing last.ckpt",
     "callbacks/model_checkpoint.py": "writing best.ckpt",
     "callbacks/export.py": "exporting",
-    "lightning_kd/teachers/teacher_score.py": "scoring the teacher",
+    "lightning_kd/teachers/checks.py": "scoring the teacher",
     "loops/evaluation_loop.py": "validating",
     "loops/training_epoch_loop.py": "training",
     "_restore_modules_and_callbacks": "restoring",

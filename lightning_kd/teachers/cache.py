@@ -19,6 +19,7 @@ from lightning_kd.data.interface import DataModuleInterface
 from lightning_kd.io.atomic import atomic_write
 from lightning_kd.io.serialization import class_path
 from lightning_kd.outputs import TEACHER_INPUTS, Batch, Outputs, Requirement, select_examples
+from lightning_kd.tasks.base import Task
 from lightning_kd.teachers.fingerprint import fingerprint
 from lightning_kd.teachers.logit_codec import LogitCodec, StorageDtype
 from lightning_kd.teachers.store import RowStore, folder_lock
@@ -62,6 +63,7 @@ class TeacherCache:
     def open(
         self,
         teacher: Teacher,
+        task: Task,
         datamodule: DataModuleInterface,
         splits: Sequence[str],
         label_names: list[str],
@@ -71,6 +73,7 @@ class TeacherCache:
 
         Args:
             teacher: Its logits aligned with ``label_names``.
+            task: The task.
             datamodule: A DataModule with ``cache_key`` and ``row_lengths``, as ``TextDataModule``.
             splits: Such as ``train``.
             label_names: The student's, which order the logits.
@@ -80,7 +83,6 @@ class TeacherCache:
             ValueError: If the rows cannot be told apart, are drawn anew in each epoch, or a folder is damaged.
             OSError: If the folder cannot be made.
         """
-        task = teacher.task
         if self.top_k is not None and task.predicts_positions:
             raise ValueError(f"teacher_cache.top_k: {type(task).__name__} has few classes, positions; set it to null")
         fingerprints = [fingerprint(model.source, model.options) for model in teacher.models]
@@ -108,7 +110,7 @@ class TeacherCache:
             rank_zero_info(f"Teacher cache {folder}: {len(store):,} of {len(expected_sizes):,} {split} rows are known")
             num_classes = len(label_names) or getattr(teacher.models[0].config(), "vocab_size", 0)
             cached_teachers[split] = CachedTeacher(
-                teacher, fingerprints, store, LogitCodec(self.dtype, self.top_k), split, num_classes
+                teacher, task, fingerprints, store, LogitCodec(self.dtype, self.top_k), split, num_classes
             )
         return cached_teachers
 
@@ -121,6 +123,7 @@ class CachedTeacher:
 
     Args:
         teacher: Loaded when the first row is not known.
+        task: The task.
         fingerprints: The fingerprints of its networks.
         store: The rows of the split.
         codec: How logits are kept.
@@ -131,6 +134,7 @@ class CachedTeacher:
     def __init__(
         self,
         teacher: Teacher,
+        task: Task,
         fingerprints: list[str],
         store: RowStore,
         codec: LogitCodec,
@@ -138,7 +142,7 @@ class CachedTeacher:
         num_classes: int,
     ) -> None:
         self.teacher = teacher
-        self.task = teacher.task
+        self.task = task
         self.store = store
         self.codec = codec
         self.split = split

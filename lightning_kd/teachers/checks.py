@@ -1,24 +1,34 @@
-"""Whether a teacher reads the words that were written: tokenizers compared over the whole vocabulary."""
+"""Checks of the teacher before the first step: its tokenizer, and its score on the validation split."""
 
 import hashlib
 import json
-from collections.abc import Sequence
-from itertools import zip_longest
+import math
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain, islice, zip_longest
 from typing import Any
 
-from lightning.pytorch.utilities import rank_zero_warn
-from torch import nn
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor, nn
+from torchmetrics import MetricCollection
+from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from lightning_kd.data.interface import DataModuleInterface
 from lightning_kd.losses.base import DistillationLoss
 from lightning_kd.models.loading import load_tokenizer
 from lightning_kd.models.prompt_config import check_prompt
+from lightning_kd.outputs import Batch
+from lightning_kd.tasks.base import Task
+from lightning_kd.teachers.cache import CachedTeacher
 from lightning_kd.teachers.teacher import Teacher
+
+# ---- tokenizers
 
 
 def _tokenizer_parts(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """What decides which ids a text becomes and what an id means."""
+    """Return everything that determines the ids of a text and the meaning of an id."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     state = json.loads(backend.to_str()) if backend is not None else {}
     return {
@@ -34,9 +44,9 @@ def _tokenizer_parts(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Hash of the whole vocabulary, the special tokens, the normaliser (lower-casing, accents) and the kind of model.
+    """Hash the vocabulary, the special tokens, the normalizer (lowercasing, accents) and the type of model.
 
-    Truncation and padding settings do not count.
+    Truncation and padding settings are ignored.
 
     Returns:
         64 hexadecimal digits.
@@ -44,21 +54,21 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     return hashlib.sha256(json.dumps(_tokenizer_parts(tokenizer), sort_keys=True).encode()).hexdigest()
 
 
-def _describe_difference(teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase) -> str:
-    teacher_parts, student_parts = _tokenizer_parts(teacher), _tokenizer_parts(student)
-    part = next(part for part in teacher_parts if teacher_parts[part] != student_parts[part])
-    first, second = teacher_parts[part], student_parts[part]
+def _describe_difference(teacher: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> str:
+    teacher_parts, other_parts = _tokenizer_parts(teacher), _tokenizer_parts(other)
+    part = next(part for part in teacher_parts if teacher_parts[part] != other_parts[part])
+    first, second = teacher_parts[part], other_parts[part]
     if isinstance(first, dict) and isinstance(second, dict):
         key = next(key for key in {**first, **second} if first.get(key) != second.get(key))
-        return f"{part}: {key} {first.get(key)!r:.80} against {second.get(key)!r:.80}"
+        return f"{part}: {key} {first.get(key)!r:.80} vs. {second.get(key)!r:.80}"
     if not isinstance(first, list):
-        return f"{part} {first!r:.80} against {second!r:.80}"
-    teacher_entry, student_entry = next((t, o) for t, o in zip_longest(first, second) if t != o)
+        return f"{part} {first!r:.80} vs. {second!r:.80}"
+    teacher_entry, other_entry = next((t, o) for t, o in zip_longest(first, second) if t != o)
     if part != "vocabulary":
-        return f"{part}: {teacher_entry} against {student_entry}"
-    names = [repr(entry[0]) if entry else "nothing" for entry in (teacher_entry, student_entry)]
-    entries = f"{len(first)} against {len(second)} entries"
-    return f"{entries}, first difference: {names[0]} against {names[1]} at id {(teacher_entry or student_entry)[1]}"
+        return f"{part}: {teacher_entry} vs. {other_entry}"
+    tokens = [repr(entry[0]) if entry else "nothing" for entry in (teacher_entry, other_entry)]
+    sizes = f"{len(first)} vs. {len(second)} entries"
+    return f"{sizes}, first difference: {tokens[0]} vs. {tokens[1]} at id {(teacher_entry or other_entry)[1]}"
 
 
 def check_tokenizers(
@@ -68,22 +78,21 @@ def check_tokenizers(
     teacher_tokenizers: Sequence[PreTrainedTokenizerBase] = (),
     supports_teacher_tokenizer: bool = False,
 ) -> None:
-    """Refuse a teacher whose tokenizer would have made other ids of the texts than those it is to read.
+    """Raise if a model of the teacher was trained with another tokenizer than the one that encodes its inputs.
 
     Args:
-        teacher: Its networks.
+        teacher: The teacher.
         tokenizer: The student's.
-        ignore_mismatch: Let it pass.
-        teacher_tokenizers: Tokenizers of what the teacher reads, one for each network or one for all; empty = the
-            student's.
-        supports_teacher_tokenizer: Whether the data could encode the texts for the teacher, too.
+        ignore_mismatch: Skip the comparison.
+        teacher_tokenizers: Tokenizers of the teacher's inputs, one per model or one for all; empty = the student's.
+        supports_teacher_tokenizer: True if the data can be encoded for the teacher too.
 
     Raises:
         ValueError: If the fingerprints differ and ``ignore_mismatch`` is False.
     """
     for index, model in enumerate(teacher.models):
         if not isinstance(model.source, str):
-            continue  # a module comes without a tokenizer: nothing to compare
+            continue  # a module comes without a tokenizer
         try:
             expected = load_tokenizer(model.source, "teacher tokenizer", model.options)
         except OSError as error:
@@ -92,52 +101,49 @@ def check_tokenizers(
         actual = teacher_tokenizers[min(index, len(teacher_tokenizers) - 1)] if teacher_tokenizers else tokenizer
         if ignore_mismatch or tokenizer_fingerprint(expected) == tokenizer_fingerprint(actual):
             continue
-        reader = "data.teacher_tokenizer" if teacher_tokenizers else "student"
+        encoder = "data.teacher_tokenizer" if teacher_tokenizers else "student"
         names: Any = teacher.names if len(teacher.models) > 1 else model.name
-        remedy = (
-            f"let it read the texts in its own encoding with data.teacher_tokenizer={names!r}, "
-            * supports_teacher_tokenizer
-        )
+        remedy = f"set data.teacher_tokenizer={names!r}, " * supports_teacher_tokenizer
         raise ValueError(
-            f"teacher {model.name!r} and {reader} {actual.name_or_path!r} have different tokenizers "
-            f"({_describe_difference(expected, actual)}), so the teacher would read other words than were "
-            f"written; {remedy}choose a student with the teacher's vocabulary, or accept it with "
-            "--model.ignore_checks+=tokenizer_mismatch (ignore_checks=['tokenizer_mismatch'])"
+            f"teacher {model.name!r} and {encoder} {actual.name_or_path!r} have different tokenizers "
+            f"({_describe_difference(expected, actual)}), so the teacher would read a different text; {remedy}choose a "
+            "student with the teacher's vocabulary, or accept it with --model.ignore_checks+=tokenizer_mismatch "
+            "(ignore_checks=['tokenizer_mismatch'])"
         )
 
 
 def check_separate_tokenization(
     tokenizers: Sequence[PreTrainedTokenizerBase], losses: nn.ModuleDict, teacher: Teacher
 ) -> None:
-    """Refuse what does not go with a teacher that reads the rows in an encoding of its own.
+    """Check the losses and the number of tokenizers for a teacher with a separate tokenization.
 
     Raises:
-        ValueError: If a loss compares layers, or there are neither one tokenizer nor one for each network.
+        ValueError: If a loss compares layers, or there is neither one tokenizer nor one per model.
     """
     if len(tokenizers) not in (1, len(teacher.models)):
         raise ValueError(
-            f"data.teacher_tokenizer: names {len(tokenizers)} tokenizers for {len(teacher.models)} networks; name one "
-            "for each, or one for all"
+            f"data.teacher_tokenizer: {len(tokenizers)} tokenizers for {len(teacher.models)} models; give one per "
+            "model, or one for all"
         )
     for name, loss in losses.items():
         assert isinstance(loss, DistillationLoss)
         if loss.requires:
             raise ValueError(
-                f"losses.{name}: compares {' and '.join(sorted(loss.requires))} token by token, and the teacher reads "
-                "other tokens (data.teacher_tokenizer, data.teacher_prompt); use losses on logits"
+                f"losses.{name}: compares {' and '.join(sorted(loss.requires))} token by token, but the teacher has "
+                "other tokens (data.teacher_tokenizer or data.teacher_prompt); use losses on logits"
             )
 
 
 def check_teacher_inputs(
     teacher: Teacher, datamodule: DataModuleInterface, losses: nn.ModuleDict, ignore_mismatch: bool
 ) -> None:
-    """Check that each network of a teacher reads what it was trained to read.
+    """Check that the inputs of each model of a teacher are encoded as they were in its training.
 
     Args:
-        teacher: Its networks.
-        datamodule: Makes the batches.
-        losses: All of them.
-        ignore_mismatch: Let other tokenizers pass.
+        teacher: The teacher.
+        datamodule: The DataModule of the run.
+        losses: All losses.
+        ignore_mismatch: Allow different tokenizers.
 
     Raises:
         ValueError: See ``check_tokenizers`` and ``check_separate_tokenization``.
@@ -160,3 +166,92 @@ def check_teacher_inputs(
     )
     for model in teacher.models:
         check_prompt(model.config(), prompt, f"teacher {model.name!r}", argument)
+
+
+# ---- score
+
+
+@torch.no_grad()
+def evaluate_teacher(
+    teacher: Teacher | CachedTeacher, task: Task, batches: Iterable[Batch], metrics: MetricCollection
+) -> tuple[dict[str, float], Tensor]:
+    """Score the teacher on labeled batches on its device.
+
+    Returns:
+        The metrics by name, and the number of examples of each class; both over all processes.
+
+    Raises:
+        ValueError: If there is no batch.
+    """
+    label_counts: Tensor | None = None
+    for batch in batches:
+        outputs = teacher(batch)
+        task.update(metrics, outputs, batch)
+        counts = task.label_counts(outputs, batch)
+        label_counts = counts if label_counts is None else label_counts + counts
+    if label_counts is None:
+        raise ValueError("the validation split is empty, so the teacher cannot be scored; add examples")
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(label_counts)
+    return {name: float(score) for name, score in metrics.compute().items()}, label_counts
+
+
+def check_teacher_score(name: str, task: Task, score: float, label_counts: Tensor, ignore_weak_teacher: bool) -> None:
+    """Raise if the teacher's score on the validation split is not better than chance.
+
+    Args:
+        name: The teacher's name.
+        task: The task.
+        score: The teacher's ``task.monitor``.
+        label_counts: As returned by ``evaluate_teacher``.
+        ignore_weak_teacher: Accept any score.
+
+    Raises:
+        ValueError: If the score is at chance level or worse and ``ignore_weak_teacher`` is False.
+    """
+    baseline = task.baseline_score(label_counts)
+    rank_zero_info(f"Teacher {name}: validation {task.monitor} {score:.4f}")
+    if ignore_weak_teacher or (score > baseline if task.monitor_mode == "max" else score < baseline):
+        return
+    raise ValueError(
+        f"teacher {name!r} has validation {task.monitor} {score:.4f}, not better than chance ({baseline:.4f}): its "
+        "head is untrained or its labels have another order; fine-tune it first, or accept it with "
+        "--model.ignore_checks+=weak_teacher (ignore_checks=['weak_teacher'])"
+    )
+
+
+def score_teacher(
+    trainer: Trainer,
+    teacher: Teacher | CachedTeacher,
+    task: Task,
+    metrics: MetricCollection,
+    to_device: Callable[[Batch], Batch],
+) -> tuple[dict[str, float], Tensor]:
+    """Score the teacher on the trainer's validation split, and log ``val/teacher_<metric>``.
+
+    Args:
+        trainer: In ``fit``, with its validation dataloader set up.
+        teacher: On the trainer's device.
+        task: The task.
+        metrics: New metrics on the trainer's device.
+        to_device: Moves a batch to the device, with its labels in the student's order.
+
+    Returns:
+        As ``evaluate_teacher``.
+    """
+    loaders = trainer.val_dataloaders
+    loaders = loaders if isinstance(loaders, (list, tuple)) else [loaders]
+    limits = [None if math.isinf(limit) else int(limit) for limit in trainer.num_val_batches]
+    loader_batches = chain.from_iterable(islice(loader, limit) for loader, limit in zip(loaders, limits, strict=True))
+    batches = tqdm(
+        map(to_device, loader_batches),
+        desc="Teacher on validation",
+        total=None if None in limits else sum(limit or 0 for limit in limits),
+        leave=False,
+        disable=trainer.progress_bar_callback is None or not trainer.is_global_zero,
+    )
+    with trainer.precision_plugin.forward_context():
+        scores, label_counts = evaluate_teacher(teacher, task, batches, metrics)
+    for logger in trainer.loggers:
+        logger.log_metrics({f"val/teacher_{name}": score for name, score in scores.items()}, step=0)
+    return scores, label_counts

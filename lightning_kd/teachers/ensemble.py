@@ -1,6 +1,7 @@
-"""How the predictions of several teachers become one."""
+"""Ensembles: combine the predictions of several models into one."""
 
-from typing import Literal, get_args
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -8,22 +9,44 @@ from torch import Tensor
 from lightning_kd.losses.base import masked_log_softmax
 
 CombineMode = Literal["logits", "probabilities", "confidence"]
-"""What is averaged; with ``confidence`` the probabilities, by weights of each row."""
+"""What is averaged: logits, probabilities, or probabilities weighted by confidence."""
 
 COMBINE_MODES: tuple[str, ...] = get_args(CombineMode)
 
 
-def combine_logits(logits: list[Tensor], mask: Tensor | None, combine: CombineMode) -> Tensor:
-    r"""One distribution out of K.
+def parse_ensemble(source: Any) -> tuple[list[Any], CombineMode]:
+    """Return the sources of the models, and how to combine them; a single source is an ensemble of one.
 
-    ``logits`` is their geometric mean, ``probabilities`` their arithmetic mean (Hinton et al. 2015, section 1), whose
-    logarithms are returned: a temperature softens the mean. ``confidence`` is an arithmetic mean in which a network
-    counts for less in a row where its own distribution has a higher entropy H (nats):
+    Raises:
+        ValueError: If there is no model, ``combine`` or a key is unknown, or ``ensemble`` is not a list.
+    """
+    combine: Any = "logits"
+    if isinstance(source, Mapping) and "ensemble" in source:
+        unknown = sorted(set(source) - {"ensemble", "combine"})
+        if unknown:
+            raise ValueError(f"teacher.{unknown[0]}: an ensemble has only the keys 'ensemble' and 'combine'; remove it")
+        source, combine = source["ensemble"], source.get("combine", combine)
+        if not isinstance(source, (list, tuple)):
+            raise ValueError(f"teacher.ensemble: must be a list of models, got {type(source).__name__}")
+    if combine not in COMBINE_MODES:
+        raise ValueError(f"teacher.combine: must be one of {', '.join(COMBINE_MODES)}, got {combine!r}")
+    sources = list(source) if isinstance(source, (list, tuple)) else [source]
+    if not sources:
+        raise ValueError("teacher: the list is empty; give at least one model, or null for no teacher")
+    return sources, combine
+
+
+def combine_logits(logits: list[Tensor], mask: Tensor | None, combine: CombineMode) -> Tensor:
+    r"""Combine the logits of K models.
+
+    ``logits`` gives the geometric mean of the distributions, ``probabilities`` their arithmetic mean (Hinton et al.
+    2015, section 1). The logarithm of the mean is returned, so a temperature softens the mean. ``confidence`` is an
+    arithmetic mean weighted per example: models with a higher entropy H (nats) get a lower weight,
 
     .. math:: w_k = \frac{1}{K - 1} \left(1 - \frac{\exp H_k}{\sum_j \exp H_j}\right)
 
     Zhang et al. 2022, Confidence-Aware Multi-Teacher Knowledge Distillation, equation 3, with the entropy in place of
-    the cross-entropy with the label, so that rows need none.
+    the cross-entropy with the label, so that examples need no label.
 
     Args:
         logits: K >= 1 tensors (N, C), any floating dtype; computed in float32.
@@ -31,11 +54,11 @@ def combine_logits(logits: list[Tensor], mask: Tensor | None, combine: CombineMo
         combine: What to average.
 
     Returns:
-        Float32 logits (N, C); of masked classes the lowest of all.
+        Float32 logits (N, C); masked classes have the lowest logit of their example.
     """
     if combine == "logits":
         return torch.stack([one.float() for one in logits]).mean(dim=0)
-    # a row without any class that counts would be all -inf
+    # an example without a class that counts would be all -inf
     class_mask = None if mask is None else mask | ~mask.any(dim=-1, keepdim=True)
     log_p = torch.stack([masked_log_softmax(one.float(), class_mask) for one in logits])
     if combine == "confidence" and len(logits) > 1:
@@ -45,6 +68,6 @@ def combine_logits(logits: list[Tensor], mask: Tensor | None, combine: CombineMo
         mean = torch.logsumexp(log_p, dim=0)
     else:
         mean = torch.logsumexp(log_p, dim=0) - torch.log(torch.tensor(float(len(logits))))
-    # finite, so that whatever is done with what does not count is, too
+    # finite, so that losses stay finite at masked classes too
     lowest = mean.masked_fill(mean == -torch.inf, torch.inf).amin(dim=-1, keepdim=True)
     return torch.maximum(mean, lowest)

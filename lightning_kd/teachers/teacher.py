@@ -1,63 +1,205 @@
-"""The teacher: frozen networks that stand outside the module tree."""
+"""The teacher: frozen models outside the module tree."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from lightning_kd import models
-from lightning_kd.models.labels import align_labels
+from lightning_kd.io.serialization import is_serializable
+from lightning_kd.models.labels import align_labels, get_label_names
+from lightning_kd.models.sharding import shard
 from lightning_kd.outputs import TEACHER_INPUTS, Batch, Head, Outputs, Requirement, with_inputs
-from lightning_kd.tasks.base import Task
-from lightning_kd.teachers.ensemble import COMBINE_MODES, CombineMode, combine_logits
-from lightning_kd.teachers.frozen_network import FrozenModel, Source
+from lightning_kd.teachers.ensemble import combine_logits, parse_ensemble
+
+Source = str | nn.Module | Mapping[str, Any]
+
+Placement = tuple[torch.device, torch.dtype, DeviceMesh | None]
+"""Device, dtype, and the devices to shard over (None = not sharded)."""
 
 
-def _parse_sources(source: Any) -> tuple[list[Source], CombineMode]:
-    """The networks that are given, and how their predictions become one."""
-    combine: Any = "logits"
-    if isinstance(source, Mapping) and "ensemble" in source:
-        unknown = sorted(set(source) - {"ensemble", "combine"})
-        if unknown:
-            raise ValueError(f"teacher.{unknown[0]}: an ensemble has the keys 'ensemble' and 'combine'; leave it out")
-        source, combine = source["ensemble"], source.get("combine", combine)
-        if not isinstance(source, (list, tuple)):
-            raise ValueError(f"teacher.ensemble: must be a list of networks, got {type(source).__name__}")
-    if combine not in COMBINE_MODES:
-        raise ValueError(f"teacher.combine: must be one of {', '.join(COMBINE_MODES)}, got {combine!r}")
-    sources = list(source) if isinstance(source, (list, tuple)) else [source]
-    if not sources:
-        raise ValueError("teacher: the list is empty; name at least one network, or null for none")
-    return sources, combine
+class ModelRunner(Protocol):
+    """What a ``Teacher`` needs to run its models; every ``Task`` is one."""
+
+    @property
+    def auto_class(self) -> str:
+        """Name of the transformers class that loads a model, such as ``AutoModelForMaskedLM``."""
+
+    def run(self, model: nn.Module, batch: Batch, requires: frozenset[Requirement] = frozenset()) -> Outputs:
+        """Run a model on a batch and return its heads, with the intermediate outputs in ``requires``."""
+
+    def align_to_student(self, outputs: Outputs, teacher_inputs: Batch, batch: Batch) -> Outputs:
+        """Convert the outputs for another tokenization of the batch (``teacher_inputs``) to the student's tokens."""
+
+
+def _parse_source(mapping: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Return the source and the serializable arguments of ``from_pretrained``."""
+    options = dict(mapping)
+    source = options.pop("pretrained", None)
+    if source is None:
+        raise ValueError(
+            f"teacher: a mapping needs the key 'pretrained' (a hub id or folder), got {sorted(mapping)}; other keys "
+            "are arguments of from_pretrained, and an ensemble has the key 'ensemble'"
+        )
+    if "combine" in options:
+        raise ValueError("teacher.combine: only for an ensemble, but this is a single model; leave it out")
+    if options and not isinstance(source, (str, os.PathLike)):
+        raise ValueError(
+            f"teacher.pretrained: must be a hub id or folder, got {type(source).__name__}; pass a loaded module alone, "
+            "without other keys"
+        )
+    for name, value in options.items():
+        config_value = value.to_dict() if hasattr(value, "to_dict") else value
+        options[name] = (
+            str(config_value).removeprefix("torch.") if isinstance(config_value, torch.dtype) else config_value
+        )
+        if not is_serializable(options[name]):
+            raise ValueError(
+                f"teacher.{name}: {type(value).__name__} cannot be saved in a checkpoint; use text, numbers, lists and "
+                "mappings, or load the model yourself and pass it"
+            )
+    return os.fspath(source) if isinstance(source, os.PathLike) else source, options
+
+
+class FrozenModel:
+    """A model that is loaded on first use, always in eval mode, and never requires gradients.
+
+    Args:
+        source: Hub id or folder; a mapping with such a ``pretrained`` and arguments of ``from_pretrained``; or a
+            module.
+        auto_class: Name of the transformers class that loads it.
+
+    Attributes:
+        source: The hub id or folder, or the module.
+        options: Arguments of ``from_pretrained``, serializable.
+        class_permutation: Index of each of the student's classes among the model's classes, (number of classes,);
+            None = same order.
+
+    Raises:
+        ValueError: If a mapping has no ``pretrained`` or has an option that cannot be serialized.
+    """
+
+    def __init__(self, source: Source, auto_class: str) -> None:
+        mapping = source if isinstance(source, Mapping) else {"pretrained": source}
+        self.source: str | nn.Module
+        self.source, self.options = _parse_source(mapping)
+        self.class_permutation: Tensor | None = None
+        self._auto_class = auto_class
+        self._model: nn.Module | None = None
+        self._placement: Placement | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # a spawned process loads its own copy
+        return {**self.__dict__, "_model": None}
+
+    @property
+    def name(self) -> str:
+        """The hub id or folder, or the class name of the module, for messages and model cards."""
+        return self.source if isinstance(self.source, str) else type(self.source).__name__
+
+    @property
+    def source_config(self) -> str | dict[str, Any] | None:
+        """The hub id, folder or mapping to save in checkpoints; None for a module."""
+        if not isinstance(self.source, str):
+            return None
+        return {"pretrained": self.source, **self.options} if self.options else self.source
+
+    @property
+    def is_loaded(self) -> bool:
+        """True if the weights are in memory."""
+        return self._model is not None
+
+    def load(self) -> nn.Module:
+        """Return the model, and load it first if necessary."""
+        if self._model is None:
+            if isinstance(self.source, str):
+                self._model = models.load_model(self.source, self._auto_class, "teacher", options=self._load_kwargs())
+            else:
+                self._model = self.source
+            self._model.requires_grad_(False)
+            self._model.eval()
+            self._move()
+        return self._model
+
+    def _load_kwargs(self) -> dict[str, Any]:
+        """Return the options, with the target device for a quantized model, which cannot be moved later."""
+        options = self.options
+        if "quantization_config" not in options or "device_map" in options or self._placement is None:
+            return options
+        return {**options, "device_map": {"": self._placement[0]}} if self._placement[0].type != "cpu" else options
+
+    def unload(self) -> None:
+        """Release the model; the next ``load`` reads it again from its folder or hub id."""
+        self._model = None
+
+    def config(self) -> Any:
+        """Return the configuration without loading weights, or None if a module has none."""
+        if not isinstance(self.source, str):
+            return getattr(self.source, "config", None)
+        return models.load_config(self.source, "teacher", self.options)
+
+    def label_names(self) -> list[str] | None:
+        """Return the label names without loading weights, or None if they are only placeholders."""
+        return get_label_names(models.get_id2label(self.config()))
+
+    def to(self, placement: Placement) -> None:
+        """Set the device, and the dtype of a model loaded from a hub id or folder; also applies to a later ``load``."""
+        self._placement = placement
+        self.class_permutation = None if self.class_permutation is None else self.class_permutation.to(placement[0])
+        self._move()
+
+    def _move(self) -> None:
+        if self._placement is None or self._model is None:
+            return
+        device, dtype, mesh = self._placement
+        if not models.has_fixed_placement(self._model):
+            if isinstance(self.source, str) and "dtype" not in self.options:
+                self._model.to(dtype=dtype)
+            if mesh is not None:
+                shard(self._model, mesh)
+            self._model.to(device)
+        self._model.eval()  # the user may have put a given module in train mode meanwhile
+
+    def num_parameters(self) -> int:
+        """Return the number of parameters without loading weights."""
+        if self._model is not None or isinstance(self.source, nn.Module):
+            return models.count_model_parameters(self.load())
+        return models.count_parameters(self.config(), self._auto_class)
+
+    def permute_classes(self, logits: Tensor) -> Tensor:
+        """Return the logits (N, C) with the classes in the student's order."""
+        return logits if self.class_permutation is None else logits[:, self.class_permutation.to(logits.device)]
 
 
 class Teacher:
-    """One frozen network, or several whose predictions are combined.
+    """A frozen model, or an ensemble of frozen models.
 
-    The class is no ``nn.Module``: so Lightning neither saves nor trains nor averages nor replicates the teacher.
-    Networks are loaded on first use, are always in eval mode and never require a gradient.
+    Deliberately not an ``nn.Module``, so that Lightning does not save, optimize, average or replicate it. Models are
+    loaded on first use, always in eval mode, and never require gradients.
 
     Args:
-        source: Hub id or folder; a mapping of such a ``pretrained`` and arguments of ``from_pretrained``; a module; a
+        source: Hub id or folder; a mapping with such a ``pretrained`` and arguments of ``from_pretrained``; a module; a
             list of these (an ensemble, logits averaged); or ``{ensemble: [...], combine: ...}``, see
             ``ensemble.combine_logits``.
-        task: The task whose heads the networks have.
+        task: Loads and runs the models, usually a ``Task``.
 
     Attributes:
-        models: The networks.
-        combine: How their predictions become one.
+        models: The models.
+        combine: How an ensemble is combined.
+        task: As given.
 
     Raises:
-        ValueError: If the list is empty, ``combine`` is unknown, or a mapping has no ``pretrained`` or holds what is no
-            plain data.
+        ValueError: If the list is empty, ``combine`` is unknown, or a mapping has no ``pretrained`` or has an option
+            that cannot be serialized.
     """
 
-    def __init__(self, source: Source | list[Any], task: Task) -> None:
-        sources, self.combine = _parse_sources(source)
+    def __init__(self, source: Source | list[Any], task: ModelRunner) -> None:
+        sources, self.combine = parse_ensemble(source)
         self.models = [FrozenModel(item, task.auto_class) for item in sources]
         self.task = task
         self._mesh: DeviceMesh | None = None
@@ -68,12 +210,12 @@ class Teacher:
 
     @property
     def names(self) -> list[str]:
-        """How each network is called in messages and model cards."""
+        """The name of each model, for messages and model cards."""
         return [model.name for model in self.models]
 
     @property
     def source_config(self) -> list[Any] | dict[str, Any] | None:
-        """The hub ids, folders and mappings, as checkpoints save them; None if a network was given as a module."""
+        """The hub ids, folders and mappings to save in checkpoints; None if there is a module among them."""
         sources = [model.source_config for model in self.models]
         if None in sources:
             return None
@@ -81,38 +223,32 @@ class Teacher:
 
     @property
     def source_repr(self) -> str:
-        """What tells it from others, as far as it was said; the weights of modules are not looked at."""
+        """Identifies the sources; the weights of modules are not compared."""
         return repr((self.source_config or self.names, self.combine))
 
     def load(self) -> list[nn.Module]:
-        """The networks, loaded on first use."""
+        """Return the models, and load them first if necessary."""
         return [model.load() for model in self.models]
 
     def unload(self) -> None:
-        """Forget the networks; those of a folder or id are loaded anew when they are needed, others are at hand."""
+        """Release the models; the next ``load`` reads them again from their folders or hub ids."""
         for model in self.models:
             model.unload()
 
     def label_names(self) -> list[str] | None:
-        """The label names of the first network; None where it has only placeholders. Does not load weights."""
+        """Return the label names of the first model without loading weights, or None if they are only placeholders."""
         return self.models[0].label_names()
 
     def align_classes(self, label_names: list[str], ignore_mismatch: bool) -> None:
-        """Reorder the logits of each network from its own label order to ``label_names``.
+        """Reorder the logits of each model from its label order to ``label_names``.
 
-        A network with placeholders for names is taken to be in that order already. Where the classes of a task have no
-        names, only the size of the heads is checked.
+        A model with placeholders for names is assumed to be in that order already.
 
         Raises:
-            ValueError: If a network's label set is another one and ``ignore_mismatch`` is False, or if the numbers
-                of labels differ.
+            ValueError: If a model has another label set and ``ignore_mismatch`` is False, or another number of labels.
         """
         for model in self.models:
             model_labels, description = model.label_names(), f"teacher {model.name!r}"
-            if self.task.num_labels is not None:
-                models.check_num_labels(model.config(), self.task.num_labels, description)
-            if not self.task.named_labels:
-                continue
             if model_labels is not None:
                 remedy = "train a teacher on these labels"
                 model.class_permutation = align_labels(
@@ -120,22 +256,23 @@ class Teacher:
                 )
             else:
                 models.check_num_labels(model.config(), len(label_names), description)
-                if model.config() is not None:  # a plain network has nowhere to name them
-                    rank_zero_warn(
-                        f"{description} does not name its labels; they are taken to be in the student's order"
-                    )
+                if model.config() is not None:  # a plain module cannot name them
+                    rank_zero_warn(f"{description} does not name its labels; assuming the student's order")
+
+    def check_num_labels(self, num_labels: int) -> None:
+        """Raise a ValueError if the head of a model has another number of labels."""
+        for model in self.models:
+            models.check_num_labels(model.config(), num_labels, f"teacher {model.name!r}")
 
     def to(self, device: torch.device, dtype: torch.dtype, mesh: DeviceMesh | None = None) -> None:
-        """Settle the device; networks loaded from an id or folder take the student's precision, too.
+        """Set the device, and the dtype of models loaded from a hub id or folder; also applies to a later ``load``.
 
-        Networks that are not loaded yet are moved when they are. Quantised networks and those with a ``device_map``
-        stay as and where they were loaded.
+        Quantized models and those with a ``device_map`` stay as and where they were loaded.
 
         Args:
             device: The student's.
             dtype: The student's.
-            mesh: The devices among which to divide each network layer by layer, so that none need hold it whole; None
-                where the strategy does not shard.
+            mesh: Devices over which to shard each model layer by layer; None = do not shard.
         """
         self._mesh = mesh
         for model in self.models:
@@ -143,20 +280,25 @@ class Teacher:
 
     @property
     def is_sharded(self) -> bool:
-        """Whether the networks are divided among devices, which then must all call them at once."""
+        """True if the models are sharded, so that all devices must call them at the same time."""
         return self._mesh is not None
 
     def num_parameters(self) -> int:
-        """Parameters of all networks; does not load weights that are not loaded yet."""
+        """Return the number of parameters of all models without loading weights."""
         return sum(model.num_parameters() for model in self.models)
 
     @torch.no_grad()
     def __call__(self, batch: Batch, requires: frozenset[Requirement] = frozenset()) -> Outputs:
-        """What the teacher returns for a batch, in the student's label order and at the student's positions.
+        """Run the teacher on a batch.
 
-        Hidden states and projections are those of a single network: an ensemble has none.
+        Args:
+            batch: The student's batch.
+            requires: Intermediate outputs to return; an ensemble has none.
+
+        Returns:
+            The outputs in the student's label order and at the student's positions.
         """
-        outputs = [self._call_model(index, batch, requires) for index in range(len(self.models))]
+        outputs = [self._run_model(index, batch, requires) for index in range(len(self.models))]
         if len(outputs) == 1:
             return outputs[0]
         heads = {
@@ -165,8 +307,7 @@ class Teacher:
         }
         return replace(outputs[0], heads=heads)
 
-    def _call_model(self, index: int, batch: Batch, requires: frozenset[Requirement]) -> Outputs:
-        """What one network returns."""
+    def _run_model(self, index: int, batch: Batch, requires: frozenset[Requirement]) -> Outputs:
         model = self.models[index]
         encodings = batch.get(TEACHER_INPUTS, [])
         teacher_inputs = encodings[min(index, len(encodings) - 1)] if encodings else None

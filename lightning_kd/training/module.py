@@ -22,7 +22,6 @@ from lightning_kd.optim.schedules import DEFAULT_OPTIMIZER, OptimizerFactory, re
 from lightning_kd.outputs import AUGMENTED, Batch, Outputs, with_inputs
 from lightning_kd.tasks.base import Task
 from lightning_kd.teachers import checks as teacher_checks
-from lightning_kd.teachers import teacher_score
 from lightning_kd.teachers.cache import TEACHER_LOGITS, CachedTeacher, TeacherCache
 from lightning_kd.teachers.teacher import Teacher
 from lightning_kd.training import checks
@@ -176,7 +175,10 @@ class DistillationModule(OptimizedModule):
             )
         checks.check_augmentation(datamodule, self.losses)
         if (teacher := self.active_teacher) is not None:
-            teacher.align_classes(self.label_names or [], self._ignore_label_mismatch)
+            if self.task.num_labels is not None:
+                teacher.check_num_labels(self.task.num_labels)
+            if self.task.named_labels:
+                teacher.align_classes(self.label_names or [], self._ignore_label_mismatch)
             teacher_checks.check_teacher_inputs(
                 teacher, datamodule, self.losses, "tokenizer_mismatch" in self.ignore_checks
             )
@@ -204,6 +206,7 @@ class DistillationModule(OptimizedModule):
         # not in setup: a checkpoint brings the seed by which the DataModule hides tokens, and is restored after it
         self.cached_teachers = cache.open(
             teacher,
+            self.task,
             get_datamodule(self.trainer),
             ("train", "validation"),
             self.label_names or [],
@@ -231,11 +234,13 @@ class DistillationModule(OptimizedModule):
             return
         metrics = self.task.metrics(self.label_names or []).to(self.device)
         scored_teacher = self.cached_teachers.get("validation", teacher)
-        scores, label_counts = teacher_score.score_teacher(
+        scores, label_counts = teacher_checks.score_teacher(
             self.trainer, scored_teacher, self.task, metrics, self.to_device
         )
         name, ignore_weak_teacher = " + ".join(teacher.names), "weak_teacher" in self.ignore_checks
-        teacher_score.check_teacher_score(name, self.task, scores[self.task.monitor], label_counts, ignore_weak_teacher)
+        teacher_checks.check_teacher_score(
+            name, self.task, scores[self.task.monitor], label_counts, ignore_weak_teacher
+        )
         self.teacher_scores = scores
 
     def to_device(self, batch: Batch) -> Batch:

@@ -265,7 +265,7 @@ def open_folders(folder, teacher, datamodule, task=None, labels=LABELS, precisio
     datamodule.setup("fit")
     source_teacher = Teacher(teacher, task or SequenceClassification())
     stores = TeacherCache(str(folder), **cache).open(
-        source_teacher, datamodule, ("train", "validation"), labels, precision
+        source_teacher, source_teacher.task, datamodule, ("train", "validation"), labels, precision
     )
     return {split: cached.store.folder for split, cached in stores.items()}
 
@@ -504,7 +504,7 @@ def cached_teacher(tmp_path, clinc_file, answer=lambda ids: ids, **cache):
     rows.setup("fit")
     source_teacher = Teacher(FunctionModel(answer), SequenceClassification())
     return rows, TeacherCache(str(tmp_path / "cache"), **cache).open(
-        source_teacher, rows, ("train", "validation"), LABELS, "32"
+        source_teacher, source_teacher.task, rows, ("train", "validation"), LABELS, "32"
     )
 
 
@@ -543,7 +543,9 @@ def test_padding_does_not_count(tmp_path, teachers, clinc_file, tokenizer, teach
     rows = data(clinc_file, tokenizer=tokenizer)
     rows.setup("fit")
     source_teacher = Teacher(teachers["classes"], SequenceClassification())
-    cached = TeacherCache(str(tmp_path / "cache")).open(source_teacher, rows, ("train",), LABELS, "32")["train"]
+    cached = TeacherCache(str(tmp_path / "cache")).open(
+        source_teacher, source_teacher.task, rows, ("train",), LABELS, "32"
+    )["train"]
     together = cached(batch_of(rows, range(72))).heads["label"].logits
     assert len({len(batch_of(rows, [row])["input_ids"][0]) for row in range(72)}) > 1
     alone = [cached(batch_of(rows, [row])).heads["label"].logits for row in range(72)]
@@ -618,13 +620,13 @@ def test_other_data_are_refused(tmp_path, teachers, clinc_file, squad_folder):
     make = partial(TeacherCache(str(tmp_path / "cache")).open, splits=("train",), label_names=LABELS, precision="32")
     teacher = Teacher(teachers["classes"], SequenceClassification())
     with pytest.raises(ValueError, match="teacher_cache: CustomDataModule has no cache_key"):
-        make(teacher, as_datamodule_interface(CustomDataModule()))
+        make(teacher, teacher.task, as_datamodule_interface(CustomDataModule()))
     with pytest.raises(ValueError, match="teacher_cache: a DataLoader has no cache_key"):
-        make(teacher, as_datamodule_interface(None))
+        make(teacher, teacher.task, as_datamodule_interface(None))
     stochastic = StochasticDataModule(str(clinc_file), str(TINY_BERT))
     stochastic.setup("fit")
     with pytest.raises(ValueError, match="teacher_cache: StochasticDataModule draws rows anew in each epoch"):
-        make(teacher, stochastic)
+        make(teacher, teacher.task, stochastic)
     with pytest.raises(ValueError, match=r"teacher_cache\.top_k: QuestionAnswering has few classes"):
         open_folders(tmp_path, teachers["spans"], squad_data(squad_folder), QuestionAnswering(), [], top_k=5)
 
@@ -684,7 +686,7 @@ def test_cache_command_refuses(tmp_path, config, shell, distill_args):
     assert "model.teacher_cache: none given" in shell("cache", "--config", config)[1]
     assert "model.teacher: no loss reads one" in shell("cache", "--config", config, "--model.teacher_cache=x")[1]
     guessing = [argument for argument in distill_args() if "weak_teacher" not in str(argument)]
-    assert "no better than guessing" in shell("cache", *guessing)[1]
+    assert "not better than chance" in shell("cache", *guessing)[1]
     folders = {read_metadata(folder)["split"]: folder for folder in (tmp_path / "cache").iterdir()}
     assert not (folders["train"] / "values.bin").exists()  # asked before it sees all rows
 

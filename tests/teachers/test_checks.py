@@ -1,21 +1,28 @@
-"""What is refused before the first step."""
+"""Checks of the teacher before the first step: its tokenizer and its score."""
 
 import json
 import re
 
 import pytest
+import torch
+from torch import nn
 from transformers import AutoTokenizer
 
 from lightning_kd import SequenceClassification
-from lightning_kd.teachers.checks import check_tokenizers, tokenizer_fingerprint
+from lightning_kd.teachers.checks import (
+    check_teacher_score,
+    check_tokenizers,
+    evaluate_teacher,
+    tokenizer_fingerprint,
+)
 from lightning_kd.teachers.teacher import Teacher
-from tests.helpers import TINY_BERT, save_model, tiny_bert
+from tests.helpers import LABELS, TINY_BERT, save_model, tiny_bert
 
 TASK = SequenceClassification()
 
 
 def save_tokenizer(folder, **settings):
-    """The tiny tokenizer as a folder in which some settings or vocabulary entries are other ones."""
+    """Save the tiny tokenizer with changed settings or vocabulary entries, and load it."""
     AutoTokenizer.from_pretrained(TINY_BERT).save_pretrained(folder)
     config, vocabulary = (folder / name for name in ("tokenizer_config.json", "tokenizer.json"))
     renamed = settings.pop("rename", {})
@@ -38,33 +45,28 @@ def change_separator(tokenizer):
 
 
 CHANGES = {
-    "entry": (
-        lambda folder: save_tokenizer(folder, rename={"hello": "dolphin"}),
-        "'hello' against 'dolphin' at id 610",
-    ),
-    "swap": (lambda folder: save_tokenizer(folder, rename={"a": "b", "b": "a"}), "'a' against 'b' at id 16"),
-    "added": (
-        lambda folder: add_word(save_tokenizer(folder)),
-        "1200 against 1201 entries, first.*'dolphin' at id 1200",
-    ),
-    "special": (lambda folder: change_separator(save_tokenizer(folder)), r"special tokens.*\[SEP\].*against.*\[CLS\]"),
-    "case": (
-        lambda folder: save_tokenizer(folder, do_lower_case=False),
-        "normalizer.*lowercase.*True.* against .*False",
-    ),
-    "accents": (
-        lambda folder: save_tokenizer(folder, strip_accents=False),
-        "normalizer.*strip_accents.*None.* against .*False",
-    ),
+    "entry": (lambda folder: save_tokenizer(folder, rename={"hello": "dolphin"}), "'hello' vs. 'dolphin' at id 610"),
+    "swap": (lambda folder: save_tokenizer(folder, rename={"a": "b", "b": "a"}), "'a' vs. 'b' at id 16"),
+    "added": (lambda folder: add_word(save_tokenizer(folder)), "1200 vs. 1201 entries, .*'dolphin' at id 1200"),
+    "special": (lambda folder: change_separator(save_tokenizer(folder)), r"special tokens.*\[SEP\].* vs. .*\[CLS\]"),
+    "case": (lambda folder: save_tokenizer(folder, do_lower_case=False), "normalizer.*lowercase.*True vs. .*False"),
+    "accents": (lambda folder: save_tokenizer(folder, strip_accents=False), "normalizer.*accents.*None vs. .*False"),
 }
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_fingerprint_sees_what_changes_ids_or_their_meaning(tmp_path, tokenizer, change):
-    assert tokenizer_fingerprint(CHANGES[change][0](tmp_path)) != tokenizer_fingerprint(tokenizer)
+def test_different_tokenizer(tmp_path, tokenizer, change):
+    make, difference = CHANGES[change]
+    teacher = Teacher(save_model(tiny_bert(), tmp_path / "teacher", tokenizer), TASK)
+    student_tokenizer = make(tmp_path / "student")
+    assert tokenizer_fingerprint(student_tokenizer) != tokenizer_fingerprint(tokenizer)
+    message = rf"teacher '.*teacher' and student '.*student'.*\(.*{difference}.*\).*ignore_checks\+=tokenizer_mismatch"
+    with pytest.raises(ValueError, match=message):
+        check_tokenizers(teacher, student_tokenizer, ignore_mismatch=False)
+    check_tokenizers(teacher, student_tokenizer, ignore_mismatch=True)
 
 
-def test_fingerprint_is_that_of_the_same_tokenizer_from_elsewhere(tmp_path, tokenizer):
+def test_fingerprint_ignores_file_format_and_padding_settings(tmp_path, tokenizer):
     expected = tokenizer_fingerprint(tokenizer)
     assert re.fullmatch("[0-9a-f]{64}", expected)
     assert tokenizer_fingerprint(save_tokenizer(tmp_path / "json", model_max_length=7, padding_side="left")) == expected
@@ -81,20 +83,7 @@ def test_fingerprint_does_not_depend_on_earlier_calls(tokenizer):
     assert tokenizer_fingerprint(tokenizer) == before
 
 
-@pytest.mark.parametrize("change", CHANGES)
-def test_other_tokenizer_is_refused_with_the_difference_and_the_remedy(tmp_path, tokenizer, change):
-    make, difference = CHANGES[change]
-    teacher = Teacher(save_model(tiny_bert(), tmp_path / "teacher", tokenizer), TASK)
-    students = make(tmp_path / "student")
-    remedy = r"choose a student with the teacher's vocabulary, or .* --model\.ignore_checks\+=tokenizer_mismatch"
-    with pytest.raises(
-        ValueError, match=rf"teacher '.*teacher' and student '.*student'.*\(.*{difference}.*\).*{remedy}"
-    ):
-        check_tokenizers(teacher, students, ignore_mismatch=False)
-    check_tokenizers(teacher, students, ignore_mismatch=True)
-
-
-def test_every_network_of_an_ensemble_is_compared(tmp_path, tokenizer):
+def test_tokenizer_of_each_ensemble_member_is_compared(tmp_path, tokenizer):
     same = save_model(tiny_bert(), tmp_path / "same")
     check_tokenizers(Teacher([same, same], TASK), tokenizer, ignore_mismatch=False)
     other = save_model(tiny_bert(), tmp_path / "other", save_tokenizer(tmp_path / "t", rename={"hello": "dolphin"}))
@@ -102,11 +91,52 @@ def test_every_network_of_an_ensemble_is_compared(tmp_path, tokenizer):
         check_tokenizers(Teacher([same, other], TASK), tokenizer, ignore_mismatch=False)
 
 
-def test_module_without_a_tokenizer_is_not_compared(tokenizer):
+def test_teacher_without_tokenizer(tmp_path, tokenizer):
     check_tokenizers(Teacher(tiny_bert(), TASK), tokenizer, ignore_mismatch=False)
-
-
-def test_teacher_folder_without_a_tokenizer_is_warned_about(tmp_path, tokenizer):
     tiny_bert().save_pretrained(tmp_path)
-    with pytest.warns(UserWarning, match=r"tokenizers not compared: teacher tokenizer '.*' is on disk but"):
+    with pytest.warns(UserWarning, match=rf"tokenizers not compared: .*'{tmp_path}'"):
         check_tokenizers(Teacher(str(tmp_path), TASK), tokenizer, ignore_mismatch=False)
+
+
+# ---- score
+
+
+class Oracle(nn.Module):
+    """Predicts the label plus a shift."""
+
+    def __init__(self, shift=0):
+        super().__init__()
+        self.shift = shift
+
+    def forward(self, answers):
+        return nn.functional.one_hot((answers + self.shift) % 3, 3).float()
+
+
+def evaluate(model):
+    """Score on 10, 6 and 4 examples of the classes, and one that is padding."""
+    labels = torch.tensor([0] * 10 + [1] * 6 + [2] * 5)
+    batches = [
+        {"answers": labels[part], "labels": labels[part], "row_id": part % 100} for part in torch.arange(21).split(8)
+    ]
+    batches[-1]["row_id"][-1] = -1
+    return evaluate_teacher(Teacher(model, TASK), TASK, batches, TASK.metrics(LABELS))
+
+
+def test_perfect_teacher():
+    scores, counts = evaluate(Oracle())
+    assert scores == {"accuracy": 1.0, "f1_macro": 1.0, "in_scope_accuracy": 1.0, "oos_recall": 1.0}
+    assert counts.tolist() == [10, 6, 4]
+    check_teacher_score("t", TASK, scores["accuracy"], counts, ignore_weak_teacher=False)
+
+
+@pytest.mark.parametrize("shift", [1, 2])
+def test_teacher_with_labels_in_another_order(shift):
+    scores, counts = evaluate(Oracle(shift))
+    with pytest.raises(ValueError, match=r"teacher 't' has validation accuracy 0\.0000, not better than chance"):
+        check_teacher_score("t", TASK, scores["accuracy"], counts, ignore_weak_teacher=False)
+    check_teacher_score("t", TASK, scores["accuracy"], counts, ignore_weak_teacher=True)
+
+
+def test_empty_validation_split():
+    with pytest.raises(ValueError, match="the validation split is empty"):
+        evaluate_teacher(Teacher(Oracle(), TASK), TASK, [], TASK.metrics(LABELS))

@@ -135,7 +135,7 @@ def test_another_number_of_labels_cannot_be_ignored(tmp_path):
 def test_placeholders_for_label_names_are_warned_about_for_each_network():
     nameless = teacher([tiny_bert(), tiny_bert(labels=None, num_labels=3)])
     assert [model.label_names() for model in nameless.models] == [LABELS, None]
-    with pytest.warns(UserWarning, match="does not name its labels; they are taken to be in the student's order"):
+    with pytest.warns(UserWarning, match="does not name its labels"):
         nameless.align_classes(LABELS, ignore_mismatch=False)
 
 
@@ -228,11 +228,11 @@ def test_quantized_teacher_gives_its_layers_as_they_are_on_disk(tmp_path, clinc_
         ({"dtype": "bfloat16"}, "teacher: a mapping needs the key 'pretrained'.*got .'dtype'.*"),
         (
             {"pretrained": tiny_bert(), "dtype": "bfloat16"},
-            "teacher.pretrained: must be a hub id or folder, got Bert.*alone",
+            "teacher.pretrained: must be a hub id or folder, got Bert",
         ),
         (
             {"pretrained": "x", "device_map": torch.device("cpu")},
-            "teacher.device_map: device is no plain data.*as text",
+            "teacher.device_map: device cannot be saved",
         ),
     ],
 )

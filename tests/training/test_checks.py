@@ -49,7 +49,7 @@ def test_trained_teacher_in_any_label_order_passes_and_its_score_is_logged(tmp_p
 
 
 def test_untrained_teacher_is_refused_but_can_be_ignored(tmp_path, clinc_file, teacher_folder):
-    with pytest.raises(ValueError, match=r"no better than guessing.*--model\.ignore_checks\+=weak_teacher"):
+    with pytest.raises(ValueError, match=r"not better than chance.*--model\.ignore_checks\+=weak_teacher"):
         trainer(tmp_path).fit(module(teacher_folder, ignore_checks=[]), data(clinc_file))
     trainer(tmp_path, max_steps=1).fit(module(teacher_folder, ignore_checks=["weak_teacher"]), data(clinc_file))
 

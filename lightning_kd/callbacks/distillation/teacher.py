@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import transformers
 from lightning.pytorch import LightningModule
@@ -21,12 +21,11 @@ from lightning_kd.callbacks.distillation.call_recorder import (
 from lightning_kd.callbacks.distillation.outputs import Key, Layer, build_outputs
 from lightning_kd.models import labels
 from lightning_kd.outputs import Batch, Outputs, Requirement
-from lightning_kd.tasks.base import Task
 from lightning_kd.teachers.teacher import Teacher
 
 
 class CallReplayTask:
-    """Stands for a task: runs a network on a batch that is a ``call`` of another one.
+    """The ``ModelRunner`` of the drop-in: runs a network on a batch that is a ``call`` of another one.
 
     Args:
         auto_class: Name of the transformers class that loads the network.
@@ -35,9 +34,6 @@ class CallReplayTask:
     Attributes:
         layers: Whose outputs are its hidden states.
     """
-
-    named_labels = True
-    num_labels = None
 
     def __init__(self, auto_class: str, keys: list[Key] | None) -> None:
         self.auto_class = auto_class
@@ -58,6 +54,10 @@ class CallReplayTask:
         replayed = replace(call, output=output, layers=layers, output_versions=TensorVersions())
         return build_outputs(replayed, "teacher", self.keys, batch["labels"], self.layers)
 
+    def align_to_student(self, outputs: Outputs, teacher_inputs: Batch, batch: Batch) -> Outputs:
+        """Return the outputs as they are: the teacher always reads the student's tokens."""
+        return outputs
+
 
 def build_teacher(
     student: nn.Module, source: Any, loaded: bool, auto_class: str | None, keys: list[Key] | None
@@ -76,7 +76,7 @@ def build_teacher(
     """
     if auto_class is None and not loaded:
         auto_class = infer_auto_class(student)
-    teacher = Teacher(source, cast(Task, CallReplayTask(auto_class or "", keys)))
+    teacher = Teacher(source, CallReplayTask(auto_class or "", keys))
     student_names = labels.get_label_names(models.get_id2label(unwrap_compiled(student)))
     if student_names is None or keys is None:
         return teacher
