@@ -20,7 +20,7 @@ from transformers import AutoModelForMaskedLM
 
 from lightning_kd import MaskedLM, MaskedLMDataModule
 from lightning_kd.losses import HardLabelLoss, SoftTargetLoss
-from lightning_kd.models.loading import call_model
+from lightning_kd.models import call_model
 
 TEMPERATURE = 2.0
 

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from transformers import AutoModelForQuestionAnswering
 
 from lightning_kd import QuestionAnswering, SQuADDataModule
-from lightning_kd.models.loading import call_model
+from lightning_kd.models import call_model
 
 N_BEST = 20
 MAX_ANSWER_LENGTH = 30

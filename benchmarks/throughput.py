@@ -50,7 +50,7 @@ from transformers import get_linear_schedule_with_warmup as linear_schedule
 from lightning_kd import CLINC150DataModule, DistillationModule, LazyAdamW, SequenceClassification
 from lightning_kd.callbacks import FillTeacherCache
 from lightning_kd.losses import HardLabelLoss, SoftTargetLoss
-from lightning_kd.models.loading import encoder_layers
+from lightning_kd.models import encoder_layers
 
 ALPHA, TEMPERATURE, RATE, DECAY, WARMUP, BATCH = 0.055, 4.0, 2e-4, 0.01, 0.06, 64
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")

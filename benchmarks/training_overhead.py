@@ -28,7 +28,7 @@ from transformers import AutoModelForSequenceClassification, get_linear_schedule
 
 from lightning_kd import CLINC150DataModule, DistillationModule, SequenceClassification
 from lightning_kd.losses import HardLabelLoss, LogitMSELoss, SoftTargetLoss
-from lightning_kd.models.loading import encoder_layers
+from lightning_kd.models import encoder_layers
 
 WEIGHTS = {"hard": 0.3, "soft": 0.6, "mse": 0.1}
 TEMPERATURE = 4.0

@@ -20,7 +20,7 @@ from lightning_kd.evaluation.report import STAGES, Report, Split, build_report
 from lightning_kd.export.model_card import EXPORT_TAG
 from lightning_kd.export.tracing import requires_missing_device
 from lightning_kd.io.atomic import atomic_write
-from lightning_kd.models.loading import count_model_parameters, has_fixed_placement
+from lightning_kd.models import count_parameters, has_fixed_placement
 from lightning_kd.training.module import DistillationModule
 
 HEADING = "## Compression report"
@@ -134,7 +134,7 @@ def _teacher_artifacts(pl_module: DistillationModule, datamodule: TextDataModule
             "speedup are against the student"
         )
         return []
-    return [Artifact("teacher", "PyTorch", model.cpu().eval(), count_model_parameters(model), None)]
+    return [Artifact("teacher", "PyTorch", model.cpu().eval(), count_parameters(model), None)]
 
 
 def source_model_card(source: str) -> str:

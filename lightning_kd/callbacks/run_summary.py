@@ -5,7 +5,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lightning_kd.callbacks.export import best_scores
-from lightning_kd.models.loading import count_model_parameters
+from lightning_kd.models import count_parameters
 from lightning_kd.training.module import DistillationModule
 
 BYTES_PER_MB = 1e6
@@ -19,7 +19,7 @@ def summary_table(pl_module: DistillationModule, scores: dict[str, float]) -> Ta
         scores: ``val/<metric>`` of the best student.
     """
     assert pl_module.student is not None
-    student_parameters = count_model_parameters(pl_module.student)
+    student_parameters = count_parameters(pl_module.student)
     teacher_parameters = pl_module.active_teacher.num_parameters() if pl_module.active_teacher is not None else 0
     columns = ["teacher", "student", "student / teacher"] if teacher_parameters else ["student"]
     table = Table("validation", *columns, title="Best student")

@@ -6,7 +6,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelPruning, WeightAveraging
 from torch import nn
 
-from lightning_kd.models.loading import encoder_layers
+from lightning_kd.models import encoder_layers
 from lightning_kd.training.module import DistillationModule
 
 

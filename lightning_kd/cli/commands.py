@@ -22,7 +22,7 @@ from lightning_kd.evaluation.temperature.probe import probe_models
 from lightning_kd.evaluation.temperature.selection import CALLBACK_NAME, Selection
 from lightning_kd.io import consolidation
 from lightning_kd.io.atomic import check_writable
-from lightning_kd.models.loading import load_model, load_tokenizer
+from lightning_kd.models import load_model, load_tokenizer
 from lightning_kd.models.prompt_config import check_prompt
 from lightning_kd.tasks.base import Task
 from lightning_kd.teachers.checks import tokenizer_fingerprint
@@ -79,7 +79,7 @@ def report(args: list[str]) -> None:
     for artifact in artifacts:
         check_lengths(config.data, artifact.model, None)
         prompt = getattr(config.data, "prompt", None)
-        check_prompt(getattr(artifact.model, "config", None), prompt, artifact.name, "prompt")
+        check_prompt(artifact.model, prompt, artifact.name, "prompt")
     result = build_report(artifacts, task, config.data, config.split)
     Console(emoji=False).print(result.table())
     write_report(result, folder)

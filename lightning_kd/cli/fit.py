@@ -89,8 +89,8 @@ class DistillationCLI(LightningCLI):
         if arguments is None or "tokenizer" not in arguments or arguments.tokenizer is not None:
             return
         student = config.model.student
-        if isinstance(student, dict):  # a base with changes, or a whole configuration out of a checkpoint
-            student = student.get("config")
+        if isinstance(student, dict):  # see models.parse_student; a whole configuration comes from a checkpoint
+            student = student.get("pretrained") or student.get("config")
             student = student if isinstance(student, str) else (student or {}).get("_name_or_path")
         arguments.tokenizer = student if isinstance(student, str) else None
 

@@ -20,7 +20,7 @@ from lightning_kd.data.encoding_key import encoder_key, tokenizer_key
 from lightning_kd.data.interface import DataModuleInterface
 from lightning_kd.data.samplers import EvaluationSampler, LengthGroupedSampler
 from lightning_kd.io.atomic import check_writable, disk_full_errors
-from lightning_kd.models.loading import load_tokenizer
+from lightning_kd.models import load_tokenizer
 
 
 class TextDataModule(LightningDataModule, DataModuleInterface):

@@ -15,7 +15,7 @@ from lightning_kd.data.hub import load_hub_dataset
 from lightning_kd.data.readers import SPLIT_NAMES
 from lightning_kd.data.squad_format import questions_from_hub, questions_to_dataset, read_questions
 from lightning_kd.data.squad_teacher import CLS_INDEX, check_tokenizer, context_span, encode_for_teacher
-from lightning_kd.models.loading import load_tokenizers
+from lightning_kd.models import load_tokenizers
 from lightning_kd.outputs import IGNORE_INDEX
 
 HUB_IDS = {"1.1": "rajpurkar/squad", "2.0": "rajpurkar/squad_v2"}

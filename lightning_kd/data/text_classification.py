@@ -17,7 +17,7 @@ from lightning_kd.data.readers import SPLIT_NAMES, Columns, read_columns, read_s
 from lightning_kd.data.token_ids import tokenize_texts
 from lightning_kd.data.tokenization import Prompt
 from lightning_kd.data.twins import collate_with_augmentation
-from lightning_kd.models.loading import load_tokenizers
+from lightning_kd.models import load_tokenizers
 from lightning_kd.outputs import IGNORE_INDEX
 
 TEXT_KEYS = ("text", "text_pair")

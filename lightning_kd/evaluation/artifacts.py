@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lightning_kd.export import onnx, tracing
-from lightning_kd.models.loading import count_model_parameters, count_parameters, load_config, load_model
+from lightning_kd.models import build_on_meta, count_parameters, load_config, load_model
 from lightning_kd.tasks import MaskedLM, QuestionAnswering, SequenceClassification
 from lightning_kd.tasks.base import Task
 
@@ -53,17 +53,21 @@ def open_artifact(source: str, task: Task, role: str = "model") -> Artifact:
     )
     config = load_config(str(folder) if folder.exists() else source, role)
     if (folder / onnx.ONNX_WEIGHTS_NAME).is_file():
-        num_parameters = count_parameters(config, task.auto_class)
+        num_parameters = count_parameters(build_on_meta(config, task.auto_class))
         return Artifact(
             folder.name, "ONNX Runtime", onnx.ONNXModel(folder, torch.get_num_threads()), num_parameters, size
         )
     if (compiler := tracing.detect_compiler(folder)) is not None:
         runtime = "TorchScript" if compiler.runtime_module is None else "Neuron"
         return Artifact(
-            folder.name, runtime, tracing.TracedModel(folder), count_parameters(config, task.auto_class), size
+            folder.name,
+            runtime,
+            tracing.TracedModel(folder),
+            count_parameters(build_on_meta(config, task.auto_class)),
+            size,
         )
     model = load_model(str(folder) if folder.exists() else source, task.auto_class, role)
-    return Artifact(folder.name, "PyTorch", model, count_model_parameters(model), size)
+    return Artifact(folder.name, "PyTorch", model, count_parameters(model), size)
 
 
 def open_artifacts(sources: list[str], task: Task) -> list[Artifact]:

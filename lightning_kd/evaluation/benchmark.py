@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
-from lightning_kd.models.loading import input_names
+from lightning_kd.models import input_names
 from lightning_kd.outputs import Batch
 from lightning_kd.tasks.base import Task
 

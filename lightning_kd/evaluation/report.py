@@ -17,8 +17,8 @@ from lightning_kd.data import TextDataModule
 from lightning_kd.evaluation.artifacts import Artifact
 from lightning_kd.evaluation.batches import unsharded_dataloaders
 from lightning_kd.evaluation.benchmark import EvalResult, evaluate, make_forward_fn, time_interleaved
+from lightning_kd.models import get_id2label
 from lightning_kd.models.labels import align_labels, get_label_names, remap_labels
-from lightning_kd.models.loading import get_id2label
 from lightning_kd.outputs import Batch
 from lightning_kd.tasks.base import Task
 

@@ -8,7 +8,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from lightning_kd.models.loading import input_names
+from lightning_kd.models import input_names
 from lightning_kd.outputs import Batch
 
 

@@ -7,7 +7,7 @@ from lightning.pytorch import Trainer
 from lightning_kd.data.interface import get_datamodule
 from lightning_kd.io.serialization import to_config
 from lightning_kd.losses import DistillationLoss
-from lightning_kd.models.loading import count_model_parameters
+from lightning_kd.models import count_parameters
 from lightning_kd.tasks.base import Task
 from lightning_kd.training.module import DistillationModule
 
@@ -60,7 +60,7 @@ def model_card(trainer: Trainer, pl_module: DistillationModule, scores: dict[str
         "",
         f"- Data: {data_name}",
         *([f"- Reads each text as `{prompt.template}`"] if (prompt := datamodule.prompt) else []),
-        f"- Parameters: {count_model_parameters(pl_module.student):,}",
+        f"- Parameters: {count_parameters(pl_module.student):,}",
         f"- Optimiser: {optimizer_name} ({settings}), schedule {pl_module.lr_scheduler}, "
         f"warm-up {pl_module.warmup_ratio:.0%} of {trainer.global_step} steps, {trainer.current_epoch} epochs, "
         f"precision {trainer.precision}",

@@ -16,7 +16,7 @@ from torch import nn
 from transformers import AutoConfig
 
 from lightning_kd.export.input_adapter import PositionalModel, eager_attention, fill_missing_inputs
-from lightning_kd.models.loading import max_positions
+from lightning_kd.models import max_positions
 from lightning_kd.outputs import Batch
 
 ONNX_WEIGHTS_NAME = "model.onnx"

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoTokenizer
 from lightning_kd.export.compilers import Compiler, OperatorSupport, suppress_trace_warnings
 from lightning_kd.export.input_adapter import PositionalModel, eager_attention, fill_missing_inputs
 from lightning_kd.export.neuron import COMPILERS, has_neuron_device
-from lightning_kd.models.loading import input_names, max_positions
+from lightning_kd.models import input_names, max_positions
 from lightning_kd.outputs import Batch
 
 

@@ -1,43 +1,43 @@
-"""Build, load, inspect and call models."""
+"""Load, build, inspect and call models."""
 
-from lightning_kd.models.loading import (
-    LABEL_KEYS,
-    TOKEN_TYPE_KEYS,
-    Model,
-    build_student,
-    call_model,
-    check_num_labels,
-    config_to_dict,
-    count_model_parameters,
+from lightning_kd.models.calling import call_model, input_names
+from lightning_kd.models.inspection import (
+    build_on_meta,
     count_parameters,
     encoder_layers,
-    get_id2label,
+    get_config,
     has_fixed_placement,
-    input_names,
-    is_saved_config,
+    max_positions,
+    model_dims,
+)
+from lightning_kd.models.labels import check_num_labels, get_id2label, set_label_names
+from lightning_kd.models.loading import (
+    Model,
     load_config,
     load_model,
     load_tokenizer,
     load_tokenizers,
-    max_positions,
-    model_dims,
+    parse_pretrained,
+)
+from lightning_kd.models.student import (
+    build_student,
+    config_to_dict,
+    is_saved_config,
+    parse_student,
     pretrained_config,
-    set_config_labels,
-    set_label_names,
     student_config,
 )
 
 __all__ = [
-    "LABEL_KEYS",
-    "TOKEN_TYPE_KEYS",
     "Model",
+    "build_on_meta",
     "build_student",
     "call_model",
     "check_num_labels",
     "config_to_dict",
-    "count_model_parameters",
     "count_parameters",
     "encoder_layers",
+    "get_config",
     "get_id2label",
     "has_fixed_placement",
     "input_names",
@@ -48,8 +48,9 @@ __all__ = [
     "load_tokenizers",
     "max_positions",
     "model_dims",
+    "parse_pretrained",
+    "parse_student",
     "pretrained_config",
-    "set_config_labels",
     "set_label_names",
     "student_config",
 ]

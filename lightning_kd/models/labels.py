@@ -1,23 +1,64 @@
-"""Label sets: which names a network knows, and how two orders of the same names map onto each other."""
+"""Label sets of models: read, write, compare and align them."""
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import PretrainedConfig
+
+from lightning_kd.models.inspection import get_config
 
 IGNORE_HINT = "--model.ignore_checks+=label_mismatch (ignore_checks=['label_mismatch'])"
 
 
+def get_id2label(model_or_config: Any) -> dict[int, str] | None:
+    """Return the ``id2label`` of a model or configuration; None if it has none."""
+    return getattr(get_config(model_or_config), "id2label", None)
+
+
 def get_label_names(id2label: Mapping[int, str] | None) -> list[str] | None:
-    """The names in index order, or None where the checkpoint has only placeholders (``LABEL_0``, ...)."""
+    """Return the label names in index order; None if there are only placeholders (``LABEL_0``, ...)."""
     if not id2label:
         return None
     names = [str(name) for _, name in sorted(id2label.items(), key=lambda item: int(item[0]))]
     return None if all(re.fullmatch(r"LABEL_\d+", name) for name in names) else names
 
 
-def _key(name: str) -> str:
+def set_config_labels(config: PretrainedConfig, labels: list[str] | int) -> None:
+    """Write label names, or only their number, into a configuration."""
+    if isinstance(labels, int):
+        config.num_labels = labels
+    else:
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {name: index for index, name in enumerate(labels)}
+
+
+def set_label_names(model: nn.Module, label_names: list[str]) -> None:
+    """Write label names into the configuration of a student passed as a module, if it has one.
+
+    Raises:
+        ValueError: If its head has another number of labels.
+    """
+    config = get_config(model)
+    if isinstance(config, PretrainedConfig):
+        check_num_labels(config, len(label_names), "student")
+        set_config_labels(config, label_names)
+
+
+def check_num_labels(model_or_config: Any, expected: int, role: str) -> None:
+    """Raise if the head of a model has another size; a model without configuration is not checked.
+
+    Raises:
+        ValueError: With both sizes.
+    """
+    num_labels = getattr(get_config(model_or_config), "num_labels", expected)
+    if num_labels != expected:
+        raise ValueError(f"{role}: has {num_labels} labels, expected {expected}; use a model with {expected} labels")
+
+
+def _normalize(name: str) -> str:
     return name.strip().casefold()
 
 
@@ -25,23 +66,23 @@ def _match_indices(names: Sequence[str], reference: Sequence[str]) -> list[int] 
     exact = {name: position for position, name in enumerate(reference)}
     if len(exact) == len(reference) and len(set(names)) == len(names) and all(name in exact for name in names):
         return [exact[name] for name in names]
-    index = {_key(name): position for position, name in enumerate(reference)}
-    keys = [_key(name) for name in names]
+    index = {_normalize(name): position for position, name in enumerate(reference)}
+    keys = [_normalize(name) for name in names]
     if len(index) != len(reference) or len(set(keys)) != len(keys) or any(key not in index for key in keys):
         return None
     return [index[key] for key in keys]
 
 
 def same_label_set(first: Sequence[str], second: Sequence[str]) -> bool:
-    """Whether two lists name the same labels, in any order, without regard to case."""
+    """Return True if two lists hold the same labels, in any order and ignoring case."""
     return len(first) == len(second) and _match_indices(first, second) is not None
 
 
 def _describe_difference(first: Sequence[str], second: Sequence[str]) -> str:
-    keys = [{_key(name) for name in names} for names in (first, second)]
+    keys = [{_normalize(name) for name in names} for names in (first, second)]
     parts = [f"{len(first)} against {len(second)} labels"]
     for side, names, other in (("first", first, keys[1]), ("second", second, keys[0])):
-        missing = [name for name in names if _key(name) not in other]
+        missing = [name for name in names if _normalize(name) not in other]
         if missing:
             parts.append(f"only in the {side}: {', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}")
     return "; ".join(parts)
@@ -55,21 +96,21 @@ def align_labels(
     ignore_mismatch: bool,
     subset: bool = False,
 ) -> Tensor | None:
-    """Where each of ``names`` stands in ``reference``, compared without regard to case.
+    """Return the index in ``reference`` of each of ``names``, ignoring case.
 
     Args:
         names: N label names.
         reference: M label names.
-        parties: The two parties in the order of the arguments, for the message.
-        remedy: What to do where they do not match.
-        ignore_mismatch: Take different names in the same number to mean the same labels in this order.
-        subset: Whether ``names`` may leave out some of ``reference``.
+        parties: Owners of ``names`` and ``reference``, for the error message.
+        remedy: Advice for the error message.
+        ignore_mismatch: If True, different names in the same number mean the same labels in the same order.
+        subset: If True, ``names`` may lack some of ``reference``.
 
     Returns:
-        LongTensor (N,), or None where the order is the same already.
+        LongTensor (N,); None if the order is already the same.
 
     Raises:
-        ValueError: If a name is missing or ambiguous and that was not accepted.
+        ValueError: If a name is missing or ambiguous, unless ``ignore_mismatch`` allows it.
 
     Example:
         >>> align_labels(["NEGATIVE", "POSITIVE"], ["positive", "negative"], "teacher and student", "", False)
@@ -80,7 +121,7 @@ def align_labels(
         same_number = len(names) == len(reference)
         if ignore_mismatch and same_number:
             return None
-        hint = f", or, if they mean the same in this very order, accept it with {IGNORE_HINT}" if same_number else ""
+        hint = f", or, if they mean the same in the same order, set {IGNORE_HINT}" if same_number else ""
         raise ValueError(
             f"{parties} have different label sets ({_describe_difference(names, reference)}); {remedy}{hint}"
         )
@@ -90,36 +131,35 @@ def align_labels(
 def resolve_label_names(
     student: list[str] | None, teacher: list[str] | None, data: list[str] | None, ignore_mismatch: bool
 ) -> list[str] | None:
-    """Decide in which order the student's head has the labels.
+    """Return the label order of the student's head.
 
-    A student that already knows labels keeps its order (its head is trained), else it takes the teacher's, else the
-    data's. Each argument is None where that party has no names.
+    A student with label names keeps its order, because its head is trained; otherwise it takes the teacher's, otherwise
+    the data's. Each argument is None if that party has no names.
 
     Raises:
-        ValueError: If the student knows other labels than its teacher, or without one than the data, and
-            ``ignore_mismatch`` is False. Where it is True the student takes those of the teacher or the data.
+        ValueError: If the student's labels differ from the teacher's (without a teacher, from the data's) and
+            ``ignore_mismatch`` is False; if True, the student takes those labels.
     """
     expected = teacher or data
     if student is None or expected is None or same_label_set(expected, student):
         return student or expected
     if teacher is None and _match_indices(expected, student) is not None:
-        return student  # the data show only some of the student's labels
+        return student  # the data contain only some of the student's labels
     if ignore_mismatch:
         return expected
     party = "teacher" if teacher else "data"
     raise ValueError(
-        f"student and {party} have different label sets ({_describe_difference(student, expected)}); start from a "
-        f"student without "
-        f"a trained head, or give it the {party}'s labels, and where the number differs a fresh head, with "
+        f"student and {party} have different label sets ({_describe_difference(student, expected)}); use a student "
+        f"without a trained head, or replace its labels (and its head, if their number differs) by the {party}'s with "
         f"{IGNORE_HINT}"
     )
 
 
 def remap_labels(labels: Tensor, index: Tensor) -> Tensor:
-    """Labels (N,) in another order; those that do not count, < 0, stay as they are.
+    """Return labels (N,) in another order; ignored ones (< 0) stay.
 
     Args:
         labels: Class indices.
-        index: What ``align_labels`` returns, (number of labels,).
+        index: New index of each class, (number of classes,), as from ``align_labels``.
     """
     return torch.where(labels >= 0, index[labels.clamp(min=0)], labels)

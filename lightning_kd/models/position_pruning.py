@@ -10,7 +10,8 @@ import transformers
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
-from lightning_kd.models.loading import call_model, encoder_layers
+from lightning_kd.models.calling import call_model
+from lightning_kd.models.inspection import encoder_layers
 from lightning_kd.outputs import Batch
 
 PositionSelector = Callable[[Tensor], Tensor]

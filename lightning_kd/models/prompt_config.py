@@ -1,38 +1,41 @@
-"""Which template a network was trained to read around its texts."""
+"""Store the prompt template of a model in its configuration, and check it later."""
 
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
+from lightning_kd.models.inspection import get_config
+
 PROMPT_FIELD = "text_prompt"
-"""Field of a network's configuration that holds the template."""
+"""Field of the configuration that holds the template."""
 
 
 def set_config_prompt(model: nn.Module, prompt: Any) -> None:
-    """Write what a network is trained to read into its configuration, where it has one.
+    """Write the prompt that a model is trained with into its configuration, if it has one.
 
     Args:
-        model: The network.
+        model: The model.
         prompt: A ``data.prompt.Prompt``; None = the text alone.
     """
-    config = getattr(model, "config", None)
+    config = get_config(model)
     if prompt is not None and config is not None:
         setattr(config, PROMPT_FIELD, prompt.template)
     elif hasattr(config, PROMPT_FIELD):
         delattr(config, PROMPT_FIELD)
 
 
-def check_prompt(config: Any, prompt: Any, name: str, argument: str) -> None:
-    """Warn where a network was trained to read a prompt and gets another or none.
+def check_prompt(model_or_config: Any, prompt: Any, name: str, argument: str) -> None:
+    """Warn if a model was trained with another prompt than it gets.
 
     Args:
-        config: Its configuration.
-        prompt: What it reads.
-        name: The network, for the message.
-        argument: What the prompt is given as.
+        model_or_config: The model, its configuration, or None.
+        prompt: The prompt it gets; None = the text alone.
+        name: The model, for the message.
+        argument: Argument of the DataModule that sets its prompt.
     """
-    trained, actual = getattr(config, PROMPT_FIELD, None), getattr(prompt, "template", None)
+    trained = getattr(get_config(model_or_config), PROMPT_FIELD, None)
+    actual = getattr(prompt, "template", None)
     if trained is not None and trained != actual:
-        reads = "the text alone" if actual is None else repr(actual)
-        rank_zero_warn(f"{name} was trained to read {trained!r} and reads {reads}; set data.{argument} to the former")
+        current = "no prompt" if actual is None else repr(actual)
+        rank_zero_warn(f"data.{argument}: {name} was trained with {trained!r} but gets {current}; set it to the former")

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from torch import Tensor, nn
 
-from lightning_kd.models.loading import encoder_layers, model_dims
+from lightning_kd.models.inspection import encoder_layers, model_dims
 from lightning_kd.outputs import QKV
 
 QKV_NAMES = (("query", "key", "value"), ("q_lin", "k_lin", "v_lin"), ("q", "k", "v"))

@@ -5,7 +5,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
-from lightning_kd.models.loading import encoder_layers
+from lightning_kd.models.inspection import encoder_layers
 
 
 def shard(model: nn.Module, mesh: DeviceMesh, reshard_after_forward: bool = True) -> None:

@@ -22,6 +22,7 @@ class Task(ABC):
         heads: Names of the heads.
         predicts_positions: Whether the classes are the positions of a row, so that short rows have fewer.
         logits_per_token: Whether long rows have more logits than short ones.
+        label_keys: Entries of a batch that hold labels, which no model is given.
         named_labels: Whether the classes have names, which data, teacher and student must agree on.
         num_labels: Size of the head where the task fixes it.
         example_unit: What scores are means over.
@@ -33,6 +34,7 @@ class Task(ABC):
     auto_class: ClassVar[str]
     pipeline: ClassVar[str]
     heads: ClassVar[tuple[str, ...]]
+    label_keys: ClassVar[frozenset[str]] = frozenset({"labels"})
     named_labels: ClassVar[bool] = True
     num_labels: ClassVar[int | None] = None
     predicts_positions: ClassVar[bool] = False
@@ -51,7 +53,8 @@ class Task(ABC):
         options = {"output_hidden_states": True} if "hidden_states" in requires else {}
         recording = capture_qkv(model) if "qkv" in requires else nullcontext(None)
         with recording as qkv:
-            model_output = models.call_model(model, batch, **options)
+            inputs = {name: value for name, value in batch.items() if name not in self.label_keys}
+            model_output = models.call_model(model, inputs, **options)
         outputs = self.outputs(model_output, batch)
         if not requires:
             return outputs

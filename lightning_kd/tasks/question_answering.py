@@ -44,6 +44,7 @@ class QuestionAnswering(Task):
     auto_class = "AutoModelForQuestionAnswering"
     pipeline = "question-answering"
     heads = ("start", "end")
+    label_keys = frozenset({"start_positions", "end_positions"})
     named_labels = False
     num_labels = 2
     predicts_positions = True

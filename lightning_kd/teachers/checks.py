@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lightning_kd.data.interface import DataModuleInterface
 from lightning_kd.losses.base import DistillationLoss
-from lightning_kd.models.loading import load_tokenizer
+from lightning_kd.models import load_tokenizer
 from lightning_kd.models.prompt_config import check_prompt
 from lightning_kd.outputs import Batch
 from lightning_kd.tasks.base import Task

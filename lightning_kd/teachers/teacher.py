@@ -1,6 +1,5 @@
 """The teacher: frozen models outside the module tree."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Protocol
@@ -11,7 +10,6 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from lightning_kd import models
-from lightning_kd.io.serialization import is_serializable
 from lightning_kd.models.labels import align_labels, get_label_names
 from lightning_kd.models.sharding import shard
 from lightning_kd.outputs import TEACHER_INPUTS, Batch, Head, Outputs, Requirement, with_inputs
@@ -37,35 +35,6 @@ class ModelRunner(Protocol):
         """Convert the outputs for another tokenization of the batch (``teacher_inputs``) to the student's tokens."""
 
 
-def _parse_source(mapping: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Return the source and the serializable arguments of ``from_pretrained``."""
-    options = dict(mapping)
-    source = options.pop("pretrained", None)
-    if source is None:
-        raise ValueError(
-            f"teacher: a mapping needs the key 'pretrained' (a hub id or folder), got {sorted(mapping)}; other keys "
-            "are arguments of from_pretrained, and an ensemble has the key 'ensemble'"
-        )
-    if "combine" in options:
-        raise ValueError("teacher.combine: only for an ensemble, but this is a single model; leave it out")
-    if options and not isinstance(source, (str, os.PathLike)):
-        raise ValueError(
-            f"teacher.pretrained: must be a hub id or folder, got {type(source).__name__}; pass a loaded module alone, "
-            "without other keys"
-        )
-    for name, value in options.items():
-        config_value = value.to_dict() if hasattr(value, "to_dict") else value
-        options[name] = (
-            str(config_value).removeprefix("torch.") if isinstance(config_value, torch.dtype) else config_value
-        )
-        if not is_serializable(options[name]):
-            raise ValueError(
-                f"teacher.{name}: {type(value).__name__} cannot be saved in a checkpoint; use text, numbers, lists and "
-                "mappings, or load the model yourself and pass it"
-            )
-    return os.fspath(source) if isinstance(source, os.PathLike) else source, options
-
-
 class FrozenModel:
     """A model that is loaded on first use, always in eval mode, and never requires gradients.
 
@@ -85,9 +54,10 @@ class FrozenModel:
     """
 
     def __init__(self, source: Source, auto_class: str) -> None:
-        mapping = source if isinstance(source, Mapping) else {"pretrained": source}
+        if isinstance(source, Mapping) and "combine" in source:
+            raise ValueError("teacher.combine: only for an ensemble, but this is a single model; leave it out")
         self.source: str | nn.Module
-        self.source, self.options = _parse_source(mapping)
+        self.source, self.options = models.parse_pretrained(source, "teacher")
         self.class_permutation: Tensor | None = None
         self._auto_class = auto_class
         self._model: nn.Module | None = None
@@ -140,7 +110,7 @@ class FrozenModel:
     def config(self) -> Any:
         """Return the configuration without loading weights, or None if a module has none."""
         if not isinstance(self.source, str):
-            return getattr(self.source, "config", None)
+            return models.get_config(self.source)
         return models.load_config(self.source, "teacher", self.options)
 
     def label_names(self) -> list[str] | None:
@@ -168,8 +138,8 @@ class FrozenModel:
     def num_parameters(self) -> int:
         """Return the number of parameters without loading weights."""
         if self._model is not None or isinstance(self.source, nn.Module):
-            return models.count_model_parameters(self.load())
-        return models.count_parameters(self.config(), self._auto_class)
+            return models.count_parameters(self.load())
+        return models.count_parameters(models.build_on_meta(self.config(), self._auto_class))
 
     def permute_classes(self, logits: Tensor) -> Tensor:
         """Return the logits (N, C) with the classes in the student's order."""

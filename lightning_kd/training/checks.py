@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lightning_kd.data.interface import DataModuleInterface
 from lightning_kd.losses.base import DistillationLoss
-from lightning_kd.models.loading import max_positions, model_dims
+from lightning_kd.models import get_config, max_positions, model_dims
 from lightning_kd.models.qkv_hooks import qkv_layers
 from lightning_kd.tasks.base import Task
 from lightning_kd.teachers.teacher import Teacher
@@ -45,7 +45,7 @@ def check_lengths(datamodule: DataModuleInterface, student: nn.Module | None, te
     max_tokens = datamodule.max_tokens()
     if max_tokens is None:
         return
-    readers = [("the student", getattr(student, "config", None), max_tokens)]
+    readers = [("the student", get_config(student), max_tokens)]
     if teacher is not None:
         max_teacher_tokens = datamodule.max_teacher_tokens() if datamodule.teacher_tokenizers else None
         readers += [
@@ -68,7 +68,7 @@ def check_vocab_sizes(student: nn.Module, teacher: Teacher) -> None:
     Raises:
         ValueError: Names the sizes and how to make them the same.
     """
-    student_size = getattr(getattr(student, "config", None), "vocab_size", None)
+    student_size = getattr(get_config(student), "vocab_size", None)
     for model in teacher.models:
         teacher_size = getattr(model.config(), "vocab_size", None)
         if None not in (student_size, teacher_size) and student_size != teacher_size:

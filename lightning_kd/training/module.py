@@ -15,8 +15,7 @@ from lightning_kd import models
 from lightning_kd.data.interface import get_datamodule
 from lightning_kd.io.serialization import from_config, to_builtins, to_config
 from lightning_kd.losses.base import DistillationLoss
-from lightning_kd.models import labels, sharding
-from lightning_kd.models.loading import Model
+from lightning_kd.models import Model, labels, sharding
 from lightning_kd.optim.lazy_adamw import LazyAdamW, set_sparse_gradients
 from lightning_kd.optim.schedules import DEFAULT_OPTIMIZER, OptimizerFactory, require_total_steps
 from lightning_kd.outputs import AUGMENTED, Batch, Outputs, with_inputs
@@ -41,7 +40,8 @@ class DistillationModule(OptimizedModule):
 
     Args:
         task: What is predicted and how it is scored.
-        student: Hub id or folder (pretrained weights); or ``{config: <hub id or folder>, num_hidden_layers: 2, ...}``,
+        student: Hub id or folder, or ``{pretrained: <hub id or folder>, revision: ..., ...}`` with options of
+            ``from_pretrained`` (pretrained weights); or ``{config: <hub id or folder>, num_hidden_layers: 2, ...}``,
             that model's configuration with fields replaced and fresh weights; or a module.
         teacher: Hub id or folder; or ``{pretrained: <hub id or folder>, quantization_config: {...}, ...}``, with
             arguments of ``from_pretrained``; a list of these (an ensemble, logits averaged); ``{ensemble: [...],

@@ -1,6 +1,5 @@
 """The half of a run that needs no teacher: a student that is built, scored, and used for predictions."""
 
-import os
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import LightningModule
@@ -29,7 +28,7 @@ class StudentModule(LightningModule):
 
     Args:
         task: What is predicted and how it is scored.
-        student: Hub id or folder; or a mapping (see ``models.student_config``); or a module.
+        student: Hub id or folder; or a mapping (see ``models.parse_student``); or a module.
         label_names: Names of the classes in index order, where the data do not say them.
         ignore_label_mismatch: Take label sets of the same size to be the same, whatever their names.
 
@@ -46,11 +45,12 @@ class StudentModule(LightningModule):
     ) -> None:
         super().__init__()
         check_restorable(student, "student")
+        student = models.parse_student(student)
         self.task = task
         self.student: nn.Module | None = student if isinstance(student, nn.Module) else None
         self.label_names = label_names
         self._user_label_names = label_names
-        self._student_source = os.fspath(student) if isinstance(student, os.PathLike) else student
+        self._student_source = student
         self._ignore_label_mismatch = ignore_label_mismatch
         self._label_index: Tensor | None = None
         self._metric_names: list[str] = []
@@ -80,7 +80,7 @@ class StudentModule(LightningModule):
             if isinstance(source, nn.Module) and names:
                 models.set_label_names(source, names)
             if isinstance(source, nn.Module) and self.task.num_labels is not None:
-                models.check_num_labels(getattr(source, "config", None), self.task.num_labels, "student")
+                models.check_num_labels(source, self.task.num_labels, "student")
             if self.student is None:
                 assert not isinstance(source, nn.Module)
                 self.student = models.build_student(source, self.task.auto_class, names or self.task.num_labels)
@@ -148,7 +148,7 @@ class StudentModule(LightningModule):
             if models.is_saved_config(self.hparams["student"]):
                 self.hparams["student"] = {"config": models.config_to_dict(student)}
         else:
-            check_prompt(getattr(student, "config", None), prompt, "the student", "prompt")
+            check_prompt(student, prompt, "the student", "prompt")
         if stage != "predict" and (data_names := self._data_label_names()):
             remedy = "use the data this student was made for"
             self._label_index = labels.align_labels(

@@ -67,7 +67,7 @@ def test_export_without_output_dir(root, shell):
 
 def test_missing_model(root, shell):
     code, _ = shell("report", "--models", root / "teacher", root / "studnet", *data_args(root))
-    assert "studnet' is neither a folder here nor a model that the hub could give" in code
+    assert "studnet' is neither a local folder nor available" in code
 
 
 def test_models_with_different_tokenizers(root, shell, tmp_path):
@@ -261,7 +261,7 @@ def test_probe_of_incompatible_models(root, shell, tmp_path):
     save_model(tiny_bert(labels=["greet", "leave", "stay"]), tmp_path / "labels")
     assert "teacher and student have different label sets" in refusal("labels")
     save_model(tiny_bert(labels=None, num_labels=4), tmp_path / "count")
-    assert "student: has a head of 4 labels, 3 are needed" in refusal("count")
+    assert "student: has 4 labels, expected 3" in refusal("count")
     tokenizer = AutoTokenizer.from_pretrained(TINY_BERT)
     tokenizer.add_tokens(["lightning"])
     save_model(tiny_bert(), tmp_path / "tokenizer", tokenizer)

@@ -14,7 +14,7 @@ from transformers import (
 
 from lightning_kd.export import onnx
 from lightning_kd.export.onnx import ONNX_WEIGHTS_NAME, ONNXModel, quantize, to_onnx
-from lightning_kd.models.loading import call_model
+from lightning_kd.models import call_model
 from tests.helpers import tiny_bert
 
 SIZES = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32, "num_hidden_layers": 2}

@@ -14,7 +14,7 @@ from lightning_kd.export import neuron
 from lightning_kd.export.compilers import TorchScript
 from lightning_kd.export.neuron import NeuronCC, NeuronXCC, get_compiler
 from lightning_kd.export.tracing import TracedModel, Tracer, configure_tokenizer
-from lightning_kd.models.loading import call_model
+from lightning_kd.models import call_model
 from tests.export.test_onnx import FAMILIES, assert_same, build_model, make_batch
 from tests.helpers import TINY_BERT, save_model
 from tests.neuron_sdk import FakeNeuronSDK

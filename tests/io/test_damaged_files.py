@@ -141,7 +141,7 @@ def test_damaged_weights(tmp_path, config, shell, role, damage):
     soft = ["--model.losses.soft=SoftTargetLoss"] if role == "teacher" else []
     code, text = shell("fit", "--config", config, f"--model.{role}={model}", *soft)
     assert code
-    assert f"{role} '{model}' is on disk but cannot be loaded: SafetensorError" in text
+    assert f"{role} '{model}' exists but cannot be loaded: SafetensorError" in text
     assert "copy or download it again" in text
     assert not version_dir(tmp_path).exists()
 
@@ -152,7 +152,7 @@ def test_malicious_weights(tmp_path, config, shell):
     torch.save({"a": MaliciousObject(tmp_path / "mark")}, model / "pytorch_model.bin")
     code, text = shell("fit", "--config", config, f"--model.student={model}")
     assert code
-    assert f"student '{model}' is on disk but cannot be loaded" in text
+    assert f"student '{model}' exists but cannot be loaded" in text
     assert not (tmp_path / "mark").exists()
 
 

@@ -80,7 +80,7 @@ def test_weights_in_a_subfolder_and_other_arguments(teacher, tmp_path):
 
 
 def test_no_network():
-    with pytest.raises(OSError, match="teacher 'no/body' is neither a folder"):
+    with pytest.raises(OSError, match="teacher 'no/body' is neither a local folder"):
         fingerprint("no/body")
 
 

@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 
-from lightning_kd.models.loading import max_positions
+from lightning_kd.models import max_positions
 from lightning_kd.training.checks import nonfinite_loss_error
 from tests.helpers import LABELS, data, module, random_model, save_model, tiny_bert, trainer
 
@@ -68,7 +68,7 @@ def test_other_tokenizer_stops_the_run_before_the_teacher_is_loaded(tmp_path, cl
 
 def test_student_with_another_number_of_nameless_labels_is_refused(tmp_path, clinc_file):
     run = trainer(tmp_path)
-    with pytest.raises(ValueError, match="student: has a head of 2 labels, 3 are needed"):
+    with pytest.raises(ValueError, match="student: has 2 labels, expected 3"):
         run.fit(module(student=tiny_bert(labels=None, num_labels=2)), data(clinc_file))
 
 

@@ -155,9 +155,9 @@ def test_exported_folder_is_an_ordinary_one(tmp_path, squad_folder):
 
 def test_teacher_or_student_with_another_head(tmp_path, squad_folder):
     three = tiny_bert(LABELS, model_class=BertForQuestionAnswering)
-    with pytest.raises(ValueError, match="teacher 'BertForQuestionAnswering': has a head of 3 labels, 2 are needed"):
+    with pytest.raises(ValueError, match="teacher 'BertForQuestionAnswering': has 3 labels, expected 2"):
         trainer(tmp_path).fit(qa_module(three), squad_data(squad_folder))
-    with pytest.raises(ValueError, match="student: has a head of 3 labels, 2 are needed"):
+    with pytest.raises(ValueError, match="student: has 3 labels, expected 2"):
         trainer(tmp_path).fit(qa_module(student=three), squad_data(squad_folder))
 
 

@@ -178,7 +178,10 @@ def record_calls(model: nn.Module, layers: Iterable[str] = ()) -> Iterator[list[
             model._compiled_call_impl = compiled
 
 
-OPTIONAL_INPUTS = models.LABEL_KEYS | models.TOKEN_TYPE_KEYS
+LABEL_NAMES = {"labels", "start_positions", "end_positions"}
+"""Labels in the signatures of transformers, with which a model computes a loss."""
+
+OPTIONAL_INPUTS = LABEL_NAMES | {"token_type_ids"}
 """Arguments without which a network does not see other inputs, or not in a way that matters."""
 
 
@@ -202,7 +205,7 @@ def replay_call(call: Call, model: nn.Module) -> Any:
     args, kwargs = ((), call.named_arguments) if use_names else (call.args, call.kwargs)
     accepts_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     if accepts_any and not hasattr(model, "config"):
-        names = [name for name in kwargs if name not in models.LABEL_KEYS]
+        names = [name for name in kwargs if name not in LABEL_NAMES]
     else:
         names = models.input_names(model, kwargs)
     for name in kwargs.keys() & call.parameter_names - OPTIONAL_INPUTS - set(names):

@@ -21,7 +21,7 @@ from lightning_kd.callbacks.distillation.teacher import (
 )
 from lightning_kd.callbacks.distillation.token_alignment import is_sequence_to_sequence
 from lightning_kd.losses.base import DistillationLoss
-from lightning_kd.models.loading import Model
+from lightning_kd.models import Model
 from lightning_kd.optim.schedules import require_total_steps
 from lightning_kd.teachers.teacher import Teacher
 from lightning_kd.training.loss_schedules import Schedule, resolve_schedules

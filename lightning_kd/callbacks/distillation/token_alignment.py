@@ -8,6 +8,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from lightning_kd import models
 from lightning_kd.callbacks.distillation.call_recorder import Call, unwrap_compiled
 from lightning_kd.outputs import IGNORE_INDEX
 
@@ -19,7 +20,7 @@ def is_sequence_to_sequence(model: nn.Module) -> bool:
     """Whether it reads one sequence and writes another."""
     model = unwrap_compiled(model)
     return (
-        getattr(getattr(model, "config", None), "is_encoder_decoder", False)
+        getattr(models.get_config(model), "is_encoder_decoder", False)
         and "decoder_input_ids" in inspect.signature(model.forward).parameters
         and not type(model).__name__.endswith(SINGLE_SEQUENCE_HEADS)
     )

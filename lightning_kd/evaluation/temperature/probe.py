@@ -18,8 +18,8 @@ from lightning_kd.evaluation.temperature.logits import (
 )
 from lightning_kd.evaluation.temperature.result import ProbeResult
 from lightning_kd.evaluation.temperature.selection import CALLBACK_NAME, Selection
+from lightning_kd.models import check_num_labels, get_id2label, load_tokenizer
 from lightning_kd.models.labels import align_labels, get_label_names, remap_labels
-from lightning_kd.models.loading import check_num_labels, get_id2label, load_tokenizer
 from lightning_kd.models.prompt_config import check_prompt
 from lightning_kd.outputs import Batch, Head, Outputs
 from lightning_kd.tasks.base import Task
@@ -103,7 +103,7 @@ def _load_student(source: str, task: Task, datamodule: TextDataModule) -> Artifa
             "teacher's, where it is another, with data.teacher_tokenizer"
         )
     student = open_artifact(source, task, "student")
-    check_prompt(getattr(student.model, "config", None), datamodule.prompt, "the student", "prompt")
+    check_prompt(student.model, datamodule.prompt, "the student", "prompt")
     return student
 
 
@@ -111,7 +111,7 @@ def _permute_classes(student: Artifact, task: Task, label_names: list[str]) -> L
     """The student with its logits in the teacher's order of labels."""
     student_names = get_label_names(get_id2label(student.model))
     if student_names is None:
-        check_num_labels(getattr(student.model, "config", None), len(label_names), "student")
+        check_num_labels(student.model, len(label_names), "student")
     class_permutation = align_labels(
         label_names, student_names or label_names, "teacher and student", "probe it with its own teacher", False
     )

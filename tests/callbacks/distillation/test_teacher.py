@@ -107,7 +107,7 @@ def test_folder_without_a_known_class(tmp_path):
     folder = save_model(tiny_bert(), tmp_path / "teacher")
     with pytest.raises(ValueError, match="the student, Sequential, does not say which class of transformers loads it"):
         fit(Classifier(), tmp_path, callback(teacher=folder))
-    with pytest.raises(OSError, match="teacher 'nowhere' is neither a folder here nor a model"):
+    with pytest.raises(OSError, match="teacher 'nowhere' is neither a local folder"):
         fit_and_get_logs(tmp_path, Text(), teacher="nowhere")
 
 

@@ -1,0 +1,38 @@
+"""Call models with the entries of a batch that they take."""
+
+import inspect
+from typing import Any
+
+from torch import nn
+from transformers.utils import find_labels
+
+from lightning_kd.models.inspection import get_config
+from lightning_kd.outputs import Batch
+
+
+def input_names(model: nn.Module, batch: Batch) -> list[str]:
+    """Return the entries of a batch that a model takes, in the order of its ``forward``, without labels.
+
+    Given labels, a transformers model would compute an unused cross-entropy.
+
+    Args:
+        model: A transformers model, or a module whose ``forward`` names its inputs or which has ``input_names``.
+        batch: The batch.
+    """
+    original = getattr(model, "_orig_mod", model)  # torch.compile hides the arguments behind *args, **kwargs
+    names = getattr(original, "input_names", None) or list(inspect.signature(original.forward).parameters)
+    excluded = set(find_labels(type(original)))
+    if getattr(get_config(model), "type_vocab_size", 2) < 2:
+        excluded.add("token_type_ids")  # RoBERTa takes token types, but has an embedding for type 0 only
+    return [name for name in names if name in batch and name not in excluded]
+
+
+def call_model(model: nn.Module, batch: Batch, **options: Any) -> Any:
+    """Call a model with its ``input_names`` from a batch.
+
+    Args:
+        model: See ``input_names``.
+        batch: The batch.
+        options: Further arguments of ``forward``, such as ``output_hidden_states``.
+    """
+    return model(**{name: batch[name] for name in input_names(model, batch)}, **options)

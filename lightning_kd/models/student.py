@@ -1,0 +1,132 @@
+"""Build students: pretrained models, or fresh weights from a configuration."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers import AutoConfig, PretrainedConfig
+
+from lightning_kd.models.inspection import get_config
+from lightning_kd.models.labels import set_config_labels
+from lightning_kd.models.loading import load_config, load_model, parse_pretrained
+
+TEACHER_OPTIONS = {
+    "device_map": "Lightning places the student",
+    "quantization_config": "quantized weights cannot be trained",
+    "trust_remote_code": "a checkpoint cannot rebuild a model of remote code",
+}
+"""Options of ``from_pretrained`` for teachers only, and why."""
+
+
+def parse_student(student: Any) -> str | dict[str, Any] | nn.Module:
+    """Check the source of a student and return it as plain data.
+
+    Args:
+        student: Hub id or folder, or ``{"pretrained": <hub id or folder>, <option of from_pretrained>: ...}``: load
+            weights. ``{"config": <hub id or folder>, <field>: <value>, ...}``: fresh weights in that model's
+            configuration with fields replaced; ``{"config": {...}}``: in a whole configuration, as checkpoints save it.
+            Or a module.
+
+    Raises:
+        ValueError: If a mapping has neither or both of the keys ``pretrained`` and ``config``, fields beside a whole
+            configuration, or an option that only teachers can have.
+    """
+    if isinstance(student, Mapping) and "pretrained" not in student:
+        if "config" not in student:
+            raise ValueError(
+                f"student: a mapping needs the key 'pretrained' (a hub id or folder, to load weights) or 'config' (to "
+                f"start from fresh ones), got {sorted(student)}"
+            )
+        fields = sorted(set(student) - {"config"})
+        if fields and isinstance(student["config"], Mapping):
+            raise ValueError(f"student.{fields[0]}: is beside a whole configuration; move it into student.config")
+        return dict(student)
+    source, options = parse_pretrained(student, "student")
+    for name in options.keys() & TEACHER_OPTIONS.keys():
+        raise ValueError(f"student.{name}: {TEACHER_OPTIONS[name]}; remove it, or pass the model as a module")
+    return {"pretrained": source, **options} if options else source  # type: ignore[no-any-return]
+
+
+def is_saved_config(student: Any) -> bool:
+    """Return True if a student is given as a whole configuration, as checkpoints save it."""
+    return isinstance(student, Mapping) and isinstance(student.get("config"), Mapping)
+
+
+def _is_pretrained(student: Any) -> bool:
+    return isinstance(student, str) or (isinstance(student, Mapping) and "pretrained" in student)
+
+
+def student_config(student: Mapping[str, Any]) -> PretrainedConfig:
+    """Return the configuration of a student with fresh weights.
+
+    Args:
+        student: A mapping with the key ``config``, see ``parse_student``.
+
+    Raises:
+        OSError: If the configuration cannot be loaded.
+        ValueError: If it has no field of a given name.
+    """
+    if is_saved_config(student):
+        fields = dict(student["config"])
+        return AutoConfig.for_model(fields.pop("model_type"), **fields)
+    config = load_config(str(student["config"]), "student config")
+    for field, value in student.items():
+        if field == "config":
+            continue
+        if not hasattr(config, field):
+            raise ValueError(
+                f"student.{field}: {type(config).__name__} has no such field; "
+                f"it has {', '.join(sorted(name for name in config.to_dict() if not name.startswith('_')))}"
+            )
+        setattr(config, field, value)
+    return config
+
+
+def pretrained_config(student: str | Mapping[str, Any] | nn.Module) -> PretrainedConfig | None:
+    """Return the configuration that comes with the weights of a student; None for fresh weights."""
+    if _is_pretrained(student):
+        source, options = parse_pretrained(student, "student")
+        return load_config(source, "student", options)
+    return get_config(student) if isinstance(student, nn.Module) else None  # type: ignore[no-any-return]
+
+
+def build_student(
+    student: str | Mapping[str, Any], auto_class: str, labels: list[str] | int | None
+) -> "transformers.PreTrainedModel":
+    """Build a student.
+
+    Args:
+        student: See ``parse_student``; no module.
+        auto_class: Name of the transformers class, such as ``AutoModelForSequenceClassification``.
+        labels: Class names, or their number; None = as the source has them.
+
+    Raises:
+        OSError: If the source cannot be loaded.
+        ValueError: If a field or option is unknown.
+    """
+    if _is_pretrained(student):
+        source, options = parse_pretrained(student, "student")
+        return load_model(source, auto_class, "student", labels, options)
+    assert isinstance(student, Mapping)
+    config = student_config(student)
+    if labels is not None:
+        set_config_labels(config, labels)
+    dtype = config.dtype if is_saved_config(student) else None
+    model: transformers.PreTrainedModel = getattr(transformers, auto_class).from_config(
+        config, dtype=dtype or torch.float32
+    )
+    return model
+
+
+def config_to_dict(model: nn.Module) -> dict[str, Any] | None:
+    """Return the configuration of a model as plain data, for ``{"config": {...}}``; None if it has none."""
+    config = get_config(model)
+    if not isinstance(config, PretrainedConfig):
+        return None
+    fields: dict[str, Any] = config.to_dict()
+    # to_dict leaves it out (transformers 5.24), and a resumed run must compute with the same kernels
+    if (attention := getattr(config, "_attn_implementation", None)) not in (None, "sdpa"):
+        fields["attn_implementation"] = attention
+    return fields

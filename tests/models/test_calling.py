@@ -1,0 +1,16 @@
+"""Models get the entries of a batch that they take, and no labels."""
+
+import torch
+from torch import nn
+
+from lightning_kd import models
+
+
+class NamedInputs(nn.Module):
+    def forward(self, input_ids, attention_mask=None, labels=None):
+        return input_ids, attention_mask, labels
+
+
+def test_call_model_passes_only_named_inputs():
+    batch = {n: torch.tensor([i]) for i, n in enumerate(("token_type_ids", "labels", "input_ids", "row_id"))}
+    assert models.call_model(NamedInputs(), batch) == (batch["input_ids"], None, None)
