@@ -1,4 +1,4 @@
-"""Blocks of bytes, one for each row of a split, in a folder that any number of processes read and write."""
+"""A crash-safe store of one block of bytes per example, in a folder shared by any number of processes."""
 
 import os
 import zlib
@@ -11,21 +11,23 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-HEADER_DTYPE = np.dtype([("entries", "<u4"), ("checksum", "<u4")])
 ENTRY_DTYPE = np.dtype(
     [("row", "<i8"), ("offset", "<i8")]
-    + [(name, "<u4") for name in ("num_distributions", "num_classes", "size", "checksum", "tag")]
+    + [(name, "<u4") for name in ("num_distributions", "num_classes", "size", "tag", "block_checksum", "checksum")]
 )
+"""An entry of the index; ``checksum`` is the CRC-32 of the other fields."""
+
+CHECKSUM_OFFSET = ENTRY_DTYPE.itemsize - 4
 
 RowIds = NDArray[np.int64]
 
 
 @contextmanager
 def folder_lock(folder: Path) -> Iterator[None]:
-    """Make a folder and keep other processes from writing to it meanwhile.
+    """Create a folder and hold its lock for writing.
 
     Raises:
-        OSError: If something cannot be written; names the folder.
+        OSError: If the folder cannot be written to; names the folder.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -33,35 +35,47 @@ def folder_lock(folder: Path) -> Iterator[None]:
             yield
     except OSError as error:
         raise OSError(
-            error.errno, f"teacher_cache: cannot write to {str(folder)!r} ({error.strerror}); name another folder"
+            error.errno, f"teacher_cache: cannot write to {str(folder)!r} ({error.strerror}); use another folder"
         ) from error
 
 
 def _file_id(file: Path) -> tuple[int, int] | None:
-    """What tells two files of the same name apart as long as both are in use; None if there is none."""
+    """Return device and inode, which identify a file as long as it is in use, or None if there is none."""
     try:
-        state = file.stat()
+        stat = file.stat()
     except FileNotFoundError:
         return None
-    return state.st_dev, state.st_ino
+    return stat.st_dev, stat.st_ino
+
+
+def _entry_checksum(entry: bytes) -> bytes:
+    return zlib.crc32(entry[:CHECKSUM_OFFSET]).to_bytes(4, "little")
+
+
+def _valid_entries(data: bytes) -> NDArray[np.void]:
+    """Parse entries up to the first invalid one: being written, torn by a crash, or zeros after a power failure."""
+    size = ENTRY_DTYPE.itemsize
+    stop = 0
+    while len(entry := data[stop : stop + size]) == size and entry[CHECKSUM_OFFSET:] == _entry_checksum(entry):
+        stop += size
+    return np.frombuffer(data[:stop], ENTRY_DTYPE)
 
 
 class RowStore:
-    """A file of blocks and an index, to which both are only appended.
+    """An append-only file of blocks and an append-only index of it.
 
-    Rows that come together are entered into the index by one record with a checksum, after their blocks were written:
-    whenever a process dies, each row is there whole or not at all. The blocks have checksums, too, which are compared
-    when a row is first read: after a power failure an entry may have reached the disk without its block. A row that
-    two processes bring is kept as the first wrote it. The folder may be read-only while nothing is written.
+    A row is entered into the index after its block is written, so it is stored whole or not at all, whenever a process
+    dies. A block is verified when its row is first read, because after a power failure an entry may be on disk without
+    its block. If several processes write the same row, the first one wins. Reading works in a read-only folder.
 
     Args:
-        folder: Where ``index.bin`` and ``values.bin`` are or will be; the folder is made by the first ``write``.
-        expected_sizes: How large the block of each row is expected to be relative to the others, (rows,); by it room
-            for all of them is reserved at the first ``write``.
+        folder: Holds ``index.bin`` and ``values.bin``; created by the first ``write``.
+        expected_sizes: Expected relative size of each row's block, (rows,). The first ``write`` reserves disk space
+            for all rows accordingly.
 
     Raises:
-        ValueError: If the file of blocks is shorter than the index says, the index names rows that are not there, or,
-            later, the folder was replaced by another.
+        ValueError: If ``values.bin`` is too short for the index, the index has rows out of range, or, later, the
+            folder was replaced.
     """
 
     def __init__(self, folder: Path, expected_sizes: NDArray[np.float64]) -> None:
@@ -71,7 +85,7 @@ class RowStore:
         self._entries = np.zeros(len(expected_sizes), ENTRY_DTYPE)
         self._entries["offset"] = -1
         self._verified = np.zeros(len(expected_sizes), dtype=bool)
-        self._index_offset = 0
+        self._index_end = 0
         self._values_end = 0
         self._buffer = memoryview(b"")
         self._mapped_file_id: tuple[int, int] | None = None
@@ -81,55 +95,45 @@ class RowStore:
         return RowStore, (self.folder, self._expected_sizes)  # another process maps the file itself
 
     def __len__(self) -> int:
-        """Number of rows that are known."""
+        """Number of stored rows."""
         return int((self._entries["offset"] >= 0).sum())
 
     def refresh(self) -> None:
-        """Read what was entered since the last time, by whichever process."""
+        """Read the entries that any process has added since the last call."""
         if self._mapped_file_id is not None and self._mapped_file_id != _file_id(self._values):
-            raise ValueError(
-                f"teacher_cache: {str(self.folder)!r} was deleted or replaced while it was in use; start again"
-            )
+            raise ValueError(f"teacher_cache: {str(self.folder)!r} was deleted or replaced during the run; start again")
         try:
             with self._index.open("rb") as stream:
-                stream.seek(self._index_offset)
-                data = stream.read()
+                stream.seek(self._index_end)
+                entries = _valid_entries(stream.read())
         except FileNotFoundError:
             return
-        position = 0
-        while len(data) - position >= HEADER_DTYPE.itemsize:
-            header = np.frombuffer(data, HEADER_DTYPE, 1, position)[0]
-            stop = position + HEADER_DTYPE.itemsize + int(header["entries"]) * ENTRY_DTYPE.itemsize
-            record = data[position + HEADER_DTYPE.itemsize : stop]
-            if stop > len(data) or not record or zlib.crc32(record) != header["checksum"]:
-                break  # being written, or left by a process that died, or zeros by a power failure
-            entries = np.frombuffer(record, ENTRY_DTYPE)
-            if entries["row"].max() >= len(self._entries):
-                raise ValueError(f"{self._damage_message()}: it names rows that the data do not have")
-            self._entries[entries["row"]] = entries
-            self._verified[entries["row"]] = False
-            self._values_end = max(self._values_end, int((entries["offset"] + entries["size"]).max()))
-            position = stop
-        self._index_offset += position
-        if self._values_end > len(self._buffer):
+        if not len(entries):
+            return
+        if entries["row"].max() >= len(self._entries):
+            raise self._damage_error("its index has more rows than the data")
+        values_end = int((entries["offset"] + entries["size"]).max())
+        if values_end > len(self._buffer):
             size = self._values.stat().st_size if self._values.exists() else 0
-            if size < self._values_end:
-                raise ValueError(f"{self._damage_message()}: values.bin has {size:,} of {self._values_end:,} bytes")
-            self._buffer, self._mapped_file_id = (
-                memoryview(np.memmap(self._values, np.uint8, "r")),
-                _file_id(self._values),
-            )
+            if size < values_end:
+                raise self._damage_error(f"values.bin has {size:,} of {values_end:,} bytes")
+            self._buffer = memoryview(np.memmap(self._values, np.uint8, "r"))
+            self._mapped_file_id = _file_id(self._values)
+        self._entries[entries["row"]] = entries
+        self._verified[entries["row"]] = False
+        self._index_end += entries.nbytes
+        self._values_end = max(self._values_end, values_end)
 
-    def _damage_message(self) -> str:
-        return f"teacher_cache: {str(self.folder)!r} is damaged; delete this folder and it is filled again"
+    def _damage_error(self, detail: str) -> ValueError:
+        return ValueError(f"teacher_cache: {str(self.folder)!r} is damaged ({detail}); delete it to fill it again")
 
     def contains(self, rows: RowIds) -> NDArray[np.bool_]:
-        """Which of the rows can be read, (N,)."""
+        """Return which of the rows can be read, (N,)."""
         for row in rows[~self._verified[rows]].tolist():
             entry = self._entries[row]
             if entry["offset"] < 0:
                 continue
-            if zlib.crc32(self._block(entry)) == entry["checksum"]:
+            if zlib.crc32(self._block(entry)) == entry["block_checksum"]:
                 self._verified[row] = True
             else:
                 entry["offset"] = -1
@@ -140,14 +144,14 @@ class RowStore:
         return self._buffer[offset : offset + int(entry["size"])]
 
     def tags(self, rows: RowIds) -> NDArray[np.uint32]:
-        """What ``write`` was told of known rows, (N,)."""
+        """Return the tags of stored rows, (N,)."""
         return np.asarray(self._entries["tag"][rows])
 
     def read(self, rows: RowIds) -> list[tuple[NDArray[np.uint8], int, int]]:
-        """The blocks of known rows, in runs of rows whose blocks are alike.
+        """Read the blocks of stored rows, grouped into runs of blocks of the same shape.
 
         Returns:
-            Blocks (n, size), contiguous, and the ``num_distributions`` and ``num_classes`` of their rows, for each run.
+            For each run, its blocks (n, size), contiguous, and their ``num_distributions`` and ``num_classes``.
         """
         entries = self._entries[rows]
         shapes = entries[["num_distributions", "num_classes"]]
@@ -155,7 +159,7 @@ class RowStore:
         runs = []
         for start, stop in pairwise(starts):
             run = entries[start:stop]
-            # many times as fast as indexing the bytes
+            # many times faster than fancy indexing
             joined = b"".join([self._block(entry) for entry in run])
             blocks = np.frombuffer(joined, np.uint8).reshape(len(run), -1)
             runs.append((blocks, int(run["num_distributions"][0]), int(run["num_classes"][0])))
@@ -169,17 +173,17 @@ class RowStore:
         num_classes: Sequence[int],
         tags: NDArray[np.uint32],
     ) -> None:
-        """Enter rows, apart from those that are known meanwhile.
+        """Append rows; those that are stored already are skipped.
 
         Args:
             rows: (N,).
-            blocks: The N blocks.
-            num_distributions: What to hand back with each, such as the number of its distributions.
-            num_classes: As ``num_distributions``, such as their length.
-            tags: What tells what a row was made of, a checksum.
+            blocks: N blocks.
+            num_distributions: Stored with each block, N numbers.
+            num_classes: Stored with each block, N numbers.
+            tags: Stored with each block, (N,), such as a checksum of the data it was computed from.
 
         Raises:
-            OSError: If the disk has no room, or the folder cannot be written.
+            OSError: If the disk is full, or the folder cannot be written to.
         """
         with folder_lock(self.folder):
             self.refresh()
@@ -187,44 +191,41 @@ class RowStore:
             new = first[~self.contains(rows[first])]
             if not len(new):
                 return
+            parts = [blocks[index] for index in new]
             entries = np.zeros(len(new), ENTRY_DTYPE)
             entries["row"] = rows[new]
-            parts = [blocks[index] for index in new]
             entries["size"] = [len(part) for part in parts]
             entries["offset"] = self._values_end + np.cumsum(entries["size"]) - entries["size"]
-            entries["num_distributions"], entries["num_classes"] = (
-                np.asarray(num_distributions)[new],
-                np.asarray(num_classes)[new],
-            )
+            entries["num_distributions"] = np.asarray(num_distributions)[new]
+            entries["num_classes"] = np.asarray(num_classes)[new]
             entries["tag"] = tags[new]
-            entries["checksum"] = [zlib.crc32(part) for part in parts]
+            entries["block_checksum"] = [zlib.crc32(part) for part in parts]
+            entries["checksum"] = [int.from_bytes(_entry_checksum(entry.tobytes()), "little") for entry in entries]
             joined = b"".join(parts)
             self._reserve(self._values_end + len(joined), len(joined) / self._expected_sizes[rows[new]].sum())
             with self._values.open("r+b") as stream:
                 stream.seek(self._values_end)
                 stream.write(joined)
-            header = np.array([(len(entries), zlib.crc32(entries.tobytes()))], HEADER_DTYPE)
             with self._index.open("ab") as stream:
-                stream.truncate(self._index_offset)  # what a process that died left behind
-                stream.write(header.tobytes() + entries.tobytes())
+                stream.truncate(self._index_end)  # remove what a killed process left
+                stream.write(entries.tobytes())
             self.refresh()
 
     def _reserve(self, min_bytes: int, bytes_per_unit: float) -> None:
-        """Make the file of blocks large enough: what is missing on the disk is missing now, not in a mapped page."""
+        """Allocate ``values.bin``, so that a full disk is an error now and not a SIGBUS in a mapped page later."""
         self._values.touch()
         size = self._values.stat().st_size
         if size >= min_bytes:
             return
-        target = max(
-            min_bytes, round(bytes_per_unit * self._expected_sizes.sum()) if size == 0 else min_bytes + size // 8
-        )
+        expected = round(bytes_per_unit * self._expected_sizes.sum()) if size == 0 else min_bytes + size // 8
+        target = max(min_bytes, expected)
         try:
             with self._values.open("r+b") as stream:
-                if hasattr(os, "posix_fallocate"):
+                if hasattr(os, "posix_fallocate"):  # not on macOS
                     os.posix_fallocate(stream.fileno(), size, target - size)
                 else:
                     stream.truncate(target)
         except OSError as error:
             if size == 0:
                 self._values.unlink()
-            raise OSError(error.errno, f"{target:,} bytes are needed: {error.strerror}") from error
+            raise OSError(error.errno, f"{target:,} bytes needed: {error.strerror}") from error

@@ -760,7 +760,7 @@ def test_damaged_cache(tmp_path, distill_args, shell, teacher_calls):
     values.write_bytes(content[:-20])
     code, last = shell("fit", *distill_args())
     assert code
-    assert f"teacher_cache: '{folders['train']}' is damaged; delete this folder and it is filled again" in last
+    assert f"teacher_cache: '{folders['train']}' is damaged (values.bin has" in last
     assert "\n" not in last
     shutil.rmtree(folders["train"])
     assert shell("fit", *distill_args())[0] == 0
@@ -791,5 +791,5 @@ def test_read_only_folder(small_disk, distill_args, shell, teacher_calls):
     code, last = shell("fit", *distill_args(small_disk / "new"))
     assert code
     assert f"teacher_cache: cannot write to '{small_disk / 'new'}" in last
-    assert "Read-only file system); name another folder" in last
+    assert "Read-only file system)" in last
     assert "\n" not in last

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lightning_kd.teachers.store import HEADER_DTYPE, RowStore
+from lightning_kd.teachers.store import ENTRY_DTYPE, RowStore
 from tests.helpers import fill_disk
 
 SCRIPT = Path(__file__).parent / "store_script.py"
@@ -123,7 +123,7 @@ def test_without_posix_fallocate(folder, monkeypatch):
     assert (folder / "values.bin").stat().st_size >= 10 * ROWS
 
 
-@pytest.mark.parametrize("left", [1, 7, 8, 9, 30])
+@pytest.mark.parametrize("left", [1, 8, ENTRY_DTYPE.itemsize - 1])
 def test_torn_end_of_the_index_is_passed_over_and_mended(folder, left):
     write(store(folder), 1, 2)
     index = folder / "index.bin"
@@ -148,7 +148,7 @@ def test_zeros_at_the_end_of_the_index_as_a_power_failure_leaves_them(folder):
     assert stored_rows(store(folder)) == [1, 2, 3]
 
 
-@pytest.mark.parametrize("place", [0, 5, HEADER_DTYPE.itemsize + 3, -1])
+@pytest.mark.parametrize("place", [0, 5, 30, -1])
 def test_flipped_byte_in_the_index(folder, place):
     write(store(folder), 1, 2)
     index = folder / "index.bin"
@@ -198,15 +198,13 @@ def test_file_of_blocks_that_is_too_short_is_refused(folder, size):
         (folder / "values.bin").unlink()
     else:
         os.truncate(folder / "values.bin", size)
-    with pytest.raises(
-        ValueError, match=rf"is damaged; delete this folder and it is filled again: values.bin has {size or 0} of 23"
-    ):
+    with pytest.raises(ValueError, match=rf"is damaged \(values.bin has {size or 0} of 23 bytes\)"):
         store(folder)
 
 
 def test_index_of_more_rows_is_refused(folder):
     write(store(folder), 5)
-    with pytest.raises(ValueError, match=r"delete this folder .* names rows that the data do not have"):
+    with pytest.raises(ValueError, match="its index has more rows than the data"):
         store(folder, rows=5)
 
 
@@ -216,7 +214,7 @@ def test_folder_that_is_deleted_while_in_use(folder):
     write(one, 1, 2)
     shutil.rmtree(folder)
     assert contents(one, 1, 2) == [block(1), block(2)]
-    with pytest.raises(ValueError, match="was deleted or replaced while it was in use; start again"):
+    with pytest.raises(ValueError, match="was deleted or replaced during the run"):
         write(one, 3)
     other = store(folder)
     write(other, 1, 2, 4, content=lambda row: b"other")
@@ -285,12 +283,12 @@ def test_full_disk_is_one_error_and_leaves_what_is_there(small_disk):
         write(other, 1, content=lambda row: bytes([row]) * 5000)
     assert full.value.errno == 28
     assert not (small_disk / "second" / "values.bin").exists()
-    with pytest.raises(OSError, match=r"bytes are needed: No space left on device\)"):
+    with pytest.raises(OSError, match=r"bytes needed: No space left on device\)"):
         write(one, *range(4, ROWS), content=lambda row: bytes(5000))  # more than was expected
     (small_disk / "ballast").unlink()
     write(other, 1)
     assert contents(other, 1) == [block(1)]
-    with pytest.raises(OSError, match=r"\(\d,\d{3},\d{3} bytes are needed: No space left on device\); name another"):
+    with pytest.raises(OSError, match=r"\(\d,\d{3},\d{3} bytes needed: No space left on device\)"):
         write(store(small_disk / "third"), 1, content=lambda row: bytes(100_000))
     assert contents(store(small_disk / "first"), 1, 2, 3) == [bytes([row]) * 1000 for row in (1, 2, 3)]
 
