@@ -16,7 +16,7 @@ from lightning_kd.data import (
     SST2DataModule,
     TextClassificationDataModule,
 )
-from lightning_kd.models.fsdp2 import FSDP2Strategy
+from lightning_kd.models.sharding import FSDP2Strategy
 from lightning_kd.optim.lazy_adamw import LazyAdamW
 from lightning_kd.tasks import MaskedLM, QuestionAnswering, SequenceClassification
 from lightning_kd.teachers.cache import TeacherCache

@@ -6,7 +6,6 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -28,8 +27,6 @@ from lightning_kd.cli.run_dirs import (
 from lightning_kd.io.atomic import disk_full_errors
 from lightning_kd.io.checkpoint_io import checked_checkpoint
 from lightning_kd.io.consolidation import is_sharded_checkpoint
-from lightning_kd.io.serialization import class_path
-from lightning_kd.models.fsdp2 import FSDP2Strategy
 from lightning_kd.training.module import DistillationModule
 
 DESCRIPTION = (
@@ -51,7 +48,6 @@ class DistillationCLI(LightningCLI):
     def __init__(self, args: list[str], run_dir: Path | None = None) -> None:
         self.run_dir = run_dir
         self.created_run_dir: Path | None = None
-        self.args = args
         is_resumed = run_dir is not None and last_checkpoint_path(run_dir).exists()
         super().__init__(
             DistillationModule,
@@ -82,9 +78,8 @@ class DistillationCLI(LightningCLI):
             super()._parse_ckpt_path()
 
     def before_instantiate_classes(self) -> None:
-        """Settle what follows from other arguments: the data's tokenizer, and the defaults of a strategy."""
+        """Set the data's tokenizer to the student's, unless one is given."""
         config = self.config[str(self.subcommand)]
-        self._replace_model_parallel_strategy(config.trainer)
         arguments = config.data.get("init_args")
         if arguments is None or "tokenizer" not in arguments or arguments.tokenizer is not None:
             return
@@ -93,14 +88,6 @@ class DistillationCLI(LightningCLI):
             student = student.get("pretrained") or student.get("config")
             student = student if isinstance(student, str) else (student or {}).get("_name_or_path")
         arguments.tokenizer = student if isinstance(student, str) else None
-
-    def _replace_model_parallel_strategy(self, trainer: Any) -> None:
-        """``ModelParallelStrategy`` means ours: its own defaults divide layers, too, and write folders."""
-        name = "lightning.pytorch.strategies.ModelParallelStrategy"
-        if isinstance(trainer.strategy, Namespace) and trainer.strategy.class_path == name:
-            user_strategy = self.parser.parse_args(self.args, defaults=False)[str(self.subcommand)].trainer.strategy
-            trainer.strategy.class_path = class_path(FSDP2Strategy)
-            trainer.strategy.init_args = user_strategy.get("init_args", {})
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer, with a run folder of its own and the best checkpoint by the task's metric."""

@@ -73,7 +73,11 @@ class Runs:
 
     def trainer(self, name: str, **settings: object) -> Trainer:
         if self.kind is not None:
-            strategy = FSDP2Strategy(save_distributed_checkpoint=True) if self.kind == "distributed" else self.kind
+            strategies = {
+                "fsdp2": FSDP2Strategy(),
+                "distributed": FSDP2Strategy(save_distributed_checkpoint=True),
+            }
+            strategy = strategies.get(self.kind, self.kind)
             settings |= {"devices": 2, "strategy": strategy}
         return trainer(self.folder / name, **{"gradient_clip_val": 1.0, **settings})
 

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EMAWeightAveraging
 
-from lightning_kd import LazyAdamW
+from lightning_kd import FSDP2Strategy, LazyAdamW
 from lightning_kd.callbacks import StudentPruning
 from lightning_kd.models.sharding import full_state_dict, shard
 from tests.helpers import STUDENT, TINY_BERT, data, module, tiny_bert, trainer
@@ -38,9 +38,8 @@ def run_yaml(tmp_path, clinc_file, teacher_folder):
 @pytest.mark.parametrize(
     "strategy",
     [
-        "--trainer.strategy=ModelParallelStrategy",
-        '--trainer.strategy={"class_path": "ModelParallelStrategy"}',
-        '--trainer.strategy={"class_path": "ModelParallelStrategy", "init_args": {"data_parallel_size": 1}}',
+        '--trainer.strategy={"class_path": "FSDP2Strategy"}',
+        '--trainer.strategy={"class_path": "lightning_kd.FSDP2Strategy", "init_args": {"data_parallel_size": 1}}',
     ],
 )
 def test_checkpoints_are_files(tmp_path, run_yaml, shell, strategy):
@@ -52,7 +51,7 @@ def test_checkpoints_are_files(tmp_path, run_yaml, shell, strategy):
 
 
 def test_checkpoints_are_folders_if_asked_for(tmp_path, run_yaml, shell):
-    strategy = {"class_path": "ModelParallelStrategy", "init_args": {"save_distributed_checkpoint": True}}
+    strategy = {"class_path": "FSDP2Strategy", "init_args": {"save_distributed_checkpoint": True}}
     assert shell("fit", "--config", run_yaml, f"--trainer.strategy={json.dumps(strategy)}")[0] == 0
     run = tmp_path / "lightning_logs" / "version_0"
     assert all((run / "checkpoints" / name).is_dir() for name in ("last.ckpt", "best.ckpt"))
@@ -70,7 +69,7 @@ def test_checkpoints_are_folders_if_asked_for(tmp_path, run_yaml, shell):
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
 def test_precision(tmp_path, clinc_file, teacher_folder, precision):
     weights = []
-    for strategy in ("auto", "fsdp2"):
+    for strategy in ("auto", FSDP2Strategy()):
         # without dropout, whose numbers depend on what is spared
         student = {**STUDENT, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
         fitted = module(teacher_folder, student=student)
@@ -84,7 +83,7 @@ def test_precision(tmp_path, clinc_file, teacher_folder, precision):
 @pytest.mark.parametrize("callback", [StudentPruning(0.5), EMAWeightAveraging(use_buffers=False)])
 @pytest.mark.filterwarnings("ignore:You're using the WeightAveraging callback")
 def test_callbacks_that_need_whole_weights(tmp_path, clinc_file, callback):
-    run = trainer(tmp_path, strategy="fsdp2", devices=1, callbacks=[callback])
+    run = trainer(tmp_path, strategy=FSDP2Strategy(), devices=1, callbacks=[callback])
     with pytest.raises(ValueError, match=r"needs whole weights, and trainer.strategy FSDP2Strategy divides.*use ddp"):
         run.fit(module(), data(clinc_file))
 
@@ -99,14 +98,15 @@ def test_module_as_cached_teacher(tmp_path, clinc_file):
             def on_train_start(self, trainer, pl_module, into=cached_at_start):
                 into.append(len(pl_module.cached_teachers["train"].store))
 
-        trainer(tmp_path, strategy="fsdp2", devices=1, callbacks=[RecordCacheSize()]).fit(fitted, data(clinc_file))
+        settings = {"strategy": FSDP2Strategy(), "devices": 1, "callbacks": [RecordCacheSize()]}
+        trainer(tmp_path, **settings).fit(fitted, data(clinc_file))
         assert cached_at_start == [cached]
 
 
 def test_lazy_optimizer_needs_whole_embeddings(tmp_path, clinc_file):
     fitted = module(optimizer=partial(LazyAdamW, lr=1e-3))
     with pytest.raises(ValueError, match=r"optimizer: LazyAdamW needs whole embeddings.*use AdamW"):
-        trainer(tmp_path, strategy="fsdp2", devices=1).fit(fitted, data(clinc_file))
+        trainer(tmp_path, strategy=FSDP2Strategy(), devices=1).fit(fitted, data(clinc_file))
 
 
 def test_layers_are_not_sharded():
