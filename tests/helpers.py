@@ -226,7 +226,7 @@ def trainer(folder: Any, **settings: Any) -> Trainer:
 
 
 def mlm_data(corpus, **settings):
-    defaults = {"tokenizer": str(TINY_BERT), "batch_size": 4, "max_length": 16, "packing": "lines"}
+    defaults = {"tokenizer": str(TINY_BERT), "batch_size": 4, "max_length": 16, "line_by_line": True}
     return MaskedLMDataModule(str(corpus), **{**defaults, **settings})
 
 

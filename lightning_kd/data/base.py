@@ -3,7 +3,7 @@
 import hashlib
 import json
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -21,6 +21,7 @@ from lightning_kd.data.interface import DataModuleInterface
 from lightning_kd.data.samplers import EvaluationSampler, LengthGroupedSampler
 from lightning_kd.io.atomic import check_writable, disk_full_errors
 from lightning_kd.models import load_tokenizer
+from lightning_kd.outputs import Batch
 
 
 class TextDataModule(LightningDataModule, DataModuleInterface):
@@ -68,6 +69,8 @@ class TextDataModule(LightningDataModule, DataModuleInterface):
         self._seed: int | None = None
         self._position: Position = {"epoch": 0, "batches": 0}
         self._train_dataloader: ResumableDataLoader | None = None
+        self.teacher_cache_lookup: Callable[[Batch], Batch] | None = None
+        """Adds cached teacher logits to a batch; set by the module that has a ``teacher_cache``."""
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -256,6 +259,17 @@ class TextDataModule(LightningDataModule, DataModuleInterface):
         rows = self._splits[split]
         sampler = EvaluationSampler(rows["length"][:], self.eval_batch_size, **self._replica_kwargs())
         return DataLoader(sampler=sampler, batch_size=self.eval_batch_size, **self._dataloader_kwargs(rows))
+
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Look up cached teacher logits while the batch is on the CPU.
+
+        Lightning prefers this hook to the module's, which is therefore called from here.
+        """
+        if self.teacher_cache_lookup is not None:
+            batch = self.teacher_cache_lookup(batch)
+        assert self.trainer is not None
+        result: Batch = self.trainer.lightning_module.on_before_batch_transfer(batch, dataloader_idx)
+        return result
 
     def collate(self, list_columns: set[str], train: bool) -> Collator:
         """What makes a batch of columns, with ``row_id``, ``epoch`` and ``length`` among them.

@@ -100,6 +100,8 @@ class DataModuleInterface:
 class _ForeignDataModule(DataModuleInterface):
     """View of a DataModule that does not implement the interface, or of None: defaults replace missing members."""
 
+    _NOT_DELEGATED = ("class_name", "cache_key", "row_lengths", "subset_dataloader")  # a cache needs TextDataModule
+
     def __init__(self, datamodule: Any) -> None:
         self._datamodule = datamodule
 
@@ -108,7 +110,7 @@ class _ForeignDataModule(DataModuleInterface):
         return "" if self._datamodule is None else type(self._datamodule).__name__
 
     def __getattribute__(self, name: str) -> Any:
-        if name != "class_name" and not name.startswith("_"):
+        if not name.startswith("_") and name not in self._NOT_DELEGATED:
             datamodule = super().__getattribute__("_datamodule")
             if hasattr(datamodule, name):
                 return getattr(datamodule, name)

@@ -1,7 +1,7 @@
 """Plain text for masked language models."""
 
 from functools import cached_property, partial
-from typing import Any, Literal
+from typing import Any
 
 import datasets
 import numpy as np
@@ -35,8 +35,8 @@ class MaskedLMDataModule(TextDataModule):
             given.
         text_column: Column of the text, in tables and hub data sets.
         config_name: Configuration of the hub data set, where it has several.
-        packing: ``blocks`` joins the texts, ``[SEP]`` between them, and cuts them into rows of ``max_length`` tokens;
-            ``lines`` makes each text a row, cut to ``max_length``.
+        line_by_line: If True, each text is one example, truncated to ``max_length``. If False, texts are joined with
+            ``[SEP]`` between them and cut into examples of ``max_length`` tokens.
         mlm_probability: Share of the tokens to hide, in (0, 1).
         dynamic_masking: Hide other tokens in each epoch of training, as RoBERTa was trained; false hides the same,
             which a ``teacher_cache`` needs.
@@ -67,7 +67,7 @@ class MaskedLMDataModule(TextDataModule):
         tokenizer: str | PreTrainedTokenizerBase | None = None,
         text_column: str = "text",
         config_name: str | None = None,
-        packing: Literal["blocks", "lines"] = "blocks",
+        line_by_line: bool = False,
         mlm_probability: float = 0.15,
         dynamic_masking: bool = True,
         whole_word_masking: bool = False,
@@ -80,8 +80,6 @@ class MaskedLMDataModule(TextDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(path, tokenizer, max_length=max_length, **kwargs)
-        if packing not in ("blocks", "lines"):
-            raise ValueError(f"data.packing: must be blocks or lines, got {packing!r}")
         if not 0 < mlm_probability < 1:
             raise ValueError(f"data.mlm_probability: must be in (0, 1), got {mlm_probability}")
         if not 0 <= mlm_smoothing <= MAX_SMOOTHING:
@@ -100,7 +98,7 @@ class MaskedLMDataModule(TextDataModule):
             raise ValueError(f"data.{name}: does not go with streaming; set it to 0")
         self.text_column = text_column
         self.config_name = config_name
-        self.packing = packing
+        self.line_by_line = line_by_line
         self.mlm_probability = mlm_probability
         self.is_stochastic = self.dynamic_masking = dynamic_masking
         self.whole_word_masking = whole_word_masking
@@ -203,7 +201,7 @@ class MaskedLMDataModule(TextDataModule):
         """
         self._check_length()
         lines = [text for text in examples["text"] if text and text.strip()]
-        if self.packing == "lines":
+        if self.line_by_line:
             encoded = self.tokenizer(lines, truncation=True, max_length=self.max_length)
             ids, word_ids = encoded["input_ids"], [part.word_ids for part in encoded.encodings or []]
         else:
@@ -218,7 +216,7 @@ class MaskedLMDataModule(TextDataModule):
         return columns
 
     def _encoding_key(self) -> str:
-        return f"{super()._encoding_key()} {self.packing} {self.whole_word_masking}"
+        return f"{super()._encoding_key()} {self.line_by_line} {self.whole_word_masking}"
 
     # ---- batches
 

@@ -65,7 +65,7 @@ def test_blocks_hold_the_whole_text(module, tokenizer):
 
 
 def test_lines_are_rows(module, tokenizer):
-    data = module(packing="lines", max_length=8)
+    data = module(line_by_line=True, max_length=8)
     data.setup("fit")
     expected = tokenizer(LINES, truncation=True, max_length=8)["input_ids"]
     assert [row[:] for row in data._splits["train"]["input_ids"]] == expected
@@ -105,7 +105,7 @@ def test_workers_change_nothing(module):
 
 
 def test_padding_and_special_tokens_are_never_hidden(module, tokenizer):
-    data = module(packing="lines", mlm_probability=0.9)
+    data = module(line_by_line=True, mlm_probability=0.9)
     data.setup("fit")
     for batch in data.train_dataloader():
         special = torch.isin(original_ids(batch), torch.tensor(tokenizer.all_special_ids))
@@ -120,7 +120,7 @@ def test_whole_words(module, tokenizer):
     data = module(
         {"train.txt": f"{word} water {word}\n" * 20, "dev.txt": TEXT},
         whole_word_masking=True,
-        packing="lines",
+        line_by_line=True,
         max_length=32,
     )
     data.setup("fit")
@@ -150,7 +150,7 @@ def test_smoothing_counts_the_training_text(module, tokenizer):
 
 def test_table_in_another_language(module, tokenizer):
     text = "id,satz\n" + "".join(f"{i},hello größe 你好 water\n" for i in range(9))
-    data = module({"train.csv": text, "dev.csv": text}, text_column="satz", packing="lines")
+    data = module({"train.csv": text, "dev.csv": text}, text_column="satz", line_by_line=True)
     data.setup("fit")
     texts = [tokenizer.decode(row, skip_special_tokens=True) for row in data._splits["train"]["input_ids"]]
     expected = tokenizer.decode(tokenizer("hello größe 你好 water")["input_ids"], skip_special_tokens=True)
@@ -159,11 +159,11 @@ def test_table_in_another_language(module, tokenizer):
 
 
 def test_held_out_texts(module):
-    data = module({"all.txt": TEXT}, validation_fraction=0.25, packing="lines")
+    data = module({"all.txt": TEXT}, validation_fraction=0.25, line_by_line=True)
     # a folder's file must be named after a split
     with pytest.raises(ValueError, match="no file named after a split"):
         data.setup("fit")
-    data = module({"all.txt": TEXT}, validation_fraction=0.25, packing="lines")
+    data = module({"all.txt": TEXT}, validation_fraction=0.25, line_by_line=True)
     data.path += "/all.txt"
     data.setup("fit")
     assert (len(data._splits["train"]), len(data._splits["validation"])) == (45, 15)
@@ -171,7 +171,7 @@ def test_held_out_texts(module):
 
 def test_position_of_an_interrupted_epoch(module):
     for streaming in (False, True):
-        data = module(streaming=streaming, packing="lines", shuffle_buffer=10)
+        data = module(streaming=streaming, line_by_line=True, shuffle_buffer=10)
         data.setup("fit")
         loader = data.train_dataloader()
         whole = epoch_batches(loader, 1)
@@ -182,7 +182,7 @@ def test_position_of_an_interrupted_epoch(module):
 
 
 def test_stream_holds_every_line_once_in_random_order(module, tokenizer):
-    data = module(streaming=True, packing="lines", shuffle_buffer=10, max_length=32)
+    data = module(streaming=True, line_by_line=True, shuffle_buffer=10, max_length=32)
     data.setup("fit")
     assert "train" not in data._splits
 
@@ -202,7 +202,7 @@ def test_stream_holds_every_line_once_in_random_order(module, tokenizer):
 
 
 def test_stream_on_two_devices(module):
-    data = module(streaming=True, packing="lines")
+    data = module(streaming=True, line_by_line=True)
     data.setup("fit")
     seen = []
     for rank in range(2):
@@ -216,7 +216,6 @@ def test_stream_on_two_devices(module):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"packing": "words"}, r"data\.packing: must be blocks or lines, got 'words'"),
         ({"mlm_probability": 1.0}, r"data\.mlm_probability: must be in \(0, 1\), got 1\.0"),
         ({"mlm_smoothing": -0.1}, r"data\.mlm_smoothing: must be in \[0, 10\], got -0\.1"),
         ({"mlm_smoothing": 0.7, "streaming": True}, r"data\.mlm_smoothing: does not go with streaming"),
@@ -292,7 +291,7 @@ def test_hub(monkeypatch, tokenizer):
     rows = datasets.Dataset.from_dict({"page": ["hello water", "", None, "good morning desk"]})
     loaded = datasets.DatasetDict(train=rows, validation=rows, other=rows)
     monkeypatch.setattr(hub.datasets, "load_dataset", lambda path, config_name: loaded)
-    settings = {"tokenizer": tokenizer, "packing": "lines", "max_length": 16}
+    settings = {"tokenizer": tokenizer, "line_by_line": True, "max_length": 16}
     data = MaskedLMDataModule("somebody/pages", text_column="page", config_name="raw", **settings)
     data.setup("fit")
     assert [tokenizer.decode(row[1:-1]) for row in data._splits["train"]["input_ids"]] == [

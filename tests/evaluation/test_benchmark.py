@@ -147,7 +147,7 @@ def test_report_of_other_tasks(tmp_path, squad_folder, task):
     else:
         (tmp_path / "validation.txt").write_text("hello good morning to you\n" * 40)
         kind, model_class = MaskedLM(), BertForMaskedLM
-        rows = MaskedLMDataModule(str(tmp_path), str(TINY_BERT), max_length=16, packing="lines")
+        rows = MaskedLMDataModule(str(tmp_path), str(TINY_BERT), max_length=16, line_by_line=True)
     models = [tiny_bert(None, seed=seed, model_class=model_class).eval() for seed in (1, 1, 2)]
     report = build_report(
         [Artifact(str(n), "PyTorch", net, 7, 1.0) for n, net in enumerate(models)],

@@ -332,7 +332,7 @@ def test_cache_key_depends_on_masked_tokens(tmp_path, teachers, corpus):
         rows = mlm_data(corpus, dynamic_masking=False, **settings)
         return open_folders(tmp_path / "cache", teachers["tokens"], rows, MaskedLM(), [])
 
-    folders = [make(), make(2), make(mlm_smoothing=0.7), make(mlm_probability=0.2), make(packing="blocks")]
+    folders = [make(), make(2), make(mlm_smoothing=0.7), make(mlm_probability=0.2), make(line_by_line=False)]
     assert len({pair["train"] for pair in folders}) == 5
     assert len({pair["validation"] for pair in folders}) == 3  # always hidden alike
     assert make() == folders[0]

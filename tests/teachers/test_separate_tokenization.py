@@ -222,7 +222,7 @@ def corpus(tmp_path):
 
 
 def masked_data(folder, **settings):
-    return MaskedLMDataModule(str(folder), str(TINY_BERT), packing="lines", batch_size=8, max_length=16, **settings)
+    return MaskedLMDataModule(str(folder), str(TINY_BERT), line_by_line=True, batch_size=8, max_length=16, **settings)
 
 
 @pytest.mark.parametrize("dynamic", [True, False])

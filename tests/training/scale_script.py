@@ -131,7 +131,7 @@ class Runs:
         return fitted
 
     def corpus(self) -> MaskedLMDataModule:
-        settings = {"batch_size": self.batch_size, "max_length": 16, "packing": "lines"}
+        settings = {"batch_size": self.batch_size, "max_length": 16, "line_by_line": True}
         return MaskedLMDataModule(str(self.folder / "corpus"), tokenizer=str(TINY_BERT), **settings)
 
     def masked(self, **settings: object) -> DistillationModule:

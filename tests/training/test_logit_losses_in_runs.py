@@ -35,7 +35,7 @@ def corpus(tmp_path):
     lines = [f"hello {word} good morning" for word in ("water", "desk", "paper", "plant")] * 9
     for split in ("train", "validation"):
         (folder / f"{split}.txt").write_text("\n".join(lines), encoding="utf-8")
-    return MaskedLMDataModule(str(folder), tokenizer=str(TINY_BERT), batch_size=8, max_length=16, packing="lines")
+    return MaskedLMDataModule(str(folder), tokenizer=str(TINY_BERT), batch_size=8, max_length=16, line_by_line=True)
 
 
 @pytest.fixture
