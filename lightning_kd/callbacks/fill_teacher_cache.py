@@ -6,7 +6,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from tqdm.auto import tqdm
 
 from lightning_kd.data.interface import get_datamodule
-from lightning_kd.teachers.cache import CachedTeacher
+from lightning_kd.teachers.cached_teacher import CachedTeacher
 from lightning_kd.training.module import DistillationModule
 
 

@@ -21,7 +21,7 @@ from lightning_kd.models import load_tokenizer
 from lightning_kd.models.prompt_config import check_prompt
 from lightning_kd.outputs import Batch
 from lightning_kd.tasks.base import Task
-from lightning_kd.teachers.cache import CachedTeacher
+from lightning_kd.teachers.cached_teacher import CachedTeacher
 from lightning_kd.teachers.teacher import Teacher
 
 # ---- tokenizers

@@ -21,7 +21,8 @@ from lightning_kd.optim.schedules import DEFAULT_OPTIMIZER, OptimizerFactory, re
 from lightning_kd.outputs import AUGMENTED, Batch, Outputs, with_inputs
 from lightning_kd.tasks.base import Task
 from lightning_kd.teachers import checks as teacher_checks
-from lightning_kd.teachers.cache import TEACHER_LOGITS, CachedTeacher, TeacherCache
+from lightning_kd.teachers.cache import TeacherCache
+from lightning_kd.teachers.cached_teacher import TEACHER_LOGITS, CachedTeacher
 from lightning_kd.teachers.teacher import Teacher
 from lightning_kd.training import checks
 from lightning_kd.training.loss_schedules import Schedule, apply_schedules, resolve_schedules

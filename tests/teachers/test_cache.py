@@ -30,7 +30,8 @@ from lightning_kd import (
 from lightning_kd.callbacks import FillTeacherCache, LastCheckpoint
 from lightning_kd.data.interface import as_datamodule_interface
 from lightning_kd.losses import HardLabelLoss, HiddenStateCosineLoss, SoftTargetLoss
-from lightning_kd.teachers.cache import TEACHER_LOGITS, TeacherCache
+from lightning_kd.teachers.cache import TeacherCache
+from lightning_kd.teachers.cached_teacher import TEACHER_LOGITS
 from lightning_kd.teachers.store import RowStore
 from lightning_kd.teachers.teacher import Teacher
 from tests.helpers import (
@@ -369,7 +370,7 @@ class UndeclaredStochasticDataModule(CLINC150DataModule):
 
 def test_undeclared_changes_of_rows_are_refused(tmp_path, teachers, clinc_file):
     rows = UndeclaredStochasticDataModule(str(clinc_file), str(TINY_BERT), batch_size=8, max_length=32)
-    with pytest.raises(ValueError, match=r"row \d+ of the train split is not what the teacher saw"):
+    with pytest.raises(ValueError, match=r"train example \d+ differs from the one cached"):
         fit(tmp_path, module(teachers["classes"], teacher_cache=str(tmp_path / "cache")), rows)
 
 
@@ -556,9 +557,13 @@ def test_padding_does_not_count(tmp_path, teachers, clinc_file, tokenizer, teach
 @pytest.mark.parametrize(
     ("answer", "cache", "message"),
     [
-        (lambda ids: ids * torch.nan, {}, r"teacher: returns NaN or infinity for train row \d+"),
-        (lambda ids: -ids / 0, {"top_k": 2}, r"teacher: returns NaN or infinity for train row \d+"),
-        (lambda ids: 1e6 * ids, {"dtype": "float16"}, r"teacher_cache.dtype: a logit of train row \d+ is too large"),
+        (lambda ids: ids * torch.nan, {}, r"teacher: NaN or infinite logits for train example \d+"),
+        (lambda ids: -ids / 0, {"top_k": 2}, r"teacher: NaN or infinite logits for train example \d+"),
+        (
+            lambda ids: 1e6 * ids,
+            {"dtype": "float16"},
+            r"teacher_cache.dtype: .* train example \d+ overflows float16",
+        ),
     ],
 )
 def test_logits_that_cannot_be_kept(tmp_path, clinc_file, answer, cache, message):
@@ -627,7 +632,7 @@ def test_other_data_are_refused(tmp_path, teachers, clinc_file, squad_folder):
     stochastic.setup("fit")
     with pytest.raises(ValueError, match="teacher_cache: StochasticDataModule draws rows anew in each epoch"):
         make(teacher, teacher.task, stochastic)
-    with pytest.raises(ValueError, match=r"teacher_cache\.top_k: QuestionAnswering has few classes"):
+    with pytest.raises(ValueError, match=r"teacher_cache\.top_k: not for QuestionAnswering"):
         open_folders(tmp_path, teachers["spans"], squad_data(squad_folder), QuestionAnswering(), [], top_k=5)
 
 
@@ -674,8 +679,8 @@ def test_cache_command(tmp_path, distill_args, shell, teacher_calls, caplog, mon
     before = modified_times(tmp_path / "cache")
     caplog.clear()
     assert shell("cache", *distill_args()) == (0, "")
-    assert ": 72 of 72 train rows are known" in caplog.text
-    assert ": 36 of 36 validation rows are known" in caplog.text
+    assert ": 72 of 72 train examples cached" in caplog.text
+    assert ": 36 of 36 validation examples cached" in caplog.text
     assert shell("fit", *distill_args())[0] == 0
     assert len(teacher_calls.batches) == 6
     assert modified_times(tmp_path / "cache") == before
