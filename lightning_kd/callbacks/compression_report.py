@@ -1,92 +1,83 @@
-"""Says at the end of a run whether it was worth it."""
+"""Compares teacher, student and exports at the end of a run."""
 
 from pathlib import Path
-from typing import Any
 
-from huggingface_hub import ModelCard
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from rich.console import Console
 from torch.distributed.fsdp import FSDPModule
 
-from lightning_kd.callbacks.export import export_callbacks
+from lightning_kd.callbacks.base import DistillationModuleCallback, find_callbacks, is_fast_dev_run, output_path
+from lightning_kd.callbacks.export import Export
 from lightning_kd.data import TextDataModule
 from lightning_kd.data.interface import get_datamodule
 from lightning_kd.evaluation import report_plot
 from lightning_kd.evaluation.artifacts import Artifact, open_artifact
-from lightning_kd.evaluation.batches import as_text_datamodule, check_split
-from lightning_kd.evaluation.report import STAGES, Report, Split, build_report
-from lightning_kd.export.model_card import EXPORT_TAG
+from lightning_kd.evaluation.batches import Split, as_text_datamodule, check_split, check_split_name
+from lightning_kd.evaluation.benchmark import build_report
+from lightning_kd.export.model_card import add_report
+from lightning_kd.export.requirements import require_packages
 from lightning_kd.export.tracing import requires_missing_device
-from lightning_kd.io.atomic import atomic_write
+from lightning_kd.io.atomic import check_writable
 from lightning_kd.models import count_parameters, has_fixed_placement
 from lightning_kd.training.module import DistillationModule
 
-HEADING = "## Compression report"
 
+class CompressionReport(DistillationModuleCallback):
+    """Compares teacher, student and all exports at the end of ``fit``.
 
-class CompressionReport(Callback):
-    """At the end of ``fit`` puts teacher, student and every exported artefact side by side.
-
-    Score with a bootstrap interval, agreement with the teacher, parameters, size on the disk, latency and throughput on
-    this machine's processor: to the terminal, to ``report.md``, ``report.json`` and ``report.png``, to TensorBoard, and
-    into the model cards of what was exported.
+    It measures score with a bootstrap interval, agreement with the teacher, parameters, size on disk, latency and
+    throughput on this machine's CPU. It writes to the terminal, to ``report.md``, ``report.json`` and ``report.png``,
+    to TensorBoard, and into the model cards of the exports.
 
     Needs ``pip install 'lightning-kd[plots]'``.
 
     Args:
-        output_dir: Where to write; null = the run's log folder.
+        output_dir: Folder to write; null = the run's log folder.
         split: The split to score on.
     """
 
     def __init__(self, output_dir: str | None = None, split: Split = "validation") -> None:
-        if split not in STAGES:
-            raise ValueError(f"CompressionReport.split: must be one of {', '.join(STAGES)}, got {split!r}")
+        check_split_name(split, "CompressionReport")
         self.output_dir = output_dir
         self.split: Split = split
-        self._fitted = False
+        self._fit_completed = False
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Check before training what would be missing after it.
+    def setup_fit(self, trainer: Trainer, pl_module: DistillationModule) -> None:
+        """Check before training that a report can be made.
 
         Raises:
-            ValueError: If nothing is going to be exported, the data cannot be scored, or matplotlib is missing.
+            ValueError: If nothing is exported, the data cannot be scored, the folder cannot be written, or matplotlib
+                is missing.
         """
-        if stage != "fit":
-            return
-        report_plot.check_matplotlib_installed()
-        if not export_callbacks(trainer):
-            raise ValueError("CompressionReport: nothing is exported that it could report; add StudentExport()")
+        require_packages("CompressionReport", "plots", "matplotlib")
+        if not find_callbacks(trainer, Export):
+            raise ValueError("CompressionReport: no export to report on; add StudentExport() to trainer.callbacks")
         check_split(as_text_datamodule(get_datamodule(trainer), "CompressionReport"), self.split)
-        check_output_dir(self._resolve_output_dir(trainer))
-
-    def _resolve_output_dir(self, trainer: Trainer) -> Path:
-        return (
-            Path(self.output_dir).expanduser() if self.output_dir else Path(trainer.log_dir or trainer.default_root_dir)
-        )
+        check_writable(output_path(trainer, self.output_dir) / "report.md", "CompressionReport.output_dir")
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note that there is something to report: ``teardown`` also follows a learning rate finder."""
-        self._fitted = not trainer.fast_dev_run  # type: ignore[attr-defined]
+        """Note that training completed; ``teardown`` is also called after a learning rate finder."""
+        self._fit_completed = not is_fast_dev_run(trainer)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Measure and write; in ``teardown``, because the exporters work in ``on_fit_end``."""
-        fitted, self._fitted = self._fitted, False
-        if stage != "fit" or not fitted or not isinstance(pl_module, DistillationModule):
+        """Measure and write the report, after the exports of ``on_fit_end``."""
+        fit_completed, self._fit_completed = self._fit_completed, False
+        if stage != "fit" or not fit_completed:
             return
-        folders = [folder for exporter in export_callbacks(trainer) for folder in exporter.output_dirs(trainer)]
-        target = self._resolve_output_dir(trainer)
+        folders = [folder for export in find_callbacks(trainer, Export) for folder in export.output_dirs(trainer)]
+        target = output_path(trainer, self.output_dir)
         if not trainer.is_global_zero:
             return
         folders = [folder for folder in folders if folder.is_dir() and not requires_missing_device(folder)]
-        folders.sort(key=lambda folder: not any(folder.glob("*.safetensors")))  # the student before what it became
+        folders.sort(key=lambda folder: not any(folder.glob("*.safetensors")))  # the PyTorch student first
         try:
-            self._measure_and_write(trainer, pl_module, folders, target)
-        except Exception as error:  # the exports are there, and others may want to do something with them
+            self._measure_and_write(trainer, self.distillation_module(pl_module), folders, target)
+        except Exception as error:  # the exports are complete, and other callbacks may use them
             models = " ".join(map(str, folders))
             rank_zero_warn(
-                f"CompressionReport: no report ({type(error).__name__}: {error}); when the cause is gone, call "
+                f"CompressionReport: failed ({type(error).__name__}: {error}); fix the cause and run "
                 f"lightning-kd report --models {models}"
             )
 
@@ -94,15 +85,17 @@ class CompressionReport(Callback):
         self, trainer: Trainer, pl_module: DistillationModule, folders: list[Path], target: Path
     ) -> None:
         datamodule = as_text_datamodule(get_datamodule(trainer), "CompressionReport")
-        teachers = _teacher_artifacts(pl_module, datamodule)
-        artifacts = [*teachers, *(open_artifact(str(f), pl_module.task) for f in folders)]
+        artifacts = [
+            *_teacher_artifacts(pl_module, datamodule),
+            *(open_artifact(str(f), pl_module.task) for f in folders),
+        ]
         show_progress = trainer.progress_bar_callback is not None
         ignore_label_mismatch = "label_mismatch" in pl_module.ignore_checks
         report = build_report(artifacts, pl_module.task, datamodule, self.split, ignore_label_mismatch, show_progress)
         Console(width=None if show_progress else 160).print(report.table())
-        write_report(report, target)
+        report_plot.write_report(report, target)
         for folder in folders:
-            _add_to_card(folder / "README.md", report)
+            add_report(folder / "README.md", report.markdown())
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_text("compression", report.markdown(), trainer.global_step)
@@ -111,67 +104,24 @@ class CompressionReport(Callback):
 
 
 def _teacher_artifacts(pl_module: DistillationModule, datamodule: TextDataModule) -> list[Artifact]:
+    """Return the teacher, or nothing if it cannot be compared with the exports."""
     teacher = pl_module.active_teacher
     if teacher is None:
         return []
+    reason = None
     if len(teacher.models) > 1:
-        rank_zero_warn(
-            "CompressionReport: leaves out the teacher, an ensemble; agreement and speedup are against the student"
-        )
-        return []
-    if datamodule.teacher_tokenizers:
-        rank_zero_warn(
-            "CompressionReport: leaves out the teacher, which reads an encoding of its own; agreement and speedup are "
-            "against the student"
-        )
-        return []
-    member, model = teacher.models[0], teacher.load()[0]
-    if isinstance(member.source, str) and not member.options:
-        return [open_artifact(member.source, pl_module.task, "teacher")]
-    if isinstance(model, FSDPModule) or has_fixed_placement(model):
-        rank_zero_warn(
-            "CompressionReport: leaves out the teacher, which is quantised or divided among devices; agreement and "
-            "speedup are against the student"
-        )
-        return []
-    return [Artifact("teacher", "PyTorch", model.cpu().eval(), count_parameters(model), None)]
-
-
-def source_model_card(source: str) -> str:
-    """The text of a model's card, or of a short one, by which its exports are recognised; without its report."""
-    file = Path(source) / "README.md"
-    card = ModelCard.load(file) if file.is_file() else ModelCard(f"---\n---\n\n# {source}\n")
-    data: Any = card.data
-    data.tags = list(dict.fromkeys([*(data.tags or []), EXPORT_TAG]))
-    return _strip_report(str(card))
-
-
-def _strip_report(card: str) -> str:
-    return card.partition(f"\n{HEADING}")[0]
-
-
-def check_output_dir(folder: Path) -> None:
-    """Refuse a folder that cannot be written to.
-
-    Raises:
-        ValueError: If it is a file.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"output_dir: {str(folder)!r} is a file; choose a folder for the report")
-
-
-def write_report(report: Report, folder: Path) -> None:
-    """Write ``report.md``, ``report.json`` and ``report.png``, each complete or not at all."""
-    texts: dict[str, Any] = {"report.md": report.markdown(), "report.json": report.json()}
-    for name, text in texts.items():
-        with atomic_write(folder / name) as file:
-            file.write_text(text, encoding="utf-8")
-    with atomic_write(folder / "report.png") as file:
-        report_plot.plot_report(report).savefig(file, dpi=150)
-
-
-def _add_to_card(card: Path, report: Report) -> None:
-    """Put the report at the end of a card, in the place of an earlier one."""
-    text = _strip_report(card.read_text(encoding="utf-8"))
-    with atomic_write(card) as file:
-        file.write_text(f"{text}\n{HEADING}\n\n{report.markdown()}", encoding="utf-8")
+        reason = "is an ensemble"
+    elif datamodule.teacher_tokenizers:
+        reason = "has a different tokenizer"
+    else:
+        source, options = teacher.models[0].source, teacher.models[0].options
+        model = teacher.load()[0]
+        if isinstance(source, str) and not options:
+            return [open_artifact(source, pl_module.task, "teacher")]
+        if not isinstance(model, FSDPModule) and not has_fixed_placement(model):
+            return [Artifact("teacher", "PyTorch", model.cpu().eval(), count_parameters(model), None)]
+        reason = "is quantized or sharded"
+    rank_zero_warn(
+        f"CompressionReport: the teacher {reason} and is left out; agreement and speedup are relative to the student"
+    )
+    return []

@@ -7,13 +7,13 @@ from typing import Literal
 import transformers
 from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_kd.callbacks.export import TrainedStudent
-from lightning_kd.callbacks.graph_export import GraphExport
+from lightning_kd.callbacks.export import GraphExport
 from lightning_kd.data import TextDataModule
 from lightning_kd.evaluation.batches import as_text_datamodule, validation_batches
 from lightning_kd.evaluation.parity import Parity, measure_parity
 from lightning_kd.export.compilers import OperatorSupport
 from lightning_kd.export.neuron import get_compiler
+from lightning_kd.export.student import TrainedStudent
 from lightning_kd.export.tracing import TracedModel, Tracer, configure_tokenizer, requires_missing_device
 
 MAX_LOGIT_DIFFERENCE = 1e-3

@@ -6,12 +6,12 @@ from pathlib import Path
 import transformers
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from lightning_kd.callbacks.export import TrainedStudent
-from lightning_kd.callbacks.graph_export import GraphExport
+from lightning_kd.callbacks.export import GraphExport
 from lightning_kd.data import TextDataModule
 from lightning_kd.evaluation.batches import as_text_datamodule, validation_batches
 from lightning_kd.evaluation.parity import Parity, measure_parity
 from lightning_kd.export import onnx
+from lightning_kd.export.student import TrainedStudent
 from lightning_kd.io.atomic import atomic_directory
 
 MAX_LOGIT_DIFFERENCE = 1e-3

@@ -1,4 +1,4 @@
-"""Puts on the hub what a run exported."""
+"""Uploads the exports of a run to the Hugging Face Hub."""
 
 import shlex
 from pathlib import Path
@@ -10,34 +10,36 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
+from lightning_kd.callbacks.base import DistillationModuleCallback, find_callbacks, is_fast_dev_run
 from lightning_kd.callbacks.compression_report import CompressionReport
-from lightning_kd.callbacks.export import best_scores, export_callbacks
+from lightning_kd.callbacks.export import Export
 from lightning_kd.callbacks.student_export import StudentExport
+from lightning_kd.export.student import best_scores
 from lightning_kd.training.module import DistillationModule
 
 PERMANENT_ERROR_CODES = (400, 401, 402, 403, 404)
-"""What the hub answers where asking again later would not help."""
+"""HTTP status codes that a later retry would not change."""
 
 
-class PushToHub(Callback):
-    """At the end of ``fit`` uploads what was exported to the Hugging Face hub.
+class PushToHub(DistillationModuleCallback):
+    """Uploads all exports to the Hugging Face Hub at the end of ``fit``.
 
-    The student with its model card becomes the root of the repository, any other export (ONNX) a folder in it. The
-    token is that of ``HF_TOKEN`` or of ``hf auth login``; it is no argument, so it is in no config and no checkpoint.
+    The student and its model card become the root of the repository, every other export (ONNX) a folder in it. The
+    token comes from ``HF_TOKEN`` or ``hf auth login``; it is not an argument, so that no config or checkpoint has it.
 
-    Before training the repository is made and the token tried, so that a long run does not end in a refusal; a hub
-    that cannot be reached then is only warned about. If the upload fails, the folders stay, and the error says how to
-    try again.
+    Before training, the repository is created and the token is checked, so that a long run does not fail at its end. If
+    the Hub cannot be reached then, a warning is given. If the upload fails, the folders stay, and the error names the
+    command that tries again.
 
     Args:
-        repo_id: ``name/model``, or ``model`` in the name of the token's owner.
-        private: Whether a new repository is private. One that exists stays as it is: a public one is refused where
-            this is true.
+        repo_id: ``name/model``, or ``model`` under the name of the token's owner.
+        private: If True, a new repository is private, and an existing one must not be public. An existing repository
+            keeps its visibility.
 
     Raises:
-        ValueError: If ``repo_id`` is no hub id; before training, if nothing would be exported, there is no token, or
-            the hub refuses it.
-        OSError: At the end of ``fit``, when all files are written, if the upload fails.
+        ValueError: If ``repo_id`` is invalid; before training, if nothing is exported, there is no token, or the Hub
+            rejects it.
+        OSError: At the end of ``fit``, after all files are written, if the upload fails.
     """
 
     def __init__(self, repo_id: str, private: bool = True) -> None:
@@ -49,138 +51,131 @@ class PushToHub(Callback):
         self.private = private
         self._pending_uploads: dict[str, Path] = {}
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def setup_fit(self, trainer: Trainer, pl_module: DistillationModule) -> None:
         """Check the other callbacks.
 
         Raises:
-            ValueError: If no student is exported, a report comes too late to be uploaded, or two exports would share
-                a folder.
+            ValueError: If no student is exported, a report would be written after the upload, or two exports have the
+                same folder name.
         """
-        if stage != "fit":
-            return
         self._pending_uploads = {}  # of an earlier fit
-        callbacks = trainer.callbacks  # type: ignore[attr-defined]
-        if not any(isinstance(callback, StudentExport) for callback in callbacks):
-            raise ValueError("PushToHub: no student is exported that it could upload; add StudentExport()")
+        if not find_callbacks(trainer, StudentExport):
+            raise ValueError("PushToHub: no student is exported; add StudentExport() to trainer.callbacks")
+        callbacks = find_callbacks(trainer, Callback)
         if any(isinstance(callback, CompressionReport) for callback in callbacks[callbacks.index(self) :]):
             raise ValueError(
-                "PushToHub: CompressionReport comes after it and would be missing on the hub; "
-                "put PushToHub behind CompressionReport in trainer.callbacks"
+                "PushToHub: comes before CompressionReport, so the report would not be uploaded; put PushToHub after "
+                "CompressionReport in trainer.callbacks"
             )
         _collect_uploads(trainer)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Make the repository and try the token, before training.
+        """Create the repository and check the token before training.
 
         Raises:
             ValueError: If nothing could be uploaded.
         """
-        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if is_fast_dev_run(trainer):
             return
-        if not isinstance(pl_module, DistillationModule) or not isinstance(
-            pl_module.student, transformers.PreTrainedModel
-        ):
+        if not isinstance(self.distillation_module(pl_module).student, transformers.PreTrainedModel):
             raise ValueError(
-                "PushToHub: the student is no transformers model, so it is not exported and cannot be uploaded; "
-                "leave PushToHub out"
+                "PushToHub: the student is not a transformers model, so it is not exported; remove PushToHub"
             )
-        # one process asks, all of them stop
+        # rank 0 asks, all ranks raise
         problem = trainer.strategy.broadcast(self._find_problem() if trainer.is_global_zero else None)
         if problem is not None:
             raise ValueError(f"PushToHub: {problem}")
 
     def _find_problem(self) -> str | None:
-        """Why the upload is going to fail, as far as can be known before training."""
+        """Return why the upload is going to fail, as far as can be known before training."""
         if is_offline_mode():
-            return "HF_HUB_OFFLINE is set, so nothing can be uploaded; unset it, or leave PushToHub out"
+            return "HF_HUB_OFFLINE is set; unset it, or remove PushToHub"
         if get_token() is None:
-            return "there is no token; set HF_TOKEN, or run `hf auth login`"
+            return "no token found; set HF_TOKEN, or run `hf auth login`"
         try:
             self._ensure_repo()
         except PermissionError as error:
             return str(error)
-        except Exception as error:  # of the connection, or what a proxy's answer makes the client raise
+        except Exception as error:  # connection errors, and whatever a proxy's answer makes the client raise
             if isinstance(error, HfHubHTTPError) and error.response.status_code in PERMANENT_ERROR_CODES:
                 return (
-                    f"the hub refuses {self.repo_id!r} ({_redact_token(error)}); check the name, and that the token "
-                    "of HF_TOKEN or `hf auth login` may write there"
+                    f"the Hub rejects {self.repo_id!r} ({_redact_token(error)}); check the name, and that the token "
+                    "of HF_TOKEN or `hf auth login` has write access"
                 )
             rank_zero_warn(
-                f"PushToHub: the hub cannot be reached ({_redact_token(error)}); the run goes on, and the upload is "
-                "tried at its end"
+                f"PushToHub: cannot reach the Hub ({_redact_token(error)}); training goes on, and the upload is "
+                "tried at the end"
             )
         return None
 
     def _ensure_repo(self) -> ModelInfo:
-        """The repository, made if it is not there.
+        """Create the repository if it does not exist, and return its information.
 
         Raises:
-            PermissionError: If it is public and should not be.
-            HfHubHTTPError: If the token may not write there, or the hub is in trouble.
+            PermissionError: If it is public but ``private`` is True.
+            HfHubHTTPError: If the token has no write access, or the Hub fails.
         """
         api = HfApi()
         repo_id = api.create_repo(self.repo_id, private=self.private, exist_ok=True).repo_id
         info = api.model_info(repo_id)
         if self.private and not info.private:
             raise PermissionError(
-                f"{repo_id!r} is on the hub already and is public; set private: false to upload there, or choose "
-                "another repo_id"
+                f"{repo_id!r} exists and is public; set private: false to upload there, or choose another repo_id"
             )
-        # create_repo is content with a token that may only read what is there
+        # with exist_ok, create_repo accepts a read-only token for an existing repository
         api.auth_check(repo_id, write=True)
         return info
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note what there is to upload: ``teardown`` also follows a learning rate finder, which exports nothing."""
-        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        """Note the folders to upload; ``teardown`` is also called after a learning rate finder, without exports."""
+        if not is_fast_dev_run(trainer):
             self._pending_uploads = _collect_uploads(trainer)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Upload; in ``teardown``, because exporters work in ``on_fit_end``, and CompressionReport after them.
+        """Upload, after the exports of ``on_fit_end`` and the report of ``teardown``.
 
         Raises:
-            OSError: If that fails; the message says how to try again.
+            OSError: If the upload fails; the message names the command that tries again.
         """
         pending, self._pending_uploads = self._pending_uploads, {}
         if stage != "fit" or not pending or not trainer.is_global_zero:
             return
-        assert isinstance(pl_module, DistillationModule)
         try:
             info = self._ensure_repo()
-            student = _describe_student(trainer, pl_module)
+            student = _describe_student(trainer, self.distillation_module(pl_module))
             for path_in_repo, folder in list(pending.items()):
                 message = f"Upload {student}" if path_in_repo == "." else f"Upload {path_in_repo} of {student}"
                 HfApi().upload_folder(
                     repo_id=info.id, folder_path=folder, path_in_repo=path_in_repo, commit_message=message
                 )
                 del pending[path_in_repo]
-        except Exception as error:  # of the connection, the hub, a file
-            # not "from error": its text may hold the token
+        except Exception as error:
+            # not "from error": its text may contain the token
             raise OSError(self._retry_message(error, pending)) from None
         rank_zero_info(f"Uploaded to {HfApi().endpoint}/{info.id} ({'private' if info.private else 'public'})")
 
     def _retry_message(self, error: Exception, folders: dict[str, Path]) -> str:
-        # hf upload would not mind that the repository is public
+        # hf upload would also write to the public repository
         repo_id = "<another repo_id>" if isinstance(error, PermissionError) else self.repo_id
         options = ["--private"] if self.private else []
         commands = [
             shlex.join(["hf", "upload", repo_id, str(f), path_in_repo, *options]) for path_in_repo, f in folders.items()
         ]
         return (
-            f"PushToHub: the upload to {self.repo_id!r} failed ({_redact_token(error)}); nothing is lost here, try "
+            f"PushToHub: upload to {self.repo_id!r} failed ({_redact_token(error)}); the local files are complete, try "
             f"again with: {' && '.join(commands)}"
         )
 
 
 def _collect_uploads(trainer: Trainer) -> dict[str, Path]:
-    """Which folder goes where in the repository, the student's first. On every device: log_dir is a broadcast."""
-    student_first = sorted(export_callbacks(trainer), key=lambda exporter: not isinstance(exporter, StudentExport))
-    folders = [folder.absolute() for exporter in student_first for folder in exporter.output_dirs(trainer)]
-    exports = {"." if folder == folders[0] else folder.name: folder for folder in folders}
-    if len(exports) < len(folders):
+    """Return the folder for each path in the repository, the student's first; call it on every rank."""
+    exports = sorted(find_callbacks(trainer, Export), key=lambda export: not isinstance(export, StudentExport))
+    folders = [folder.absolute() for export in exports for folder in export.output_dirs(trainer)]
+    uploads = {"." if folder == folders[0] else folder.name: folder for folder in folders}
+    if len(uploads) < len(folders):
         names = ", ".join(str(folder) for folder in folders[1:])
         raise ValueError(f"PushToHub: two of {names} have the same name; choose another folder for one of them")
-    return exports
+    return uploads
 
 
 def _describe_student(trainer: Trainer, pl_module: DistillationModule) -> str:
@@ -190,9 +185,9 @@ def _describe_student(trainer: Trainer, pl_module: DistillationModule) -> str:
 
 
 def _redact_token(error: Exception) -> str:
-    """What went wrong in one line; an answer may repeat the request with its token."""
+    """Return an error's message in one line, without the token that an HTTP error may repeat."""
     text = str(error) or type(error).__name__
-    if isinstance(error, RuntimeError) and error.__cause__ is not None:  # the client's, for a file, without the reason
+    if isinstance(error, RuntimeError) and error.__cause__ is not None:  # the client hides the reason of file errors
         text += f" {error.__cause__}"
     text = " ".join(text.split())
     if token := get_token():

@@ -1,19 +1,19 @@
-"""Trains a student that is going to be int8."""
-
-from importlib.util import find_spec
+"""Quantization-aware training of the student."""
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Trainer
 
+from lightning_kd.callbacks.base import DistillationModuleCallback
+from lightning_kd.export.requirements import require_packages
 from lightning_kd.training.module import DistillationModule
 
 
-class QuantizationAwareTraining(Callback):
-    """Rounds the student's linear maps to int8 in the forward pass while it trains, so that it learns to live with it.
+class QuantizationAwareTraining(DistillationModuleCallback):
+    """Rounds the student's linear layers to int8 in the forward pass, so that training adapts to int8.
 
-    torchao's fake quantisation (Jacob et al. 2018, Quantization and Training of Neural Networks): weights symmetric, by
-    output channel, activations asymmetric, by token; gradients pass as if nothing had been rounded. Weights are kept
-    and exported in float32: write the int8 network with ``ONNXExport``. Scores are those of the rounded student.
+    Uses torchao's fake quantization (Jacob et al. 2018, Quantization and Training of Neural Networks): weights are
+    symmetric per output channel, activations asymmetric per token, and gradients ignore the rounding. Weights are kept
+    and exported in float32; export the int8 model with ``ONNXExport``. Scores are those of the rounded student.
 
     Needs ``pip install 'lightning-kd[qat]'``.
 
@@ -21,18 +21,9 @@ class QuantizationAwareTraining(Callback):
         ValueError: Before training, if torchao is missing.
     """
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Put the rounding into the student; the names of its weights stay the same."""
-        if stage != "fit":
-            return
-        if not isinstance(pl_module, DistillationModule):
-            raise ValueError(
-                f"QuantizationAwareTraining: works on a DistillationModule, got {type(pl_module).__name__}"
-            )
-        if find_spec("torchao") is None:
-            raise ValueError(
-                "QuantizationAwareTraining needs torchao, not installed; run pip install 'lightning-kd[qat]'"
-            )
+    def setup_fit(self, trainer: Trainer, pl_module: DistillationModule) -> None:
+        """Add fake quantization to the student; the names of its weights stay the same."""
+        require_packages("QuantizationAwareTraining", "qat", "torchao")
         from torchao.quantization import quantize_
         from torchao.quantization.qat import IntxFakeQuantizeConfig, QATConfig
 

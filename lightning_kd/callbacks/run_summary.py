@@ -1,18 +1,29 @@
-"""The one screen at the end of a run."""
+"""Prints the summary table of a run."""
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from rich.console import Console
 from rich.table import Table
 
-from lightning_kd.callbacks.export import best_scores
+from lightning_kd.callbacks.base import DistillationModuleCallback, is_fast_dev_run
+from lightning_kd.export.student import best_scores
 from lightning_kd.models import count_parameters
 from lightning_kd.training.module import DistillationModule
 
 BYTES_PER_MB = 1e6
 
 
+class RunSummary(DistillationModuleCallback):
+    """Prints teacher and best student side by side at the end of ``fit``."""
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the table."""
+        if trainer.is_global_zero and not is_fast_dev_run(trainer):
+            module = self.distillation_module(pl_module)
+            Console().print(summary_table(module, best_scores(trainer, module)))
+
+
 def summary_table(pl_module: DistillationModule, scores: dict[str, float]) -> Table:
-    """Teacher and student side by side: scores, retention in %, parameters, size of the weights in float32.
+    """Return scores, parameters and size in float32 of teacher and student, and their ratio in %.
 
     Args:
         pl_module: The module that was fitted.
@@ -31,17 +42,8 @@ def summary_table(pl_module: DistillationModule, scores: dict[str, float]) -> Ta
         else:
             table.add_row(name, *([""] if teacher_parameters else []), f"{score:.4f}")
     table.add_section()
-    share = [f"{student_parameters / teacher_parameters:.1%}"] if teacher_parameters else []
+    ratio = [f"{student_parameters / teacher_parameters:.1%}"] if teacher_parameters else []
     counts = [teacher_parameters, student_parameters] if teacher_parameters else [student_parameters]
-    table.add_row("parameters", *(f"{count:,}" for count in counts), *share)
-    table.add_row("size, float32", *(f"{4 * count / BYTES_PER_MB:,.1f} MB" for count in counts), *share)
+    table.add_row("parameters", *(f"{count:,}" for count in counts), *ratio)
+    table.add_row("size, float32", *(f"{4 * count / BYTES_PER_MB:,.1f} MB" for count in counts), *ratio)
     return table
-
-
-class RunSummary(Callback):
-    """Prints teacher and best student side by side at the end of ``fit``."""
-
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print the table."""
-        if isinstance(pl_module, DistillationModule) and trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            Console().print(summary_table(pl_module, best_scores(trainer, pl_module)))

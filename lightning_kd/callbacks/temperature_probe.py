@@ -1,26 +1,28 @@
-"""Shows, before one waits for it, what a temperature makes of the teacher's probabilities."""
+"""Shows the effect of temperatures on the probabilities of teacher and student."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import transformers
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 from rich.console import Console
 from torch import Tensor
 
-from lightning_kd.callbacks.compression_report import check_output_dir
-from lightning_kd.callbacks.export import best_weights, clone_student
+from lightning_kd.callbacks.base import DistillationModuleCallback, is_fast_dev_run, output_path
 from lightning_kd.data import TextDataModule
 from lightning_kd.data.interface import get_datamodule
-from lightning_kd.evaluation.batches import as_text_datamodule, check_split, unsharded_dataloaders
-from lightning_kd.evaluation.report import STAGES, Split
-from lightning_kd.evaluation.report_plot import check_matplotlib_installed
-from lightning_kd.evaluation.temperature import plot
-from lightning_kd.evaluation.temperature.compare import build_probe_result
+from lightning_kd.evaluation.batches import (
+    Split,
+    as_text_datamodule,
+    check_split,
+    check_split_name,
+    split_dataloader,
+    unsharded_dataloaders,
+)
 from lightning_kd.evaluation.temperature.logits import (
     ModelLogits,
     SplitLogits,
@@ -28,39 +30,38 @@ from lightning_kd.evaluation.temperature.logits import (
     encode_sentences,
     load_raw_split,
 )
+from lightning_kd.evaluation.temperature.plot import plot_probe, write_probe_plot, write_probe_report
 from lightning_kd.evaluation.temperature.probe import check_named_labels
-from lightning_kd.evaluation.temperature.result import ProbeResult
-from lightning_kd.evaluation.temperature.selection import CALLBACK_NAME, Selection
-from lightning_kd.io.atomic import atomic_write, check_writable
+from lightning_kd.evaluation.temperature.selection import CALLBACK_NAME, Selection, build_probe_result
+from lightning_kd.export.requirements import require_packages
+from lightning_kd.export.student import best_weights, clone_student
+from lightning_kd.io.atomic import check_writable
 from lightning_kd.outputs import Batch, Outputs
 from lightning_kd.training.module import DistillationModule
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
+class TemperatureProbe(DistillationModuleCallback):
+    """Shows the effect of temperatures on the teacher's probabilities and, after training, on the best student's.
 
-class TemperatureProbe(Callback):
-    """Shows what temperatures make of the teacher's probabilities, and at the end of the best student's.
+    For each sentence it shows the most and the least likely classes as bar charts and as a table, with the
+    probabilities of the second and of the last class and their relative difference, (second - last) / second in %: how
+    well a temperature lets the student distinguish wrong classes. Over the split it shows mean entropy, mass on wrong
+    classes, expected calibration error, and agreement and divergence of teacher and student.
 
-    For each sentence the likeliest and the least likely classes as bar charts and as a table, with the probabilities of
-    the second and of the last class and their relative difference, (second - last) / second in %: what a temperature
-    lets the student see of classes that are wrong. Over the split the mean entropy, the mass on wrong classes, the
-    expected calibration error, and agreement and divergence of teacher and student.
-
-    Goes to the terminal, to ``probe.md``, ``probe.json`` and ``probe.png``, and to TensorBoard; the teacher's part
-    before the first step, the student's beside it at the end of ``fit``. The networks compute in the run's precision.
+    It writes to the terminal, to ``probe.md``, ``probe.json`` and ``probe.png``, and to TensorBoard: the teacher before
+    the first step, teacher and student at the end of ``fit``. The models run in the run's precision.
 
     Needs ``pip install 'lightning-kd[plots]'``.
 
     Args:
-        sentences: Texts to show, at most 20; null = rows of the split.
-        num_examples: Without sentences: how many rows of the split with the highest probability of the teacher's
-            likeliest class (at temperature 1) are shown, and how many with the lowest, from 1 to 10.
-        temperatures: Each > 0.
-        top_k: How many of the likeliest classes are shown, >= 1; all where there are fewer.
-        bottom_k: How many of the least likely, >= 1.
-        split: The split over which means are taken.
-        output_dir: Where to write; null = the run's log folder.
+        sentences: Texts to show, at most 20; null = examples of the split.
+        num_examples: Number of most confident and of least confident examples of the teacher (at temperature 1) to
+            show without ``sentences``, 1-10.
+        temperatures: Temperatures, each > 0.
+        top_k: Number of most likely classes to show, >= 1.
+        bottom_k: Number of least likely classes to show, >= 1.
+        split: The split to average over.
+        output_dir: Folder to write; null = the run's log folder.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -76,98 +77,75 @@ class TemperatureProbe(Callback):
         split: Split = "validation",
         output_dir: str | None = None,
     ) -> None:
-        if split not in STAGES:
-            raise ValueError(f"{CALLBACK_NAME}.split: must be one of {', '.join(STAGES)}, got {split!r}")
+        check_split_name(split, CALLBACK_NAME)
         self.selection = Selection(sentences, num_examples, list(temperatures), top_k, bottom_k)
         self.split: Split = split
         self.output_dir = output_dir
         self._teacher_logits: tuple[ModelLogits, Tensor] | None = None
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Check before training what can be checked.
+    def setup_fit(self, trainer: Trainer, pl_module: DistillationModule) -> None:
+        """Check before training that the probe can run.
 
         Raises:
-            ValueError: If there is no teacher, its classes have no names or are too few, the data cannot be shown or
-                have no labels, or matplotlib is missing.
+            ValueError: If there is no teacher, its classes are unnamed or too few, the data cannot be shown or has no
+                labels, the folder cannot be written, or matplotlib is missing.
         """
-        if stage != "fit":
-            return
-        if not isinstance(pl_module, DistillationModule):
-            raise ValueError(f"{CALLBACK_NAME}: works on a DistillationModule, got {type(pl_module).__name__}")
-        check_matplotlib_installed(CALLBACK_NAME)
+        require_packages(CALLBACK_NAME, "plots", "matplotlib")
         check_named_labels(pl_module.task)
         if pl_module.active_teacher is None:
             raise ValueError(
-                f"{CALLBACK_NAME}: there is no teacher that a loss reads; leave it out, and afterwards call "
-                f"lightning-kd probe "
-                "--teacher <exported folder>"
+                f"{CALLBACK_NAME}: no loss uses a teacher; remove the callback, and run lightning-kd probe "
+                "--teacher <exported folder> after training"
             )
-        datamodule = self._datamodule(trainer)
-        check_split(datamodule, self.split)
+        check_split(self._datamodule(trainer), self.split)
         pl_module.build_student()
         self.selection.check_num_classes(len(pl_module.label_names or []))
-        if self.selection.sentences is not None:
-            encode_sentences(datamodule, load_raw_split(datamodule, self.split), self.selection.sentences)
-        target = self._resolve_output_dir(trainer)
-        check_output_dir(target)
-        check_writable(target / "probe.md", f"{CALLBACK_NAME}.output_dir")
-
-    def _resolve_output_dir(self, trainer: Trainer) -> Path:
-        """To be asked on every device: log_dir is a broadcast."""
-        return (
-            Path(self.output_dir).expanduser() if self.output_dir else Path(trainer.log_dir or trainer.default_root_dir)
-        )
+        self._encode_sentences(trainer)
+        check_writable(output_path(trainer, self.output_dir) / "probe.md", f"{CALLBACK_NAME}.output_dir")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Show the teacher: each device asks it about its share of the split."""
-        assert isinstance(pl_module, DistillationModule)
-        teacher = pl_module.active_teacher
+        """Show the teacher; each rank runs it on its share of the split."""
+        module = self.distillation_module(pl_module)
+        teacher = module.active_teacher
         assert teacher is not None
         logits_fn: Any = teacher
-        cache = pl_module.teacher_cache
-        if cache is not None and cache.top_k is None:  # else its tails are made up
-            logits_fn = pl_module.cached_teachers.get(self.split, teacher)
+        cache = module.teacher_cache
+        if cache is not None and cache.top_k is None:  # top_k keeps only the largest logits
+            logits_fn = module.cached_teachers.get(self.split, teacher)
         with isolate_rng(), trainer.precision_plugin.forward_context():
-            batches = map(pl_module.to_device, self._loader(trainer))
-            split_logits = SplitLogits().to(pl_module.device)
-            sentences = self._sentences(trainer)
-            sentences = None if sentences is None else pl_module.to_device(sentences)
+            batches = map(module.to_device, split_dataloader(self._datamodule(trainer), self.split))
+            split_logits = SplitLogits().to(module.device)
+            sentences = self._encode_sentences(trainer)
+            sentences = None if sentences is None else module.to_device(sentences)
             self._teacher_logits = collect_logits("teacher", logits_fn, batches, split_logits, teacher, sentences)
         if cache is not None:
-            teacher.unload()  # it may not be needed again
-        self._show(trainer, pl_module, self._resolve_output_dir(trainer), [self._teacher_logits[0]])
+            teacher.unload()  # training may read only the cache
+        self._show(trainer, module, output_path(trainer, self.output_dir), [self._teacher_logits[0]])
 
     def _datamodule(self, trainer: Trainer) -> TextDataModule:
         return as_text_datamodule(get_datamodule(trainer), CALLBACK_NAME)
 
-    def _loader(self, trainer: Trainer) -> Any:
+    def _encode_sentences(self, trainer: Trainer) -> Batch | None:
         datamodule = self._datamodule(trainer)
-        datamodule.setup(STAGES[self.split])
-        return datamodule.test_dataloader() if self.split == "test" else datamodule.val_dataloader()
-
-    def _sentences(self, trainer: Trainer) -> Batch | None:
-        datamodule = self._datamodule(trainer)
-        sentences = self.selection.sentences
-        return (
-            None
-            if sentences is None
-            else encode_sentences(datamodule, load_raw_split(datamodule, self.split), sentences)
-        )
+        if self.selection.sentences is None:
+            return None
+        return encode_sentences(datamodule, load_raw_split(datamodule, self.split), self.selection.sentences)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Show the best student beside it; the first device asks it about the whole split."""
-        if trainer.fast_dev_run or self._teacher_logits is None or not isinstance(pl_module, DistillationModule):  # type: ignore[attr-defined]
+        """Show teacher and best student; rank 0 runs the student on the whole split."""
+        if is_fast_dev_run(trainer) or self._teacher_logits is None:
             return
-        if not isinstance(pl_module.student, transformers.PreTrainedModel):
-            rank_zero_warn(f"{CALLBACK_NAME}: the student is no transformers model, so only the teacher is shown")
+        module = self.distillation_module(pl_module)
+        if not isinstance(module.student, transformers.PreTrainedModel):
+            rank_zero_warn(f"{CALLBACK_NAME}: the student is not a transformers model; only the teacher is shown")
             return
-        target, weights = self._resolve_output_dir(trainer), best_weights(trainer, pl_module)  # on every device
+        target, weights = output_path(trainer, self.output_dir), best_weights(trainer, module)
         try:
             if trainer.is_global_zero:
-                model = clone_student(pl_module, weights).to(pl_module.device)  # type: ignore[arg-type]
-                student = self._collect_student_logits(trainer, pl_module, model)
-                self._show(trainer, pl_module, target, [self._teacher_logits[0], student])
-        except Exception as error:  # training is done, and others may want to do something with it
+                model = clone_student(module, weights).to(module.device)  # type: ignore[arg-type]
+                student = self._collect_student_logits(trainer, module, model)
+                self._show(trainer, module, target, [self._teacher_logits[0], student])
+        except Exception as error:  # training is complete, and other callbacks may use its result
             rank_zero_warn(f"{CALLBACK_NAME}: only the teacher is shown ({type(error).__name__}: {error})")
         self._teacher_logits = None
         trainer.strategy.barrier(CALLBACK_NAME)
@@ -182,15 +160,14 @@ class TemperatureProbe(Callback):
 
         datamodule = self._datamodule(trainer)
         with isolate_rng(), trainer.precision_plugin.forward_context(), unsharded_dataloaders(datamodule):
-            sentences = self._sentences(trainer)
+            sentences = self._encode_sentences(trainer)
             sentences = None if sentences is None else to_device(sentences)
             split_logits = SplitLogits(single_process=True).to(pl_module.device)
-            return collect_logits(
-                "student", logits_fn, map(to_device, self._loader(trainer)), split_logits, logits_fn, sentences
-            )[0]
+            batches = map(to_device, split_dataloader(datamodule, self.split))
+            return collect_logits("student", logits_fn, batches, split_logits, logits_fn, sentences)[0]
 
     def _show(self, trainer: Trainer, pl_module: DistillationModule, target: Path, logits: list[ModelLogits]) -> None:
-        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if not trainer.is_global_zero or is_fast_dev_run(trainer):
             return
         assert pl_module.teacher is not None
         assert self._teacher_logits is not None
@@ -200,25 +177,12 @@ class TemperatureProbe(Callback):
         probe = build_probe_result(self.selection, sources, names, self.split, raw, self._teacher_logits[1], logits)
         console = Console(width=None if trainer.progress_bar_callback is not None else 160, emoji=False)
         write_probe_report(probe, target)
-        for table in probe.tables():  # before the picture, which takes longer
+        for table in probe.tables():  # before the plot, which takes longer
             console.print(table)
-        figure = plot.plot_probe(probe)
+        figure = plot_probe(probe)
         write_probe_plot(figure, target)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_text("probe", probe.markdown(), trainer.global_step)
                 logger.experiment.add_figure("probe", figure, trainer.global_step)
         rank_zero_info(f"Probe written to {target / 'probe.md'}")
-
-
-def write_probe_report(probe: ProbeResult, folder: Path) -> None:
-    """Write ``probe.md`` and ``probe.json``, each complete or not at all."""
-    for name, text in (("probe.md", probe.markdown()), ("probe.json", probe.json())):
-        with atomic_write(folder / name) as file:
-            file.write_text(text, encoding="utf-8")
-
-
-def write_probe_plot(figure: "Figure", folder: Path) -> None:
-    """Write ``probe.png``, complete or not at all."""
-    with atomic_write(folder / "probe.png") as file:
-        figure.savefig(file, dpi=120)

@@ -10,16 +10,17 @@ from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import LightningDataModule
 from rich.console import Console
 
-from lightning_kd.callbacks.compression_report import check_output_dir, source_model_card, write_report
-from lightning_kd.callbacks.export import Export, TrainedStudent
-from lightning_kd.callbacks.temperature_probe import write_probe_plot, write_probe_report
-from lightning_kd.evaluation import report_plot
+from lightning_kd.callbacks.export import Export
 from lightning_kd.evaluation.artifacts import infer_task, open_artifacts
-from lightning_kd.evaluation.batches import as_text_datamodule, check_split
-from lightning_kd.evaluation.report import Split, build_report
-from lightning_kd.evaluation.temperature.plot import plot_probe
+from lightning_kd.evaluation.batches import Split, as_text_datamodule, check_split
+from lightning_kd.evaluation.benchmark import build_report
+from lightning_kd.evaluation.report_plot import write_report
+from lightning_kd.evaluation.temperature.plot import plot_probe, write_probe_plot, write_probe_report
 from lightning_kd.evaluation.temperature.probe import probe_models
-from lightning_kd.evaluation.temperature.selection import CALLBACK_NAME, Selection
+from lightning_kd.evaluation.temperature.selection import Selection
+from lightning_kd.export.model_card import source_model_card
+from lightning_kd.export.requirements import require_packages
+from lightning_kd.export.student import TrainedStudent
 from lightning_kd.io import consolidation
 from lightning_kd.io.atomic import check_writable
 from lightning_kd.models import load_model, load_tokenizer
@@ -64,8 +65,7 @@ def report(args: list[str]) -> None:
     )
     config = _parse_and_instantiate(parser, args, lambda config: _expand_user(config.models[0]))
     folder = Path(config.output_dir).expanduser()
-    report_plot.check_matplotlib_installed()
-    check_output_dir(folder)
+    require_packages("report", "plots", "matplotlib")
     check_writable(folder / "report.md", "output_dir")
     as_text_datamodule(config.data, "report", DATA_HINT)
     check_split(config.data, config.split)
@@ -106,8 +106,7 @@ def probe(args: list[str]) -> None:
     config = _parse_and_instantiate(parser, args, lambda config: _expand_user(config.teacher))
     selection = Selection(config.sentences, config.num_examples, config.temperatures, config.top_k, config.bottom_k)
     folder = Path(config.output_dir).expanduser()
-    report_plot.check_matplotlib_installed(CALLBACK_NAME)
-    check_output_dir(folder)
+    require_packages("probe", "plots", "matplotlib")
     check_writable(folder / "probe.md", "output_dir")
     as_text_datamodule(config.data, "probe", DATA_HINT)
     check_split(config.data, config.split)

@@ -107,10 +107,7 @@ class DistillationCLI(LightningCLI):
         if self.subcommand == "fit" and not has_monitor:
             callbacks.append(self._best_checkpoint())
         callbacks.append(RunSummary())
-        trainer = super().instantiate_trainer(callbacks=callbacks, **kwargs)
-        # first the student itself, so that it is there should an exporter of the user's fail
-        trainer.callbacks.sort(key=lambda callback: not isinstance(callback, StudentExport))  # type: ignore[attr-defined]
-        return trainer
+        return super().instantiate_trainer(callbacks=callbacks, **kwargs)
 
     def _resolve_run_dir(self, root: Path) -> Path:
         if self.run_dir is not None:

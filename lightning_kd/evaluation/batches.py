@@ -1,14 +1,21 @@
-"""Rows on which exported networks are checked and measured."""
+"""Batches of the validation and test splits, on which models are checked and measured."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, Literal
+
+from torch.utils.data import DataLoader
 
 from lightning_kd.data import TextDataModule
 from lightning_kd.data.interface import as_datamodule_interface
 from lightning_kd.outputs import Batch
 
-DEFAULT_REMEDY = "leave it out, and afterwards call lightning-kd export or report with such data"
-"""What a callback says."""
+Split = Literal["validation", "test"]
+STAGES = {"validation": "validate", "test": "test"}
+"""Lightning's stage for each split."""
+
+DEFAULT_REMEDY = "remove it, and call lightning-kd export or report with such data after training"
+"""Remedy in the messages of callbacks."""
 
 
 def as_text_datamodule(datamodule: object, caller: str, remedy: str = DEFAULT_REMEDY) -> TextDataModule:
@@ -28,9 +35,19 @@ def as_text_datamodule(datamodule: object, caller: str, remedy: str = DEFAULT_RE
     return datamodule
 
 
+def check_split_name(split: str, caller: str) -> None:
+    """Raise if the split is neither ``validation`` nor ``test``.
+
+    Raises:
+        ValueError: Names the caller's argument and the value.
+    """
+    if split not in STAGES:
+        raise ValueError(f"{caller}.split: must be one of {', '.join(STAGES)}, got {split!r}")
+
+
 @contextmanager
 def unsharded_dataloaders(datamodule: TextDataModule) -> Iterator[None]:
-    """Within the context loaders give all rows: in a run on several devices each device gets its share."""
+    """Load all examples of a split within the context, even in a distributed run."""
     trainer, datamodule.trainer = datamodule.trainer, None
     try:
         yield
@@ -38,26 +55,30 @@ def unsharded_dataloaders(datamodule: TextDataModule) -> Iterator[None]:
         datamodule.trainer = trainer
 
 
-def check_split(datamodule: TextDataModule, split: str) -> None:
-    """Refuse a split that cannot be scored.
+def split_dataloader(datamodule: TextDataModule, split: Split) -> DataLoader[Any]:
+    """Return a new DataLoader of a split."""
+    datamodule.setup(STAGES[split])
+    return datamodule.test_dataloader() if split == "test" else datamodule.val_dataloader()
+
+
+def check_split(datamodule: TextDataModule, split: Split) -> None:
+    """Raise if a split cannot be scored.
 
     Raises:
-        ValueError: If there is no such split, or its rows have no labels.
+        ValueError: If there is no such split, or its examples have no labels.
     """
     if split == "validation":
-        return  # training needs it, too
+        return  # checked by training
     with unsharded_dataloaders(datamodule):
-        datamodule.setup(split)
-        batch = next(iter(datamodule.test_dataloader()))
+        batch = next(iter(split_dataloader(datamodule, split)))
     if not {"labels", "answers"} & batch.keys():
-        raise ValueError(f"split: the {split} split of {datamodule.path!r} has no labels; report the validation split")
+        raise ValueError(f"split: the {split} split of {datamodule.path!r} has no labels; use the validation split")
 
 
 def validation_batches(datamodule: TextDataModule, num_examples: int) -> Iterator[Batch]:
-    """Batches of the validation split, until they hold so many rows."""
+    """Yield batches of the validation split until they contain the given number of examples."""
     with unsharded_dataloaders(datamodule):
-        datamodule.setup("validate")
-        loader = datamodule.val_dataloader()
+        loader = split_dataloader(datamodule, "validation")
     for batch in loader:
         yield batch
         num_examples -= len(batch["row_id"])

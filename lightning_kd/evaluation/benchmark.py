@@ -1,19 +1,27 @@
-"""How good and how fast networks are, side by side on the same rows."""
+"""Score and time models side by side on the same examples."""
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
+from tqdm.auto import tqdm
 
-from lightning_kd.models import input_names
+from lightning_kd.data import TextDataModule
+from lightning_kd.evaluation.artifacts import Artifact
+from lightning_kd.evaluation.batches import Split, split_dataloader, unsharded_dataloaders
+from lightning_kd.evaluation.report import THROUGHPUT_BATCH_SIZE, Report, ReportRow, machine_info
+from lightning_kd.models import get_id2label, input_names
+from lightning_kd.models.labels import align_labels, get_label_names, remap_labels
 from lightning_kd.outputs import Batch
 from lightning_kd.tasks.base import Task
 
+NUM_LATENCY_EXAMPLES = 100
+NUM_THROUGHPUT_BATCHES = 8
 NUM_RESAMPLES = 1000
 
 
@@ -114,3 +122,95 @@ def make_forward_fn(model: nn.Module, batch: Batch) -> Callable[[Batch], object]
             return model(**{name: batch[name] for name in names})
 
     return forward_fn
+
+
+def build_report(
+    artifacts: list[Artifact],
+    task: Task,
+    datamodule: TextDataModule,
+    split: Split = "validation",
+    ignore_label_mismatch: bool = False,
+    enable_progress_bar: bool = True,
+) -> Report:
+    """Score and time networks on a split.
+
+    Args:
+        artifacts: The first is what the others are compared with.
+        task: The task whose heads they have.
+        datamodule: With labelled rows.
+        split: Which of them.
+        ignore_label_mismatch: Take label sets of the same size to be the same, whatever their names.
+        enable_progress_bar: Whether to show progress.
+
+    Raises:
+        ValueError: If a network knows other labels than the data.
+    """
+    with unsharded_dataloaders(datamodule):
+        data_names = datamodule.label_names or []
+        results: list[EvalResult] = []
+        for artifact in artifacts:
+            batches = tqdm(
+                split_dataloader(datamodule, split),
+                desc=f"Scoring {artifact.name}",
+                leave=False,
+                disable=not enable_progress_bar,
+            )
+            results.append(_evaluate_aligned(artifact, task, data_names, batches, ignore_label_mismatch))
+        eval_batch_size = datamodule.eval_batch_size
+        try:
+            datamodule.eval_batch_size = 1
+            single_batches = _sample_evenly(list(split_dataloader(datamodule, split)), NUM_LATENCY_EXAMPLES)
+            datamodule.eval_batch_size = THROUGHPUT_BATCH_SIZE
+            full_batches = _sample_evenly(
+                [b for b in split_dataloader(datamodule, split) if len(b["row_id"]) == THROUGHPUT_BATCH_SIZE],
+                NUM_THROUGHPUT_BATCHES,
+            )
+        finally:
+            datamodule.eval_batch_size = eval_batch_size
+    forward_fns = [make_forward_fn(artifact.model, single_batches[0]) for artifact in artifacts]
+    latencies = time_interleaved(forward_fns, single_batches)
+    durations = time_interleaved(forward_fns, full_batches)
+    rows = []
+    for artifact, result, latency, duration in zip(artifacts, results, latencies, durations, strict=True):
+        p50, p95, p99 = (float(value) for value in np.percentile(1e3 * latency, [50, 95, 99]))
+        rows.append(
+            ReportRow(
+                name=artifact.name,
+                runtime=artifact.runtime,
+                scores=result.scores,
+                ci_low=min(result.confidence_interval),
+                ci_high=max(result.confidence_interval),
+                agreement=float((result.predictions == results[0].predictions).double().mean()),
+                num_parameters=artifact.num_parameters,
+                megabytes=artifact.megabytes,
+                p50=p50,
+                p95=p95,
+                p99=p99,
+                throughput=THROUGHPUT_BATCH_SIZE * len(duration) / float(duration.sum()) if full_batches else None,
+                speedup=float(np.median(latencies[0]) / np.median(latency)),
+            )
+        )
+    return Report(rows, task.monitor, split, f"{results[0].num_examples:,} {task.example_unit}", machine_info())
+
+
+def _evaluate_aligned(
+    artifact: Artifact, task: Task, data_names: list[str], batches: Iterable[Batch], ignore_label_mismatch: bool
+) -> EvalResult:
+    """Score a network in its own order of labels, and tell its decisions in that of the data."""
+    model_names = get_label_names(get_id2label(artifact.model)) or data_names
+    if not task.named_labels:
+        return evaluate(artifact.model, task, [], batches)
+    subject, remedy = f"data and {artifact.name}", "report it with the data it was made for"
+    index = align_labels(data_names, model_names, subject, remedy, ignore_label_mismatch, subset=True)
+    if index is None:
+        return evaluate(artifact.model, task, model_names, batches)
+    result = evaluate(
+        artifact.model, task, model_names, ({**b, "labels": remap_labels(b["labels"], index)} for b in batches)
+    )
+    data_order = torch.full((len(model_names),), -1).scatter(0, index, torch.arange(len(data_names)))
+    return replace(result, predictions=data_order[result.predictions])
+
+
+def _sample_evenly(batches: list[Batch], count: int) -> list[Batch]:
+    """So many of them, evenly spread: they come sorted by length."""
+    return [batches[i] for i in np.linspace(0, len(batches) - 1, min(count, len(batches))).astype(int)]

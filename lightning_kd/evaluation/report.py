@@ -1,55 +1,36 @@
-"""Networks side by side: score, agreement, size and speed."""
+"""The compression report: its numbers, and how they are printed."""
 
 import json
 import os
 import platform
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import torch
 from rich.table import Table
-from tqdm.auto import tqdm
-
-from lightning_kd.data import TextDataModule
-from lightning_kd.evaluation.artifacts import Artifact
-from lightning_kd.evaluation.batches import unsharded_dataloaders
-from lightning_kd.evaluation.benchmark import EvalResult, evaluate, make_forward_fn, time_interleaved
-from lightning_kd.models import get_id2label
-from lightning_kd.models.labels import align_labels, get_label_names, remap_labels
-from lightning_kd.outputs import Batch
-from lightning_kd.tasks.base import Task
-
-Split = Literal["validation", "test"]
-STAGES = {"validation": "validate", "test": "test"}
-
-NUM_LATENCY_EXAMPLES = 100
-"""Rows that are run one by one."""
 
 THROUGHPUT_BATCH_SIZE = 32
-NUM_THROUGHPUT_BATCHES = 8
 
 
 @dataclass(frozen=True)
 class ReportRow:
-    """What a report says about a network.
+    """Measurements of one model.
 
     Attributes:
-        name: Of its folder.
-        runtime: What ran it.
+        name: Name of its folder.
+        runtime: The program that runs it.
         scores: Its metrics by name.
-        ci_low: Lower end of the 95 % bootstrap interval of the first metric, the task's ``monitor``.
+        ci_low: Lower end of the 95 % bootstrap interval of the task's ``monitor``.
         ci_high: Upper end.
-        agreement: Share of the rows (positions, tokens) where it chooses the first network's class, in [0, 1].
-        num_parameters: Numbers in it.
-        megabytes: Its folder on the disk; None where it has none.
-        p50: Median latency of a row on its own, in ms.
+        agreement: Share of predictions equal to those of the first model, in [0, 1].
+        num_parameters: Number of its parameters.
+        megabytes: Size of its folder on disk; None if it has no folder.
+        p50: Median latency of a single example, in ms.
         p95: 95th percentile.
         p99: 99th percentile.
-        throughput: Rows a second in batches of ``THROUGHPUT_BATCH_SIZE``; None where the split has fewer.
-        speedup: The first network's median latency over its own.
+        throughput: Examples per second in batches of ``THROUGHPUT_BATCH_SIZE``; None if the split is smaller.
+        speedup: Median latency of the first model divided by that of this one.
     """
 
     name: str
@@ -69,13 +50,13 @@ class ReportRow:
 
 @dataclass(frozen=True)
 class Report:
-    """Networks side by side, the first being what the others are compared with.
+    """Models side by side; the first is the reference.
 
     Attributes:
-        rows: One per network.
-        monitor: The metric that counts most.
-        split: The split it was scored on.
-        num_examples: How many rows, questions or hidden tokens that is.
+        rows: One per model.
+        monitor: The task's main metric.
+        split: The split they were scored on.
+        num_examples: Number of examples, questions or masked tokens, with the unit.
         machine: Processor, threads, versions.
     """
 
@@ -86,7 +67,7 @@ class Report:
     machine: dict[str, Any]
 
     def table(self) -> Table:
-        """For the terminal: a column for each network, as there are fewer of them than of numbers."""
+        """Return a table for the terminal, with one column per model."""
         columns, rows = self._format_cells()
         table = Table(title=f"{self.split}, {self.num_examples}", caption=f"{self._format_machine()}. {_FOOTNOTE}")
         table.add_column("")
@@ -97,16 +78,12 @@ class Report:
         return table
 
     def markdown(self) -> str:
-        """As a table with a line on what was measured and where."""
-        columns, rows = self._format_cells()
-        rule = ["---"] * 2 + ["---:"] * (len(columns) - 2)
-        lines = [f"| {' | '.join(cells)} |" for cells in (columns, rule, *rows)]
-        return "\n".join(
-            [*lines, "", f"{self.split.capitalize()}, {self.num_examples}. {self._format_machine()}. {_FOOTNOTE}", ""]
-        )
+        """Return a Markdown table with one row per model, and a caption."""
+        caption = f"{self.split.capitalize()}, {self.num_examples}. {self._format_machine()}. {_FOOTNOTE}"
+        return f"{markdown_table(*self._format_cells(), num_left_aligned=2)}\n\n{caption}\n"
 
     def json(self) -> str:
-        """All numbers as they are."""
+        """Return all numbers, not rounded."""
         return json.dumps(asdict(self), indent=1)
 
     def _format_machine(self) -> str:
@@ -115,20 +92,8 @@ class Report:
         )
 
     def _format_cells(self) -> tuple[list[str], list[list[str]]]:
-        columns = [
-            "model",
-            "runtime",
-            self.monitor,
-            "95 % CI",
-            "agreement",
-            "parameters",
-            "MB",
-            "p50 ms",
-            "p95 ms",
-            "p99 ms",
-            "examples/s",
-            "speedup",
-        ]
+        speed = ["p50 ms", "p95 ms", "p99 ms", "examples/s", "speedup"]
+        columns = ["model", "runtime", self.monitor, "95 % CI", "agreement", "parameters", "MB", *speed]
         rows = [
             [
                 row.name,
@@ -138,9 +103,7 @@ class Report:
                 f"{row.agreement:.1%}",
                 f"{row.num_parameters / 1e6:.1f}M",
                 "" if row.megabytes is None else f"{row.megabytes:.1f}",
-                f"{row.p50:.2f}",
-                f"{row.p95:.2f}",
-                f"{row.p99:.2f}",
+                *(f"{latency:.2f}" for latency in (row.p50, row.p95, row.p99)),
                 "" if row.throughput is None else f"{row.throughput:.0f}",
                 f"{row.speedup:.1f}x",
             ]
@@ -150,100 +113,26 @@ class Report:
 
 
 _FOOTNOTE = (
-    f"Latency of single rows, throughput in batches of {THROUGHPUT_BATCH_SIZE}, the networks in turn on the same rows; "
-    "agreement and speedup against the first."
+    f"Latency of single examples, throughput in batches of {THROUGHPUT_BATCH_SIZE}, all models in turn on the same "
+    "examples; agreement and speedup relative to the first."
 )
 
 
-def build_report(
-    artifacts: list[Artifact],
-    task: Task,
-    datamodule: TextDataModule,
-    split: Split = "validation",
-    ignore_label_mismatch: bool = False,
-    enable_progress_bar: bool = True,
-) -> Report:
-    """Score and time networks on a split.
+def markdown_table(columns: list[str], rows: list[list[str]], num_left_aligned: int = 1) -> str:
+    """Return a Markdown table.
 
     Args:
-        artifacts: The first is what the others are compared with.
-        task: The task whose heads they have.
-        datamodule: With labelled rows.
-        split: Which of them.
-        ignore_label_mismatch: Take label sets of the same size to be the same, whatever their names.
-        enable_progress_bar: Whether to show progress.
-
-    Raises:
-        ValueError: If a network knows other labels than the data.
+        columns: The header.
+        rows: The cells; bars in them are escaped.
+        num_left_aligned: Number of left-aligned columns; the others are right-aligned.
     """
-    with unsharded_dataloaders(datamodule):
-        datamodule.setup(STAGES[split])
-        loader = datamodule.test_dataloader if split == "test" else datamodule.val_dataloader
-        data_names = datamodule.label_names or []
-        results: list[EvalResult] = []
-        for artifact in artifacts:
-            batches = tqdm(loader(), desc=f"Scoring {artifact.name}", leave=False, disable=not enable_progress_bar)
-            results.append(_evaluate_aligned(artifact, task, data_names, batches, ignore_label_mismatch))
-        eval_batch_size = datamodule.eval_batch_size
-        try:
-            datamodule.eval_batch_size = 1
-            single_batches = _sample_evenly(list(loader()), NUM_LATENCY_EXAMPLES)
-            datamodule.eval_batch_size = THROUGHPUT_BATCH_SIZE
-            full_batches = _sample_evenly(
-                [b for b in loader() if len(b["row_id"]) == THROUGHPUT_BATCH_SIZE], NUM_THROUGHPUT_BATCHES
-            )
-        finally:
-            datamodule.eval_batch_size = eval_batch_size
-    forward_fns = [make_forward_fn(artifact.model, single_batches[0]) for artifact in artifacts]
-    latencies = time_interleaved(forward_fns, single_batches)
-    durations = time_interleaved(forward_fns, full_batches)
-    rows = []
-    for artifact, result, latency, duration in zip(artifacts, results, latencies, durations, strict=True):
-        p50, p95, p99 = (float(value) for value in np.percentile(1e3 * latency, [50, 95, 99]))
-        rows.append(
-            ReportRow(
-                name=artifact.name,
-                runtime=artifact.runtime,
-                scores=result.scores,
-                ci_low=min(result.confidence_interval),
-                ci_high=max(result.confidence_interval),
-                agreement=float((result.predictions == results[0].predictions).double().mean()),
-                num_parameters=artifact.num_parameters,
-                megabytes=artifact.megabytes,
-                p50=p50,
-                p95=p95,
-                p99=p99,
-                throughput=THROUGHPUT_BATCH_SIZE * len(duration) / float(duration.sum()) if full_batches else None,
-                speedup=float(np.median(latencies[0]) / np.median(latency)),
-            )
-        )
-    return Report(rows, task.monitor, split, f"{results[0].num_examples:,} {task.example_unit}", _machine_info())
+    rule = ["---"] * num_left_aligned + ["---:"] * (len(columns) - num_left_aligned)
+    lines = [[cell.replace("|", r"\|") for cell in row] for row in (columns, rule, *rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _evaluate_aligned(
-    artifact: Artifact, task: Task, data_names: list[str], batches: Iterable[Batch], ignore_label_mismatch: bool
-) -> EvalResult:
-    """Score a network in its own order of labels, and tell its decisions in that of the data."""
-    model_names = get_label_names(get_id2label(artifact.model)) or data_names
-    if not task.named_labels:
-        return evaluate(artifact.model, task, [], batches)
-    subject, remedy = f"data and {artifact.name}", "report it with the data it was made for"
-    index = align_labels(data_names, model_names, subject, remedy, ignore_label_mismatch, subset=True)
-    if index is None:
-        return evaluate(artifact.model, task, model_names, batches)
-    result = evaluate(
-        artifact.model, task, model_names, ({**b, "labels": remap_labels(b["labels"], index)} for b in batches)
-    )
-    data_order = torch.full((len(model_names),), -1).scatter(0, index, torch.arange(len(data_names)))
-    return replace(result, predictions=data_order[result.predictions])
-
-
-def _sample_evenly(batches: list[Batch], count: int) -> list[Batch]:
-    """So many of them, evenly spread: they come sorted by length."""
-    return [batches[i] for i in np.linspace(0, len(batches) - 1, min(count, len(batches))).astype(int)]
-
-
-def _machine_info() -> dict[str, Any]:
+def machine_info() -> dict[str, Any]:
+    """Return processor, threads and versions of this machine."""
     processor = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
         names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]

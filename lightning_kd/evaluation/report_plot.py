@@ -1,30 +1,18 @@
 """A report as a picture: score against latency, size as area."""
 
-from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lightning_kd.evaluation.report import Report
+from lightning_kd.io.atomic import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAX_MARKER_AREA = 2000
 """Area of the largest model's circle, in square points."""
-
-
-def check_matplotlib_installed(caller: str = "CompressionReport") -> None:
-    """Refuse to go on without matplotlib.
-
-    Args:
-        caller: What draws, for the message.
-
-    Raises:
-        ValueError: Says how to get it.
-    """
-    if find_spec("matplotlib") is None:
-        raise ValueError(f"{caller} draws with matplotlib, not installed; run pip install 'lightning-kd[plots]'")
 
 
 def plot_report(report: Report) -> "Figure":
@@ -54,3 +42,12 @@ def plot_report(report: Report) -> "Figure":
     axes.grid(alpha=0.2)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def write_report(report: Report, folder: Path) -> None:
+    """Write ``report.md``, ``report.json`` and ``report.png``, each completely or not at all."""
+    for name, text in (("report.md", report.markdown()), ("report.json", report.json())):
+        with atomic_write(folder / name) as file:
+            file.write_text(text, encoding="utf-8")
+    with atomic_write(folder / "report.png") as file:
+        plot_report(report).savefig(file, dpi=150)

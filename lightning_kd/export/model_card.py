@@ -1,10 +1,14 @@
 """The model card of an exported student."""
 
+from pathlib import Path
+from typing import Any
+
 import transformers
-from huggingface_hub import ModelCardData
+from huggingface_hub import ModelCard, ModelCardData
 from lightning.pytorch import Trainer
 
 from lightning_kd.data.interface import get_datamodule
+from lightning_kd.io.atomic import atomic_write
 from lightning_kd.io.serialization import to_config
 from lightning_kd.losses import DistillationLoss
 from lightning_kd.models import count_parameters
@@ -12,7 +16,9 @@ from lightning_kd.tasks.base import Task
 from lightning_kd.training.module import DistillationModule
 
 EXPORT_TAG = "lightning_kd"
-"""Tag by which an earlier export is recognised."""
+"""Tag by which an earlier export is recognized."""
+
+REPORT_HEADING = "## Compression report"
 
 
 def _loss_rows(pl_module: DistillationModule) -> list[str]:
@@ -93,3 +99,27 @@ def _usage_snippet(task: Task) -> list[str]:
         f'network = {task.auto_class}.from_pretrained("<this folder>")',
         'tokenizer = AutoTokenizer.from_pretrained("<this folder>")',
     ]
+
+
+def source_model_card(source: str) -> str:
+    """Return the card of a finished model without its report, tagged as an export of this package.
+
+    Args:
+        source: Hub id or folder; a short card is made if the folder has none.
+    """
+    file = Path(source) / "README.md"
+    card = ModelCard.load(file) if file.is_file() else ModelCard(f"---\n---\n\n# {source}\n")
+    data: Any = card.data
+    data.tags = list(dict.fromkeys([*(data.tags or []), EXPORT_TAG]))
+    return _strip_report(str(card))
+
+
+def add_report(file: Path, report: str) -> None:
+    """Append a compression report to a card, replacing an earlier one."""
+    text = _strip_report(file.read_text(encoding="utf-8"))
+    with atomic_write(file) as temporary:
+        temporary.write_text(f"{text}\n{REPORT_HEADING}\n\n{report}", encoding="utf-8")
+
+
+def _strip_report(card: str) -> str:
+    return card.partition(f"\n{REPORT_HEADING}")[0]

@@ -5,7 +5,6 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +15,7 @@ from torch import nn
 from transformers import AutoConfig
 
 from lightning_kd.export.input_adapter import PositionalModel, eager_attention, fill_missing_inputs
+from lightning_kd.export.requirements import require_packages
 from lightning_kd.models import max_positions
 from lightning_kd.outputs import Batch
 
@@ -24,13 +24,12 @@ ONNX_WEIGHTS_NAME = "model.onnx"
 
 
 def check_installed() -> None:
-    """Refuse to go on without the packages that ONNX needs.
+    """Raise if a package that ONNX needs is missing.
 
     Raises:
-        ValueError: Names those missing and how to get them.
+        ValueError: Names the missing packages and the command that installs them.
     """
-    if missing := [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]:
-        raise ValueError(f"ONNX needs {', '.join(missing)}, not installed; run pip install 'lightning-kd[onnx]'")
+    require_packages("ONNX", "onnx", "onnx", "onnxscript", "onnxruntime")
 
 
 def to_onnx(model: "transformers.PreTrainedModel", batch: Batch) -> torch.onnx.ONNXProgram:

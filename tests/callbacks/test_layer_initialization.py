@@ -40,5 +40,5 @@ def test_source_by_folder_without_a_teacher(tmp_path, clinc_file):
 
 
 def test_nothing_to_copy_from(tmp_path, clinc_file):
-    with pytest.raises(ValueError, match=r"LayerInitialization\.source: none given and there is no teacher"):
+    with pytest.raises(ValueError, match=r"LayerInitialization\.source: not set"):
         trainer(tmp_path, callbacks=[LayerInitialization()]).fit(module(), data(clinc_file))

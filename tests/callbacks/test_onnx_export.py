@@ -9,7 +9,6 @@ from transformers import AutoTokenizer, BertForQuestionAnswering
 from lightning_kd import DistillationModule, ONNXExport, QuestionAnswering
 from lightning_kd.callbacks import StudentExport, onnx_export
 from lightning_kd.evaluation.parity import Parity
-from lightning_kd.export import onnx
 from lightning_kd.export.onnx import ONNXModel
 from tests.callbacks.conftest import best_checkpoint, run_with_degraded_last_epoch
 from tests.helpers import LABELS, data, module, squad_data, tiny_bert, trainer
@@ -89,16 +88,16 @@ def test_operator_without_a_counterpart_stops_the_run_before_training(tmp_path, 
 
 
 def test_missing_package_stops_the_run_before_training(tmp_path, clinc_file, monkeypatch):
-    monkeypatch.setattr(onnx, "find_spec", lambda name: None)
+    monkeypatch.setattr(requirements, "find_spec", lambda name: None)
     run = trainer(tmp_path, callbacks=[ONNXExport()])
-    with pytest.raises(ValueError, match="ONNX needs onnx, onnxscript, onnxruntime"):
+    with pytest.raises(ValueError, match="ONNX: onnx, onnxscript, onnxruntime not installed"):
         run.fit(module(), data(clinc_file))
 
 
 def test_foreign_int8_folder_is_refused(tmp_path, clinc_file):
     (tmp_path / "mine-int8").mkdir()
     (tmp_path / "mine-int8" / "notes.txt").touch()
-    with pytest.raises(ValueError, match=r"ONNXExport\.output_dir: '.*mine-int8' exists and is no earlier export"):
+    with pytest.raises(ValueError, match=r"ONNXExport\.output_dir: '.*mine-int8' exists and is not an earlier export"):
         trainer(tmp_path, callbacks=[ONNXExport(str(tmp_path / "mine"))]).fit(module(), data(clinc_file))
 
 

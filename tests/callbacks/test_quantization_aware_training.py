@@ -5,7 +5,8 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from lightning_kd import ONNXExport
-from lightning_kd.callbacks import LastCheckpoint, QuantizationAwareTraining, StudentExport, quantization_aware_training
+from lightning_kd.callbacks import LastCheckpoint, QuantizationAwareTraining, StudentExport
+from lightning_kd.export import requirements
 from lightning_kd.export.onnx import ONNXModel
 from tests.helpers import KillAtBatch, KilledError, data, module, save_model, tiny_bert, trainer
 
@@ -67,6 +68,6 @@ def test_resumed_run_ends_in_the_same_weights(tmp_path, clinc_file, teacher):
 
 
 def test_missing_package_stops_the_run_before_training(tmp_path, clinc_file, monkeypatch):
-    monkeypatch.setattr(quantization_aware_training, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"needs torchao, not installed; run pip install 'lightning-kd\[qat\]'"):
+    monkeypatch.setattr(requirements, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"QuantizationAwareTraining: torchao not installed; .*lightning-kd\[qat\]"):
         trainer(tmp_path, callbacks=[QuantizationAwareTraining()]).fit(module(), data(clinc_file))

@@ -4,12 +4,14 @@ import json
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.demos.boring_classes import BoringModel
 from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from lightning_kd import DistillationModule
 from lightning_kd.callbacks import LastCheckpoint, StudentExport
+from lightning_kd.callbacks.export import Export
 from tests.callbacks.conftest import best_checkpoint, run_with_degraded_last_epoch
 from tests.helpers import LABELS, TINY_BERT, clinc_rows, data, module, tiny_bert, trainer
 
@@ -116,7 +118,7 @@ def test_plain_module_is_not_exported_but_warned_about(tmp_path, clinc_file):
         def forward(self, input_ids):
             return self.layer(input_ids)
 
-    with pytest.warns(UserWarning, match="the student is no transformers model, so it is not exported"):
+    with pytest.warns(UserWarning, match="export: the student is not a transformers model"):
         trainer(tmp_path, callbacks=[StudentExport()]).fit(module(student=Bag()), data(clinc_file))
     assert not (tmp_path / "student").exists()
 
@@ -125,3 +127,38 @@ def test_fast_dev_run_writes_nothing(tmp_path, clinc_file):
     before = sorted(tmp_path.rglob("*"))
     trainer(tmp_path, callbacks=[StudentExport()], fast_dev_run=2).fit(module(), data(clinc_file))
     assert sorted(tmp_path.rglob("*")) == before
+
+
+class FailingExport(Export):
+    dirname = config_key = description = "failing"
+
+    def write_files(self, folder, student):
+        raise RuntimeError("export failed")
+
+
+def test_student_is_written_before_other_exports_whatever_the_order(tmp_path, clinc_file):
+    callbacks = [FailingExport(), StudentExport()]
+    with pytest.raises(RuntimeError, match="export failed"):
+        trainer(tmp_path, callbacks=callbacks, max_steps=1).fit(module(), data(clinc_file))
+    assert (tmp_path / "student" / "model.safetensors").is_file()
+    assert not (tmp_path / "failing").exists()
+
+
+def test_student_is_exported_without_training(tmp_path, clinc_file):
+    fitted = module(lr_scheduler=None)
+    trainer(tmp_path, callbacks=[StudentExport()], max_steps=0).fit(fitted, data(clinc_file))
+    assert torch.equal(logits(load_export(tmp_path)), logits(fitted.student))
+
+
+@pytest.mark.parametrize("averaging_first", [False, True])
+def test_averaged_weights_are_exported(tmp_path, clinc_file, averaging_first):
+    callbacks = [EMAWeightAveraging(use_buffers=False), StudentExport()]
+    callbacks = callbacks if averaging_first else callbacks[::-1]
+    fitted = module()
+    trainer(tmp_path, callbacks=callbacks, max_steps=3).fit(fitted, data(clinc_file))
+    assert torch.equal(logits(load_export(tmp_path)), logits(fitted.student))
+
+
+def test_other_modules_are_refused_before_training(tmp_path):
+    with pytest.raises(ValueError, match="StudentExport: needs a DistillationModule, got BoringModel"):
+        trainer(tmp_path, callbacks=[StudentExport()]).fit(BoringModel())

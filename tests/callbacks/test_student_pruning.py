@@ -88,5 +88,5 @@ def test_together_with_quantization(tmp_path, clinc_file, teacher, pruning_first
 
 def test_weight_averaging_is_refused(tmp_path, clinc_file, teacher):
     callbacks = [StudentPruning(0.5), EMAWeightAveraging(use_buffers=False)]
-    with pytest.raises(ValueError, match="StudentPruning: does not go with weight averaging"):
+    with pytest.raises(ValueError, match="StudentPruning: incompatible with weight averaging"):
         trainer(tmp_path, callbacks=callbacks).fit(module(teacher), data(clinc_file))

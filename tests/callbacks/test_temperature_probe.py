@@ -4,13 +4,14 @@ import json
 
 import pytest
 import torch
+from lightning.pytorch import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForSequenceClassification
 
 from lightning_kd import QuestionAnswering, SST2DataModule, TeacherCache, TemperatureProbe, TextClassificationDataModule
-from lightning_kd.callbacks import StudentExport, temperature_probe
-from lightning_kd.evaluation import report_plot
+from lightning_kd.callbacks import StudentExport
+from lightning_kd.export import requirements
 from lightning_kd.losses import HardLabelLoss, SoftTargetLoss
 from tests.callbacks.conftest import FlipClassifierHead, best_checkpoint
 from tests.helpers import (
@@ -124,7 +125,7 @@ def fit(folder, clinc_file, *callbacks, teacher=None, rows=None, **settings):
 
 
 def test_teacher_is_shown_before_the_first_step(tmp_path, clinc_file, capsys):
-    class Stop(temperature_probe.Callback):
+    class Stop(Callback):
         def on_train_batch_start(self, *_):
             raise RuntimeError("stop")
 
@@ -239,9 +240,11 @@ def assert_refused(tmp_path, message, rows, callback=None, **settings):
 
 def test_refused_before_training(tmp_path, clinc_file):
     rows = data(clinc_file)
-    assert_refused(tmp_path, "there is no teacher that a loss reads; leave it out", rows, teacher=None)
+    assert_refused(tmp_path, "TemperatureProbe: no loss uses a teacher", rows, teacher=None)
     (tmp_path / "file").touch()
-    assert_refused(tmp_path, "is a file; choose a folder", rows, probe(output_dir=str(tmp_path / "file")))
+    assert_refused(
+        tmp_path, r"TemperatureProbe\.output_dir: '.*file/probe\.md'", rows, probe(output_dir=str(tmp_path / "file"))
+    )
     with pytest.raises(ValueError, match=r"split: must be one of validation, test, got 'dev'"):
         probe(split="dev")
 
@@ -250,13 +253,13 @@ def test_loaders_without_a_datamodule(tmp_path, clinc_file):
     rows = data(clinc_file)
     rows.setup("fit")
     run, alone = trainer(tmp_path, callbacks=[probe()]), module(tiny_bert(), label_names=LABELS)
-    with pytest.raises(ValueError, match=r"TemperatureProbe: requires a DataModule of lightning_kd \(there is none\)"):
+    with pytest.raises(ValueError, match=r"TemperatureProbe: requires a DataModule .*there is none"):
         run.fit(alone, rows.train_dataloader(), rows.val_dataloader())
 
 
 def test_missing_matplotlib_is_named_before_training(tmp_path, clinc_file, monkeypatch):
-    monkeypatch.setattr(report_plot, "find_spec", lambda name: None)
-    assert_refused(tmp_path, r"TemperatureProbe draws with matplotlib, .* 'lightning-kd\[plots\]'", data(clinc_file))
+    monkeypatch.setattr(requirements, "find_spec", lambda name: None)
+    assert_refused(tmp_path, r"TemperatureProbe: matplotlib not installed; .*lightning-kd\[plots\]", data(clinc_file))
 
 
 def test_task_whose_classes_have_no_names(tmp_path, squad_folder):

@@ -12,8 +12,7 @@ from transformers import BertForMaskedLM, BertForQuestionAnswering
 
 from lightning_kd import MaskedLM, MaskedLMDataModule, QuestionAnswering, SequenceClassification
 from lightning_kd.evaluation.artifacts import Artifact
-from lightning_kd.evaluation.benchmark import bootstrap_interval, evaluate, time_interleaved
-from lightning_kd.evaluation.report import build_report
+from lightning_kd.evaluation.benchmark import bootstrap_interval, build_report, evaluate, time_interleaved
 from tests.helpers import LABELS, TINY_BERT, data, squad_data, tiny_bert
 
 

@@ -1,11 +1,13 @@
 """A probe as a picture: a row of bar charts for each sentence, one for each temperature."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_kd.evaluation.temperature.result import ProbeResult, Sentence, format_heading, format_probability
 from lightning_kd.evaluation.temperature.selection import CALLBACK_NAME
+from lightning_kd.io.atomic import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -117,3 +119,16 @@ def _draw_class_names(axes: "Axes", sentence: Sentence, classes: int, replacemen
 
 def _truncate(text: str, width: int) -> str:
     return text if len(text) <= width else f"{text[: width - 3]}..."
+
+
+def write_probe_report(probe: ProbeResult, folder: Path) -> None:
+    """Write ``probe.md`` and ``probe.json``, each completely or not at all."""
+    for name, text in (("probe.md", probe.markdown()), ("probe.json", probe.json())):
+        with atomic_write(folder / name) as file:
+            file.write_text(text, encoding="utf-8")
+
+
+def write_probe_plot(figure: "Figure", folder: Path) -> None:
+    """Write ``probe.png``, completely or not at all."""
+    with atomic_write(folder / "probe.png") as file:
+        figure.savefig(file, dpi=120)

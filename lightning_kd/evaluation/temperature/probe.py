@@ -5,9 +5,7 @@ from tqdm.auto import tqdm
 
 from lightning_kd.data import TextDataModule
 from lightning_kd.evaluation.artifacts import Artifact, open_artifact
-from lightning_kd.evaluation.batches import unsharded_dataloaders
-from lightning_kd.evaluation.report import STAGES, Split
-from lightning_kd.evaluation.temperature.compare import build_probe_result
+from lightning_kd.evaluation.batches import Split, split_dataloader, unsharded_dataloaders
 from lightning_kd.evaluation.temperature.logits import (
     LogitsFn,
     ModelLogits,
@@ -17,7 +15,7 @@ from lightning_kd.evaluation.temperature.logits import (
     load_raw_split,
 )
 from lightning_kd.evaluation.temperature.result import ProbeResult
-from lightning_kd.evaluation.temperature.selection import CALLBACK_NAME, Selection
+from lightning_kd.evaluation.temperature.selection import CALLBACK_NAME, Selection, build_probe_result
 from lightning_kd.models import check_num_labels, get_id2label, load_tokenizer
 from lightning_kd.models.labels import align_labels, get_label_names, remap_labels
 from lightning_kd.models.prompt_config import check_prompt
@@ -80,13 +78,16 @@ def probe_models(
         logits_fns["student"] = _permute_classes(student, task, names)
     model_logits: list[ModelLogits] = []
     with unsharded_dataloaders(datamodule):
-        datamodule.setup(STAGES[split])
         check_lengths(datamodule, None if student is None else student.model, teacher)
         raw = load_raw_split(datamodule, split)
         batch = None if selection.sentences is None else encode_sentences(datamodule, raw, selection.sentences)
-        loader = datamodule.test_dataloader if split == "test" else datamodule.val_dataloader
         for name, logits_fn in logits_fns.items():
-            batches = tqdm(loader(), desc=f"Asking the {name}", leave=False, disable=not enable_progress_bar)
+            batches = tqdm(
+                split_dataloader(datamodule, split),
+                desc=f"Asking the {name}",
+                leave=False,
+                disable=not enable_progress_bar,
+            )
             collected, labels = collect_logits(
                 name, logits_fn, batches, SplitLogits(single_process=True), logits_fn, batch
             )

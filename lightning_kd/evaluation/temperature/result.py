@@ -9,6 +9,7 @@ from rich.box import SIMPLE
 from rich.markup import escape
 from rich.table import Table
 
+from lightning_kd.evaluation.report import markdown_table
 from lightning_kd.evaluation.temperature import calibration
 
 DIFFERENCE_HEADER = "(2nd - last) / 2nd, %"
@@ -112,11 +113,11 @@ class ProbeResult:
 
     def markdown(self) -> str:
         """A table for the split, and one for each sentence."""
-        parts = [_markdown_table(*self._split_cells()), self.caption()]
+        parts = [markdown_table(*self._split_cells()), self.caption()]
         for sentence in self.sentences:
             parts += [
                 f"**{format_heading(sentence)}**".replace("|", r"\|"),
-                _markdown_table(*self._sentence_cells(sentence, sentence.model_probabilities)),
+                markdown_table(*self._sentence_cells(sentence, sentence.model_probabilities)),
             ]
         return "\n\n".join(parts) + "\n"
 
@@ -217,13 +218,6 @@ def _row_label(rank: str, model_probabilities: list[TextProbabilities], names: l
         return f"{rank}, {names[0]}"
     return f"{rank}, " + ", ".join(
         f"{entry.model}: {name}" for entry, name in zip(model_probabilities, names, strict=True)
-    )
-
-
-def _markdown_table(columns: list[str], rows: list[list[str]]) -> str:
-    rule = ["---", *["---:"] * (len(columns) - 1)]
-    return "\n".join(
-        f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in r)} |" for r in (columns, rule, *rows)
     )
 
 

@@ -6,9 +6,9 @@ from io import BytesIO, StringIO
 import pytest
 import torch
 from datasets import Dataset
+from lightning_kd.evaluation.temperature.compare import build_probe_result
 from rich.console import Console
 
-from lightning_kd.evaluation.temperature.compare import build_probe_result
 from lightning_kd.evaluation.temperature.logits import ModelLogits
 from lightning_kd.evaluation.temperature.plot import plot_probe
 from lightning_kd.evaluation.temperature.selection import Selection
