@@ -9,6 +9,7 @@ from transformers import AutoTokenizer, BertForQuestionAnswering
 from lightning_kd import DistillationModule, ONNXExport, QuestionAnswering
 from lightning_kd.callbacks import StudentExport, onnx_export
 from lightning_kd.evaluation.parity import Parity
+from lightning_kd.export import requirements
 from lightning_kd.export.onnx import ONNXModel
 from tests.callbacks.conftest import best_checkpoint, run_with_degraded_last_epoch
 from tests.helpers import LABELS, data, module, squad_data, tiny_bert, trainer

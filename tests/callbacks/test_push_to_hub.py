@@ -177,9 +177,7 @@ def test_malformed_id():
 
 
 def test_no_student_to_upload(hub, run):
-    assert_refused(
-        run, r"no student is exported.*add StudentExport\(\)", PushToHub("me/small"), TwoFolderExport()
-    )
+    assert_refused(run, r"no student is exported.*add StudentExport\(\)", PushToHub("me/small"), TwoFolderExport())
 
 
 def test_report_that_would_come_too_late(hub, run):

@@ -150,6 +150,7 @@ def test_student_is_exported_without_training(tmp_path, clinc_file):
     assert torch.equal(logits(load_export(tmp_path)), logits(fitted.student))
 
 
+@pytest.mark.filterwarnings("ignore:You're using the WeightAveraging callback")
 @pytest.mark.parametrize("averaging_first", [False, True])
 def test_averaged_weights_are_exported(tmp_path, clinc_file, averaging_first):
     callbacks = [EMAWeightAveraging(use_buffers=False), StudentExport()]
