@@ -57,7 +57,7 @@ def test_export_onto_an_unrelated_folder(root, shell, tmp_path):
     code, _ = shell(
         "export", "--model", root / "student", "--to", "ONNXExport", "--to.output_dir", tmp_path, *data_args(root)
     )
-    assert "exists and is no earlier export; choose another folder" in code
+    assert "exists and is not an earlier export" in code
 
 
 def test_export_without_output_dir(root, shell):
@@ -113,7 +113,7 @@ def test_export_onto_the_model_itself(root, shell, target):
     code, _ = shell(
         "export", "--model", root / "student", "--to", "ONNXExport", "--to.output_dir", root / target, *data_args(root)
     )
-    assert "would overwrite or lie in" in code
+    assert "overlaps with" in code
     assert {file: file.read_bytes() for file in (root / "student").iterdir()} == before
 
 
@@ -149,7 +149,7 @@ def test_home_directory_is_expanded(root, shell, tmp_path, monkeypatch):
 def test_report_into_a_file(root, shell, tmp_path):
     (tmp_path / "r").touch()
     code, _ = shell("report", "--models", root / "student", *data_args(root), "--output_dir", tmp_path / "r")
-    assert "is a file; choose a folder for the report" in code
+    assert "output_dir: " in code
 
 
 def test_existing_card_is_kept_and_extended(root, shell, tmp_path):
@@ -213,7 +213,7 @@ def test_probe_of_confident_examples_and_permuted_labels(root, shell, tmp_path):
         (["--temperatures", 1, 0], "TemperatureProbe.temperatures: each must be > 0, got 0.0"),
         (["--sentences", "good", " "], "TemperatureProbe.sentences: number 2 has no text"),
         (["--top_k", 0], "TemperatureProbe.top_k: must be >= 1, got 0"),
-        (["--output_dir", __file__], "is a file; choose a folder"),
+        (["--output_dir", __file__], "output_dir: "),
         (["--num_examples", 11], "TemperatureProbe.num_examples: must be <= 10, got 11"),
     ],
 )

@@ -637,10 +637,10 @@ def test_other_data_are_refused(tmp_path, teachers, clinc_file, squad_folder):
 
 
 def test_nothing_to_fill(tmp_path, teachers, clinc_file):
-    with pytest.raises(ValueError, match=r"model\.teacher_cache: none given, so there is nothing to fill"):
+    with pytest.raises(ValueError, match=r"model\.teacher_cache: not set"):
         fit(tmp_path, module(teachers["classes"]), data(clinc_file), FillTeacherCache())
     alone = module(losses={"hard": HardLabelLoss()}, teacher_cache=str(tmp_path / "cache"))
-    with pytest.raises(ValueError, match=r"model\.teacher: no loss reads one"):
+    with pytest.raises(ValueError, match=r"model\.teacher: not used by any loss"):
         fit(tmp_path, alone, data(clinc_file), FillTeacherCache())
     fit(tmp_path, alone, data(clinc_file), max_epochs=1)
     assert not (tmp_path / "cache").exists()
@@ -689,7 +689,7 @@ def test_cache_command(tmp_path, distill_args, shell, teacher_calls, caplog, mon
 
 def test_cache_command_refuses(tmp_path, config, shell, distill_args):
     assert "model.teacher_cache: none given" in shell("cache", "--config", config)[1]
-    assert "model.teacher: no loss reads one" in shell("cache", "--config", config, "--model.teacher_cache=x")[1]
+    assert "model.teacher: not used by any loss" in shell("cache", "--config", config, "--model.teacher_cache=x")[1]
     guessing = [argument for argument in distill_args() if "weak_teacher" not in str(argument)]
     assert "not better than chance" in shell("cache", *guessing)[1]
     folders = {read_metadata(folder)["split"]: folder for folder in (tmp_path / "cache").iterdir()}
