@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 MAIN = (
-    "import faulthandler, signal; faulthandler.register(signal.SIGUSR1); from lightning_kd.__main__ import main; main()"
+    "import faulthandler, signal; faulthandler.register(signal.SIGUSR1); from lightning_kd.cli.main import main; main()"
 )
 """``lightning-kd`` that says where it is when it is asked."""
 

@@ -21,7 +21,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from lightning_kd.__main__ import main
+from lightning_kd.cli.main import main
 from tests.helpers import TINY_BERT, WORDS, clinc_rows, save_model, tiny_bert, write_squad
 
 torch.set_num_threads(1)
@@ -73,7 +73,7 @@ def squad_folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def shell(monkeypatch, capsys):
-    """Run a command line; returns its exit code and what it wrote last."""
+    """Run a command line; return its exit code, and its error or help text."""
 
     def invoke(*args: object) -> tuple[object, str]:
         monkeypatch.setattr(sys, "argv", ["lightning-kd", *map(str, args)])
@@ -83,7 +83,8 @@ def shell(monkeypatch, capsys):
             main()
         except SystemExit as stop:
             code = stop.code
-            last = code if isinstance(code, str) else capsys.readouterr().err.strip()
+            written = capsys.readouterr()
+            last = code if isinstance(code, str) else (written.err or written.out).strip()
         return code, last
 
     return invoke

@@ -14,7 +14,7 @@ from transformers import (
     DistilBertForMaskedLM,
 )
 
-from lightning_kd.__main__ import main
+from lightning_kd.cli.main import main
 from tests.helpers import LABELS, save_model, tiny_bert
 
 ROOT = Path(__file__).parent.parent

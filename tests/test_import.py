@@ -1,26 +1,62 @@
-"""Importing the package costs little more than importing what every fit needs."""
+"""What importing the package imports."""
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
 
+import pytest
+
+import lightning_kd
 from benchmarks.import_time import BASELINE
 
-SAY_WHAT_IS_NEW = f"""
-{BASELINE}
-import sys
-before = set(sys.modules)
-import lightning_kd.cli.fit
-print(*sorted({{name.partition(".")[0] for name in set(sys.modules) - before}}))
-print("transformers.modeling_utils" in sys.modules)
-"""
+HEAVY = {"datasets", "jsonargparse", "lightning", "torch", "torchmetrics", "transformers"}
 
 
-def test_no_other_package_is_imported():
-    """By ``--help``, for one. transformers' models bring in torchao and bitsandbytes where they are installed."""
-    done = subprocess.run([sys.executable, "-c", SAY_WHAT_IS_NEW], capture_output=True, text=True, check=True)
-    packages, models = done.stdout.splitlines()[-2:]
-    assert set(packages.split()) <= {"importlib", "lightning_kd", "safetensors", "transformers"}
-    assert models == "False"
+def imported_modules(code: str) -> set[str]:
+    script = f"{code}\nimport sys\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("import lightning_kd; lightning_kd.__version__", set()),
+        ("import lightning_kd.cli.main", set()),
+        ("import lightning_kd.losses", {"torch"}),
+    ],
+)
+def test_imports_are_lazy(code, expected):
+    assert imported_modules(code) & HEAVY == expected
+
+
+def test_fit_imports_no_other_package():
+    """Loading transformers' model code would also import torchao and bitsandbytes where they are installed."""
+    added = imported_modules(f"{BASELINE}\nimport lightning_kd.cli.fit") - imported_modules(BASELINE)
+    assert {name.partition(".")[0] for name in added} <= {"importlib", "lightning_kd", "safetensors", "transformers"}
+    assert "transformers.modeling_utils" not in added
+
+
+def test_public_names_are_those_that_type_checkers_see():
+    tree = ast.parse(Path(lightning_kd.__file__).read_text(encoding="utf-8"))
+    imports = [
+        (alias.name, node.module)
+        for block in tree.body
+        if isinstance(block, ast.If)
+        for node in block.body
+        for alias in node.names
+    ]
+    assert sorted(name for name, _ in imports) == lightning_kd.__all__
+    for name, module in imports:
+        assert getattr(lightning_kd, name) is getattr(sys.modules[module], name)
+    assert set(lightning_kd.__all__) < set(dir(lightning_kd))
+
+
+def test_subpackages_and_unknown_names():
+    assert lightning_kd.losses.SoftTargetLoss.__module__ == "lightning_kd.losses.soft_target"
+    with pytest.raises(AttributeError, match="NoSuchLoss"):
+        lightning_kd.NoSuchLoss  # noqa: B018
 
 
 SHOW_CHANGES = """

@@ -1,21 +1,17 @@
-"""The command line."""
+"""``lightning-kd fit``, ``validate``, ``test`` and ``predict``."""
 
-import logging
 import shlex
-import warnings
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_only
-from transformers.utils.logging import disable_progress_bar
 
 from lightning_kd import data, losses, tasks  # noqa: F401  their classes can be named without a module path
-from lightning_kd.callbacks import FillTeacherCache, LastCheckpoint, PredictionWriter, RunSummary, StudentExport
-from lightning_kd.cli.commands import COMMANDS
+from lightning_kd.callbacks import LastCheckpoint, PredictionWriter, RunSummary, StudentExport
 from lightning_kd.cli.run_dirs import (
     LOGS_DIR,
     create_run_dir,
@@ -29,14 +25,6 @@ from lightning_kd.io.checkpoint_io import checked_checkpoint
 from lightning_kd.io.consolidation import is_sharded_checkpoint
 from lightning_kd.training.module import DistillationModule
 
-DESCRIPTION = (
-    "Distill transformers: a small student learns what a large teacher knows. `lightning-kd cache`, with the "
-    "arguments of fit, lets the teacher see all rows beforehand. For finished models see also "
-    "`lightning-kd report --help` (score, size and speed side by side), `lightning-kd probe --help` (what a "
-    "temperature makes of a teacher's probabilities) and `lightning-kd export --help` (ONNX). "
-    "`lightning-kd tune --help` searches for good settings, `lightning-kd sagemaker --help` starts a fit on Amazon "
-    "SageMaker."
-)
 FIT_DESCRIPTION = (
     "Train a student, with or without a teacher. `fit --resume <run folder>` continues a run that was interrupted."
 )
@@ -61,7 +49,7 @@ class DistillationCLI(LightningCLI):
             save_config_callback=None if is_resumed else SaveConfigCallback,
             save_config_kwargs={"overwrite": True},
             seed_everything_default=42,
-            parser_kwargs={"prog": "lightning-kd", "description": DESCRIPTION, "fit": {"description": FIT_DESCRIPTION}},
+            parser_kwargs={"prog": "lightning-kd", "fit": {"description": FIT_DESCRIPTION}},
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -148,67 +136,42 @@ class DistillationCLI(LightningCLI):
             )
 
 
-def suppress_noise() -> None:
-    """Silence what says nothing to the user: advertisements, and notes about what is meant to be so."""
-    for message in (
-        "Be aware that when using `ckpt_path`, callbacks used to create.*",  # the best checkpoint's, in test or predict
-        "Checkpoint directory .* exists and is not empty.*",  # a resumed run's own
-        ".*does not have many workers.*",  # batches are cheap to make
-        ".*args parameter is intended to run from within Python.*",  # they are the command line's own, see --resume
-        ".*is not supported by the model summary.*",
-        ".*treespec, LeafSpec.*",  # Lightning's own use of PyTorch
-        ".*is smaller than the logging interval.*",
-        "You're using the WeightAveraging callback with a model that overrides.*",  # nothing is sharded
-        "You're using the WeightAveraging callback, but loading a checkpoint outside the 'fit' stage.*",  # to test it
-    ):
-        warnings.filterwarnings("ignore", message=message)
-    noise = ("💡 Tip", "Loading `train_dataloader` to estimate")
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
-        lambda record: not record.getMessage().startswith(noise)
-    )
-    disable_progress_bar()  # transformers' bars for loading and saving a file or two
+class FitCLI(DistillationCLI):
+    """A command line of ``fit`` that raises its errors instead of ending the process."""
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """Return a parser that raises."""
+        return super().init_parser(exit_on_error=False, **kwargs)
 
 
-class CacheCLI(DistillationCLI):
-    """``lightning-kd cache``: takes what ``fit`` takes, fills the teacher's cache and ends before the first step."""
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """How to fill, beside the arguments of ``fit``."""
-        super().add_arguments_to_parser(parser)
-        parser.add_lightning_class_args(FillTeacherCache, "cache")
+class BuildOnlyCLI(FitCLI):
+    """Builds module and DataModule, but no trainer."""
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """A trainer on the devices and in the precision of the run, without its callbacks and loggers."""
-        if self._get(self.config_init, "ckpt_path") is not None:
-            raise ValueError("ckpt_path: cache trains nothing, so it continues nothing; leave it out")
-        settings = self._get(self.config_init, "trainer")
-        names = ("accelerator", "strategy", "devices", "num_nodes", "precision", "plugins", "default_root_dir")
-        return Trainer(
-            **{name: settings[name] for name in names},
-            callbacks=[self._get(self.config_init, "cache"), _StopBeforeTraining()],
-            logger=False,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            max_epochs=1,
-        )
+        """Return None."""
+        return None  # type: ignore[return-value]
+
+    def _run_subcommand(self, subcommand: str) -> None: ...
 
 
-class _StopBeforeTraining(Callback):
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        trainer.should_stop = True
+class ParseOnlyCLI(BuildOnlyCLI):
+    """Parses a command line, and neither builds nor runs anything."""
+
+    def _parse_ckpt_path(self) -> None: ...
+
+    def _set_seed(self) -> None: ...
+
+    def instantiate_classes(self) -> None:
+        """Do nothing."""
 
 
-def dispatch(args: list[str]) -> None:
-    """Run a command line without the program's name, be it Lightning's or one of ours."""
-    if args and args[0] == "cache":
-        suppress_noise()
-        CacheCLI(["fit", *args[1:]])
-    elif args and args[0] in COMMANDS:
-        suppress_noise()
-        COMMANDS[args[0]](args[1:])
-    else:
-        run(args)
+def main(args: list[str]) -> None:
+    """Run ``fit``, ``validate``, ``test`` or ``predict``.
+
+    Args:
+        args: The command line from the command's name on.
+    """
+    run(args)
 
 
 def run(
@@ -221,7 +184,6 @@ def run(
         run_dir: The run's folder; null = a new one.
         cli_class: The class that parses and runs.
     """
-    suppress_noise()
     args = [part for arg in args for part in (arg.split("=", 1) if arg.startswith("--resume=") else [arg])]
     if "--resume" in args:
         index = args.index("--resume")

@@ -8,8 +8,8 @@ import torch
 from transformers import AutoTokenizer, BertForMaskedLM, BertForQuestionAnswering
 
 from lightning_kd import DistillationModule, MaskedLM, NeuronTrace, QuestionAnswering
-from lightning_kd.__main__ import main
 from lightning_kd.callbacks import CompressionReport, StudentExport, neuron_trace
+from lightning_kd.cli.main import main
 from lightning_kd.data import MaskedLMDataModule
 from lightning_kd.evaluation.artifacts import open_artifact
 from lightning_kd.evaluation.parity import Parity
@@ -105,8 +105,8 @@ def test_masked_lm(tmp_path):
 
 def test_command_for_a_finished_model(tmp_path, clinc_file, monkeypatch):
     model = save_model(tiny_bert(), tmp_path / "student")
-    arguments = f"""export --model {model} --data CLINC150DataModule --data.path {clinc_file} --data.max_length 24
-        --to NeuronTrace --to.target cpu --to.batch_size 2 --to.output_dir {tmp_path / "traced"}"""
+    arguments = f"""export neuron --model {model} --output_dir {tmp_path / "traced"} --target cpu --batch_size 2
+        --data CLINC150DataModule --data.path {clinc_file} --data.max_length 24"""
     monkeypatch.setattr(sys, "argv", ["lightning-kd", *arguments.split()])
     main()
     artifact = open_artifact(str(tmp_path / "traced"), SequenceClassification())

@@ -20,9 +20,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from lightning_kd import CompressionReport, PushToHub
-from lightning_kd.__main__ import main
 from lightning_kd.callbacks import StudentExport
 from lightning_kd.callbacks.export import Export
+from lightning_kd.cli.main import main
 from tests.callbacks.conftest import best_checkpoint
 from tests.helpers import STUDENT, data, module, trainer
 from tests.hub import TOKEN, FakeHub, Repository

@@ -91,7 +91,7 @@ def test_no_space_for_an_export(small_disk, shell, tmp_path, clinc_file, free_by
     model = save_model(tiny_bert(), tmp_path / "model")
     fill_disk(small_disk, free_bytes)
     data_args = ["--data", "CLINC150DataModule", "--data.path", clinc_file]
-    code, _ = shell("export", "--model", model, "--to", "ONNXExport", "--to.output_dir", small_disk / "x", *data_args)
+    code, _ = shell("export", "onnx", "--model", model, "--output_dir", small_disk / "x", *data_args)
     assert "the disk is full: free some space, then try again" in code
     assert [file.name for file in small_disk.iterdir()] == ["ballast"]
 

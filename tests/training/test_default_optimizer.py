@@ -4,7 +4,7 @@ import sys
 
 import yaml
 
-from lightning_kd.__main__ import main
+from lightning_kd.cli.main import main
 from lightning_kd.optim.schedules import DEFAULT_OPTIMIZER
 from tests.helpers import TINY_BERT
 

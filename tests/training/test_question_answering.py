@@ -8,8 +8,8 @@ import torch
 from transformers import AutoTokenizer, BertForQuestionAnswering
 
 from lightning_kd import DistillationModule, QuestionAnswering
-from lightning_kd.__main__ import main
 from lightning_kd.callbacks import PredictionWriter, StudentExport
+from lightning_kd.cli.main import main
 from lightning_kd.losses import HardLabelLoss, SoftTargetLoss
 from lightning_kd.tasks.answer_scores import score_answer
 from tests.helpers import (

@@ -5,6 +5,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from lightning_kd.cli.errors import exit_on_error
+from lightning_kd.cli.main import suppress_noise
 from lightning_kd.cli.sagemaker.environment import ScriptMode, keep_failure
 
 
@@ -23,6 +24,7 @@ def train() -> None:
         fit_in,
     )
 
+    suppress_noise()
     job = ScriptMode.read(os.environ)
     os.environ.update(job.meeting(os.environ))
     with TemporaryDirectory() as folder:

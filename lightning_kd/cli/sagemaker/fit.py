@@ -7,8 +7,7 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
-from lightning_kd.cli.fit import run
-from lightning_kd.cli.fit_cli import FitCLI
+from lightning_kd.cli.fit import FitCLI, run
 from lightning_kd.cli.run_dirs import last_checkpoint_path
 from lightning_kd.cli.sagemaker.arguments import fill_in, find_config, overrides
 from lightning_kd.cli.sagemaker.environment import ScriptMode

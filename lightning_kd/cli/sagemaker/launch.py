@@ -19,7 +19,7 @@ from lightning_kd.cli.sagemaker.places import check_places
 from lightning_kd.cli.sagemaker.source import pack
 
 
-def launch(args: list[str]) -> None:
+def main(args: list[str]) -> None:
     """Check what would stop the job there, then start it."""
     parser = ArgumentParser(
         prog="lightning-kd sagemaker", description="Run a config as an Amazon SageMaker training job."
@@ -33,7 +33,7 @@ def launch(args: list[str]) -> None:
     parser.add_argument("--source", type=str | None, help="Folder whose files the job finds beside its config.")
     parser.add_argument("--region", type=str | None, help="AWS region; null = as configured for boto3.")
     parser.add_argument("--dry_run", action="store_true", help="Print the request as JSON and send nothing.")
-    given = parser.parse_args(args)
+    given = parser.parse_args(args[1:])
     config = Path(given.config).expanduser()
     source = Path(given.source).expanduser() if given.source is not None else None
     settings = vars(given)
@@ -72,8 +72,7 @@ def check(config: Path, job: Job, source: Path | None) -> str:
         ValueError: If a placeholder has no value, or a teacher, a base or data are only on this machine.
         jsonargparse.ArgumentError: If a key or a value is wrong.
     """
-    from lightning_kd.cli.fit import run  # here, because it takes seconds
-    from lightning_kd.cli.fit_cli import ParseOnlyCLI
+    from lightning_kd.cli.fit import ParseOnlyCLI, run  # takes seconds
 
     variables = job.variables()
     with TemporaryDirectory() as folder, importable(source):

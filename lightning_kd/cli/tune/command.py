@@ -14,7 +14,6 @@ from typing import Any
 import datasets
 from rich.console import Console
 
-from lightning_kd.cli.fit import suppress_noise
 from lightning_kd.cli.tune import results, storage
 from lightning_kd.cli.tune.configuration import Configuration
 from lightning_kd.cli.tune.objective import KEEP, Objective
@@ -56,13 +55,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def tune(args: list[str]) -> None:
+def main(args: list[str]) -> None:
     """Find good settings for a run.
 
     Raises:
         ValueError: If an argument, the space or the config is wrong.
     """
-    given, rest = _parser().parse_known_args(args)
+    given, rest = _parser().parse_known_args(args[1:])
     for name in ("trials", "seeds"):
         if getattr(given, name) < 1:
             raise ValueError(f"--{name}: must be >= 1, got {getattr(given, name)}")
@@ -159,7 +158,6 @@ def _less_noise(verbose: bool) -> Iterator[None]:
     """Leave out what every trial would say again; a warning comes once."""
     import optuna
 
-    suppress_noise()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]

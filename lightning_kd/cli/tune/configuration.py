@@ -8,7 +8,7 @@ import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import LightningDataModule
 
-from lightning_kd.cli.fit_cli import BuildOnlyCLI
+from lightning_kd.cli.fit import BuildOnlyCLI
 from lightning_kd.cli.tune.space import Space
 from lightning_kd.training.module import DistillationModule
 

@@ -17,7 +17,7 @@ from lightning_kd.callbacks import LastCheckpoint, PredictionWriter, RunSummary,
 from lightning_kd.callbacks.compression_report import CompressionReport
 from lightning_kd.callbacks.export import Export
 from lightning_kd.callbacks.push_to_hub import PushToHub
-from lightning_kd.cli.fit_cli import FitCLI
+from lightning_kd.cli.fit import FitCLI
 
 WITHOUT = (Export, CompressionReport, PushToHub, PredictionWriter, RunSummary, LastCheckpoint, TemperatureProbe)
 """Callbacks for a run one wants to keep; the run of the best configuration has them again."""

@@ -1,0 +1,53 @@
+"""Arguments that the commands for finished models share.
+
+These commands have a parser of their own: LightningCLI's subcommands must be methods of the Trainer.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
+from lightning.pytorch import LightningDataModule
+
+from lightning_kd import data, tasks  # noqa: F401  makes their classes known by name
+from lightning_kd.tasks.base import Task
+
+DATA_HINT = "name one with --data, for files of your own TextClassificationDataModule"
+
+
+def create_parser(command: str, description: str) -> ArgumentParser:
+    """Return a parser with ``--config``, ``--data`` and ``--task``.
+
+    Args:
+        command: The command's name.
+        description: Printed by ``--help``.
+    """
+    parser = ArgumentParser(prog=f"lightning-kd {command}", description=description)
+    parser.add_argument("--config", action="config", help="YAML file with these arguments.")
+    parser.add_subclass_arguments(LightningDataModule, "data", required=True)
+    parser.add_argument("--task", type=Task | None, help="Task of the models; null = inferred from the first one.")
+    return parser
+
+
+def parse_and_instantiate(
+    parser: ArgumentParser, args: list[str], first_model: Callable[[Namespace], str]
+) -> Namespace:
+    """Return the arguments with their objects.
+
+    Args:
+        parser: From :func:`create_parser`.
+        args: The command line after the command's name.
+        first_model: Returns the model whose tokenizer the data use unless one is given.
+    """
+    config = parser.parse_args(args)
+    data_args = config.data.get("init_args")
+    if data_args is not None and "tokenizer" in data_args and data_args.tokenizer is None:
+        data_args.tokenizer = expand_user(first_model(config))
+    objects: Namespace = parser.instantiate_classes(config)
+    return objects
+
+
+def expand_user(source: str) -> str:
+    """Return a model's folder with ``~`` expanded, or the source itself if it is a hub id."""
+    path = Path(source).expanduser()
+    return str(path) if path.exists() else source

@@ -1,0 +1,54 @@
+"""``lightning-kd export``."""
+
+import argparse
+from pathlib import Path
+
+from lightning_kd.callbacks import NeuronTrace, ONNXExport
+from lightning_kd.callbacks.export import Export
+from lightning_kd.cli.arguments import DATA_HINT, create_parser, expand_user, parse_and_instantiate
+from lightning_kd.cli.main import unknown_name
+from lightning_kd.evaluation.artifacts import infer_task
+from lightning_kd.evaluation.batches import as_text_datamodule
+from lightning_kd.export.model_card import source_model_card
+from lightning_kd.export.student import TrainedStudent
+from lightning_kd.io.serialization import class_from_config
+from lightning_kd.models.loading import load_model
+from lightning_kd.training.checks import check_lengths
+
+FORMATS: dict[str, type[Export]] = {"onnx": ONNXExport, "neuron": NeuronTrace}
+
+
+def main(args: list[str]) -> None:
+    """Convert a finished model, as the export callbacks do at the end of training.
+
+    Args:
+        args: The command line from the command's name on.
+    """
+    format_parser = argparse.ArgumentParser("lightning-kd export", description="Convert a finished model.")
+    help_text = f"{', '.join(FORMATS)}, or the class path of an Export callback; <format> --help lists its arguments"
+    format_parser.add_argument("format", help=help_text)
+    name = format_parser.parse_args(args[1:2]).format
+    export_class = _export_class(name)
+    parser = create_parser(f"export {name}", f"Convert a finished model with {export_class.__name__}.")
+    parser.add_argument("--model", type=str, required=True, help="Folder or hub id.")
+    parser.add_argument("--output_dir", type=str, required=True, help="Folder to write.")
+    options = parser.add_class_arguments(export_class, as_group=False, skip={"output_dir"})
+    config = parse_and_instantiate(parser, args[2:], lambda config: config.model)
+    exporter = export_class(config.output_dir, **{option: config[option] for option in options})
+    source, target = expand_user(config.model), Path(config.output_dir).expanduser().resolve()
+    exporter.check_installed()
+    exporter.check_output_dirs(target, [Path(source)] if Path(source).is_dir() else [])
+    as_text_datamodule(config.data, "export", DATA_HINT)
+    task = config.task or infer_task(source)
+    model = load_model(source, task.auto_class, "model")
+    check_lengths(config.data, model, None)
+    exporter.write(target, TrainedStudent(model, task, config.data, source_model_card(source)))
+
+
+def _export_class(name: str) -> type[Export]:
+    if name in FORMATS:
+        return FORMATS[name]
+    if "." not in name:
+        raise ValueError(unknown_name("format", name, list(FORMATS)))
+    export_class: type[Export] = class_from_config({"class_path": name}, Export, "format").func
+    return export_class

@@ -1,0 +1,55 @@
+"""``lightning-kd report``."""
+
+from pathlib import Path
+
+from rich.console import Console
+
+from lightning_kd.cli.arguments import DATA_HINT, create_parser, expand_user, parse_and_instantiate
+from lightning_kd.evaluation.artifacts import infer_task, open_artifacts
+from lightning_kd.evaluation.batches import Split, as_text_datamodule, check_split
+from lightning_kd.evaluation.benchmark import build_report
+from lightning_kd.evaluation.report_plot import write_report
+from lightning_kd.export.requirements import require_packages
+from lightning_kd.io.atomic import check_writable
+from lightning_kd.models.loading import load_tokenizer
+from lightning_kd.models.prompt_config import check_prompt
+from lightning_kd.teachers.checks import tokenizer_fingerprint
+from lightning_kd.training.checks import check_lengths
+
+
+def main(args: list[str]) -> None:
+    """Compare models on the same data.
+
+    Args:
+        args: The command line from the command's name on.
+    """
+    parser = create_parser(
+        "report", "Compare models: score, agreement with the first one, size, and speed on this machine."
+    )
+    models = "Folders or hub ids; the others are compared with the first, so put the teacher first."
+    parser.add_argument("--models", type=str, nargs="+", required=True, help=models)
+    parser.add_argument("--split", type=Split, default="validation", help="Split to score.")
+    parser.add_argument(
+        "--output_dir", type=str, default="report", help="Folder for report.md, report.json and report.png."
+    )
+    config = parse_and_instantiate(parser, args[1:], lambda config: config.models[0])
+    output_dir = Path(config.output_dir).expanduser()
+    require_packages("report", "plots", "matplotlib")
+    check_writable(output_dir / "report.md", "output_dir")
+    as_text_datamodule(config.data, "report", DATA_HINT)
+    check_split(config.data, config.split)
+    sources = [expand_user(source) for source in config.models]
+    task = config.task or infer_task(sources[0])
+    expected = tokenizer_fingerprint(config.data.tokenizer)
+    for source in sources:
+        if tokenizer_fingerprint(load_tokenizer(source, "tokenizer of")) != expected:
+            raise ValueError(f"models: tokenizer of {source!r} differs from the data's; report it separately")
+    artifacts = open_artifacts(sources, task)
+    for artifact in artifacts:
+        check_lengths(config.data, artifact.model, None)
+        prompt = getattr(config.data, "prompt", None)
+        check_prompt(getattr(artifact.model, "config", None), prompt, artifact.name, "prompt")
+    result = build_report(artifacts, task, config.data, config.split)
+    Console(emoji=False).print(result.table())
+    write_report(result, output_dir)
+    print(f"Report written to {output_dir / 'report.md'}")

@@ -1,0 +1,121 @@
+"""``lightning-kd export``."""
+
+import json
+
+import pytest
+from transformers import AutoTokenizer
+
+from tests.helpers import TINY_BERT, save_model, tiny_bert
+
+STUDENT_EXPORT = "lightning_kd.StudentExport"
+
+
+@pytest.fixture
+def export(shell, data_args):
+    def invoke(export_format, model, output_dir, *args):
+        return shell("export", export_format, "--model", model, "--output_dir", output_dir, *data_args, *args)
+
+    return invoke
+
+
+def test_export_then_report(root, data_args, export, shell, tmp_path):
+    code, last = export("onnx", root / "student", tmp_path / "x y")
+    assert code == 0, last
+    models = [root / "teacher", root / "student", tmp_path / "x y", tmp_path / "x y-int8"]
+    output = ["--output_dir", tmp_path / "report", "--split", "test"]
+    code, last = shell("report", "--models", *models, *data_args, *output)
+    assert code == 0, last
+    content = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert [row["name"] for row in content["rows"]] == ["teacher", "student", "x y", "x y-int8"]
+    assert content["split"] == "test"
+    assert {file.name for file in (tmp_path / "report").iterdir()} == {"report.md", "report.json", "report.png"}
+
+
+def test_options_of_a_format(root, export, tmp_path):
+    code, last = export("onnx", root / "student", tmp_path / "x", "--int8", "false", "--num_check_examples", 3)
+    assert code == 0, last
+    assert not (tmp_path / "x-int8").exists()
+    assert "ONNXExport.num_check_examples" in export("onnx", root / "student", tmp_path, "--num_check_examples", 0)[0]
+    assert export("onnx", root / "student", tmp_path / "x", "--int9", "false")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("export_format", "options"),
+    [("onnx", ["--int8"]), ("neuron", ["--target", "--auto_cast"]), (STUDENT_EXPORT, ["--output_dir"])],
+)
+def test_help_of_a_format(shell, export_format, options):
+    code, shown = shell("export", export_format, "--help")
+    assert code == 0
+    assert all(option in shown for option in ["--model", "--data", *options])
+
+
+def test_help(shell):
+    code, shown = shell("export", "--help")
+    assert code == 0
+    assert "onnx, neuron" in shown
+
+
+@pytest.mark.parametrize(
+    ("export_format", "problem"),
+    [
+        ("onx", "'onx'; did you mean 'onnx'"),
+        ("tflite", "'tflite'; choose from onnx, neuron"),
+        ("no_such.Export", "cannot import 'no_such.Export'"),
+        ("lightning_kd.LastCheckpoint", "'lightning_kd.LastCheckpoint' is not a"),
+    ],
+)
+def test_unknown_format(root, export, tmp_path, export_format, problem):
+    code, _ = export(export_format, root / "student", tmp_path)
+    assert "format:" in code
+    assert problem in code
+
+
+def test_missing_arguments(root, data_args, shell):
+    assert shell("export")[0] == 2
+    code, last = shell("export", "onnx", "--model", root / "student", *data_args)
+    assert code == 2
+    assert "output_dir" in last
+
+
+def test_second_export_of_a_model_without_a_card(root, export, tmp_path):
+    for _ in range(2):
+        code, last = export(STUDENT_EXPORT, root / "student", tmp_path / "x")
+        assert code == 0, last
+
+
+def test_export_onto_an_unrelated_folder(root, export, tmp_path):
+    (tmp_path / "notes.txt").touch()
+    code, _ = export("onnx", root / "student", tmp_path)
+    assert "output_dir" in code
+    assert str(tmp_path) in code
+    assert (tmp_path / "notes.txt").exists()
+
+
+@pytest.mark.parametrize("target", ["student", "student/onnx", "."])
+def test_export_onto_the_model_itself(root, export, target):
+    before = {file: file.read_bytes() for file in (root / "student").iterdir()}
+    code, _ = export("onnx", root / "student", root / target)
+    assert "would overwrite or lie in" in code
+    assert {file: file.read_bytes() for file in (root / "student").iterdir()} == before
+
+
+def test_max_length_above_position_embeddings(root, export, data_args, shell, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(TINY_BERT, model_max_length=1000)
+    model = save_model(tiny_bert(), tmp_path / "model", tokenizer)
+    too_long = ["--data.max_length", 100]
+    for code, _ in (
+        export("onnx", model, tmp_path / "x", *too_long),
+        shell("report", "--models", model, *data_args, *too_long),
+    ):
+        assert "data.max_length: 100 is more than the 64 positions" in code
+
+
+def test_existing_card_is_kept_and_extended(export, tmp_path):
+    model = save_model(tiny_bert(), tmp_path / "model")
+    (tmp_path / "model" / "README.md").write_text("---\nlicense: mit\n---\n# Mine\n\n## Compression report\n\nold")
+    for _ in range(2):
+        code, last = export(STUDENT_EXPORT, model, tmp_path / "x")
+        assert code == 0, last
+    card = (tmp_path / "x" / "README.md").read_text()
+    assert all(part in card for part in ("license: mit", "# Mine", "lightning_kd"))
+    assert "old" not in card

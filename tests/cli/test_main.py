@@ -1,0 +1,65 @@
+"""``lightning-kd`` itself: its help, its version, unknown commands, and the table of commands."""
+
+import sys
+from importlib import import_module
+
+import pytest
+
+import lightning_kd
+from lightning_kd.cli.main import COMMANDS, run_command
+
+
+@pytest.mark.parametrize("args", [[], ["-h"], ["--help"]])
+def test_help_lists_all_commands(args, shell):
+    code, shown = shell(*args)
+    assert code == 0
+    lines = [line.split() for line in shown.splitlines()]
+    listed = [line[0] for line in lines if line and line[0] in COMMANDS and len(line) > 2]
+    expected = "fit validate test predict cache report probe tune export consolidate sagemaker"
+    assert listed == list(COMMANDS) == expected.split()
+
+
+def test_version(shell):
+    assert shell("--version") == (0, f"lightning-kd {lightning_kd.__version__}")
+
+
+@pytest.mark.parametrize(
+    ("args", "problem"),
+    [
+        (["fti"], "'fti'; did you mean 'fit'?"),
+        (["distil-this-please"], "'distil-this-please'; choose from fit, validate"),
+        (["--verion"], "--verion"),
+    ],
+)
+def test_unknown_command(args, problem, shell):
+    code, last = shell(*args)
+    assert code == 2
+    assert problem in last
+
+
+@pytest.mark.parametrize("module", sorted({module for module, _ in COMMANDS.values()}))
+def test_each_command_has_a_main(module):
+    assert callable(import_module(f"lightning_kd.cli.{module}").main)
+
+
+def test_arguments_begin_with_the_name(monkeypatch):
+    received = []
+    monkeypatch.setattr(import_module("lightning_kd.cli.consolidate"), "main", received.append)
+    run_command(["consolidate", "a", "--output=b"])
+    assert received == [["consolidate", "a", "--output=b"]]
+
+
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "export"])
+def test_help_of_a_command(command, shell):
+    code, shown = shell(command, "--help")
+    assert code == 0
+    assert "usage: lightning-kd" in shown
+
+
+def test_module_is_executable(monkeypatch, capsys):
+    import runpy
+
+    monkeypatch.setattr(sys, "argv", ["lightning-kd", "--version"])
+    with pytest.raises(SystemExit, match="0"):
+        runpy.run_module("lightning_kd", run_name="__main__")
+    assert capsys.readouterr().out.startswith("lightning-kd ")
