@@ -38,11 +38,11 @@ def main(args: list[str]) -> None:
     source, target = expand_user(config.model), Path(config.output_dir).expanduser().resolve()
     exporter.check_installed()
     exporter.check_output_dirs(target, [Path(source)] if Path(source).is_dir() else [])
-    as_text_datamodule(config.data, "export", DATA_HINT)
+    datamodule = as_text_datamodule(config.data, "export", DATA_HINT)
     task = config.task or infer_task(source)
     model = load_model(source, task.auto_class, "model")
-    check_lengths(config.data, model, None)
-    exporter.write(target, TrainedStudent(model, task, config.data, source_model_card(source)))
+    check_lengths(datamodule, model, None)
+    exporter.write(target, TrainedStudent(model, task, datamodule, source_model_card(source)))
 
 
 def _export_class(name: str) -> type[Export]:

@@ -42,11 +42,11 @@ def main(args: list[str]) -> None:
     output_dir = Path(config.output_dir).expanduser()
     require_packages("probe", "plots", "matplotlib")
     check_writable(output_dir / "probe.md", "output_dir")
-    as_text_datamodule(config.data, "probe", DATA_HINT)
-    check_split(config.data, config.split)
+    datamodule = as_text_datamodule(config.data, "probe", DATA_HINT)
+    check_split(datamodule, config.split)
     sources = [expand_user(source) for source in (config.teacher, config.student) if source is not None]
     task = config.task or infer_task(sources[0])
-    result = probe_models(selection, task, config.data, config.split, sources)
+    result = probe_models(selection, task, datamodule, config.split, sources)
     write_probe_report(result, output_dir)
     for table in result.tables():  # before the plot, which takes longer
         Console(emoji=False).print(table)

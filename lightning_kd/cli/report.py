@@ -36,20 +36,19 @@ def main(args: list[str]) -> None:
     output_dir = Path(config.output_dir).expanduser()
     require_packages("report", "plots", "matplotlib")
     check_writable(output_dir / "report.md", "output_dir")
-    as_text_datamodule(config.data, "report", DATA_HINT)
-    check_split(config.data, config.split)
+    datamodule = as_text_datamodule(config.data, "report", DATA_HINT)
+    check_split(datamodule, config.split)
     sources = [expand_user(source) for source in config.models]
     task = config.task or infer_task(sources[0])
-    expected = tokenizer_fingerprint(config.data.tokenizer)
+    expected = tokenizer_fingerprint(datamodule.tokenizer)
     for source in sources:
         if tokenizer_fingerprint(load_tokenizer(source, "tokenizer of")) != expected:
             raise ValueError(f"models: tokenizer of {source!r} differs from the data's; report it separately")
     artifacts = open_artifacts(sources, task)
     for artifact in artifacts:
-        check_lengths(config.data, artifact.model, None)
-        prompt = getattr(config.data, "prompt", None)
-        check_prompt(getattr(artifact.model, "config", None), prompt, artifact.name, "prompt")
-    result = build_report(artifacts, task, config.data, config.split)
+        check_lengths(datamodule, artifact.model, None)
+        check_prompt(getattr(artifact.model, "config", None), datamodule.prompt, artifact.name, "prompt")
+    result = build_report(artifacts, task, datamodule, config.split)
     Console(emoji=False).print(result.table())
     write_report(result, output_dir)
     print(f"Report written to {output_dir / 'report.md'}")
