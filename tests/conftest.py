@@ -83,8 +83,10 @@ def shell(monkeypatch, capsys):
             main()
         except SystemExit as stop:
             code = stop.code
+            if isinstance(code, str):
+                return code, code
             written = capsys.readouterr()
-            last = code if isinstance(code, str) else (written.err or written.out).strip()
+            last = (written.err or written.out).strip()
         return code, last
 
     return invoke

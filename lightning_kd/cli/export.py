@@ -12,7 +12,7 @@ from lightning_kd.evaluation.batches import as_text_datamodule
 from lightning_kd.export.model_card import source_model_card
 from lightning_kd.export.student import TrainedStudent
 from lightning_kd.io.serialization import class_from_config
-from lightning_kd.models.loading import load_model
+from lightning_kd.models import load_model
 from lightning_kd.training.checks import check_lengths
 
 FORMATS: dict[str, type[Export]] = {"onnx": ONNXExport, "neuron": NeuronTrace}

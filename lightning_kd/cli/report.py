@@ -11,7 +11,7 @@ from lightning_kd.evaluation.benchmark import build_report
 from lightning_kd.evaluation.report_plot import write_report
 from lightning_kd.export.requirements import require_packages
 from lightning_kd.io.atomic import check_writable
-from lightning_kd.models.loading import load_tokenizer
+from lightning_kd.models import load_tokenizer
 from lightning_kd.models.prompt_config import check_prompt
 from lightning_kd.teachers.checks import tokenizer_fingerprint
 from lightning_kd.training.checks import check_lengths
@@ -47,7 +47,7 @@ def main(args: list[str]) -> None:
     artifacts = open_artifacts(sources, task)
     for artifact in artifacts:
         check_lengths(datamodule, artifact.model, None)
-        check_prompt(getattr(artifact.model, "config", None), datamodule.prompt, artifact.name, "prompt")
+        check_prompt(artifact.model, datamodule.prompt, artifact.name, "prompt")
     result = build_report(artifacts, task, datamodule, config.split)
     Console(emoji=False).print(result.table())
     write_report(result, output_dir)

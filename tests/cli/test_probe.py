@@ -85,7 +85,9 @@ def test_unsupported_datamodule(root, shell):
     code, _ = shell(
         "probe", "--teacher", root / "teacher", "--data", "lightning.pytorch.demos.boring_classes.BoringDataModule"
     )
-    assert "this one is a BoringDataModule; name one with --data" in code
+    assert "probe: " in code
+    assert "BoringDataModule" in code
+    assert "--data" in code
     assert "leave it out" not in code
 
 
@@ -110,7 +112,7 @@ def test_probe_of_incompatible_models(root, data_args, shell, tmp_path):
     save_model(tiny_bert(labels=["greet", "leave", "stay"]), tmp_path / "labels")
     assert "teacher and student have different label sets" in refusal("labels")
     save_model(tiny_bert(labels=None, num_labels=4), tmp_path / "count")
-    assert "student: has a head of 4 labels, 3 are needed" in refusal("count")
+    assert "student: has 4 labels, expected 3" in refusal("count")
     tokenizer = AutoTokenizer.from_pretrained(TINY_BERT)
     tokenizer.add_tokens(["lightning"])
     save_model(tiny_bert(), tmp_path / "tokenizer", tokenizer)

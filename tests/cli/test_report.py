@@ -13,7 +13,7 @@ from tests.helpers import (
 
 def test_missing_model(root, data_args, shell):
     code, _ = shell("report", "--models", root / "teacher", root / "studnet", *data_args)
-    assert "studnet' is neither a folder here nor a model that the hub could give" in code
+    assert str(root / "studnet") in code
 
 
 def test_models_with_different_tokenizers(root, data_args, shell, tmp_path):
