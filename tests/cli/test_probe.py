@@ -64,7 +64,7 @@ def test_probe_of_confident_examples_and_permuted_labels(root, data_args, shell,
         (["--temperatures", 1, 0], "TemperatureProbe.temperatures: each must be > 0, got 0.0"),
         (["--sentences", "good", " "], "TemperatureProbe.sentences: number 2 has no text"),
         (["--top_k", 0], "TemperatureProbe.top_k: must be >= 1, got 0"),
-        (["--output_dir", __file__], "is a file; choose a folder"),
+        (["--output_dir", __file__], "output_dir: "),
         (["--num_examples", 11], "TemperatureProbe.num_examples: must be <= 10, got 11"),
     ],
 )
