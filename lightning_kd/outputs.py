@@ -1,83 +1,128 @@
-"""The vocabulary the other modules share: what a batch is and what a network returned for it."""
+"""The contract between DataModules, tasks and losses: batches, heads and model outputs."""
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 Batch = dict[str, Any]
-"""A collated batch: tensors of B rows, and lists of B texts where scoring needs them.
+"""A collated batch of B examples: tensors, and lists of B texts.
 
-Always has ``row_id`` (B,): the row's index in its split, or -1 for a row that only pads.
+Keys with a fixed meaning:
+
+- ``row_id`` (B,): index of the example in its split; -1 for padding examples of an evaluation batch.
+- ``input_ids``, ``attention_mask``, ``token_type_ids`` (B, L): model inputs, as in transformers.
+- ``Task.label_keys``: the labels.
+- ``teacher_inputs``: a list of batches with another tokenization of the same examples, one for each model of the
+  teacher or one for all.
+- ``augmented``: a batch with augmentations of the same examples, for ``ConsistencyLoss``.
+- ``teacher_logits``: teacher outputs found in the teacher cache.
 """
 
-
 TEACHER_INPUTS = "teacher_inputs"
-"""Entry of a batch whose rows the teacher reads in another encoding: a list of batches, one for each network of the
-teacher, or one for all of them."""
-
-
 AUGMENTED = "augmented"
-"""Entry of a batch to train on: a batch of other wordings of the same rows."""
+
+IGNORE_INDEX = -100
+"""Label of unknown targets, as in PyTorch and transformers."""
 
 
 def select_examples(batch: Batch, indices: list[int]) -> Batch:
-    """Some rows of a batch."""
-    selection: Batch = {}
-    for name, value in batch.items():
-        if name == TEACHER_INPUTS:
-            selection[name] = [select_examples(inputs, indices) for inputs in value]
-        elif name == AUGMENTED:
-            selection[name] = select_examples(value, indices)
-        else:
-            selection[name] = value[indices] if isinstance(value, Tensor) else [value[index] for index in indices]
-    return selection
+    """Return the examples of a batch with the given indices."""
+    return {name: _select(value, indices) for name, value in batch.items()}
+
+
+def _select(value: Any, indices: list[int]) -> Any:
+    if isinstance(value, Tensor):
+        return value[indices]
+    if isinstance(value, dict):
+        return select_examples(value, indices)
+    if all(isinstance(inputs, dict) for inputs in value):
+        return [select_examples(inputs, indices) for inputs in value]
+    return [value[index] for index in indices]
 
 
 def with_inputs(batch: Batch, inputs: Batch) -> Batch:
-    """The batch as a network reads it that is given another encoding of the same rows."""
-    input_keys = ("input_ids", "attention_mask", "token_type_ids", TEACHER_INPUTS, AUGMENTED)
-    return {**{name: value for name, value in batch.items() if name not in input_keys}, **inputs}
+    """Return the batch with its model inputs replaced by another tokenization of the same examples."""
+    replaced = ("input_ids", "attention_mask", "token_type_ids", TEACHER_INPUTS, AUGMENTED)
+    return {**{name: value for name, value in batch.items() if name not in replaced}, **inputs}
+
+
+HeadKind = Literal["categorical", "binary", "value", "vector"]
 
 
 @dataclass(frozen=True)
 class Head:
-    """One distribution per row that a network predicts.
+    """Predictions of one head for N targets (examples, words or positions).
 
     Attributes:
-        logits: Scores before the softmax, (N, C).
-        labels: Index of the true class, (N,), -100 where unknown; None for unlabelled rows.
-        mask: Which classes count, (N, C), True = counts; None = all of them.
+        logits: Model outputs before any activation, (N, C).
+        labels: Of kind ``categorical`` class indices (N,), -100 = unknown; ``binary`` (N, C) in {0, 1}, ``value`` and
+            ``vector`` (N, C) floats, NaN = unknown; None = no labels.
+        mask: Classes to include, (N, C), True = included; None = all.
+        kind: ``categorical``: a softmax over C classes. ``binary``: C independent yes/no decisions (sigmoid).
+            ``value``: C numbers. ``vector``: a C-dimensional embedding.
     """
 
     logits: Tensor
     labels: Tensor | None = None
     mask: Tensor | None = None
+    kind: HeadKind = "categorical"
 
     @property
     def prediction(self) -> Tensor:
-        """The class with the highest logit among those that count, (N,)."""
+        """Most likely included class (N,); of ``binary`` heads booleans (N, C), otherwise the logits (N, C)."""
+        if self.kind == "binary":
+            decisions = self.logits > 0
+            return decisions if self.mask is None else decisions & self.mask
+        if self.kind != "categorical":
+            return self.logits
         logits = self.logits if self.mask is None else self.logits.masked_fill(~self.mask, -math.inf)
         return logits.argmax(dim=-1)
 
+    def as_categorical(self) -> "Head":
+        """Return the head as distributions over classes.
 
-IGNORE_INDEX = -100
-"""Label of what does not count, in data, losses and scores, as in PyTorch and transformers."""
+        A ``binary`` head becomes N·C targets with the two classes [0, logit], whose cross-entropy and KL divergence are
+        those of the Bernoulli distributions.
+
+        Raises:
+            ValueError: If the head has no classes.
+        """
+        if self.kind == "categorical":
+            return self
+        if self.kind != "binary":
+            raise ValueError(f"a head of kind {self.kind!r} has no classes")
+        logits = self.logits.flatten()
+        labels = None
+        if self.labels is not None:
+            known = self.labels.flatten().nan_to_num(IGNORE_INDEX)
+            labels = torch.where(known >= 0, known, IGNORE_INDEX).long()
+        mask = None if self.mask is None else self.mask.flatten().unsqueeze(-1).expand(-1, 2)
+        return Head(torch.stack([torch.zeros_like(logits), logits], dim=-1), labels, mask)
+
+
+def predictions_agree(first: Tensor, second: Tensor) -> Tensor:
+    """Compare two ``Head.prediction`` elementwise; floating-point values agree within 1 %."""
+    if first.is_floating_point():
+        return torch.isclose(first, second, rtol=1e-2, atol=1e-2)
+    return first == second
+
 
 Requirement = Literal["hidden_states", "qkv"]
-"""What a loss may ask for beside the heads. Nothing is kept that no loss asks for."""
+"""Intermediate outputs that a loss can request; others are not kept."""
 
 
 @dataclass(frozen=True)
 class ModelDims:
-    """The sizes of a network.
+    """Dimensions of an encoder.
 
     Attributes:
         num_hidden_layers: Number of encoder layers.
         hidden_size: Width of the hidden states.
-        num_attention_heads: Attention heads of a layer.
+        num_attention_heads: Number of attention heads per layer.
     """
 
     num_hidden_layers: int
@@ -87,13 +132,13 @@ class ModelDims:
 
 @dataclass(frozen=True)
 class QKV:
-    """The queries, keys and values of a layer, before they are cut into heads.
+    """Queries, keys and values of a layer, before the split into attention heads.
 
     Attributes:
         query: (B, L, H).
         key: (B, L, H).
         value: (B, L, H).
-        num_attention_heads: Number of attention heads, which cut H into equal parts.
+        num_attention_heads: Number of attention heads of the layer; divides H.
     """
 
     query: Tensor
@@ -104,14 +149,14 @@ class QKV:
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a network returned for a batch, cut into the heads of a task.
+    """Outputs of a model for a batch.
 
     Attributes:
-        heads: The predicted distributions by name.
-        token_mask: Which positions hold a token and no padding, (B, L), True = a token; None = all.
-        hidden_states: The embeddings and the output of each layer, each (B, L, H), if a loss asked for them.
-        qkv: The queries, keys and values of each layer, if a loss asked for them.
-        augmented: What it returned for other wordings of the rows, if a loss asked for it.
+        heads: The heads by name.
+        token_mask: Positions that are not padding, (B, L), True = a token; None = all.
+        hidden_states: Embeddings and outputs of all layers, each (B, L, H), if a loss requires them.
+        qkv: Queries, keys and values of all layers, if a loss requires them.
+        augmented: Outputs for the augmented examples, added by ``ConsistencyLoss``.
     """
 
     heads: dict[str, Head]
@@ -122,17 +167,38 @@ class Outputs:
 
     @property
     def num_targets(self) -> int:
-        """Number of rows of the first head."""
+        """Number of targets of the first head."""
         return len(next(iter(self.heads.values())).logits)
 
-    def zip_heads(self, other: "Outputs") -> Iterator[tuple[Head, Head]]:
-        """Walk the heads of two networks side by side.
+    def as_categorical(self, loss_name: str) -> "Outputs":
+        """Return the outputs with ``Head.as_categorical`` of each head.
+
+        Args:
+            loss_name: Name of the loss that needs classes, for the message.
 
         Raises:
-            ValueError: If the two do not have the same heads, or a head's logits differ in shape.
+            ValueError: If a head has no classes.
+        """
+        if all(head.kind == "categorical" for head in self.heads.values()):
+            return self
+        for name, head in self.heads.items():
+            if head.kind not in ("categorical", "binary"):
+                raise ValueError(
+                    f"{loss_name}: head {name!r} of kind {head.kind!r} has no classes; use LogitMSELoss instead"
+                )
+        return replace(self, heads={name: head.as_categorical() for name, head in self.heads.items()})
+
+    def zip_heads(self, other: "Outputs") -> Iterator[tuple[Head, Head]]:
+        """Iterate over the pairs of heads with the same name, in the order of ``self``.
+
+        Args:
+            other: The teacher's outputs, where ``self`` are the student's.
+
+        Raises:
+            ValueError: If the names of the heads, or the shapes of the logits of a pair, differ.
         """
         if self.heads.keys() != other.heads.keys():
-            raise ValueError(f"student has the heads {sorted(self.heads)}, teacher {sorted(other.heads)}")
+            raise ValueError(f"heads: the student has {sorted(self.heads)}, the teacher {sorted(other.heads)}")
         for name, head in self.heads.items():
             if head.logits.shape != other.heads[name].logits.shape:
                 raise ValueError(

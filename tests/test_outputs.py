@@ -40,7 +40,7 @@ def test_zip_heads_pairs_by_name_in_the_students_order():
 
 def test_other_heads_are_refused():
     student, teacher = Outputs({"start": head(), "end": head()}), Outputs({"label": head()})
-    with pytest.raises(ValueError, match=r"student has the heads \['end', 'start'\], teacher \['label'\]"):
+    with pytest.raises(ValueError, match=r"heads: the student has \['end', 'start'\], the teacher \['label'\]"):
         list(student.zip_heads(teacher))
 
 

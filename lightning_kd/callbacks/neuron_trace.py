@@ -118,7 +118,7 @@ class NeuronTrace(GraphExport):
         if requires_missing_device(folder):
             return None
         rows = validation_batches(as_text_datamodule(student.datamodule, self.config_key), self.num_check_examples)
-        parity = measure_parity(student.task, student.model, TracedModel(folder), rows)
+        parity = measure_parity(student.task, student.model, TracedModel(folder, student.task.logits_per_token), rows)
         tolerance = MAX_LOGIT_DIFFERENCE if self.target == "cpu" else float("inf")
         if not parity.max_difference < tolerance:  # a logit that is no number counts as infinitely far
             raise ValueError(
@@ -136,7 +136,8 @@ class NeuronTrace(GraphExport):
         auto_class = student.task.auto_class.replace("AutoModel", "NeuronModel")
         if compiler.runtime_module is None:
             usage = "from pathlib import Path\n\nfrom lightning_kd.export.tracing import TracedModel\n\n"
-            usage += 'model = TracedModel(Path("<this folder>"))'
+            logits_per_token = ", logits_per_token=True" if student.task.logits_per_token else ""
+            usage += f'model = TracedModel(Path("<this folder>"){logits_per_token})'
         else:
             usage = f"from optimum.neuron import {auto_class}  # pip install optimum-neuron, on {self.target}\n"
             usage += f'model = {auto_class}.from_pretrained("<this folder>")'

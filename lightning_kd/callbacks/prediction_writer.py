@@ -70,7 +70,11 @@ class PredictionWriter(BasePredictionWriter):
         name = self.path or (task if isinstance(task, Task) else Task).prediction_file
         file = folder / Path(name).expanduser()
         with atomic_write(file) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
-            write_json(rows, stream) if file.suffix == ".json" else write_csv(rows, stream)
+            if file.suffix == ".json":
+                content = task.prediction_json(rows) if isinstance(task, Task) else rows
+                json.dump(content, stream, ensure_ascii=False, indent=1)
+            else:
+                write_csv(rows, stream)
         rank_zero_info(f"{len(rows)} predictions written to {file}")
 
 
@@ -79,10 +83,3 @@ def write_csv(rows: list[dict[str, Any]], stream: TextIO) -> None:
     writer = csv.DictWriter(stream, list((rows or [{}])[0]))
     writer.writeheader()
     writer.writerows(rows)
-
-
-def write_json(rows: list[dict[str, Any]], stream: TextIO) -> None:
-    """``{id: answer}`` for answers to questions, a list of objects for anything else."""
-    answers = all(row.keys() >= {"id", "answer"} for row in rows)
-    content = {row["id"]: row["answer"] for row in rows} if rows and answers else rows
-    json.dump(content, stream, ensure_ascii=False, indent=1)

@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from lightning_kd import tasks
 from lightning_kd.export import onnx, tracing
 from lightning_kd.models import build_on_meta, count_parameters, load_config, load_model
-from lightning_kd.tasks import MaskedLM, QuestionAnswering, SequenceClassification
 from lightning_kd.tasks.base import Task
 
 BYTES_PER_MB = 1e6
@@ -62,7 +62,7 @@ def open_artifact(source: str, task: Task, role: str = "model") -> Artifact:
         return Artifact(
             folder.name,
             runtime,
-            tracing.TracedModel(folder),
+            tracing.TracedModel(folder, task.logits_per_token),
             count_parameters(build_on_meta(config, task.auto_class)),
             size,
         )
@@ -96,11 +96,12 @@ def infer_task(source: str) -> Task:
         OSError: If there is no configuration.
         ValueError: If it names none of our tasks.
     """
-    architectures = load_config(source, "model").architectures
-    for kind in (SequenceClassification, QuestionAnswering, MaskedLM):
-        if any(name.endswith(kind.auto_class.removeprefix("AutoModel")) for name in architectures or []):
-            return kind()
+    config = load_config(source, "model")
+    for kind in (getattr(tasks, name) for name in tasks.__all__):
+        if kind is not Task and kind.matches_config(config):
+            task: Task = kind()
+            return task
     raise ValueError(
-        f"task: {source!r} does not say what it is for (architectures: {architectures}); name it, for instance "
+        f"task: {source!r} does not say what it is for (architectures: {config.architectures}); name it, for instance "
         "--task SequenceClassification"
     )

@@ -16,8 +16,8 @@ from lightning_kd.evaluation.artifacts import Artifact
 from lightning_kd.evaluation.batches import Split, split_dataloader, unsharded_dataloaders
 from lightning_kd.evaluation.report import THROUGHPUT_BATCH_SIZE, Report, ReportRow, machine_info
 from lightning_kd.models import get_id2label, input_names
-from lightning_kd.models.labels import align_labels, get_label_names, remap_labels
-from lightning_kd.outputs import Batch
+from lightning_kd.models.labels import align_labels, get_label_names
+from lightning_kd.outputs import Batch, predictions_agree
 from lightning_kd.tasks.base import Task
 
 NUM_LATENCY_EXAMPLES = 100
@@ -42,17 +42,20 @@ class EvalResult:
     num_examples: int
 
 
-def bootstrap_interval(values: NDArray[np.float64], seed: int = 0) -> tuple[float, float]:
-    """Percentile interval of the mean, 95 % (Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13).
+def bootstrap_interval(statistics: Tensor, score: Callable[[Tensor], float], seed: int = 0) -> tuple[float, float]:
+    """Return the 95 % percentile interval of a score.
+
+    Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13.
 
     Args:
-        values: Of each unit that is drawn again, (N,).
-        seed: Of the draws.
+        statistics: Statistics of each resampling unit, (N,) or (N, k).
+        score: Computes the score from such statistics.
+        seed: Seed of the resampling.
     """
     generator = np.random.default_rng(seed)
-    count = len(values)
-    means = [float(generator.choice(values, count).mean()) for _ in range(NUM_RESAMPLES)]
-    low, high = np.percentile(means, [2.5, 97.5])
+    count = len(statistics)
+    scores = [score(statistics[torch.from_numpy(generator.choice(count, count))]) for _ in range(NUM_RESAMPLES)]
+    low, high = np.percentile(scores, [2.5, 97.5])
     return float(low), float(high)
 
 
@@ -80,10 +83,10 @@ def evaluate(model: nn.Module, task: Task, label_names: list[str], batches: Iter
         task.update(scores, outputs, batch)
         task.update(MetricCollection({"units": units}), outputs, batch)
         predictions += [head.prediction for head in outputs.heads.values()]
-    values = units.compute().double().reshape(-1).numpy()  # torchmetrics makes a number of a single one
-    low, high = map(task.monitor_from_mean, bootstrap_interval(values))
+    statistics = torch.atleast_1d(units.compute()).double()  # torchmetrics squeezes a single value
+    interval = bootstrap_interval(statistics, task.monitor_from_statistics)
     scores_by_name = {name: float(score) for name, score in scores.compute().items()}
-    return EvalResult(scores_by_name, (low, high), torch.cat(predictions), len(values))
+    return EvalResult(scores_by_name, interval, torch.cat(predictions), len(statistics))
 
 
 def time_interleaved(
@@ -180,7 +183,7 @@ def build_report(
                 scores=result.scores,
                 ci_low=min(result.confidence_interval),
                 ci_high=max(result.confidence_interval),
-                agreement=float((result.predictions == results[0].predictions).double().mean()),
+                agreement=float(predictions_agree(result.predictions, results[0].predictions).double().mean()),
                 num_parameters=artifact.num_parameters,
                 megabytes=artifact.megabytes,
                 p50=p50,
@@ -204,11 +207,10 @@ def _evaluate_aligned(
     index = align_labels(data_names, model_names, subject, remedy, ignore_label_mismatch, subset=True)
     if index is None:
         return evaluate(artifact.model, task, model_names, batches)
-    result = evaluate(
-        artifact.model, task, model_names, ({**b, "labels": remap_labels(b["labels"], index)} for b in batches)
-    )
-    data_order = torch.full((len(model_names),), -1).scatter(0, index, torch.arange(len(data_names)))
-    return replace(result, predictions=data_order[result.predictions])
+    num_labels = len(model_names)
+    batches = (task.remap_labels(batch, index, num_labels) for batch in batches)
+    result = evaluate(artifact.model, task, model_names, batches)
+    return replace(result, predictions=task.remap_predictions(result.predictions, index, num_labels))
 
 
 def _sample_evenly(batches: list[Batch], count: int) -> list[Batch]:

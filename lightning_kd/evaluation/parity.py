@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from lightning_kd.outputs import Batch
+from lightning_kd.outputs import Batch, predictions_agree
 from lightning_kd.tasks.base import Task
 
 
@@ -54,6 +54,6 @@ def measure_parity(task: Task, original: nn.Module, exported: nn.Module, batches
                 max_difference = max(
                     max_difference, (first - second)[valid].nan_to_num(nan=torch.inf).abs().max().item()
                 )
-            num_predictions += len(first)
-            num_changed += int((one.prediction != other.prediction).sum())
+            num_predictions += one.prediction.numel()
+            num_changed += int((~predictions_agree(one.prediction, other.prediction)).sum())
     return Parity(num_predictions, max_difference, num_changed)

@@ -166,14 +166,16 @@ class TracedModel(nn.Module):
 
     Args:
         folder: As ``NeuronTrace`` or optimum-neuron writes it.
+        logits_per_token: True if the outputs have a position for each token, so that those of padding are cut off.
 
     Raises:
         ValueError: If the machine has no device or no software for it; on use, if rows have more tokens than the graph,
             or an input is missing.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, logits_per_token: bool = False) -> None:
         super().__init__()
+        self.logits_per_token = logits_per_token
         compiler = detect_compiler(folder)
         if compiler is None:
             raise ValueError(f"{str(folder)!r} holds no traced graph, see NeuronTrace")
@@ -210,7 +212,10 @@ class TracedModel(nn.Module):
             parts.append(self.graph(*graph_inputs))
         outputs = (torch.cat(tensors)[:rows] for tensors in zip(*parts, strict=True))
         return SimpleNamespace(
-            **{name: _unpad(output, name, length) for name, output in zip(self.output_names, outputs, strict=True)}
+            **{
+                name: output[:, :length] if self.logits_per_token else output
+                for name, output in zip(self.output_names, outputs, strict=True)
+            }
         )
 
 
@@ -219,8 +224,3 @@ def _pad_to_shape(rows: Tensor, name: str, config: Any, shape: tuple[int, int]) 
     value = (config.pad_token_id or 0) if name == "input_ids" else 0
     rows = pad(rows, (0, shape[1] - rows.shape[1]), value=value)
     return torch.cat([rows, rows[-1:].expand(shape[0] - len(rows), -1)])  # a row of padding alone may give NaN
-
-
-def _unpad(output: Tensor, name: str, length: int) -> Tensor:
-    """Without the padded tokens: (B, M) or (B, M, ...) to length; but ``logits`` (B, C) have none."""
-    return output if output.ndim == 2 and name == "logits" else output[:, :length]

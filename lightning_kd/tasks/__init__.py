@@ -1,4 +1,4 @@
-"""Tasks: which heads a network has, which labels and rows count, and how it is scored."""
+"""Tasks: heads, targets, metrics and predictions."""
 
 from lightning_kd.tasks.base import Task
 from lightning_kd.tasks.masked_lm import MaskedLM

@@ -1,59 +1,88 @@
-"""What the module asks of a task."""
+"""Interface of a task."""
 
 from abc import ABC, abstractmethod
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 
 from lightning_kd import models
+from lightning_kd.models import labels
 from lightning_kd.models.qkv_hooks import capture_qkv
-from lightning_kd.outputs import Batch, Outputs, Requirement
+from lightning_kd.outputs import Batch, Head, HeadKind, Outputs, Requirement
 
 
 class Task(ABC):
-    """A set of heads. A subclass keeps each constructor argument under the argument's own name.
+    """Heads of a model, their targets, and how predictions are scored.
+
+    A subclass stores each constructor argument as an attribute of the same name, because checkpoints save a task as its
+    class and arguments.
 
     Attributes:
-        auto_class: Name of the transformers class that builds a network with these heads.
-        pipeline: Name of the transformers pipeline that runs such a network.
+        auto_class: Name of the transformers class that builds a model with these heads.
+        pipeline: Name of the transformers pipeline for such a model.
         heads: Names of the heads.
-        predicts_positions: Whether the classes are the positions of a row, so that short rows have fewer.
-        logits_per_token: Whether long rows have more logits than short ones.
-        label_keys: Entries of a batch that hold labels, which no model is given.
-        named_labels: Whether the classes have names, which data, teacher and student must agree on.
-        num_labels: Size of the head where the task fixes it.
-        example_unit: What scores are means over.
-        prediction_file: Name of the file that predictions are written to.
-        monitor: The metric that picks the best checkpoint, one of ``metrics``.
-        monitor_mode: Whether a larger or a smaller value of it is better.
+        label_keys: Batch keys of the labels, one per head.
+        head_kind: Kind of the heads, see ``Head``.
+        named_labels: True if the classes have names, which data, teacher and student must share.
+        num_labels: Number of outputs C, if the task fixes it.
+        predicts_positions: True if the classes are the positions of the input, so that C is its length.
+        logits_per_token: True if a model returns logits for each position of the input.
+        example_unit: What the metrics average over, in the plural.
+        prediction_file: Name of the file of predictions.
+        monitor: The metric, one of ``metrics``, that selects the best checkpoint.
+        monitor_mode: Whether higher (``max``) or lower (``min``) values of ``monitor`` are better.
     """
 
     auto_class: ClassVar[str]
     pipeline: ClassVar[str]
     heads: ClassVar[tuple[str, ...]]
-    label_keys: ClassVar[frozenset[str]] = frozenset({"labels"})
+    label_keys: ClassVar[tuple[str, ...]]
+    head_kind: ClassVar[HeadKind] = "categorical"
     named_labels: ClassVar[bool] = True
     num_labels: ClassVar[int | None] = None
     predicts_positions: ClassVar[bool] = False
     logits_per_token: ClassVar[bool] = False
-    example_unit: ClassVar[str] = "rows"
+    example_unit: ClassVar[str] = "examples"
     prediction_file: ClassVar[str] = "predictions.csv"
     monitor: ClassVar[str]
     monitor_mode: ClassVar[Literal["min", "max"]] = "max"
 
-    def run(self, model: nn.Module, batch: Batch, requires: frozenset[Requirement] = frozenset()) -> Outputs:
-        """Run a network on a batch: its heads, and what the losses need beside them.
+    @classmethod
+    def matches_config(cls, config: Any) -> bool:
+        """Return True if a transformers configuration names an architecture with the heads of this task."""
+        suffix = cls.auto_class.removeprefix("AutoModel")
+        return any(name.endswith(suffix) for name in config.architectures or [])
+
+    def check_data(self, datamodule: Any) -> None:  # noqa: B027  most tasks accept any data
+        """Check that a DataModule fits the task, before anything is built.
+
+        Args:
+            datamodule: Has the attributes of ``lightning_kd.data.interface.DataModuleInterface``.
 
         Raises:
-            ValueError: If the network does not give what is needed.
+            ValueError: If it does not.
         """
+
+    # ---- from batches to heads
+
+    def run(self, model: nn.Module, batch: Batch, requires: frozenset[Requirement] = frozenset()) -> Outputs:
+        """Run a model on a batch.
+
+        Args:
+            model: A model with the heads of this task.
+            batch: A batch; labels are optional and not passed to the model.
+            requires: Intermediate outputs to return, too.
+
+        Raises:
+            ValueError: If the model does not return what is required.
+        """
+        inputs = {name: value for name, value in batch.items() if name not in self.label_keys}
         options = {"output_hidden_states": True} if "hidden_states" in requires else {}
-        recording = capture_qkv(model) if "qkv" in requires else nullcontext(None)
-        with recording as qkv:
-            inputs = {name: value for name, value in batch.items() if name not in self.label_keys}
+        with capture_qkv(model) if "qkv" in requires else nullcontext(None) as qkv:
             model_output = models.call_model(model, inputs, **options)
         outputs = self.outputs(model_output, batch)
         if not requires:
@@ -63,93 +92,158 @@ class Task(ABC):
             raise ValueError(f"{type(model).__name__} returns no hidden_states; use losses on its logits")
         token_mask = batch["attention_mask"].bool() if "attention_mask" in batch else None
         return replace(
-            outputs,
-            token_mask=token_mask,
-            hidden_states=hidden_states,
-            qkv=None if qkv is None else tuple(qkv),
+            outputs, token_mask=token_mask, hidden_states=hidden_states, qkv=None if qkv is None else tuple(qkv)
         )
 
-    @abstractmethod
+    def target_mask(self, batch: Batch) -> Tensor | None:
+        """Return which examples (B,), or which of their positions (B, L), are targets; None = all examples.
+
+        By default all examples that are not padding. Does not depend on labels, where the task allows it, so that
+        unlabeled examples have targets.
+        """
+        mask = batch["row_id"] >= 0 if "row_id" in batch else None
+        return None if mask is None or bool(mask.all()) else mask
+
+    def class_mask(self, batch: Batch) -> Tensor | None:
+        """Return which classes to include, (B, C); None = all."""
+        return None
+
+    def head_logits(self, model_output: Any) -> dict[str, Tensor]:
+        """Return the logits of each head, (B, C) or (B, L, C), from a transformers output or a tensor of logits."""
+        (name,) = self.heads
+        return {name: getattr(model_output, "logits", model_output)}
+
     def outputs(self, model_output: Any, batch: Batch) -> Outputs:
-        """Cut what a network returned into heads, leaving out rows that do not count.
+        """Return the heads at the targets of a batch.
 
         Args:
-            model_output: A transformers output, or a plain tensor of logits.
-            batch: The batch the network saw; ``labels`` may be missing.
+            model_output: A transformers output, or a tensor of logits; for all examples and positions, or, where
+                targets are positions, for the targets only, (N, C).
+            batch: The model's input; labels are optional.
         """
+        mask, logits = self.target_mask(batch), self.head_logits(model_output)
+        if mask is not None:
+            logits = {name: z if z.ndim == mask.ndim else z[mask] for name, z in logits.items()}
+        return self.from_logits(logits, batch)
 
-    @abstractmethod
     def from_logits(self, logits: dict[str, Tensor], batch: Batch) -> Outputs:
-        """The heads of a batch from the logits of what counts, as ``outputs`` would have cut them.
+        """Return the heads of a batch from logits of its targets.
 
         Args:
             logits: (N, C) for each head.
-            batch: The batch; ``labels`` may be missing.
+            batch: The batch; labels are optional.
         """
+        mask = self.target_mask(batch)
+
+        def select_targets(values: Tensor | None) -> Tensor | None:
+            return values if values is None or mask is None else values[mask]
+
+        class_mask = select_targets(self.class_mask(batch))
+        heads = {
+            name: Head(logits[name], select_targets(batch.get(key)), class_mask, self.head_kind)
+            for name, key in zip(self.heads, self.label_keys, strict=True)
+        }
+        return Outputs(heads)
+
+    def num_distributions(self, batch: Batch) -> Tensor:
+        """Return the number of targets per head of each example that is not padding, (examples,)."""
+        mask, row_ids = self.target_mask(batch), batch["row_id"]
+        counts = torch.ones_like(row_ids) if mask is None else mask.unsqueeze(-1).flatten(1).sum(dim=1)
+        return counts[row_ids >= 0]
 
     def align_to_student(self, outputs: Outputs, teacher_inputs: Batch, batch: Batch) -> Outputs:
-        """What a network returned that reads the rows in its own encoding, as if it had read the student's.
+        """Convert the outputs of a teacher with another tokenizer to the student's positions.
 
         Args:
-            outputs: Of the network.
-            teacher_inputs: The encoding it read, an entry of ``TEACHER_INPUTS``.
-            batch: The student's batch.
+            outputs: Outputs for ``teacher_inputs``.
+            teacher_inputs: The teacher's tokenization of the batch.
+            batch: The batch with the student's tokenization.
         """
         return outputs
 
-    def num_distributions(self, batch: Batch) -> Tensor | None:
-        """How many rows of a head's logits belong to each row of the batch that counts; None = one."""
-        return None
+    # ---- class orders
+
+    def remap_labels(self, batch: Batch, index: Tensor, num_labels: int) -> Batch:
+        """Return the batch with its labels in the model's class order.
+
+        Args:
+            batch: The batch; labels are optional.
+            index: The model's index of each class of the data, (classes of the data,).
+            num_labels: Number of classes of the model.
+        """
+        remapped = {}
+        for key in self.label_keys:
+            if key not in batch:
+                continue
+            if self.head_kind == "categorical":
+                remapped[key] = labels.remap_labels(batch[key], index)
+            else:
+                columns = torch.full((*batch[key].shape[:-1], num_labels), torch.nan, device=index.device)
+                columns[..., index] = batch[key].float()
+                remapped[key] = columns
+        return {**batch, **remapped}
+
+    def remap_predictions(self, predictions: Tensor, index: Tensor, num_labels: int) -> Tensor:
+        """Return predictions (``Head.prediction``) in the class order of the data; -1 = not a class of the data.
+
+        See ``remap_labels`` for the arguments.
+        """
+        if self.head_kind != "categorical":
+            return predictions[:, index]
+        data_order = torch.full((num_labels,), -1).scatter(0, index, torch.arange(len(index)))
+        return data_order[predictions]
+
+    # ---- scores
 
     @abstractmethod
     def metrics(self, label_names: list[str]) -> MetricCollection:
-        """Fresh metrics for a split, named without prefix."""
-
-    @abstractmethod
-    def per_example_metric(self) -> Metric:
-        """A metric that keeps the score of each unit, (examples,), updated as the others.
-
-        Units are what one may draw again for an interval: rows, questions, hidden tokens.
-        """
-
-    def monitor_from_mean(self, mean: float) -> float:
-        """``monitor`` from the mean of ``per_example_metric``."""
-        return mean
+        """Return new metrics for a split, with names without a prefix."""
 
     @abstractmethod
     def update(self, metrics: MetricCollection, outputs: Outputs, batch: Batch) -> None:
-        """Count a batch of labelled rows into the metrics."""
+        """Update the metrics with a labeled batch."""
 
-    def check_data(self, datamodule: Any) -> None:  # noqa: B027  most tasks take any data
-        """Raise if a DataModule does not fit the task, before anything is built.
+    def is_labeled(self, batch: Batch) -> bool:
+        """Return True if a batch has the labels that ``update`` needs."""
+        return all(key in batch for key in self.label_keys)
 
-        Args:
-            datamodule: Has the attributes of ``lightning_kd.data.interface.DataModuleInterface``.
+    @abstractmethod
+    def per_example_metric(self) -> Metric:
+        """Return a metric, updated by ``update``, that keeps statistics of each example, (examples,) or (examples, k).
 
-        Raises:
-            ValueError: Says what to change.
+        Examples are the resampling units of the bootstrap: examples, questions or masked tokens.
         """
+
+    def monitor_from_statistics(self, statistics: Tensor) -> float:
+        """Compute ``monitor`` from the statistics of examples, (examples, k); by default their mean."""
+        return float(statistics.mean())
 
     @abstractmethod
     def label_counts(self, outputs: Outputs, batch: Batch) -> Tensor:
-        """How often each class occurs in a batch of labelled rows; the same number of classes for each batch.
+        """Return statistics of the labels of a batch, (k,), that ``baseline_score`` needs summed over a split.
 
         Raises:
-            ValueError: If the rows have no labels.
+            ValueError: If the batch has no labels.
         """
 
     @abstractmethod
-    def baseline_score(self, label_counts: Tensor) -> float:
-        """The value of ``monitor`` that a network may reach by guessing.
+    def baseline_score(self, statistics: Tensor) -> float:
+        """Return the value of ``monitor`` that a model may reach without reading the input.
 
         Args:
-            label_counts: ``label_counts`` summed over a split.
+            statistics: ``label_counts`` summed over a split.
         """
+
+    # ---- predictions
 
     @abstractmethod
     def predictions(self, outputs: Outputs, batch: Batch, label_names: list[str]) -> list[dict[str, Any]]:
-        """What is predicted for each row of the batch that counts."""
+        """Return the predictions for each example of a batch that is not padding, as columns of the prediction file."""
 
     def merge_predictions(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The rows of the prediction file, from the ``predictions`` of all batches in the order of ``row_id``."""
+        """Return the rows of the prediction file from all ``predictions``, sorted by ``row_id``."""
+        return rows
+
+    def prediction_json(self, rows: list[dict[str, Any]]) -> Any:
+        """Return the content of a JSON prediction file from the rows of ``merge_predictions``."""
         return rows

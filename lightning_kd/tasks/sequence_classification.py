@@ -1,17 +1,16 @@
-"""One label per text or pair of texts."""
+"""Classification of texts or pairs of texts."""
 
 import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchmetrics import Metric, MetricCollection
+from torchmetrics import CatMetric, Metric, MetricCollection
 from torchmetrics.classification import BinaryRecall, MulticlassAccuracy, MulticlassF1Score
 
 from lightning_kd.models.position_pruning import PositionSelector, prune_positions
-from lightning_kd.outputs import Batch, Head, Outputs, Requirement
+from lightning_kd.outputs import Batch, Outputs, Requirement
 from lightning_kd.tasks.base import Task
-from lightning_kd.tasks.unit_scores import PerExampleScores
 
 
 def _first_position(batch: Batch) -> PositionSelector:
@@ -19,7 +18,7 @@ def _first_position(batch: Batch) -> PositionSelector:
 
 
 class OutOfScopeRecall(BinaryRecall):
-    """Share of the out-of-scope rows that were recognised as such, in [0, 1].
+    """Fraction of the out-of-scope examples that are predicted as out of scope, in [0, 1].
 
     Larson et al. 2019, An Evaluation Dataset for Intent Classification and Out-of-Scope Prediction.
 
@@ -32,97 +31,94 @@ class OutOfScopeRecall(BinaryRecall):
         self.oos_index = oos_index
 
     def update(self, preds: Tensor, target: Tensor) -> None:
-        """Count predicted and true class indices, both (N,)."""
+        """Add predicted and true class indices, (N,)."""
         super().update((preds == self.oos_index).int(), (target == self.oos_index).int())
 
 
-class SequenceClassification(Task):
-    """Classification of whole texts: one head of logits (N, number of labels).
+class PerExampleAccuracy(CatMetric):
+    """1 for each example that is classified correctly, else 0, (N,)."""
 
-    Scored by ``accuracy`` and ``f1_macro``; label sets with an out-of-scope class also by ``in_scope_accuracy``
-    (rows of that class left out) and ``oos_recall``. All in [0, 1].
+    def update(self, preds: Tensor, target: Tensor) -> None:  # type: ignore[override]
+        """Add predicted and true class indices, (N,)."""
+        super().update(preds == target)
+
+
+class SequenceClassification(Task):
+    """Classification of texts or pairs of texts, with one head, ``label``: logits (N, number of labels).
+
+    Scored by ``accuracy`` and ``f1_macro``, and, if the labels include an out-of-scope class, by ``in_scope_accuracy``
+    (without the examples of that class) and ``oos_recall``. All are in [0, 1].
 
     Args:
-        oos_label: Name of the out-of-scope class, where the label set has one.
+        oos_label: Name of the out-of-scope class.
     """
 
     auto_class = "AutoModelForSequenceClassification"
     pipeline = "text-classification"
     heads = ("label",)
+    label_keys = ("labels",)
     monitor = "accuracy"
 
     def __init__(self, oos_label: str = "oos") -> None:
         self.oos_label = oos_label
 
     def run(self, model: nn.Module, batch: Batch, requires: frozenset[Requirement] = frozenset()) -> Outputs:
-        """Run a network, what it can of the last layer at the first position only, where most heads read."""
-        with prune_positions(
-            model, _first_position, batch, prune_before_head=False, output_hidden_states="hidden_states" in requires
-        ):
+        """Run a model; the last layer runs, if possible, at the first position only, which most heads read."""
+        output_hidden_states = "hidden_states" in requires
+        with prune_positions(model, _first_position, batch, False, output_hidden_states):
             return super().run(model, batch, requires)
 
-    def outputs(self, model_output: Any, batch: Batch) -> Outputs:
-        """One head, ``label``; rows with ``row_id`` -1 only pad an evaluation batch and are left out."""
-        logits = getattr(model_output, "logits", model_output)
-        return self.from_logits({"label": logits[batch["row_id"] >= 0] if "row_id" in batch else logits}, batch)
-
-    def from_logits(self, logits: dict[str, Tensor], batch: Batch) -> Outputs:
-        """One head, ``label``."""
-        labels = batch.get("labels")
-        if labels is not None and "row_id" in batch:
-            labels = labels[batch["row_id"] >= 0]
-        return Outputs({"label": Head(logits["label"], labels)})
-
     def metrics(self, label_names: list[str]) -> MetricCollection:
-        """Accuracy and macro-F1, and the out-of-scope metrics where ``oos_label`` is a label."""
-        classes = max(len(label_names), 2)  # torchmetrics takes no fewer
+        """Return accuracy and macro F1, and the out-of-scope metrics if ``oos_label`` is a label."""
+        num_classes = max(len(label_names), 2)  # the minimum of torchmetrics
         metrics: dict[str, Metric | MetricCollection] = {
-            "accuracy": MulticlassAccuracy(classes, average="micro"),
-            "f1_macro": MulticlassF1Score(classes, average="macro"),
+            "accuracy": MulticlassAccuracy(num_classes, average="micro"),
+            "f1_macro": MulticlassF1Score(num_classes, average="macro"),
         }
         if self.oos_label in label_names:
             oos = label_names.index(self.oos_label)
-            metrics["in_scope_accuracy"] = MulticlassAccuracy(classes, average="micro", ignore_index=oos)
+            metrics["in_scope_accuracy"] = MulticlassAccuracy(num_classes, average="micro", ignore_index=oos)
             metrics["oos_recall"] = OutOfScopeRecall(oos)
-        # no compute groups: they merge metrics whose states agree after the first batch, and in-scope accuracy is
-        # accuracy until the first out-of-scope row comes
+        # compute groups merge metrics whose states are equal after the first batch, and in-scope accuracy equals
+        # accuracy until the first out-of-scope example
         return MetricCollection(metrics, compute_groups=False)
 
-    def per_example_metric(self) -> Metric:
-        """Whether each row is right, 0 or 1."""
-        return PerExampleScores(torch.eq)
-
     def update(self, metrics: MetricCollection, outputs: Outputs, batch: Batch) -> None:
-        """Count the most likely classes."""
+        """Update the metrics with the most likely classes."""
         labels = self._labels(outputs)
-        if outputs.num_targets:  # with several devices a batch may be all padding, which torchmetrics does not take
-            metrics.update(outputs.heads["label"].logits.argmax(dim=-1), labels)
+        if outputs.num_targets:  # on several devices a batch may be all padding, which torchmetrics does not accept
+            metrics.update(outputs.heads["label"].prediction, labels)
 
-    def label_counts(self, outputs: Outputs, batch: Batch) -> Tensor:
-        """Count the labels, (number of labels,)."""
-        labels = self._labels(outputs)
-        return torch.bincount(labels[labels >= 0], minlength=outputs.heads["label"].logits.shape[-1])
+    def per_example_metric(self) -> Metric:
+        """Return the accuracy of each example, 0 or 1."""
+        return PerExampleAccuracy(nan_strategy="disable")
 
     @staticmethod
     def _labels(outputs: Outputs) -> Tensor:
         labels = outputs.heads["label"].labels
         if labels is None:
-            raise ValueError("the rows have no labels, so they cannot be scored; label them, or use predict")
+            raise ValueError("labels: the examples have none, so they cannot be scored; add labels, or use predict")
         return labels
 
-    def baseline_score(self, label_counts: Tensor) -> float:
-        """What always answering the most frequent class could reach: its share plus two standard errors.
+    def label_counts(self, outputs: Outputs, batch: Batch) -> Tensor:
+        """Return how often each label occurs, (number of labels,)."""
+        labels = self._labels(outputs)
+        return torch.bincount(labels[labels >= 0], minlength=outputs.heads["label"].logits.shape[-1])
 
-        At most half-way from that share to 1, so that few rows can still show a good teacher.
+    def baseline_score(self, statistics: Tensor) -> float:
+        """Return an upper bound of the accuracy of always predicting the most frequent class.
+
+        That is its frequency plus two standard errors, but at most half-way from the frequency to 1, so that a good
+        teacher passes on few examples.
         """
-        rows = int(label_counts.sum())
-        majority = float(label_counts.max()) / rows
+        num_examples = int(statistics.sum())
+        majority = float(statistics.max()) / num_examples
         if majority == 1:
-            return 0.0  # one class only: nothing can be told
-        return min(majority + 2 * math.sqrt(majority * (1 - majority) / rows), (1 + majority) / 2)
+            return 0.0  # a single class tells nothing about the teacher
+        return min(majority + 2 * math.sqrt(majority * (1 - majority) / num_examples), (1 + majority) / 2)
 
     def predictions(self, outputs: Outputs, batch: Batch, label_names: list[str]) -> list[dict[str, Any]]:
-        """The most likely label and its probability, in [0, 1]."""
+        """Return the most likely label and its probability ``score``, in [0, 1]."""
         scores, index = outputs.heads["label"].logits.float().softmax(dim=-1).max(dim=-1)
         return [
             {"label": label_names[i], "score": round(p, 6)}

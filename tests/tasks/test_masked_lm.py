@@ -126,7 +126,7 @@ def test_baseline_score_is_the_perplexity_of_the_frequencies():
 
 
 def test_batch_without_labels_and_predictions_are_refused():
-    with pytest.raises(ValueError, match="the batch has no labels, the hidden tokens"):
+    with pytest.raises(ValueError, match=r"MaskedLM: the batch has no 'labels'"):
         MaskedLM().outputs(torch.zeros(2, 7, 50), {"input_ids": TEXT})
-    with pytest.raises(ValueError, match=r"nothing to predict; load the exported student with pipeline\('fill-mask'\)"):
+    with pytest.raises(ValueError, match="task: MaskedLM has no predictions"):
         MaskedLM().predictions(MaskedLM().outputs(torch.zeros(2, 7, 50), BATCH), BATCH, [])

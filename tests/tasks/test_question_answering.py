@@ -159,9 +159,7 @@ def test_threshold_decides_between_span_and_no_answer():
 
 
 def test_questions_without_answer_need_a_threshold():
-    with pytest.raises(
-        ValueError, match=r"task\.no_answer_threshold: none given, and question 'q0' has no answer; .*0\.0"
-    ):
+    with pytest.raises(ValueError, match=r"task\.no_answer_threshold: .*'q0'"):
         compute_scores(QuestionAnswering(), (span_logits((4, 4, 1.0)), make_batch([0], [[]])))
 
 
@@ -220,7 +218,7 @@ def test_label_counts_and_baseline_score():
     assert counts.tolist() == [2, 1]  # questions, not rows
     assert task.baseline_score(counts) == 10.0
     assert QuestionAnswering(no_answer_threshold=0.0).baseline_score(counts) == pytest.approx(100 / 3)
-    with pytest.raises(ValueError, match="no answers"):
+    with pytest.raises(ValueError, match="answers: "):
         task.label_counts(task.outputs(span_logits((4, 4, 1.0)), make_batch([0])), make_batch([0]))
 
 
@@ -233,10 +231,10 @@ def test_arguments_out_of_range():
 
 def test_data_that_do_not_fit():
     data = SQuADDataModule(version=2.0)
-    with pytest.raises(ValueError, match=r"task\.no_answer_threshold: none given, .*version 2\.0"):
+    with pytest.raises(ValueError, match=r"task\.no_answer_threshold: "):
         QuestionAnswering().check_data(data)
     QuestionAnswering(no_answer_threshold=0.0).check_data(data)
-    with pytest.raises(ValueError, match="does not fit SimpleNamespace, whose rows have labels; use SQuADDataModule"):
+    with pytest.raises(ValueError, match=r"task: QuestionAnswering .* SimpleNamespace"):
         QuestionAnswering().check_data(as_datamodule_interface(SimpleNamespace(label_names=["a", "b"])))
 
 

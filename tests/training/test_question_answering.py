@@ -164,7 +164,7 @@ def test_teacher_or_student_with_another_head(tmp_path, squad_folder):
 def test_missing_threshold_stops_before_the_first_step(tmp_path, squad_folder):
     for split in ("train", "dev"):
         (squad_folder / f"{split}-v1.1.json").rename(squad_folder / f"{split}-v2.0.json")
-    with pytest.raises(ValueError, match=r"task\.no_answer_threshold: none given"):
+    with pytest.raises(ValueError, match=r"task\.no_answer_threshold: "):
         trainer(tmp_path, num_sanity_val_steps=0).fit(qa_module(), squad_data(squad_folder, version="2.0"))
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from scipy.special import softmax
 
-from lightning_kd.tasks.carried_over import transfer_token_probabilities
+from lightning_kd.tasks.token_transfer import transfer_token_probabilities
 
 
 def test_against_a_sum_over_tokens():
