@@ -1,12 +1,14 @@
 """Ensembles: combine the predictions of several models into one."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from lightning_kd.losses.base import masked_log_softmax
+from lightning_kd.outputs import Head
 
 CombineMode = Literal["logits", "probabilities", "confidence"]
 """What is averaged: logits, probabilities, or probabilities weighted by confidence."""
@@ -34,6 +36,12 @@ def parse_ensemble(source: Any) -> tuple[list[Any], CombineMode]:
     if not sources:
         raise ValueError("teacher: the list is empty; give at least one model, or null for no teacher")
     return sources, combine
+
+
+def combine_heads(heads: list[Head], combine: CombineMode) -> Head:
+    """Combine the heads of K models, whose labels and masks are the same."""
+    head = heads[0]
+    return replace(head, logits=combine_logits([other.logits for other in heads], head.mask, combine))
 
 
 def combine_logits(logits: list[Tensor], mask: Tensor | None, combine: CombineMode) -> Tensor:

@@ -1,4 +1,4 @@
-"""How the logits of a row become bytes."""
+"""Encode the logits of an example as bytes."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,19 +11,19 @@ StorageDtype = Literal["float32", "float16"]
 
 @dataclass(frozen=True)
 class LogitCodec:
-    """Logits as they are, or the largest of them and what the others have in common.
+    """Stores all logits, or the largest ones and one value for the others.
 
     Attributes:
-        dtype: In which precision they are kept.
-        top_k: Logits kept of each distribution; the others all become the one value that leaves the probability of
-            each kept class, at temperature 1, as it was. None = all are kept.
+        dtype: Precision of the stored logits.
+        top_k: Number of logits stored per distribution. The others are replaced by one value that leaves the
+            probabilities of the stored classes unchanged at temperature 1. None = all are stored.
     """
 
     dtype: StorageDtype = "float32"
     top_k: int | None = None
 
     def encode(self, logits: NDArray[np.float32]) -> bytes:
-        """The bytes of the logits of one row, (heads, count, classes)."""
+        """Encode the logits of one example, (heads, distributions, classes)."""
         num_classes = logits.shape[-1]
         if self.top_k is None or self.top_k >= num_classes:
             return logits.astype(self.dtype).tobytes()
@@ -37,25 +37,25 @@ class LogitCodec:
         )
 
     def decode(
-        self, rows: NDArray[np.uint8], num_heads: int, num_distributions: int, num_classes: int
+        self, blocks: NDArray[np.uint8], num_heads: int, num_distributions: int, num_classes: int
     ) -> NDArray[np.float32]:
-        """The logits of N rows that have as many distributions and classes.
+        """Decode the logits of N examples of the same shape.
 
         Args:
-            rows: What ``encode`` made of each, (N, bytes), contiguous.
+            blocks: Encoded logits, (N, bytes), contiguous.
             num_heads: Number of heads.
-            num_distributions: Distributions of a row and head.
-            num_classes: Classes of each.
+            num_distributions: Number of distributions per example and head.
+            num_classes: Number of classes.
 
         Returns:
-            (N, heads, count, classes).
+            (N, heads, distributions, classes).
         """
-        shape = (len(rows), num_heads, num_distributions)
+        shape = (len(blocks), num_heads, num_distributions)
         if self.top_k is None or self.top_k >= num_classes:
-            return rows.view(self.dtype).reshape(*shape, num_classes).astype(np.float32)
+            return blocks.view(self.dtype).reshape(*shape, num_classes).astype(np.float32)
         total = num_heads * num_distributions
         ends = np.cumsum([total * self.top_k * 4, total * 4])
-        parts: list[Any] = [np.ascontiguousarray(part) for part in np.split(rows, ends, axis=1)]
+        parts: list[Any] = [np.ascontiguousarray(part) for part in np.split(blocks, ends, axis=1)]
         kept, mean, values = parts[0].view("<i4"), parts[1].view("<f4"), parts[2].view(self.dtype)
         logits = np.repeat(mean.reshape(*shape, 1), num_classes, axis=-1)
         kept, values = (part.reshape(*shape, self.top_k) for part in (kept, values))

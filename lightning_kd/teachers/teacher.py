@@ -12,8 +12,8 @@ from torch.distributed.device_mesh import DeviceMesh
 from lightning_kd import models
 from lightning_kd.models.labels import align_labels, get_label_names
 from lightning_kd.models.sharding import shard
-from lightning_kd.outputs import TEACHER_INPUTS, Batch, Head, Outputs, Requirement, with_inputs
-from lightning_kd.teachers.ensemble import combine_logits, parse_ensemble
+from lightning_kd.outputs import TEACHER_INPUTS, Batch, Outputs, Requirement, with_inputs
+from lightning_kd.teachers.ensemble import combine_heads, parse_ensemble
 
 Source = str | nn.Module | Mapping[str, Any]
 
@@ -271,11 +271,10 @@ class Teacher:
         outputs = [self._run_model(index, batch, requires) for index in range(len(self.models))]
         if len(outputs) == 1:
             return outputs[0]
-        heads = {
-            name: replace(head, logits=combine_logits([o.heads[name].logits for o in outputs], head.mask, self.combine))
-            for name, head in outputs[0].heads.items()
-        }
-        return replace(outputs[0], heads=heads)
+        names = outputs[0].heads
+        return replace(
+            outputs[0], heads={name: combine_heads([o.heads[name] for o in outputs], self.combine) for name in names}
+        )
 
     def _run_model(self, index: int, batch: Batch, requires: frozenset[Requirement]) -> Outputs:
         model = self.models[index]
@@ -286,8 +285,5 @@ class Teacher:
         )
         if teacher_inputs is not None:
             outputs = self.task.align_to_student(outputs, teacher_inputs, batch)
-        heads = {
-            name: Head(model.permute_classes(head.logits), head.labels, head.mask)
-            for name, head in outputs.heads.items()
-        }
+        heads = {name: replace(head, logits=model.permute_classes(head.logits)) for name, head in outputs.heads.items()}
         return replace(outputs, heads=heads)
