@@ -83,7 +83,8 @@ class TeacherCache:
                 f"teacher_cache.top_k: not for {type(task).__name__}, which predicts positions; set it to null"
             )
         fingerprints = [fingerprint(model.source, model.options) for model in teacher.models]
-        num_classes = len(label_names) or task.num_labels or getattr(teacher.models[0].config(), "vocab_size", None) or 0
+        vocab_size = getattr(teacher.models[0].config(), "vocab_size", 0)
+        num_classes: int = len(label_names) or task.num_labels or vocab_size
         cached_teachers = {}
         for split in splits:
             key = {
