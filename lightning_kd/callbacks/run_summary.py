@@ -29,7 +29,6 @@ def summary_table(pl_module: DistillationModule, scores: dict[str, float]) -> Ta
         pl_module: The module that was fitted.
         scores: ``val/<metric>`` of the best student.
     """
-    assert pl_module.student is not None
     student_parameters = count_parameters(pl_module.student)
     teacher_parameters = pl_module.active_teacher.num_parameters() if pl_module.active_teacher is not None else 0
     columns = ["teacher", "student", "student / teacher"] if teacher_parameters else ["student"]

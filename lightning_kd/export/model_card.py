@@ -58,7 +58,6 @@ def model_card(trainer: Trainer, pl_module: DistillationModule, scores: dict[str
     optimizer_name = str(optimizer.get("class_path", next(iter(optimizer.values())))).rpartition(".")[2]
     tags = [EXPORT_TAG, "knowledge-distillation"] if teachers else [EXPORT_TAG]
     header = ModelCardData(library_name="transformers", pipeline_tag=pl_module.task.pipeline, tags=tags).to_yaml()
-    assert pl_module.student is not None
     lines = [
         f"---\n{header}\n---",
         "",

@@ -87,7 +87,6 @@ def best_weights(trainer: Trainer, pl_module: DistillationModule) -> dict[str, t
     """
     path = trainer.strategy.broadcast(_best_checkpoint(trainer))
     if path is None:
-        assert pl_module.student is not None
         return sharding.full_state_dict(pl_module.student)
     if not trainer.is_global_zero:
         return {}

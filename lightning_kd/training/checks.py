@@ -1,4 +1,4 @@
-"""What is checked before the first step, because a run would otherwise finish and mean nothing."""
+"""Checks before the first step of runs that would otherwise finish and mean nothing."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -17,11 +17,28 @@ from lightning_kd.tasks.base import Task
 from lightning_kd.teachers.teacher import Teacher
 
 IgnorableCheck = Literal["tokenizer_mismatch", "label_mismatch", "weak_teacher"]
-"""What a user may accept knowingly."""
+"""Checks that ``ignore_checks`` turns off."""
+
+Losses = Mapping[str, DistillationLoss]
 
 
-def check_losses_have_teacher(losses: nn.ModuleDict, teacher: Teacher | None) -> None:
-    """Refuse a loss that reads a teacher where there is none.
+def check_loss_names(losses: Losses) -> None:
+    """Raise if there is no loss, or if a name cannot be logged and stored in an ``nn.ModuleDict``.
+
+    Raises:
+        ValueError: Names the loss.
+    """
+    if not losses:
+        raise ValueError("losses: empty; give at least one, such as hard: HardLabelLoss")
+    for name in losses:
+        if name == "loss" or not name.isidentifier() or hasattr(nn.ModuleDict(), name):
+            raise ValueError(
+                f'losses.{name}: must be a valid identifier, not "loss" and not a method of nn.ModuleDict; rename it'
+            )
+
+
+def check_losses_have_teacher(losses: Losses, teacher: Teacher | None) -> None:
+    """Raise if a loss reads a teacher and there is none; warn if no loss reads the teacher.
 
     Raises:
         ValueError: Names the loss.
@@ -29,18 +46,18 @@ def check_losses_have_teacher(losses: nn.ModuleDict, teacher: Teacher | None) ->
     teacher_losses = [name for name, loss in losses.items() if loss.requires_teacher]
     if teacher_losses and teacher is None:
         raise ValueError(
-            f"losses.{teacher_losses[0]}: needs a teacher and there is none (a module given as teacher is not saved in "
-            "checkpoints); set model.teacher, or remove this loss to fine-tune plainly"
+            f"losses.{teacher_losses[0]}: needs a teacher and there is none (a teacher given as a module is not saved "
+            "in checkpoints); set model.teacher, or remove this loss to fine-tune without a teacher"
         )
     if teacher is not None and not teacher_losses:
-        rank_zero_warn("a teacher is given but no loss reads it, so it is not loaded; remove it or add a loss")
+        rank_zero_warn("model.teacher: no loss reads the teacher, so it is not loaded; remove it or add a loss")
 
 
 def check_lengths(datamodule: DataModuleInterface, student: nn.Module | None, teacher: Teacher | None) -> None:
-    """Refuse rows that may be longer than a network has positions.
+    """Raise if examples may have more tokens than a model has positions.
 
     Raises:
-        ValueError: Names the network and its positions.
+        ValueError: Names the model and its number of positions.
     """
     max_tokens = datamodule.max_tokens()
     if max_tokens is None:
@@ -54,121 +71,133 @@ def check_lengths(datamodule: DataModuleInterface, student: nn.Module | None, te
     for name, config, tokens in readers:
         positions = max_positions(config)
         if positions is not None and tokens > positions:
-            prompt = "" if tokens <= datamodule.max_length else ", with the prompt,"
+            with_prompt = "" if tokens <= datamodule.max_length else " (with the prompt)"
             raise ValueError(
-                f"data.max_length: {tokens}{prompt} is more than the {positions} positions of {name}; lower it"
+                f"data.max_length: {tokens} tokens{with_prompt} exceed the {positions} positions of {name}; lower it"
             )
 
 
 def check_vocab_sizes(student: nn.Module, teacher: Teacher) -> None:
-    """Refuse networks whose heads have another number of tokens, though their tokenizers may agree.
+    """Raise if the vocabulary sizes of the heads differ, which may happen with equal tokenizers.
 
     Published embeddings are often longer than the tokenizer, padded to a multiple of 8 or 64.
 
     Raises:
-        ValueError: Names the sizes and how to make them the same.
+        ValueError: Names both sizes.
     """
     student_size = getattr(get_config(student), "vocab_size", None)
     for model in teacher.models:
         teacher_size = getattr(model.config(), "vocab_size", None)
         if None not in (student_size, teacher_size) and student_size != teacher_size:
             raise ValueError(
-                f"student.vocab_size: the student's head has {student_size} tokens, that of teacher {model.name!r} "
-                f"{teacher_size}; "
-                f"build the student with vocab_size: {teacher_size}, or call resize_token_embeddings({teacher_size}) "
-                f"on it and save"
+                f"student.vocab_size: the student has {student_size} tokens, teacher {model.name!r} has "
+                f"{teacher_size}; build the student with vocab_size: {teacher_size}, or call "
+                f"resize_token_embeddings({teacher_size}) on it and save it"
             )
 
 
-def check_cacheable_losses(losses: Mapping[str, DistillationLoss]) -> None:
-    """Refuse losses that compare layers where only logits are kept.
+def check_cacheable_losses(losses: Losses) -> None:
+    """Raise if a loss compares layers, because a teacher cache keeps only logits.
 
     Raises:
-        ValueError: Names the loss and what to do.
+        ValueError: Names the loss.
     """
     for name, loss in losses.items():
         if loss.requires:
             raise ValueError(
-                f"losses.{name}: compares {' and '.join(sorted(loss.requires))}, and teacher_cache keeps logits only; "
+                f"losses.{name}: compares {' and '.join(sorted(loss.requires))}, but teacher_cache keeps only logits; "
                 "remove one of the two"
             )
 
 
-def check_losses_between_examples(losses: Mapping[str, DistillationLoss], task: Task) -> None:
-    """Refuse losses that compare a class between rows where classes are positions.
+def check_losses_between_examples(losses: Losses, task: Task) -> None:
+    """Raise if a loss compares a class between examples and the task's classes are positions.
 
     Raises:
-        ValueError: Names the loss and what to do.
+        ValueError: Names the loss.
     """
     for name, loss in losses.items():
         if loss.compares_examples and task.predicts_positions:
             raise ValueError(
-                f"losses.{name}: {type(loss).__name__} compares what rows have in one class, and the classes of "
-                f"{type(task).__name__} are positions, which have nothing in common; leave it "
-                "out (DISTLoss: set intra_weight to 0)"
+                f"losses.{name}: {type(loss).__name__} compares each class between examples, and the classes of "
+                f"{type(task).__name__} are positions, which differ from example to example; remove it "
+                "(DISTLoss: set intra_weight to 0)"
             )
 
 
-def check_augmentation(datamodule: DataModuleInterface, losses: nn.ModuleDict) -> None:
-    """Refuse a loss on other wordings of the rows where there are none; warn where nobody reads them.
+def check_unlabeled(datamodule: DataModuleInterface, losses: Losses, teacher: Teacher | None) -> None:
+    """Raise if the data include unlabeled examples and no loss can learn from them.
 
     Raises:
-        ValueError: Names the loss and what to do.
+        ValueError: Names the loss that is missing.
+    """
+    learns = teacher is not None or any(loss.requires_augmented for loss in losses.values())
+    if datamodule.allow_unlabeled and not learns:
+        raise ValueError(
+            "data.allow_unlabeled: no loss learns from unlabeled examples; add a teacher and a loss such as "
+            "SoftTargetLoss, add ConsistencyLoss, or set it to false"
+        )
+
+
+def check_augmentation(datamodule: DataModuleInterface, losses: Losses) -> None:
+    """Raise if a loss needs augmented examples and there are none; warn if no loss reads them.
+
+    Raises:
+        ValueError: Names the loss.
     """
     consistency_losses = [name for name, loss in losses.items() if loss.requires_augmented]
     has_augmentation = datamodule.augmentation is not None
     if consistency_losses and not has_augmentation:
         raise ValueError(
-            f"losses.{consistency_losses[0]}: compares with other wordings of the rows, and the data make none; set "
-            "data.augmentation, for instance to TfIdfReplacement"
+            f"losses.{consistency_losses[0]}: needs augmented examples; set data.augmentation, for instance to "
+            "TfIdfReplacement"
         )
     for name in consistency_losses:
         if not getattr(losses[name], "include_labeled", True) and not datamodule.allow_unlabeled:
             raise ValueError(
-                f"losses.{name}: counts rows without a label, and the data have none; set data.allow_unlabeled, or "
-                "include_labeled: true to count all"
+                f"losses.{name}: uses unlabeled examples only, but data.allow_unlabeled is false; enable it, or set "
+                "include_labeled: true"
             )
     if has_augmentation and not consistency_losses:
-        rank_zero_warn(
-            "data.augmentation: no loss reads other wordings of the rows; add ConsistencyLoss or leave it out"
-        )
+        rank_zero_warn("data.augmentation: no loss reads augmented examples; add ConsistencyLoss or remove it")
 
 
 def check_sparse_gradients(trainer: Trainer, is_sharded: bool) -> None:
-    """Refuse LazyAdamW where sparse gradients cannot be had.
+    """Raise if the strategy does not support the sparse gradients of LazyAdamW.
 
     Args:
-        trainer: Says on which devices.
-        is_sharded: Whether the strategy divides the embeddings.
+        trainer: The trainer.
+        is_sharded: True if the strategy shards the embeddings.
 
     Raises:
-        ValueError: Names the reason and what to use.
+        ValueError: Names the reason.
     """
     if is_sharded:
-        raise ValueError("optimizer: LazyAdamW needs whole embeddings, and the strategy divides them; use AdamW")
+        raise ValueError("optimizer: LazyAdamW needs whole embeddings, and the strategy shards them; use AdamW")
     if trainer.world_size > 1 and trainer.strategy.root_device.type != "cpu":
-        raise ValueError("optimizer: LazyAdamW has sparse gradients, which several GPUs cannot add up; use AdamW")
+        raise ValueError("optimizer: the sparse gradients of LazyAdamW cannot be reduced across GPUs; use AdamW")
 
 
 def check_weight_averaging(trainer: Trainer, student: nn.Module) -> None:
-    """Refuse to average whole numbers: transformers keep positions in buffers, and rounding would change them.
+    """Raise if a callback averages integer buffers, such as the position ids of transformers.
 
-    With a decay of 0.9999, 99 of BERT's 512 position ids are another after 20 steps.
+    With a decay of 0.9999, rounding changes 99 of BERT's 512 position ids within 20 steps.
 
     Raises:
-        ValueError: If a callback averages buffers, as it does by default, and the student has such a one.
+        ValueError: If a callback averages buffers, which is its default, and the student has an integer buffer.
     """
     name = next((name for name, buffer in student.named_buffers() if not buffer.is_floating_point()), None)
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        # private: WeightAveraging has no public attribute for it (Lightning 2.6)
         if isinstance(callback, WeightAveraging) and callback._use_buffers and name is not None:
             raise ValueError(
-                f"trainer.callbacks: {type(callback).__name__} averages buffers, too, and would change the whole "
-                f"numbers in student.{name} by rounding; give it use_buffers: false"
+                f"trainer.callbacks: {type(callback).__name__} averages buffers and would round the integers in "
+                f"student.{name}; set its use_buffers: false"
             )
 
 
 def check_sharding(trainer: Trainer) -> None:
-    """Refuse callbacks that need whole weights where each process holds a part of them.
+    """Raise if a callback needs whole weights and the strategy shards them.
 
     Raises:
         ValueError: Names the callback.
@@ -177,41 +206,47 @@ def check_sharding(trainer: Trainer) -> None:
         if isinstance(callback, (WeightAveraging, ModelPruning)):
             raise ValueError(
                 f"trainer.callbacks: {type(callback).__name__} needs whole weights, and trainer.strategy "
-                f"{type(trainer.strategy).__name__} divides them among the devices; leave it out, or use ddp"
+                f"{type(trainer.strategy).__name__} shards them; remove it, or use ddp"
             )
 
 
-def setup_losses(losses: nn.ModuleDict, student: nn.Module, teacher: Teacher | None) -> None:
-    """Let losses on hidden states or projections check the sizes of the networks.
+def setup_losses(losses: Losses, student: nn.Module, teacher: Teacher | None) -> None:
+    """Call ``setup`` of the losses that compare layers, with the dimensions of both models.
 
     Raises:
-        ValueError: If they do not fit, a network does not say its sizes, or the teacher is an ensemble.
+        ValueError: If the dimensions do not fit or are unknown, or if the teacher is an ensemble.
     """
     for name, loss in losses.items():
-        assert isinstance(loss, DistillationLoss)
         if not loss.requires or teacher is None:
             continue
         if len(teacher.models) > 1:
             raise ValueError(
-                f"losses.{name}: compares layers, and an ensemble has those of {len(teacher.models)} networks; give "
-                "one teacher, or losses on logits"
+                f"losses.{name}: compares layers, and the teacher is an ensemble of {len(teacher.models)} models; give "
+                "one teacher, or use losses on logits"
             )
-        student_dims, teacher_dims = model_dims(student), model_dims(teacher.load()[0])
+        teacher_model = teacher.load()[0]
+        student_dims, teacher_dims = model_dims(student), model_dims(teacher_model)
         if student_dims is None or teacher_dims is None:
             raise ValueError(
-                f"losses.{name}: compares layers, and a network without a transformers configuration does not say its "
-                "sizes; use losses on logits"
+                f"losses.{name}: compares layers, and a model has no transformers configuration with its dimensions; "
+                "use losses on logits"
             )
         if "qkv" in loss.requires:
             qkv_layers(student)
-            qkv_layers(teacher.load()[0])
+            qkv_layers(teacher_model)
         loss.setup(student_dims, teacher_dims)
 
 
-def nonfinite_loss_error(terms: Mapping[str, Tensor], when: str, rows: object) -> FloatingPointError:
-    """The error for a loss that is NaN or infinite; names the first such term and the batch's rows."""
+def nonfinite_loss_error(terms: Mapping[str, Tensor], step: str, row_ids: object) -> FloatingPointError:
+    """Build the error for a loss that is NaN or infinite.
+
+    Args:
+        terms: The losses by name; the error names the first that is not finite.
+        step: Epoch and step.
+        row_ids: The batch's examples.
+    """
     name, value = next(((n, t.item()) for n, t in terms.items() if not torch.isfinite(t)), ("loss", float("inf")))
     return FloatingPointError(
-        f"train/{name} is {value} in {when}, for the rows {rows}; lower the learning rate, clip gradients "
-        "(trainer.gradient_clip_val) or look at these rows"
+        f"train/{name} is {value} in {step}, for the examples {row_ids}; lower the learning rate, clip gradients "
+        "(trainer.gradient_clip_val) or inspect these examples"
     )

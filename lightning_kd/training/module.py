@@ -3,73 +3,105 @@
 import os
 import warnings
 from dataclasses import replace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import torch
+from lightning.pytorch import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities.model_helpers import _restricted_classmethod
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
+from torch.optim import Optimizer
+from torchmetrics import MeanMetric, MetricCollection
 
 from lightning_kd import models
-from lightning_kd.data.interface import get_datamodule
-from lightning_kd.io.serialization import from_config, to_builtins, to_config
+from lightning_kd.data.interface import DataModuleInterface, get_datamodule
+from lightning_kd.io.checkpoint_io import checked_checkpoint
+from lightning_kd.io.serialization import (
+    check_restorable,
+    class_from_config,
+    from_config,
+    to_builtins,
+    to_config,
+    unserializable_marker,
+)
 from lightning_kd.losses.base import DistillationLoss
 from lightning_kd.models import Model, labels, sharding
+from lightning_kd.models.prompt_config import check_prompt, set_config_prompt
 from lightning_kd.optim.lazy_adamw import LazyAdamW, set_sparse_gradients
-from lightning_kd.optim.schedules import DEFAULT_OPTIMIZER, OptimizerFactory, require_total_steps
-from lightning_kd.outputs import AUGMENTED, Batch, Outputs, with_inputs
+from lightning_kd.optim.schedules import (
+    DEFAULT_OPTIMIZER,
+    OptimizerFactory,
+    build_lr_scheduler,
+    check_lr_scheduler,
+    optimizer_state_by_name,
+    parameter_groups,
+    require_total_steps,
+)
+from lightning_kd.outputs import AUGMENTED, Batch, Outputs, Requirement, with_inputs
 from lightning_kd.tasks.base import Task
 from lightning_kd.teachers import checks as teacher_checks
 from lightning_kd.teachers.cache import TeacherCache
 from lightning_kd.teachers.cached_teacher import TEACHER_LOGITS, CachedTeacher
 from lightning_kd.teachers.teacher import Teacher
 from lightning_kd.training import checks
+from lightning_kd.training.gradient_clipping import clip_special_gradients
 from lightning_kd.training.loss_schedules import Schedule, apply_schedules, resolve_schedules
-from lightning_kd.training.optimized import OptimizedModule
+from lightning_kd.training.watchdog import exit_with_parent_process
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 STATE_KEY = "lightning_kd"
-"""Where a checkpoint keeps the seed of the batches and the scores of teacher and student."""
+"""Key of a checkpoint under which the batch seed and the scores of teacher and student are saved."""
 
 
-class DistillationModule(OptimizedModule):
+class DistillationModule(LightningModule):
     """A trainable student and a frozen teacher.
 
     The total loss is the plain weighted sum of the losses. Logged are ``train/loss``, ``train/<loss name>`` (not
-    weighted), ``train/<loss name>_<argument>`` of what is scheduled, ``val/<metric>``, ``test/<metric>``,
-    ``val/<loss name>`` of losses that need no teacher and, once, ``val/teacher_<metric>``.
+    weighted), ``train/<loss name>_<argument>`` for each scheduled argument, ``val/<metric>``, ``test/<metric>``,
+    ``val/<loss name>`` for losses that need no teacher and, once, ``val/teacher_<metric>``.
 
     Args:
-        task: What is predicted and how it is scored.
-        student: Hub id or folder, or ``{pretrained: <hub id or folder>, revision: ..., ...}`` with options of
+        task: The task: heads, labels and metrics.
+        student: Hub id or folder, or ``{pretrained: <hub id or folder>, revision: ..., ...}`` with arguments of
             ``from_pretrained`` (pretrained weights); or ``{config: <hub id or folder>, num_hidden_layers: 2, ...}``,
             that model's configuration with fields replaced and fresh weights; or a module.
         teacher: Hub id or folder; or ``{pretrained: <hub id or folder>, quantization_config: {...}, ...}``, with
             arguments of ``from_pretrained``; a list of these (an ensemble, logits averaged); ``{ensemble: [...],
-            combine: probabilities}`` (or ``confidence``: weighted by each network's entropy, row by row); a module; or
-            null, which fine-tunes the student plainly.
+            combine: probabilities}`` (or ``confidence``: weighted by each model's entropy, example by example); a
+            module; or null to fine-tune the student without a teacher.
         losses: The terms of the total by name, at least one.
-        optimizer: Class and arguments of the optimiser. Biases and norms get no weight decay.
-        lr_scheduler: One of ``optimizers.LR_SCHEDULERS`` (names of ``transformers.get_scheduler``) over all steps;
-            null = constant.
-        warmup_ratio: Share of the steps in which the learning rate rises from 0, in [0, 1].
-        label_names: Names of the classes in index order, where the data do not say them.
-        ignore_checks: What to let pass knowingly: ``tokenizer_mismatch``, ``label_mismatch``, ``weak_teacher``.
-        teacher_cache: Folder in which the teacher's logits are kept, so that it sees each row once, in this run and in
-            all others; or a ``TeacherCache``, which also says in which precision.
-        loss_schedules: Arguments of losses that change over the optimizer steps, by loss and argument, such as
+        optimizer: Class and arguments of the optimizer. Biases and norms get no weight decay.
+        lr_scheduler: One of ``optim.schedules.LR_SCHEDULERS`` (names of ``transformers.get_scheduler``), over all
+            steps; null = constant.
+        warmup_ratio: Fraction of the steps in which the learning rate rises from 0, in [0, 1].
+        label_names: Names of the classes in index order; needed only if the data do not define them.
+        ignore_checks: Failed checks that do not stop the run: ``tokenizer_mismatch``, ``label_mismatch``,
+            ``weak_teacher``.
+        teacher_cache: Folder for the teacher's logits, so that the teacher runs once per example over all runs; or a
+            ``TeacherCache``, which also sets their precision.
+        loss_schedules: Loss arguments that change over the optimizer steps, by loss and argument, such as
             ``{soft: {temperature: {start: 8, end: 1}}}``; they replace the numbers given to the losses.
+
+    Attributes:
+        student: The student; None until ``build_student``, unless it was given as a module.
 
     Raises:
         ValueError: If an argument is out of range, there is no loss, or a loss needs more than ``teacher_cache`` keeps.
     """
+
+    student: nn.Module
 
     def __init__(
         self,
         task: Task,
         student: str | dict[str, Any] | Model,
         teacher: str | dict[str, Any] | list[str | dict[str, Any]] | Model | None = None,
-        losses: dict[str, DistillationLoss] = {},  # noqa: B006  only read; None would spoil the shell's messages
+        losses: dict[str, DistillationLoss] = {},  # noqa: B006  only read; None would spoil the CLI's messages
         optimizer: OptimizerFactory = DEFAULT_OPTIMIZER,
         lr_scheduler: str | None = "linear",
         warmup_ratio: float = 0.0,
@@ -78,120 +110,218 @@ class DistillationModule(OptimizedModule):
         teacher_cache: str | TeacherCache | None = None,
         loss_schedules: dict[str, dict[str, Schedule]] | None = None,
     ) -> None:
-        self.ignore_checks: list[str] = list(ignore_checks or [])
-        # a checkpoint hands objects over as plain data
-        ignore_label_mismatch = "label_mismatch" in self.ignore_checks
-        optimization = (optimizer, lr_scheduler, warmup_ratio)
-        super().__init__(from_config(task, Task, "task"), student, label_names, ignore_label_mismatch, *optimization)
-        terms = {name: from_config(loss, DistillationLoss, f"losses.{name}") for name, loss in losses.items()}
-        if not terms:
-            raise ValueError("losses: none given; name at least one, for instance hard: HardLabelLoss")
-        for name in terms:
-            if name == "loss" or not name.isidentifier() or hasattr(nn.ModuleDict(), name):
-                raise ValueError(f"losses.{name}: the name is taken, or no plain word; use another")
+        super().__init__()
+        check_restorable(student, "student")
+        student = models.parse_student(student)
+        check_lr_scheduler(lr_scheduler, warmup_ratio)
         if isinstance(teacher, nn.Module) and teacher is student:
-            raise ValueError("teacher: is the very module given as student; pass a copy, because it will be frozen")
+            raise ValueError("teacher: teacher and student are the same object; pass a copy (the teacher is frozen)")
+        # a checkpoint passes objects as plain data
+        self.task: Task = from_config(task, Task, "task")
+        terms = {name: from_config(loss, DistillationLoss, f"losses.{name}") for name, loss in losses.items()}
+        checks.check_loss_names(terms)
         checks.check_losses_between_examples(terms, self.task)
         if isinstance(teacher_cache, (str, os.PathLike)):
             teacher_cache = TeacherCache(os.fspath(teacher_cache))
         self.teacher_cache: TeacherCache | None = from_config(teacher_cache, TeacherCache, "teacher_cache")
         if self.teacher_cache is not None:
             checks.check_cacheable_losses(terms)
+
+        self._student_source = student
+        self.student = student if isinstance(student, nn.Module) else None  # type: ignore[assignment]
+        self.teacher = None if teacher is None else Teacher(teacher, self.task)
         self.losses = nn.ModuleDict(terms)
-        # not Lightning's own mean: on several devices it rounds the mean number of rows of a device down
+        self.loss_schedules = resolve_schedules(loss_schedules, terms)
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.warmup_ratio = warmup_ratio
+        self.label_names = label_names
+        self.ignore_checks: list[str] = list(ignore_checks or [])
+        self._user_label_names = label_names
+        self._ignore_label_mismatch = "label_mismatch" in self.ignore_checks
+        self._label_index: Tensor | None = None
+        self._requires = frozenset(requirement for loss in terms.values() for requirement in loss.requires)
+        self._needs_augmented = any(loss.requires_augmented for loss in terms.values())
+
+        self.teacher_scores: dict[str, float] = {}
+        self.cached_teachers: dict[str, CachedTeacher] = {}
+        # Lightning's own mean rounds the mean number of examples per device down
         self.val_losses = nn.ModuleDict(
             {n: MeanMetric() for n, loss in terms.items() if not (loss.requires_teacher or loss.requires_augmented)}
         )
-        self.teacher = None if teacher is None else Teacher(teacher, self.task)
-        self.teacher_scores: dict[str, float] = {}
-        self.cached_teachers: dict[str, CachedTeacher] = {}
-        self._training_started = False
-        self.loss_schedules = resolve_schedules(loss_schedules, terms)
+        self._metric_names: list[str] = []
+        self._seed: int | None = None
         self._total_steps = 0
-        self._needs_augmented = any(loss.requires_augmented for loss in terms.values())
-        self._requires = frozenset(requirement for loss in terms.values() for requirement in loss.requires)
+        self._training_started = False
         self.save_hyperparameters(
             {
                 "task": to_config(self.task),
-                "teacher": self.teacher.source_config if self.teacher is not None else None,
+                "student": unserializable_marker(student) if isinstance(student, nn.Module) else student,
+                "teacher": None if self.teacher is None else self.teacher.source_config,
                 "losses": {name: to_config(loss) for name, loss in terms.items()},
+                "optimizer": optimizer if isinstance(optimizer, dict) else to_config(optimizer),
+                "lr_scheduler": lr_scheduler,
+                "warmup_ratio": warmup_ratio,
+                "label_names": label_names,
+                "ignore_checks": self.ignore_checks,
+                "teacher_cache": None if self.teacher_cache is None else to_config(self.teacher_cache),
                 "loss_schedules": {
                     name: {argument: to_builtins(schedule) for argument, schedule in arguments.items()}
                     for name, arguments in self.loss_schedules.items()
                 },
-                "ignore_checks": self.ignore_checks,
-                "teacher_cache": None if self.teacher_cache is None else to_config(self.teacher_cache),
             }
         )
         apply_schedules(self.loss_schedules, terms, progress=0)
 
     @property
+    def named_losses(self) -> dict[str, DistillationLoss]:
+        """The losses by name."""
+        return cast(dict[str, DistillationLoss], dict(self.losses.items()))
+
+    @property
     def active_teacher(self) -> Teacher | None:
-        """The teacher if some loss reads its outputs, else None."""
-        return self.teacher if any(loss.requires_teacher for loss in self.losses.values()) else None
+        """The teacher if a loss reads its outputs, else None."""
+        return self.teacher if any(loss.requires_teacher for loss in self.named_losses.values()) else None
 
-    def teacher_label_names(self) -> list[str] | None:
-        """The labels the teacher (of an ensemble, the first) knows; None without a teacher or names."""
-        return self.teacher.label_names() if self.teacher is not None else None
+    # ---- student and labels
 
-    # ---- before the first step
+    def build_student(self) -> nn.Module:
+        """Build the student and its metrics if they are not built yet, and resolve the order of its labels.
+
+        ``configure_model`` calls this; a callback that needs the student earlier may call it, too. The student is not
+        sharded yet.
+
+        Returns:
+            The student.
+
+        Raises:
+            OSError: If the student or the teacher's configuration cannot be loaded.
+            ValueError: If student and teacher, or student and data, have different labels.
+        """
+        if hasattr(self, "val_metrics"):
+            return self.student
+        source = self._student_source
+        names = self._resolve_label_names() if self.task.named_labels else None
+        if isinstance(source, nn.Module):
+            if names:
+                models.set_label_names(source, names)
+            if self.task.num_labels is not None:
+                models.check_num_labels(source, self.task.num_labels, "student")
+        elif self.student is None:  # else it was built, and then the labels were found to be missing
+            self.student = models.build_student(source, self.task.auto_class, names or self.task.num_labels)
+            self.hparams["student"] = {"config": models.config_to_dict(self.student)}
+        if self.task.named_labels:
+            self.label_names = names or list((models.get_id2label(self.student) or {}).values())
+            if not self.label_names:
+                raise ValueError(
+                    "label_names: neither data, student nor teacher define label names; pass label_names=[...]"
+                )
+        else:
+            self.label_names = []
+        self.val_metrics = self.task.metrics(self.label_names)
+        self.test_metrics = self.task.metrics(self.label_names)
+        return self.student
+
+    def _resolve_label_names(self) -> list[str] | None:
+        source = self._student_source
+        if models.is_saved_config(source):
+            return None  # a checkpoint's configuration has its labels: neither teacher nor hub is needed
+        student_names = labels.get_label_names(models.get_id2label(models.pretrained_config(source)))
+        teacher_names = self.teacher.label_names() if self.teacher is not None else None
+        return labels.resolve_label_names(
+            student_names, teacher_names, self._data_label_names(), self._ignore_label_mismatch
+        )
+
+    def _data_label_names(self) -> list[str] | None:
+        return get_datamodule(self._trainer).label_names or self._user_label_names
+
+    def remap_labels(self, batch: Batch) -> Batch:
+        """Return the batch with its labels, which are in the data's order, in the student's order."""
+        if self._label_index is None or "labels" not in batch:
+            return batch
+        batch_labels = batch["labels"]
+        self._label_index = index = self._label_index.to(batch_labels.device)
+        return {**batch, "labels": labels.remap_labels(batch_labels, index)}
+
+    # ---- setup
 
     def configure_model(self) -> None:
-        """Build the student, and for fitting what losses train beside it; divide them where the strategy shards.
+        """Build the student and the layers that losses train beside it, and shard them if the strategy does.
 
-        Callbacks that copy the module (weight averaging) call this before they do.
+        Callbacks that copy the module (weight averaging) call this before they copy; ``load_from_checkpoint`` calls it
+        without a trainer.
         """
         student = self.build_student()
         if self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING:
-            checks.setup_losses(self.losses, student, self.active_teacher)
+            checks.setup_losses(self.named_losses, student, self.active_teacher)
         if self.device_mesh is not None:
             checks.check_sharding(self.trainer)
             sharding.shard(student, self.device_mesh, reshard_after_forward="qkv" not in self._requires)
-            for loss in self.losses.values():
+            for loss in self.named_losses.values():
                 if any(True for _ in loss.parameters()):
                     sharding.shard(loss, self.device_mesh)
 
     def setup(self, stage: str) -> None:
-        """Build the student and check that data, student and teacher fit together."""
-        super().setup(stage)
-        if stage != "fit":
-            return
-        # of an earlier fit; a checkpoint's are restored after this
+        """Build the student and check that data, student and teacher match.
+
+        Raises:
+            ValueError: If they do not, and ``ignore_checks`` does not allow it.
+        """
+        exit_with_parent_process(self.trainer)
+        datamodule = get_datamodule(self.trainer)
+        self.task.check_data(datamodule)
+        student, prompt = self.build_student(), datamodule.prompt
+        if stage == "fit":
+            set_config_prompt(student, prompt)
+            if models.is_saved_config(self.hparams["student"]):
+                self.hparams["student"] = {"config": models.config_to_dict(student)}
+        else:
+            check_prompt(student, prompt, "the student", "prompt")
+        if stage != "predict" and (data_names := self._data_label_names()):
+            self._label_index = labels.align_labels(
+                data_names,
+                self.label_names or [],
+                "data and student",
+                "use the data this student was trained on",
+                self._ignore_label_mismatch,
+                subset=True,
+            )
+        if stage == "fit":
+            self._setup_fit(datamodule)
+
+    def _setup_fit(self, datamodule: DataModuleInterface) -> None:
+        # of an earlier fit; those of a checkpoint are restored after this
         self._seed, self.teacher_scores, self.cached_teachers, self._training_started = None, {}, {}, False
         # from_pretrained returns eval mode, and Lightning >= 2.2 leaves modes alone: dropout would be silently off
-        self.build_student().train()
-        checks.check_losses_have_teacher(self.losses, self.teacher)
-        checks.check_weight_averaging(self.trainer, self.build_student())
+        self.student.train()
+        losses, teacher = self.named_losses, self.active_teacher
+        checks.check_losses_have_teacher(losses, self.teacher)
+        checks.check_weight_averaging(self.trainer, self.student)
         self.configure_model()
-        lazy = isinstance(self._build_optimizer(), LazyAdamW)
-        if lazy:
+        is_lazy = isinstance(self._build_optimizer(), LazyAdamW)
+        if is_lazy:
             checks.check_sparse_gradients(self.trainer, is_sharded=self.device_mesh is not None)
-        set_sparse_gradients(self.build_student(), lazy)
-        datamodule = get_datamodule(self.trainer)
-        checks.check_lengths(datamodule, self.build_student(), self.active_teacher)
-        if datamodule.allow_unlabeled and self.active_teacher is None and not self._needs_augmented:
-            raise ValueError(
-                "data.allow_unlabeled: no loss compares with a teacher, so nothing is learnt from rows without a "
-                "label; add a teacher and a loss such as SoftTargetLoss, or ConsistencyLoss, or leave it out"
-            )
-        checks.check_augmentation(datamodule, self.losses)
-        if (teacher := self.active_teacher) is not None:
+        set_sparse_gradients(self.student, is_lazy)
+        checks.check_lengths(datamodule, self.student, teacher)
+        checks.check_unlabeled(datamodule, losses, teacher)
+        checks.check_augmentation(datamodule, losses)
+        if teacher is not None:
             if self.task.num_labels is not None:
                 teacher.check_num_labels(self.task.num_labels)
             if self.task.named_labels:
                 teacher.align_classes(self.label_names or [], self._ignore_label_mismatch)
-            teacher_checks.check_teacher_inputs(
-                teacher, datamodule, self.losses, "tokenizer_mismatch" in self.ignore_checks
-            )
+            ignore_tokenizer_mismatch = "tokenizer_mismatch" in self.ignore_checks
+            teacher_checks.check_teacher_inputs(teacher, datamodule, self.losses, ignore_tokenizer_mismatch)
             if not self.task.named_labels and self.task.num_labels is None:  # the classes are the tokens
-                checks.check_vocab_sizes(self.build_student(), teacher)
+                checks.check_vocab_sizes(self.student, teacher)
 
     def on_fit_start(self) -> None:
-        """Bring the teacher to the student's device, and open its cache."""
-        super().on_fit_start()
+        """Set the batch seed unless a checkpoint brought it, move the teacher to the device, and open its cache."""
+        if self._seed is None:
+            self._seed = int(self.trainer.strategy.broadcast(torch.initial_seed()))
         if (teacher := self.active_teacher) is None:
             return
-        dtype = next(self.build_student().parameters()).dtype
+        dtype = next(self.student.parameters()).dtype
         if self.teacher_cache is not None:
             self._open_cache(teacher, self.teacher_cache, dtype)
         teacher.to(self.device, dtype, self.device_mesh)
@@ -203,8 +333,8 @@ class DistillationModule(OptimizedModule):
         matmul_precision = (
             matmul.fp32_precision if hasattr(matmul, "fp32_precision") else matmul.allow_tf32
         )  # before 2.9
-        teacher.unload()  # of an earlier fit: its folder may hold another since, whose rows these would become
-        # not in setup: a checkpoint brings the seed by which the DataModule hides tokens, and is restored after it
+        teacher.unload()  # an earlier fit's: the folder's content may have changed since
+        # not in setup: a checkpoint brings the seed by which the DataModule masks tokens, and is restored after it
         self.cached_teachers = cache.open(
             teacher,
             self.task,
@@ -217,6 +347,12 @@ class DistillationModule(OptimizedModule):
         warnings.filterwarnings("ignore", message="You have overridden `on_before_batch_transfer`")
         self.on_before_batch_transfer = self._add_teacher_logits  # type: ignore[method-assign]
 
+    def _add_teacher_logits(self, batch: Batch, dataloader_idx: int) -> Batch:
+        batch = type(self).on_before_batch_transfer(self, batch, dataloader_idx)  # which this stands in for
+        cached = self.cached_teachers.get("train") if self.trainer.training and self._training_started else None
+        logits = cached.get(batch) if cached is not None else None
+        return batch if logits is None else {**batch, TEACHER_LOGITS: logits}
+
     def on_train_start(self) -> None:
         """Count the steps of the run for ``loss_schedules``, and score the teacher."""
         if self.loss_schedules:  # not earlier: Lightning would set up the loader for it, see configure_optimizers
@@ -226,12 +362,12 @@ class DistillationModule(OptimizedModule):
         self._training_started = True
 
     def score_teacher(self) -> None:
-        """Score the teacher on the validation split, once, and refuse one that is guessing; a resumed run did this."""
+        """Score the teacher on the validation split, once per run, and raise if it is no better than chance."""
         teacher = self.active_teacher
         if teacher is None or self.teacher_scores:
             return
         if self.trainer.val_dataloaders is None:
-            rank_zero_warn("the teacher is not scored: there is no validation split, or it is not validated on now")
+            rank_zero_warn("the teacher is not scored: there is no validation split, or validation is turned off")
             return
         metrics = self.task.metrics(self.label_names or []).to(self.device)
         scored_teacher = self.cached_teachers.get("validation", teacher)
@@ -245,74 +381,160 @@ class DistillationModule(OptimizedModule):
         self.teacher_scores = scores
 
     def to_device(self, batch: Batch) -> Batch:
-        """A batch from a loader as the steps get it: through the hooks of module and DataModule, on the device."""
+        """Return a batch of a loader as the steps get it: on the device, with remapped labels."""
+        # private, but the only way to the hook that Lightning chooses among module and DataModule (2.6)
         batch = self._on_before_batch_transfer(batch)
         return self.remap_labels(self.trainer.strategy.batch_to_device(batch, self.device))
 
-    # ---- steps
+    # ---- training
 
-    def _add_teacher_logits(self, batch: Batch, dataloader_idx: int) -> Batch:
-        batch = type(self).on_before_batch_transfer(self, batch, dataloader_idx)  # which this stands in for
-        cached = self.cached_teachers.get("train") if self.trainer.training and self._training_started else None
-        logits = cached.get(batch) if cached is not None else None
-        return batch if logits is None else {**batch, TEACHER_LOGITS: logits}
+    def forward(self, batch: Batch, requires: frozenset[Requirement] = frozenset()) -> Outputs:
+        """Return the student's outputs for a batch.
+
+        Args:
+            batch: A batch of the DataModule.
+            requires: Outputs needed beside the heads.
+        """
+        return self.task.run(self.student, batch, requires)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Seed dropout by the batch's number, so that a resumed run needs no saved random state."""
+        number = self.trainer.fit_loop.epoch_loop.total_batch_idx
+        sequence = np.random.SeedSequence([self._seed or 0, self.global_rank, number])
+        seed = int(sequence.generate_state(1, np.uint64)[0])
+        # not torch.manual_seed, which formats a stack trace (2 ms) if CUDA has not been initialized
+        torch.default_generator.manual_seed(seed)
+        if self.device.type != "cpu":
+            torch.get_device_module(self.device).manual_seed(seed)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The weighted sum of the losses.
+        """Return the weighted sum of the losses.
 
         Raises:
-            FloatingPointError: If it is not finite; names the loss and the rows.
+            FloatingPointError: If it is not finite; names the loss and the examples.
         """
+        losses = self.named_losses
         if self.loss_schedules:
-            self._apply_schedules()
+            values = apply_schedules(self.loss_schedules, losses, self.trainer.global_step / self._total_steps)
+            self.log_dict({f"train/{name}": value for name, value in values.items()})
         batch = self.remap_labels(batch)
         student = self(batch, self._requires)
         if self._needs_augmented:
             student = replace(student, augmented=self(with_inputs(batch, batch[AUGMENTED])))
         active_teacher = self.cached_teachers.get("train", self.active_teacher)
         teacher = active_teacher(batch, self._requires) if active_teacher is not None else None
-        terms = {name: loss(student, teacher) for name, loss in self.losses.items()}
-        weighted = torch.stack([self.losses[name].weight * term for name, term in terms.items()])
+        terms = {name: loss(student, teacher) for name, loss in losses.items()}
+        weighted = torch.stack([losses[name].weight * term for name, term in terms.items()])
         total = weighted.sum()
         if not torch.isfinite(total):
-            rows = batch["row_id"].tolist() if "row_id" in batch else f"of batch {batch_idx}"
-            raise checks.nonfinite_loss_error(terms, f"epoch {self.current_epoch}, step {self.global_step}", rows)
+            row_ids = batch["row_id"].tolist() if "row_id" in batch else f"of batch {batch_idx}"
+            step = f"epoch {self.current_epoch}, step {self.global_step}"
+            raise checks.nonfinite_loss_error(terms, step, row_ids)
         logged = {"train/loss": total, **{f"train/{name}": term for name, term in terms.items()}}
         self.log_dict({n: value.detach() for n, value in logged.items()}, prog_bar=True, batch_size=student.num_targets)
         return total if self.trainer.world_size == 1 else (weighted * self._rank_weights(student)).sum()
 
-    def _apply_schedules(self) -> None:
-        """Set the scheduled arguments of the losses, and log them as ``train/<loss name>_<argument>``."""
-        losses = cast(dict[str, DistillationLoss], dict(self.losses.items()))
-        values = apply_schedules(self.loss_schedules, losses, self.trainer.global_step / self._total_steps)
-        self.log_dict({f"train/{name}": value for name, value in values.items()})
-
     def _rank_weights(self, student: Outputs) -> Tensor:
-        """What each loss here counts for: strategies average gradients over devices, and these differ in rows."""
-        losses = [loss for loss in self.losses.values() if isinstance(loss, DistillationLoss)]
-        counts = torch.stack([loss.num_elements(student).to(self.device, torch.float32) for loss in losses])
+        # strategies average gradients over devices, whose batches differ in the number of elements each loss averages
+        counts = torch.stack(
+            [loss.num_elements(student).to(self.device, torch.float32) for loss in self.named_losses.values()]
+        )
         return counts / self.trainer.strategy.reduce(counts.clone(), reduce_op="mean").clamp(min=1e-6)
 
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Free the gradients after the optimizer's step; Lightning frees them after the next forward pass."""
+        if not self.trainer.fit_loop._should_accumulate():
+            self.zero_grad()
+
+    # ---- validation, test, predict
+
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Count a batch into the validation metrics and into the losses that need no teacher."""
-        outputs = self.update_metrics(batch, self.val_metrics)
+        """Update the validation metrics and the losses that need no teacher."""
+        outputs = self._update_metrics(batch, self.val_metrics)
         for name, mean in self.val_losses.items():
-            assert isinstance(mean, MeanMetric)
-            mean.update(self.losses[name](outputs, None), outputs.num_targets)
+            cast(MeanMetric, mean).update(self.losses[name](outputs, None), outputs.num_targets)
+
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Update the test metrics."""
+        self._update_metrics(batch, self.test_metrics)
+
+    def _update_metrics(self, batch: Batch, metrics: MetricCollection) -> Outputs:
+        outputs: Outputs = self(self.remap_labels(batch))
+        self.task.update(metrics, outputs, batch)
+        return outputs
 
     def on_validation_epoch_end(self) -> None:
         """Log ``val/<metric>`` and ``val/<loss name>``."""
-        super().on_validation_epoch_end()
+        self._log_metrics("val", self.val_metrics)
         for name, mean in self.val_losses.items():
-            assert isinstance(mean, MeanMetric)
-            self.log(f"val/{name}", mean.compute(), sync_dist=True)
-            mean.reset()
+            self.log(f"val/{name}", cast(MeanMetric, mean).compute(), sync_dist=True)
+            cast(MeanMetric, mean).reset()
+
+    def on_test_epoch_end(self) -> None:
+        """Log ``test/<metric>``."""
+        self._log_metrics("test", self.test_metrics)
+
+    def _log_metrics(self, split: str, metrics: MetricCollection) -> None:
+        scores = metrics.compute()
+        self._metric_names = list(scores)
+        for name, score in scores.items():
+            # torchmetrics has reduced over the devices already; without sync_dist Lightning would warn
+            self.log(f"{split}/{name}", score, prog_bar=name == self.task.monitor, sync_dist=True)
+        metrics.reset()
+
+    def validation_scores(self) -> dict[str, float]:
+        """Return ``val/<metric>`` of the latest validation."""
+        names = [f"val/{name}" for name in self._metric_names]
+        metrics = self.trainer.callback_metrics
+        return {name: float(metrics[name]) for name in names if name in metrics}
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
+        """Return the task's predictions, one per example, each with its ``row_id`` if the batch has them."""
+        predictions = self.task.predictions(self(batch), batch, self.label_names or [])
+        if "row_id" not in batch:
+            return predictions
+        row_ids = [row_id for row_id in batch["row_id"].tolist() if row_id >= 0]
+        return [{"row_id": row_id, **prediction} for row_id, prediction in zip(row_ids, predictions, strict=True)]
+
+    # ---- optimizer
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Return the optimizer, and the learning rate schedule, stepped after each of its steps."""
+        optimizer = self._build_optimizer()
+        if self.lr_scheduler is None:
+            return optimizer
+        steps = self.trainer.estimated_stepping_batches
+        # estimating has made an iterator over the train loader, and a checkpoint's position is restored only after:
+        # let Lightning set the loader up again, or a resumed run would restart its epoch
+        self.trainer.fit_loop._combined_loader = None
+        schedule = build_lr_scheduler(self.lr_scheduler, optimizer, self.warmup_ratio, steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _build_optimizer(self) -> Optimizer:
+        factory = class_from_config(self.optimizer, Optimizer, "optimizer")
+        optimizer: Optimizer = factory(parameter_groups(self))
+        return optimizer
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip as Lightning does, and also sparse gradients and those of a fused optimizer in bf16."""
+        precision = self.trainer.precision_plugin
+        if not clip_special_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm, precision):
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     # ---- checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the seed of the batches, and the scores so that a resumed run need not score the teacher again."""
-        super().on_save_checkpoint(checkpoint)
+        """Save the batch seed and the scores, and name the parameters in the optimizer's state.
+
+        With names instead of numbers the optimizer's state can be restored under any strategy.
+        """
+        if "optimizer_states" in checkpoint and self.trainer.strategy.lightning_restore_optimizer:
+            checkpoint["optimizer_states"] = [optimizer_state_by_name(opt, self) for opt in self.trainer.optimizers]
         checkpoint[STATE_KEY] = {
             "seed": self._seed,
             "teacher": self.teacher.source_repr if self.teacher is not None else None,
@@ -321,19 +543,39 @@ class DistillationModule(OptimizedModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Load what ``on_save_checkpoint`` saved.
+        """Restore the batch seed and, if the teacher is the same, its scores.
 
         Raises:
-            ValueError: If the checkpoint's student has the labels in another order.
+            ValueError: If the checkpoint's student has its labels in another order.
         """
         saved = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {}).get("student")
         names = labels.get_label_names(saved["config"].get("id2label")) if models.is_saved_config(saved) else None
         if names is not None and self.label_names and names != self.label_names:
             raise ValueError(
-                f"ckpt_path: its student has the labels in the order {', '.join(names[:3])}, ..., this one "
+                f"ckpt_path: the checkpoint's labels are in the order {', '.join(names[:3])}, ..., the student's "
                 f"{', '.join(self.label_names[:3])}, ...; use DistillationModule.load_from_checkpoint"
             )
         state = checkpoint.get(STATE_KEY, {})
         self._seed = state.get("seed")
         if self.teacher is not None and self.teacher.source_repr == state.get("teacher"):
             self.teacher_scores = state["teacher_scores"]
+
+    @_restricted_classmethod
+    def load_from_checkpoint(
+        cls,  # noqa: N805  the decorator makes a class method of it that cannot be called on an instance
+        checkpoint_path: Any,
+        map_location: Any = None,
+        hparams_file: Any = None,
+        strict: bool | None = None,
+        weights_only: bool | None = None,
+        **kwargs: Any,
+    ) -> "Self":
+        """Load a checkpoint as Lightning does, but unpickle objects only if ``weights_only=False``.
+
+        Raises:
+            ValueError: If the checkpoint is damaged, or holds more than tensors and plain data.
+        """
+        with checked_checkpoint(checkpoint_path):
+            return super().load_from_checkpoint(
+                checkpoint_path, map_location, hparams_file, strict, weights_only is not False, **kwargs
+            )

@@ -1,4 +1,4 @@
-"""No process of a run outlives the first one for long."""
+"""Terminate worker processes when the launching process dies."""
 
 import os
 import signal
@@ -10,16 +10,17 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch import Trainer
 
 GRACE_PERIOD = 10.0
-"""Seconds that a process has to end by itself when the first one is gone, on its own work or with an error."""
+"""Seconds in which a process may exit by itself after the launching process has died."""
 
 THREAD_NAME = "watchdog"
 
 
 def exit_with_parent_process(trainer: Trainer) -> None:
-    """Watch, in a process that Lightning started, over the one that started it.
+    """Watch the launching process from a worker process that Lightning started, and exit when it dies.
 
-    That one ends when one of those it started has died. The other way round nothing ends them: they would wait in a
-    collective operation for as long as its timeout is. Under torchrun and SLURM, who watch over all, this does nothing.
+    The launching process ends when one of its workers dies. Without this function nothing ends the workers when the
+    launching process dies: they wait in a collective operation until its timeout. Under torchrun and SLURM, which watch
+    all processes, it does nothing.
     """
     environment = getattr(trainer.strategy, "cluster_environment", None)
     is_worker = isinstance(environment, LightningEnvironment) and environment.local_rank() > 0
@@ -32,6 +33,8 @@ def _watch_parent(parent_pid: int) -> None:
         time.sleep(1)
     time.sleep(GRACE_PERIOD)
     print(
-        f"The first process of the run ({parent_pid}) is gone; ending {os.getpid()}, too.", file=sys.stderr, flush=True
+        f"The launching process {parent_pid} has died; terminating worker process {os.getpid()}.",
+        file=sys.stderr,
+        flush=True,
     )
     os.kill(os.getpid(), signal.SIGKILL)

@@ -62,7 +62,7 @@ def test_ensemble_counts_all_its_models(tmp_path, clinc_file):
     assert parameters == ["52,342", "22,835", "43.6%"]
 
 
-@pytest.mark.filterwarnings("ignore:a teacher is given but no loss reads it")
+@pytest.mark.filterwarnings("ignore:model.teacher. no loss reads the teacher")
 @pytest.mark.parametrize("idle", [False, True])
 def test_without_a_teacher_or_with_one_that_no_loss_reads(tmp_path, clinc_file, teacher_folder, idle):
     result = fit_module(tmp_path, clinc_file, teacher_folder if idle else None, losses={"hard": HardLabelLoss()})

@@ -107,7 +107,7 @@ def test_max_length_above_position_embeddings(root, export, data_args, shell, tm
         export("onnx", model, tmp_path / "x", *too_long),
         shell("report", "--models", model, *data_args, *too_long),
     ):
-        assert "data.max_length: 100 is more than the 64 positions" in code
+        assert "data.max_length: 100 tokens" in code
 
 
 def test_existing_card_is_kept_and_extended(export, tmp_path):

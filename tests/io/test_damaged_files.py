@@ -167,6 +167,6 @@ def test_nan_loss_keeps_existing_files(tmp_path, config, shell):
     ]
     code, text = shell("fit", "--config", config, *diverging)
     assert code
-    assert "error: train/hard is nan in epoch 0, step 1, for the rows [" in text
+    assert "error: train/hard is nan in epoch 0, step 1, for the examples [" in text
     assert {**file_stats(version_dir(tmp_path)), **file_stats(student)} == before
     assert not version_dir(tmp_path, 1).exists()

@@ -133,7 +133,7 @@ def test_prompt_longer_than_the_teachers_positions_is_refused(tmp_path, clinc_fi
     short = save_model(tiny_bert(max_position_embeddings=32), tmp_path / "short")
     rows = data(clinc_file, teacher_prompt="hello " * 30 + "{text}")
     with pytest.raises(
-        ValueError, match=r"data\.max_length: 4\d, with the prompt, is more than the 32 positions of teacher"
+        ValueError, match=r"data\.max_length: 4\d tokens \(with the prompt\) .* 32 positions of teacher"
     ):
         fit(tmp_path, module(short), rows)
 
@@ -141,7 +141,7 @@ def test_prompt_longer_than_the_teachers_positions_is_refused(tmp_path, clinc_fi
 def test_prompt_longer_than_the_students_positions_is_refused(tmp_path, clinc_file):
     short = save_model(tiny_bert(max_position_embeddings=32), tmp_path / "short")
     with pytest.raises(
-        ValueError, match=r"data\.max_length: 62, with the prompt, is more than the 32 .* of the student"
+        ValueError, match=r"data\.max_length: 62 tokens \(with the prompt\) .* 32 positions of the student"
     ):
         fit(tmp_path, module(student=short), data(clinc_file, prompt="hello " * 30 + "{text}"))
 

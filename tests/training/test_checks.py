@@ -1,6 +1,7 @@
 """Teachers that would spoil a run, found at its start."""
 
 import json
+import re
 from functools import partial
 
 import pytest
@@ -75,7 +76,7 @@ def test_student_with_another_number_of_nameless_labels_is_refused(tmp_path, cli
 def test_not_finite_names_the_first_such_loss():
     terms = {"hard": torch.tensor(1.0), "soft": torch.tensor(float("nan")), "mse": torch.tensor(float("inf"))}
     error = nonfinite_loss_error(terms, "epoch 1, step 7", [3, 4])
-    assert str(error).startswith("train/soft is nan in epoch 1, step 7, for the rows [3, 4]; lower the learning rate")
+    assert re.match(r"train/soft is nan in epoch 1, step 7, .*\[3, 4\]", str(error))
     assert isinstance(error, FloatingPointError)
 
 
@@ -94,11 +95,11 @@ def test_one_class_only_proves_nothing(tmp_path, clinc_file, teacher_folder):
 
 def test_rows_longer_than_a_network_has_positions(tmp_path, clinc_file):
     short = tiny_bert(max_position_embeddings=20)
-    with pytest.raises(
-        ValueError, match=r"data\.max_length: 32 is more than the 20 positions of the student; lower it"
-    ):
+    with pytest.raises(ValueError, match=r"data\.max_length: 32 .* 20 positions of the student"):
         trainer(tmp_path).fit(module(student=short), data(clinc_file))
-    with pytest.raises(ValueError, match=r"more than the 20 positions of teacher 'BertForSequenceClassification'"):
+    with pytest.raises(
+        ValueError, match=r"data\.max_length: 32 .* 20 positions of teacher 'BertForSequenceClassification'"
+    ):
         trainer(tmp_path).fit(module(short), data(clinc_file))
 
 

@@ -96,7 +96,7 @@ def test_refused_before_the_first_step(tmp_path, clinc_file, loss, message):
 
 def test_ensembles_have_no_layers(tmp_path, clinc_file):
     fitted = module([tiny_bert(seed=1), tiny_bert(seed=2)], losses=losses(states=HiddenStateMSELoss()))
-    with pytest.raises(ValueError, match=r"losses\.states: compares layers, and an ensemble has those of 2 networks"):
+    with pytest.raises(ValueError, match=r"losses\.states: compares layers, .* ensemble of 2 "):
         trainer(tmp_path).fit(fitted, data(clinc_file))
 
 
@@ -113,5 +113,5 @@ class Plain(torch.nn.Module):
 
 def test_networks_that_do_not_say_their_sizes(tmp_path, clinc_file):
     fitted = module(Plain(), losses=losses(states=HiddenStateMSELoss()))
-    with pytest.raises(ValueError, match=r"losses\.states: compares layers, and a network without a transformers"):
+    with pytest.raises(ValueError, match=r"losses\.states: compares layers, .*transformers"):
         trainer(tmp_path).fit(fitted, data(clinc_file))

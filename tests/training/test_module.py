@@ -68,7 +68,7 @@ def test_unlabeled_rows_train_on_soft_targets_alone(tmp_path, clinc_file, teache
 
 
 def test_unlabeled_rows_without_anyone_to_label_them(tmp_path, clinc_file):
-    with pytest.raises(ValueError, match=r"data\.allow_unlabeled: no loss compares with a teacher"):
+    with pytest.raises(ValueError, match=r"data\.allow_unlabeled: "):
         trainer(tmp_path).fit(module(), data(clinc_file, allow_unlabeled=True))
 
 
@@ -131,7 +131,7 @@ def test_dropout_is_on(tmp_path, clinc_file):
 
 
 def test_no_losses():
-    with pytest.raises(ValueError, match="losses: none given"):
+    with pytest.raises(ValueError, match="losses: empty"):
         module(losses={})
 
 
@@ -149,14 +149,14 @@ def test_loss_that_needs_a_teacher_is_refused_at_fit_only(tmp_path, clinc_file):
 
 def test_teacher_that_no_loss_reads_is_not_loaded(tmp_path, clinc_file, teacher_folder):
     idle = module(teacher_folder, losses={"hard": HardLabelLoss()})
-    with pytest.warns(UserWarning, match="no loss reads it"):
+    with pytest.warns(UserWarning, match=r"model\.teacher: no loss reads"):
         trainer(tmp_path).fit(idle, data(clinc_file))
     assert not idle.teacher.models[0].is_loaded
 
 
 def test_teacher_and_student_must_be_two_networks():
     network = tiny_bert()
-    with pytest.raises(ValueError, match="the very module given as student"):
+    with pytest.raises(ValueError, match="teacher: teacher and student are the same object"):
         module(network, student=network)
 
 
@@ -215,7 +215,7 @@ def test_other_labels_are_refused_and_can_be_ignored(tmp_path, clinc_file):
         module(other, ignore_checks=["label_mismatch", "weak_teacher"]), data(clinc_file)
     )
     more = tiny_bert(labels=["greet", "leave", "oos", "more"])
-    with pytest.raises(ValueError, match="a head of 3 labels, 4 are needed"):
+    with pytest.raises(ValueError, match=r"3 labels.* 4"):
         trainer(tmp_path).fit(module(more, student=tiny_bert(), ignore_checks=["label_mismatch"]), data(clinc_file))
 
 
@@ -297,7 +297,7 @@ def test_nan_names_the_loss_and_the_rows(tmp_path, clinc_file):
             return super().forward(student) * float("nan")
 
     losses = {"hard": HardLabelLoss(), "broken": Broken()}
-    with pytest.raises(FloatingPointError, match=r"train/broken is nan in epoch 0, step 0, for the rows \[\d+, "):
+    with pytest.raises(FloatingPointError, match=r"train/broken is nan in epoch 0, step 0, for the examples \[\d+, "):
         trainer(tmp_path, num_sanity_val_steps=0).fit(module(losses=losses), data(clinc_file))
 
 

@@ -18,8 +18,8 @@ LAUNCHERS = {
     "torchrun": ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"],
 }
 CASES = {
-    ("lightning", "nan", 1): "train/hard is nan in epoch 0, step 2, for the rows",
-    ("lightning", "kill", 0): "The first process of the run",
+    ("lightning", "nan", 1): "train/hard is nan in epoch 0, step 2, for the examples",
+    ("lightning", "kill", 0): "The launching process",
     ("torchrun", "export", 0): "lightning-kd: error: the cause of it all",
 }
 

@@ -81,5 +81,5 @@ def test_resumed_run_ends_in_the_same_average(tmp_path, clinc_file, teacher, kil
 
 def test_averaging_positions_is_refused(tmp_path, clinc_file):
     run = trainer(tmp_path, callbacks=[EMAWeightAveraging(decay=0.9999)])
-    with pytest.raises(ValueError, match=r"EMAWeightAveraging averages buffers, .*position_ids .*use_buffers: false"):
+    with pytest.raises(ValueError, match=r"EMAWeightAveraging averages buffers .*position_ids.*use_buffers: false"):
         run.fit(module(), data(clinc_file))

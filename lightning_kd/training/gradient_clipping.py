@@ -1,0 +1,38 @@
+"""Gradient clipping in the cases that Lightning leaves out."""
+
+from lightning.pytorch.plugins.precision import MixedPrecision, Precision
+from lightning.pytorch.utilities import GradClipAlgorithmType
+from torch.nn.utils import clip_grad_norm_, clip_grad_value_
+from torch.optim import Optimizer
+
+from lightning_kd.optim.lazy_adamw import dense_gradient_views
+
+
+def clip_special_gradients(
+    optimizer: Optimizer, clip_val: float | None, algorithm: str | None, precision: Precision
+) -> bool:
+    """Clip sparse gradients, and gradients of a fused optimizer in bf16, which Lightning 2.6 refuses because of fp16.
+
+    Args:
+        optimizer: The optimizer whose gradients are clipped.
+        clip_val: Maximum norm or absolute value; None or 0 = no clipping.
+        algorithm: ``norm`` or ``value``; None = ``norm``.
+        precision: The trainer's precision plugin.
+
+    Returns:
+        True if this function clipped the gradients; False if Lightning must.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    if not clip_val:
+        return False
+    if any(parameter.grad is not None and parameter.grad.is_sparse for parameter in parameters):
+        clip = clip_grad_value_ if algorithm == "value" else clip_grad_norm_
+        clip(dense_gradient_views(parameters), clip_val)
+        return True
+    if type(precision) is MixedPrecision and precision.scaler is None:
+        # the base class does not refuse
+        Precision.clip_gradients(
+            precision, optimizer, clip_val, GradClipAlgorithmType(algorithm or GradClipAlgorithmType.NORM)
+        )
+        return True
+    return False
