@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningDataModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_only
@@ -94,6 +94,9 @@ class DistillationCLI(LightningCLI):
         has_monitor = any(isinstance(callback, ModelCheckpoint) and callback.monitor for callback in callbacks)
         if self.subcommand == "fit" and not has_monitor:
             callbacks.append(self._best_checkpoint())
+        has_logger = kwargs.get("logger", settings["logger"]) not in (None, False, []) and not settings["fast_dev_run"]
+        if self.subcommand == "fit" and has_logger and not any(isinstance(c, LearningRateMonitor) for c in callbacks):
+            callbacks.append(LearningRateMonitor(logging_interval="step"))
         callbacks.append(RunSummary())
         return super().instantiate_trainer(callbacks=callbacks, **kwargs)
 

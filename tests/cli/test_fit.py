@@ -11,6 +11,7 @@ import time
 import pytest
 import torch
 import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_kd import DistillationModule
 from lightning_kd.callbacks import onnx_export
@@ -247,3 +248,17 @@ def test_student_is_written_before_another_export_fails(tmp_path, shell, config,
     assert "the graph differs from the student" in code
     assert (version_dir(tmp_path) / "student" / "model.safetensors").is_file()
     assert not (version_dir(tmp_path) / "onnx").exists()
+
+
+@pytest.mark.parametrize("arguments", [[], ["--trainer.callbacks+=LearningRateMonitor"], ["--model.lr_scheduler=null"]])
+def test_learning_rate_is_logged_once(tmp_path, config, shell, arguments):
+    step = ["--trainer.log_every_n_steps=1", "--trainer.max_epochs=1"]
+    assert shell("fit", "--config", config, *step, *arguments) == (0, "")
+    events = EventAccumulator(str(version_dir(tmp_path))).Reload()
+    (steps,) = [[e.step for e in events.Scalars(t)] for t in events.Tags()["scalars"] if t == "lr-AdamW/pg1"]
+    assert steps == sorted(set(steps))
+    assert len(steps) == 9
+
+
+def test_run_without_a_logger(tmp_path, config, shell):
+    assert shell("fit", "--config", config, "--trainer.logger=false", "--trainer.max_epochs=1") == (0, "")
