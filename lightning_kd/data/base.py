@@ -261,15 +261,13 @@ class TextDataModule(LightningDataModule, DataModuleInterface):
         return DataLoader(sampler=sampler, batch_size=self.eval_batch_size, **self._dataloader_kwargs(rows))
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Look up cached teacher logits while the batch is on the CPU.
+        """Look up cached teacher logits while the batch is on the CPU, after the module's hook has changed the batch.
 
         Lightning prefers this hook to the module's, which is therefore called from here.
         """
-        if self.teacher_cache_lookup is not None:
-            batch = self.teacher_cache_lookup(batch)
         assert self.trainer is not None
-        result: Batch = self.trainer.lightning_module.on_before_batch_transfer(batch, dataloader_idx)
-        return result
+        batch = self.trainer.lightning_module.on_before_batch_transfer(batch, dataloader_idx)
+        return batch if self.teacher_cache_lookup is None else self.teacher_cache_lookup(batch)
 
     def collate(self, list_columns: set[str], train: bool) -> Collator:
         """What makes a batch of columns, with ``row_id``, ``epoch`` and ``length`` among them.

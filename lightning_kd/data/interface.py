@@ -1,6 +1,6 @@
 """The attributes and methods of a DataModule that the rest of the library uses."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lightning_kd.data.augmentation import Augmentation
 from lightning_kd.data.tokenization import Prompt
+from lightning_kd.outputs import Batch
 
 
 class DataModuleInterface:
@@ -36,6 +37,9 @@ class DataModuleInterface:
     """Augmentation of the training texts."""
     is_stochastic: bool = True
     """True if training examples change from epoch to epoch, as with dynamic masking."""
+
+    teacher_cache_lookup: Callable[[Batch], Batch] | None = None
+    """Adds cached teacher logits to a training batch; set during a fit with a teacher cache."""
 
     @property
     def class_name(self) -> str:

@@ -1,7 +1,6 @@
 """The LightningModule that trains a student, with or without a teacher."""
 
 import os
-import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -292,6 +291,7 @@ class DistillationModule(LightningModule):
     def _setup_fit(self, datamodule: DataModuleInterface) -> None:
         # of an earlier fit; those of a checkpoint are restored after this
         self._seed, self.teacher_scores, self.cached_teachers, self._training_started = None, {}, {}, False
+        datamodule.teacher_cache_lookup = None
         # from_pretrained returns eval mode, and Lightning >= 2.2 leaves modes alone: dropout would be silently off
         self.student.train()
         losses, teacher = self.named_losses, self.active_teacher
@@ -335,20 +335,18 @@ class DistillationModule(LightningModule):
         )  # before 2.9
         teacher.unload()  # an earlier fit's: the folder's content may have changed since
         # not in setup: a checkpoint brings the seed by which the DataModule masks tokens, and is restored after it
+        datamodule = get_datamodule(self.trainer)
         self.cached_teachers = cache.open(
             teacher,
             self.task,
-            get_datamodule(self.trainer),
+            datamodule,
             ("train", "validation"),
             self.label_names or [],
             f"{self.trainer.precision} {dtype} {matmul_precision}",
         )
-        # looked up while a batch is on the CPU; not as a method, about which Lightning would always warn
-        warnings.filterwarnings("ignore", message="You have overridden `on_before_batch_transfer`")
-        self.on_before_batch_transfer = self._add_teacher_logits  # type: ignore[method-assign]
+        datamodule.teacher_cache_lookup = self._add_teacher_logits
 
-    def _add_teacher_logits(self, batch: Batch, dataloader_idx: int) -> Batch:
-        batch = type(self).on_before_batch_transfer(self, batch, dataloader_idx)  # which this stands in for
+    def _add_teacher_logits(self, batch: Batch) -> Batch:
         cached = self.cached_teachers.get("train") if self.trainer.training and self._training_started else None
         logits = cached.get(batch) if cached is not None else None
         return batch if logits is None else {**batch, TEACHER_LOGITS: logits}
@@ -445,6 +443,10 @@ class DistillationModule(LightningModule):
         """Free the gradients after the optimizer's step; Lightning frees them after the next forward pass."""
         if not self.trainer.fit_loop._should_accumulate():
             self.zero_grad()
+
+    def on_fit_end(self) -> None:
+        """Stop looking up the teacher's logits."""
+        get_datamodule(self.trainer).teacher_cache_lookup = None
 
     # ---- validation, test, predict
 
