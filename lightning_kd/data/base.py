@@ -263,7 +263,7 @@ class TextDataModule(LightningDataModule, DataModuleInterface):
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Look up cached teacher logits while the batch is on the CPU, after the module's hook has changed the batch.
 
-        Lightning prefers this hook to the module's, which is therefore called from here.
+        Lightning prefers this hook to the module's and warns if there are both, so the module's is called from here.
         """
         assert self.trainer is not None
         batch = self.trainer.lightning_module.on_before_batch_transfer(batch, dataloader_idx)

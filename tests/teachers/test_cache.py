@@ -712,6 +712,8 @@ def test_batch_of_padding_only(tmp_path, settings_by_kind, kind):
         assert head.logits.shape == (0, outputs.heads[name].logits.shape[1])
 
 
+# Lightning cannot know that the DataModule's hook calls the module's
+@pytest.mark.filterwarnings("ignore:You have overridden `on_before_batch_transfer` in both")
 def test_hooks_of_the_module_see_each_batch(tmp_path, teachers, clinc_file):
     """Rows are filled, scored and trained on as the hook makes them."""
 
