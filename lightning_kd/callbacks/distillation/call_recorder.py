@@ -1,4 +1,4 @@
-"""The calls of a network: recorded while somebody else's code makes them, and repeated on another network."""
+"""Record the calls of a model and replay them on another model."""
 
 import copy
 import inspect
@@ -16,7 +16,7 @@ from lightning_kd import models
 
 
 def iter_tensors(value: Any) -> Iterator[Tensor]:
-    """The tensors in nested tuples, lists and mappings."""
+    """Yield the tensors in nested tuples, lists and mappings."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, (tuple, list, Mapping)):
@@ -24,13 +24,8 @@ def iter_tensors(value: Any) -> Iterator[Tensor]:
             yield from iter_tensors(part)
 
 
-def shallow_copy(value: Any) -> Any:
-    """A mapping or list of its own, with the same entries; anything else as it is."""
-    return copy.copy(value) if isinstance(value, (Mapping, list)) else value
-
-
 def first_tensor(output: Any) -> Tensor | None:
-    """What a layer returned: a tensor, or the first in a tuple or mapping."""
+    """Return the output itself, the first tensor of a tuple or the first value of a mapping; None without a tensor."""
     if isinstance(output, Mapping):
         output = next(iter(output.values()), None)
     elif isinstance(output, tuple):
@@ -40,110 +35,110 @@ def first_tensor(output: Any) -> Tensor | None:
 
 @dataclass(frozen=True)
 class TensorVersions:
-    """How often tensors had been written to when they were seen, by PyTorch's own count.
+    """Version counters of tensors, which PyTorch increases with each in-place change.
 
     Attributes:
-        versions: The tensors, each with its count.
+        versions: The tensors, each with its counter.
     """
 
     versions: tuple[tuple[Tensor, int], ...] = ()
 
     @classmethod
     def record(cls, value: Any) -> "TensorVersions":
-        """Those of all tensors in a value; none within a graph that is being compiled, and of inference tensors."""
+        """Record all tensors in a value; none while compiling, and no inference tensors, which have no counter."""
         if torch.compiler.is_compiling():
             return cls()
         return cls(tuple((tensor, tensor._version) for tensor in iter_tensors(value) if not tensor.is_inference()))
 
     def check_unchanged(self, description: str, remedy: str) -> None:
-        """Refuse what has been written to since.
+        """Raise if a tensor has been changed in place since.
+
+        Args:
+            description: The tensors, for the message.
+            remedy: How to avoid the change.
 
         Raises:
-            ValueError: Names it.
+            ValueError: Names the shape of the tensor.
         """
         for tensor, version in self.versions:
             if tensor._version != version:
                 raise ValueError(
-                    f"DistillationCallback: {description}, a tensor of the shape {tuple(tensor.shape)}, was changed "
-                    f"in place "
-                    f"before the teacher came to it; {remedy}"
+                    f"DistillationCallback: {description} of shape {tuple(tensor.shape)} was changed in place "
+                    f"before the teacher or the losses read it; {remedy}"
                 )
 
 
 @dataclass(frozen=True)
 class Call:
-    """One call.
+    """One call of a model.
 
     Attributes:
-        args: What the network was called with.
-        kwargs: What it was called with by name.
-        argument_names: What its ``forward`` calls ``args``; fewer where it takes any number.
-        output: What it returned.
-        layers: What the recorded layers inside it returned, by path; the last time, where one ran several times.
-        parameter_names: All names that its ``forward`` knows.
-        input_versions: Whether the arguments are still those it was called with.
-        output_versions: Whether the output still is what it returned.
-        token_mask: Which positions of its output count, (B, L); None = all.
-        classes_last: Whether in logits of three dimensions the classes are known to come last.
+        args: Positional arguments.
+        kwargs: Keyword arguments.
+        parameters: Signature of the model's ``forward``.
+        input_versions: Version counters of the arguments at the call.
+        output: Return value.
+        layers: Outputs of the recorded layers by path; the last output of a layer that ran several times.
+        output_versions: Version counters of the output.
+        token_mask: Positions of the output that count, (B, L), True = counts; None = all.
+        classes_last: True if three-dimensional logits are known to be (B, L, C).
     """
 
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    argument_names: list[str]
-    output: Any
-    layers: dict[str, Any]
-    parameter_names: frozenset[str] = frozenset()
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    parameters: Mapping[str, inspect.Parameter] = field(default_factory=dict)
     input_versions: TensorVersions = field(default_factory=TensorVersions)
+    output: Any = None
+    layers: dict[str, Any] = field(default_factory=dict)
     output_versions: TensorVersions = field(default_factory=TensorVersions)
     token_mask: Tensor | None = None
     classes_last: bool = False
 
     @property
+    def positional_names(self) -> list[str]:
+        """Names of ``args``; fewer than ``args`` where ``forward`` takes ``*args``."""
+        names = [name for name, p in self.parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
+        return names[: len(self.args)]
+
+    @property
     def named_arguments(self) -> dict[str, Any]:
-        """Its arguments, as far as they have names."""
-        return {**dict(zip(self.argument_names, self.args, strict=False)), **self.kwargs}
+        """All arguments that have a name."""
+        return {**dict(zip(self.positional_names, self.args, strict=False)), **self.kwargs}
 
 
 def unwrap_compiled(model: nn.Module) -> nn.Module:
-    """The network that ``torch.compile`` has wrapped, or the network itself."""
+    """Return the model inside ``torch.compile(model)``, or the model itself."""
     wrapped: nn.Module = getattr(model, "_orig_mod", model)
     return wrapped
 
 
+def _shallow_copy(value: Any) -> Any:
+    """Copy mappings and lists, whose entries the training step may pop."""
+    return copy.copy(value) if isinstance(value, (Mapping, list)) else value
+
+
 @contextmanager
 def record_calls(model: nn.Module, layers: Iterable[str] = ()) -> Iterator[list[Call]]:
-    """Within the context each call of the network is added to the list; afterwards no trace is left in the network.
+    """Append each call of the model to the yielded list; remove all hooks on exit.
 
     Args:
-        model: Plain, or compiled by ``torch.compile(model)`` or ``model.compile()``.
-        layers: Paths of modules inside it.
+        model: Eager, or compiled by ``torch.compile(model)`` or ``model.compile()``.
+        layers: Paths of submodules whose outputs are recorded.
     """
     calls: list[Call] = []
     pending: list[tuple[tuple[Any, ...], dict[str, Any], TensorVersions]] = []
     layer_outputs: dict[str, Any] = {}
-    parameters = inspect.signature(unwrap_compiled(model).forward).parameters.values()
-    names = [parameter.name for parameter in parameters if parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
-    parameter_names = frozenset(p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD))
+    parameters = inspect.signature(unwrap_compiled(model).forward).parameters
 
     def begin(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        copied = {name: shallow_copy(value) for name, value in kwargs.items()}
-        pending.append((tuple(shallow_copy(value) for value in args), copied, TensorVersions.record((args, kwargs))))
+        copied = {name: _shallow_copy(value) for name, value in kwargs.items()}
+        pending.append((tuple(_shallow_copy(value) for value in args), copied, TensorVersions.record((args, kwargs))))
 
     def finish(output: Any) -> None:
-        args, kwargs, inputs = pending.pop()
-        copied = shallow_copy(output)
-        calls.append(
-            Call(
-                args,
-                kwargs,
-                names[: len(args)],
-                copied,
-                dict(layer_outputs),
-                parameter_names,
-                inputs,
-                TensorVersions.record(copied),
-            )
-        )
+        output = _shallow_copy(output)
+        versions = TensorVersions.record(output)
+        args, kwargs, input_versions = pending.pop()
+        calls.append(Call(args, kwargs, parameters, input_versions, output, dict(layer_outputs), versions))
         layer_outputs.clear()
 
     def store_output(path: str, output: Any) -> None:
@@ -160,7 +155,7 @@ def record_calls(model: nn.Module, layers: Iterable[str] = ()) -> Iterator[list[
     if compiled is None:
         handles.append(model.register_forward_pre_hook(lambda _, args, kwargs: begin(args, kwargs), with_kwargs=True))
         handles.append(model.register_forward_hook(lambda _, __, output: finish(output)))
-    else:  # network.compile() has compiled the call with its hooks; a new one would not be seen
+    else:  # model.compile() compiles the call with its hooks and ignores later ones (seen with torch 2.13)
 
         def recorded_call(*args: Any, **kwargs: Any) -> Any:
             begin(args, kwargs)
@@ -178,56 +173,63 @@ def record_calls(model: nn.Module, layers: Iterable[str] = ()) -> Iterator[list[
             model._compiled_call_impl = compiled
 
 
-LABEL_NAMES = {"labels", "start_positions", "end_positions"}
-"""Labels in the signatures of transformers, with which a model computes a loss."""
-
-OPTIONAL_INPUTS = LABEL_NAMES | {"token_type_ids"}
-"""Arguments without which a network does not see other inputs, or not in a way that matters."""
+def _is_label(name: str) -> bool:
+    """Return True for labels, by the rule of ``transformers.utils.find_labels``."""
+    return "label" in name or name in ("start_positions", "end_positions")
 
 
 def replay_call(call: Call, model: nn.Module) -> Any:
-    """Call a network as another one was called.
+    """Call a model with the arguments of a recorded call.
 
-    Arguments go by name where the network calls the first of them as the other one does, else by position. Left out
-    are options that it does not take, labels, with which it would compute a loss of its own, and a cache of keys and
-    values, which nobody reads. Numbers come in its precision, unless autocast sees to that.
+    Arguments are passed by name if the model gives the first of them the same name as the recorded model, else by
+    position. Labels are dropped, because with them the model would compute its own loss, and so are options that the
+    model does not accept. The key-value cache is disabled, because nothing reads it. Floating-point tensors are cast
+    to the model's dtype, unless autocast does so.
+
+    Args:
+        call: The recorded call.
+        model: Eager or compiled.
+
+    Returns:
+        The output of the model.
 
     Raises:
-        ValueError: If it does not take a tensor that the other one was given, or that was changed in place meanwhile.
+        ValueError: If the model does not accept a tensor of the call, or an argument has been changed in place since.
     """
     call.input_versions.check_unchanged(
-        "an argument of the student", "change a copy of it (x = x / 255 instead of x /= 255), in the forward, too"
+        "a student argument", "change a copy (x = x / 255 instead of x /= 255), also inside forward"
     )
     parameters = inspect.signature(unwrap_compiled(model).forward).parameters
-    use_names = len(call.argument_names) == len(call.args) and all(
-        name in parameters for name in call.argument_names[:1]
-    )
-    args, kwargs = ((), call.named_arguments) if use_names else (call.args, call.kwargs)
-    accepts_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    if accepts_any and not hasattr(model, "config"):
-        names = [name for name in kwargs if name not in LABEL_NAMES]
-    else:
-        names = models.input_names(model, kwargs)
-    for name in kwargs.keys() & call.parameter_names - OPTIONAL_INPUTS - set(names):
-        if isinstance(kwargs[name], Tensor):
-            raise ValueError(
-                f"DistillationCallback.teacher: the student is given the tensor {name!r}, which "
-                f"{type(unwrap_compiled(model)).__name__} does not take (it takes {', '.join(parameters)}); put the "
-                f"teacher in a "
-                "module whose forward calls its arguments as the student's does"
-            )
-    kwargs = {name: kwargs[name] for name in names}
-    if (
-        "use_cache" in parameters
-        and kwargs.get("past_key_values") is None
-        and len(args) <= list(parameters).index("use_cache")
-    ):
+    args, kwargs = call.args, call.kwargs
+    if len(call.positional_names) == len(args) and all(name in parameters for name in call.positional_names[:1]):
+        args, kwargs = (), call.named_arguments
+    kwargs = _select_arguments(call, kwargs, model, parameters)
+    cache_index = list(parameters).index("use_cache") if "use_cache" in parameters else -1
+    if len(args) <= cache_index and kwargs.get("past_key_values") is None:
         kwargs["use_cache"] = False
-    weights = next((weights for weights in model.parameters() if weights.is_floating_point()), None)
-    if weights is not None and not torch.is_autocast_enabled(weights.device.type):
-        args, kwargs = apply_to_collection((args, kwargs), Tensor, partial(_cast_like, weights))
+    weight = next((parameter for parameter in model.parameters() if parameter.is_floating_point()), None)
+    if weight is not None and not torch.is_autocast_enabled(weight.device.type):
+        args, kwargs = apply_to_collection((args, kwargs), Tensor, partial(_cast_floating, dtype=weight.dtype))
     return model(*args, **kwargs)
 
 
-def _cast_like(weights: Tensor, value: Tensor) -> Tensor:
-    return value.to(weights.dtype) if value.is_floating_point() else value
+def _select_arguments(
+    call: Call, kwargs: dict[str, Any], model: nn.Module, parameters: Mapping[str, inspect.Parameter]
+) -> dict[str, Any]:
+    """Return the keyword arguments that the model accepts, without labels."""
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()) and not hasattr(model, "config"):
+        names = [name for name in kwargs if not _is_label(name)]
+    else:
+        names = models.input_names(model, kwargs)
+    for name in kwargs.keys() & call.parameters.keys() - {*names, "token_type_ids"}:
+        if isinstance(kwargs[name], Tensor) and not _is_label(name):
+            raise ValueError(
+                f"DistillationCallback.teacher: {type(unwrap_compiled(model)).__name__} does not accept the tensor "
+                f"{name!r} that the student is given (its arguments: {', '.join(parameters)}); wrap the teacher in a "
+                "module whose forward has the student's argument names"
+            )
+    return {name: kwargs[name] for name in names}
+
+
+def _cast_floating(value: Tensor, dtype: torch.dtype) -> Tensor:
+    return value.to(dtype) if value.is_floating_point() else value

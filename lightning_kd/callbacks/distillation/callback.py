@@ -1,23 +1,22 @@
-"""Adds a teacher to a LightningModule that knows nothing of one."""
+"""Distill a teacher into a model inside any LightningModule."""
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
-from lightning_kd.callbacks.distillation.checks import check_callbacks, check_run
+from lightning_kd.callbacks.distillation.checks import check_run
 from lightning_kd.callbacks.distillation.losses import LossTerms, check_losses
 from lightning_kd.callbacks.distillation.optimizer import add_parameters
-from lightning_kd.callbacks.distillation.outputs import Key, Layer, layer_width
+from lightning_kd.callbacks.distillation.outputs import Key, Layer
 from lightning_kd.callbacks.distillation.step import StepPatch
 from lightning_kd.callbacks.distillation.teacher import (
-    CallReplayTask,
+    CallReplay,
     RestoreTrainingState,
     build_teacher,
-    list_members,
-    loaded_models,
-    resolve_teacher,
+    given_models,
+    infer_auto_class,
 )
 from lightning_kd.callbacks.distillation.token_alignment import is_sequence_to_sequence
 from lightning_kd.losses.base import DistillationLoss
@@ -28,38 +27,38 @@ from lightning_kd.training.loss_schedules import Schedule, resolve_schedules
 
 
 class DistillationCallback(Callback):
-    """Teaches a network inside any LightningModule, whose code stays as it is.
+    """Distills a teacher into a model inside any LightningModule, without changes to its code.
 
-    While ``training_step`` runs, the calls of the network are recorded. Then the teacher is called in the same way,
-    and the weighted losses are added to what the step returned. The module's own loss and logging stay. Logged are
-    ``distillation/<loss name>`` (not weighted), ``distillation/task_loss`` and ``distillation/loss``.
+    The callback records the calls of the student during ``training_step``, calls the teacher with the same arguments,
+    and adds the weighted losses to the loss that the step returned. The module keeps its own loss and logging. Logged
+    are ``distillation/<loss name>`` (not weighted), ``distillation/task_loss`` and ``distillation/loss``.
 
-    Parameters of losses (projections) are trained by the module's optimiser, in its group with the highest learning
-    rate, and saved in the state of this callback. The teacher is frozen and in no checkpoint.
+    Parameters of losses (projections) join the parameter group of the module's optimizer with the highest learning
+    rate, and are saved in the state of the callback. The teacher is frozen and not saved in checkpoints.
 
     Args:
-        student: Name of the network in the module, such as ``net`` or ``model.encoder``; empty = the module itself,
+        student: Path of the student in the module, such as ``net`` or ``model.encoder``; empty = the module itself,
             whose step calls ``self(batch)``.
-        teacher: Hub id or folder; or ``{pretrained: <hub id or folder>, ...}``, with arguments of ``from_pretrained``;
-            a list of these (an ensemble, logits averaged); ``{ensemble: [...], combine: ...}``; a ``.ckpt`` of the same
-            LightningModule class, or such a module, of which the network of the same name is taken; or any other
-            module.
-        losses: The terms that are added, by name.
-        logits: Key or index of the logits in what the networks return, or several of these, each then a head; null =
-            the tensor, the first one in a tuple, ``logits`` in a mapping.
-        labels: Key or index of the labels in the batch, for losses that read them, one for each head.
-        call: Which call of the network in a step counts, 0 = the first, -1 = the last; null = there is one only.
-        layers: Layers of the student and of the teacher, by path, which losses on hidden states compare, each pair
-            with a projection of its own where the widths differ.
-        auto_class: Name of the transformers class that loads a teacher from a hub id or folder; null = that of the
-            student's.
+        teacher: Hub id or folder; ``{pretrained: <hub id or folder>, ...}`` with arguments of ``from_pretrained``; a
+            list of these (an ensemble, logits averaged); ``{ensemble: [...], combine: ...}``; a ``.ckpt`` of the same
+            LightningModule class, or such a module, whose model of the student's name is used; or any other module.
+        losses: Losses to add, by name.
+        logits: Key or index of the logits in the outputs of both models, or a list of these, one per head; null = the
+            tensor itself, the first tensor of a tuple, or ``logits`` of a mapping.
+        labels: Key or index of the labels in the batch, for losses that read them, or a list of these, one per head.
+        call: Index of the call to distill where a step calls the student several times, 0 = first, -1 = last; null =
+            the only call.
+        layers: Pairs of layers for losses on hidden states: path in the student to path in the teacher. Each pair has
+            its own projection where the widths differ.
+        auto_class: Name of the transformers class that loads a teacher from a hub id or folder; null = inferred from
+            the student's class.
         loss_schedules: Arguments of losses that change over the optimizer steps, by loss and argument, such as
             ``{"soft": {"temperature": Schedule(8, 1)}}``; they replace the numbers given to the losses.
 
     Raises:
-        ValueError: If there are no losses; before training, if module, strategy, student and teacher do not go
-            together; in the first step, if the network is not called as it should.
-        FloatingPointError: If a term is not finite; names it.
+        ValueError: If there are no losses; before training, if module, strategy, student and teacher are incompatible;
+            in the first step, if the step does not call the student as expected.
+        FloatingPointError: If a loss is not finite.
     """
 
     def __init__(
@@ -67,7 +66,7 @@ class DistillationCallback(Callback):
         student: str,
         teacher: str | dict[str, Any] | list[str | dict[str, Any]] | Model,
         losses: dict[str, DistillationLoss],
-        logits: int | str | list[int | str] | None = None,  # from the shell, 1 is a number
+        logits: int | str | list[int | str] | None = None,  # int first: on the command line, 1 is an index
         labels: int | str | list[int | str] | None = None,
         call: int | None = None,
         layers: dict[str, str] | None = None,
@@ -92,59 +91,62 @@ class DistillationCallback(Callback):
 
     @property
     def state_key(self) -> str:
-        """Under which a checkpoint holds its state: one for each student."""
+        """Key of the callback's state in checkpoints, one per student."""
         return self._generate_state_key(student=self.student)
 
     # ---- before the first step
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse modules and strategies that this cannot work with.
+        """Raise if the module or the strategy is not supported.
 
         Raises:
             ValueError: Names the reason.
         """
         if stage != "fit":
             return
-        self._terms, self._restored_state, self._resumed = None, {}, False  # of an earlier fit
+        self._terms, self._restored_state, self._resumed = None, {}, False  # from an earlier fit
         check_run(trainer, pl_module, self.student, self.labels is not None)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Load the teacher, let the losses' parameters join the optimiser, and stand in for ``training_step``.
+        """Load the teacher, add the losses' parameters to the optimizer, and replace ``training_step``.
 
         Raises:
-            ValueError: If the module has no such network, or student and teacher do not go together.
+            ValueError: If there is no such student, or student and teacher are incompatible.
         """
         student = self._find_student(pl_module)
         dtype = next((p.dtype for p in student.parameters() if p.is_floating_point()), torch.get_default_dtype())
-        with torch.random.fork_rng(devices=[]):  # the module draws the same numbers as without a teacher
-            teacher = self._build_teacher(pl_module, student)
+        logits = None if all(loss.requires for loss in self.losses.values()) else _as_key_list(self.logits)
+        replay = CallReplay(self.auto_class or infer_auto_class(student), logits)
+        with torch.random.fork_rng(devices=[]):  # keep the module's random numbers
+            teacher = build_teacher(self.teacher, replay, pl_module, self.student)
+            self._training_state = RestoreTrainingState(given_models(teacher))
             teacher.to(pl_module.device, dtype)
-            teacher.load()  # loaded now: what is wrong with it shows before the first step
-            student_layers, teacher_layers = self._pair_layers(student, teacher)
-            self._terms = LossTerms(self.losses, self.loss_schedules, student_layers, teacher_layers)
-        self._check_parameters(trainer)
+            student_layers, replay.layers = self._pair_layers(student, teacher)
+            self._terms = LossTerms(self.losses, self.loss_schedules, student_layers, replay.layers)
+        if self._resumed and not self._restored_state and self._terms.parameters():
+            raise ValueError(
+                "DistillationCallback.losses: have projections, but the checkpoint was saved without them; leave "
+                "layers out, or start a new run from the weights of the checkpoint"
+            )
         self._terms.load_state_dict(trainer.strategy.broadcast(self._restored_state or self._terms.state_dict()))
         self._terms.to(pl_module.device, dtype)
-        add_parameters(trainer.optimizers[0], self._terms.parameters())
+        add_parameters(trainer, self._terms.parameters())
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         several = sum(isinstance(callback, DistillationCallback) for callback in callbacks) > 1
         self._step_patch = StepPatch(
-            trainer, pl_module, self.student, student_layers, teacher, self._terms, _as_key_list(self.labels), self.call
+            trainer,
+            pl_module,
+            self.student,
+            student_layers,
+            logits,
+            _as_key_list(self.labels),
+            self.call,
+            teacher,
+            self._terms,
+            log_prefix=f"distillation/{self.student}" if several else "distillation",
+            student_called=bool(self._restored_state),
         )
-        self._step_patch.log_prefix = f"distillation/{self.student}" if several else "distillation"
-        self._step_patch.student_called = bool(self._restored_state)  # by the run that is continued
         self._step_patch.install()
-
-    def _check_parameters(self, trainer: Trainer) -> None:
-        """Refuse runs whose optimiser the losses' parameters cannot join."""
-        if not cast(LossTerms, self._terms).parameters():
-            return
-        if self._resumed and not self._restored_state:
-            raise ValueError(
-                "DistillationCallback.losses: have projections, and the checkpoint is of a run without them, whose "
-                "optimiser cannot be continued; leave layers out, or begin a new run with the weights of the checkpoint"
-            )
-        check_callbacks(trainer)
 
     def _find_student(self, pl_module: LightningModule) -> nn.Module:
         try:
@@ -152,64 +154,53 @@ class DistillationCallback(Callback):
         except AttributeError:
             names = ", ".join(name for name, _ in pl_module.named_children())
             raise ValueError(
-                f"DistillationCallback.student: {type(pl_module).__name__} has no network {self.student!r}; it has "
-                f"{names}"
+                f"DistillationCallback.student: {type(pl_module).__name__} has no submodule {self.student!r}; its "
+                f"submodules are {names}"
             ) from None
 
-    def _build_teacher(self, pl_module: LightningModule, student: nn.Module) -> Teacher:
-        resolved = resolve_teacher(self.teacher, pl_module, self.student)
-        models = list(loaded_models(resolved))
-        self._training_state = RestoreTrainingState(models)
-        keys = None if all(loss.requires for loss in self.losses.values()) else _as_key_list(self.logits)
-        return build_teacher(student, resolved, len(models) == len(list_members(resolved)), self.auto_class, keys)
-
     def _pair_layers(self, student: nn.Module, teacher: Teacher) -> tuple[list[Layer], list[Layer]]:
-        """The layers of both that are compared; the teacher is told to record its own."""
-        if self.layers and len(teacher.models) > 1:
-            raise ValueError(
-                "DistillationCallback.layers: compares layers, and an ensemble has those of several networks; give one "
-                "teacher"
-            )
+        """Load the teacher and look up the layers to compare in both models."""
+        loaded = teacher.load()
+        if self.layers and len(loaded) > 1:
+            raise ValueError("DistillationCallback.layers: not supported for an ensemble; set a single teacher")
         if self.layers and is_sequence_to_sequence(student):
             raise ValueError(
-                f"DistillationCallback.layers: {type(student).__name__} has two kinds of padding, the encoder's and "
-                "the decoder's, and it is not known which is a layer's; compare logits"
+                f"DistillationCallback.layers: not supported for {type(student).__name__}, whose encoder and decoder "
+                "have different padding; compare logits"
             )
-        student_layers = [Layer(path, layer_width(student, path, "student")) for path in self.layers]
-        teacher_layers = [Layer(path, layer_width(teacher.load()[0], path, "teacher")) for path in self.layers.values()]
-        cast(CallReplayTask, teacher.task).layers = teacher_layers
-        return student_layers, teacher_layers
+        student_layers = [Layer.find(student, path, "student") for path in self.layers]
+        return student_layers, [Layer.find(loaded[0], path, "teacher") for path in self.layers.values()]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count the steps of the run, where a loss changes over them; earlier Lightning would set up the loader."""
+        """Set the total steps for loss schedules; any earlier, Lightning would build the dataloader too soon."""
         if self._step_patch is not None and self.loss_schedules:
-            steps = trainer.estimated_stepping_batches
             self._step_patch.total_steps = require_total_steps(
-                steps, "DistillationCallback.loss_schedules:", "leave loss_schedules out"
+                trainer.estimated_stepping_batches, "DistillationCallback.loss_schedules:", "leave loss_schedules out"
             )
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Average the gradients of the losses' parameters over the devices: they are not in what DDP has wrapped.
+        """Average the gradients of the losses' parameters across devices, because DDP does not wrap them.
 
-        Before gradients are unscaled, so that every device sees the same overflow and skips the same steps.
+        Done before gradients are unscaled, so that all devices see the same overflow and skip the same steps.
         """
+        # Lightning 2.6 has no public method for the last step of an accumulation
         if self._terms is None or trainer.world_size == 1 or trainer.fit_loop._should_accumulate():
             return
         for parameter in self._terms.parameters():
             gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
             parameter.grad = trainer.strategy.reduce(gradient, reduce_op="mean")
 
-    # ---- afterwards
+    # ---- after the last step
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Give the module its own step back, and let the teacher go."""
-        self._release()
+        """Restore ``training_step`` and the teacher."""
+        self._restore()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Give the module its own step back, and let the teacher go."""
-        self._release()
+        """Restore ``training_step`` and the teacher."""
+        self._restore()
 
-    def _release(self) -> None:
+    def _restore(self) -> None:
         if self._step_patch is not None:
             self._step_patch.remove()
             self._step_patch = None
@@ -217,18 +208,20 @@ class DistillationCallback(Callback):
             self._training_state.restore()
             self._training_state = None
 
+    # ---- checkpoints
+
     def state_dict(self) -> dict[str, Any]:
-        """The parameters of the losses, and what they are of."""
+        """Return the parameters of the losses and a signature of losses and layers."""
         return self._restored_state if self._terms is None else self._terms.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep them until the losses are built."""
+        """Keep the state until the losses are built."""
         self._restored_state = state_dict
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Take note that a run is continued, with this callback or without it.
+        """Record that a run is resumed, with or without this callback in the checkpoint.
 
-        One without a step is that of a learning rate finder, which goes back to the beginning.
+        Checkpoints of step 0 do not count: the learning rate finder restores its own.
         """
         self._resumed = checkpoint["global_step"] > 0
 

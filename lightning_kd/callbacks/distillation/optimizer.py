@@ -1,50 +1,59 @@
-"""Parameters that join an optimiser which somebody else has built."""
+"""Add the parameters of losses to the optimizer of a module."""
 
 from typing import Any
 
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import BaseFinetuning
 from lightning.pytorch.core.optimizer import _MockOptimizer
 from torch import nn
-from torch.optim import Optimizer
 
 
-def add_parameters(optimizer: Optimizer, parameters: list[nn.Parameter]) -> None:
-    """Add parameters to the group with the highest learning rate, before the first step.
+def add_parameters(trainer: Trainer, parameters: list[nn.Parameter]) -> None:
+    """Add parameters to the parameter group with the highest learning rate, before the first step.
 
-    No new group: schedules were made for those that there are (``LambdaLR`` with a function for each, ``OneCycleLR``
-    with a peak for each), and this way the parameters follow the schedule of their group.
+    A new group would break schedulers that have one entry per group (``LambdaLR`` with a list of functions,
+    ``OneCycleLR`` with a list of peaks). In an existing group the parameters follow its schedule.
 
     Args:
-        optimizer: As ``configure_optimizers`` has built it.
-        parameters: What to add.
+        trainer: Its first optimizer gets the parameters.
+        parameters: Parameters to add.
 
     Raises:
-        ValueError: If there is no optimiser, it divides its parameters among devices, or makes their state in a way of
-            its own.
+        ValueError: If there is no optimizer, if it is sharded or cannot initialize its state for the parameters, or if
+            a callback manages the parameter groups.
     """
     if not parameters:
         return
-    if isinstance(optimizer, _MockOptimizer):
-        raise ValueError(
-            "DistillationCallback.losses: have projections, and configure_optimizers returns no optimiser that could "
-            "train them; return one, or compare layers of one width"
-        )
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    for callback in callbacks:
+        if isinstance(callback, BaseFinetuning):
+            raise ValueError(
+                f"DistillationCallback.losses: {type(callback).__name__} expects only the module's parameters in the "
+                "optimizer, but these losses have projections; compare layers of equal width or logits, or remove the "
+                "callback"
+            )
+    optimizer = trainer.optimizers[0]
     name = type(optimizer).__name__
+    if isinstance(optimizer, _MockOptimizer):  # Lightning 2.6: stands for configure_optimizers returning None
+        raise ValueError(
+            "DistillationCallback.losses: configure_optimizers returns no optimizer to train the projections; return "
+            "one, or compare layers of equal width"
+        )
     if hasattr(optimizer, "consolidate_state_dict"):
         raise ValueError(
-            f"DistillationCallback: {name} divides its parameters among the devices when it is made, so those of the "
-            "losses cannot join it; take an optimiser that does not, or losses without a projection"
+            f"DistillationCallback.losses: {name} shards its parameters when it is built, so projections cannot be "
+            "added; use an optimizer that does not shard, or losses without projections"
         )
-    # without a rate where the optimiser chooses it itself, as Adafactor of transformers may
-    rates = [group.get("initial_lr", group.get("lr")) for group in optimizer.param_groups]
-    group = max(zip(rates, optimizer.param_groups, strict=True), key=lambda pair: float(pair[0] or 0))[1]
-    if optimizer.state:  # Adagrad makes the state of its parameters in its constructor
+    # lr is None where the optimizer computes it, as Adafactor in transformers can
+    rates = [group.get("initial_lr", group.get("lr")) or 0 for group in optimizer.param_groups]
+    group = max(zip(rates, optimizer.param_groups, strict=True), key=lambda pair: float(pair[0]))[1]
+    if optimizer.state:  # Adagrad initializes the state of its parameters in its constructor
         settings: dict[str, Any] = {option: group[option] for option in optimizer.defaults}
         try:
-            new_optimizer = type(optimizer)(parameters, **settings)
+            optimizer.state.update(type(optimizer)(parameters, **settings).state)
         except (TypeError, ValueError) as error:
             raise ValueError(
-                f"DistillationCallback: {name} cannot be made for the parameters of the losses ({error}); take another "
-                "optimiser, or losses without a projection"
+                f"DistillationCallback.losses: {name} cannot be built for the projections ({error}); use another "
+                "optimizer, or losses without projections"
             ) from error
-        optimizer.state.update(new_optimizer.state)
     group["params"].extend(parameters)

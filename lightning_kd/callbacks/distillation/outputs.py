@@ -1,4 +1,4 @@
-"""What a call of any network says, in the vocabulary of the losses."""
+"""Convert a recorded call into the ``Outputs`` that losses read."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,36 +11,48 @@ from lightning_kd.callbacks.distillation.call_recorder import Call, unwrap_compi
 from lightning_kd.outputs import IGNORE_INDEX, Head, Outputs
 
 Key = str | int
-"""Where something stands in a mapping or a tuple."""
+"""Key of a mapping, name of an attribute or index of a sequence."""
 
 
 def get_entry(container: Any, key: Key, argument: str, description: str) -> Any:
-    """An entry of a mapping or tuple, or an attribute.
+    """Return an entry of a mapping or sequence, or an attribute.
+
+    Args:
+        container: A mapping, sequence or object.
+        key: The entry.
+        argument: Argument of ``DistillationCallback`` that named the key, for the message.
+        description: The container, for the message.
 
     Raises:
-        ValueError: If there is no such entry; lists those that there are.
+        ValueError: If there is no such entry.
     """
     try:
         if isinstance(key, str) and not isinstance(container, Mapping):
             return getattr(container, key)
         return container[key]
     except (LookupError, AttributeError, TypeError):
-        contents = (
-            f"has {', '.join(map(repr, container))}"
-            if isinstance(container, Mapping)
-            else f"is a {type(container).__name__}"
-        )
-        raise ValueError(f"DistillationCallback.{argument}: {description} has no {key!r}; it {contents}") from None
+        raise ValueError(
+            f"DistillationCallback.{argument}: {description} has no entry {key!r}; it is {_describe(container)}"
+        ) from None
+
+
+def _describe(container: Any) -> str:
+    if isinstance(container, Mapping):
+        return f"a mapping with the keys {', '.join(map(repr, container))}"
+    return f"of type {type(container).__name__}"
 
 
 def extract_logits(output: Any, keys: list[Key], role: str) -> dict[str, Tensor]:
-    """The logits in what a network returned, by name.
+    """Find the logits in the output of a model.
 
     Args:
-        output: A tensor; a tuple, of which the first tensor of at least two dimensions is taken; a mapping with
-            ``logits``.
-        keys: Where else they stand in a tuple or mapping.
-        role: The network, for messages.
+        output: A tensor; a sequence, of which the first tensor of at least two dimensions is taken; or a mapping or
+            object with the entry ``logits``.
+        keys: Entries to take instead; ignored for a tensor.
+        role: ``student`` or ``teacher``, for messages.
+
+    Returns:
+        The logits by name.
 
     Raises:
         ValueError: If there are none.
@@ -48,49 +60,35 @@ def extract_logits(output: Any, keys: list[Key], role: str) -> dict[str, Tensor]
     if isinstance(output, Tensor):
         return {str(keys[0]) if keys else "logits": output}
     if keys:
-        return {str(key): get_entry(output, key, "logits", f"what the {role} returns") for key in keys}
+        return {str(key): get_entry(output, key, "logits", f"the output of the {role}") for key in keys}
     found = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
     if found is None and isinstance(output, (tuple, list)):
         found = next((part for part in output if isinstance(part, Tensor) and part.ndim >= 2), None)
     if found is None:
-        contents = (
-            f"a mapping of {', '.join(map(repr, output))}" if isinstance(output, Mapping) else type(output).__name__
-        )
         raise ValueError(
-            f"DistillationCallback: the {role} returns {contents}, in which no logits are found; say where they are "
-            f"with "
-            "logits=<key or index>"
+            f"DistillationCallback.logits: no logits in the output of the {role}, which is {_describe(output)}; "
+            "set logits=<key or index>"
         )
     return {"logits": found}
 
 
-def extract_labels(batch: Any, keys: list[Key]) -> list[Tensor]:
-    """The labels in a batch, one for each head.
-
-    Args:
-        batch: What the training step gets.
-        keys: Where they stand; none = nowhere.
-    """
-    return [get_entry(batch, key, "labels", "the batch") for key in keys]
-
-
 def build_head(name: str, logits: Tensor, labels: Tensor | None, token_mask: Tensor | None, classes_last: bool) -> Head:
-    """One distribution per row, token or pixel.
+    """Build a head with one distribution per example, token or pixel.
 
     Args:
-        name: For messages.
-        logits: (N, C); (B, L, C) or (B, C, L), of which padding is left out; or (B, C, H, W).
-        labels: The same without C; tokens whose label is -100 are left out.
-        token_mask: Which positions are no padding, (B, L); None = all.
-        classes_last: Whether three dimensions are known to be (B, L, C).
+        name: Name of the head, for messages.
+        logits: (N, C); (B, L, C) or (B, C, L), from which masked positions are dropped; or (B, C, H, W).
+        labels: Shape of the logits without C, -100 = unknown. With labels, unlabeled tokens are dropped.
+        token_mask: Positions that count, (B, L), True = counts; None = all.
+        classes_last: True if three dimensions are known to be (B, L, C).
 
     Raises:
-        ValueError: If logits or labels have another shape, or three dimensions may mean this or that.
+        ValueError: If logits or labels have another shape, or if the class dimension is ambiguous.
     """
     if logits.ndim < 2:
         raise ValueError(
-            f"DistillationCallback: {name!r} has the shape {tuple(logits.shape)}, and the losses compare scores of "
-            "classes: (N, C), (B, L, C) or (B, C, H, W); give the network one output per class"
+            f"DistillationCallback.logits: {name!r} has shape {tuple(logits.shape)}, expected (N, C), (B, L, C), "
+            "(B, C, L) or (B, C, H, W); return one logit per class"
         )
     if token_mask is not None and token_mask.shape != logits.shape[:2]:
         token_mask = None
@@ -100,113 +98,120 @@ def build_head(name: str, logits: Tensor, labels: Tensor | None, token_mask: Ten
     scores = logits.movedim(1, -1) if channels_first else logits
     if labels is not None and labels.shape != scores.shape[:-1]:
         raise ValueError(
-            f"DistillationCallback.labels: of shape {tuple(labels.shape)}, but {name!r} of {tuple(logits.shape)} needs "
-            f"{tuple(scores.shape[:-1])}; name other labels or other logits"
+            f"DistillationCallback.labels: shape {tuple(labels.shape)} does not match {name!r} of shape "
+            f"{tuple(logits.shape)}, which needs {tuple(scores.shape[:-1])}; name other labels or other logits"
         )
-    if logits.ndim == 3 and labels is not None:
+    if labels is not None and logits.ndim == 3:
         labeled = labels != IGNORE_INDEX
         token_mask = labeled if token_mask is None else token_mask & labeled
-    if logits.ndim == 3 and token_mask is not None and not token_mask.all():  # to index copies all scores
+    if logits.ndim == 3 and token_mask is not None and not token_mask.all():  # indexing copies all logits
         return Head(scores[token_mask], None if labels is None else labels[token_mask])
     return Head(scores.flatten(0, -2), None if labels is None else labels.flatten())
 
 
 def _is_channels_first(name: str, logits: Tensor, labels: Tensor | None) -> bool:
-    """Whether logits of three dimensions are those of a convolution, (B, C, L), which the labels' shape says."""
-    batch, one, other = logits.shape
+    """Return True for (B, C, L), as from a convolution, and False for (B, L, C), by the shape of the labels."""
+    batch, second, third = logits.shape
     shape = None if labels is None else tuple(labels.shape)
-    if one != other and shape in ((batch, one), (batch, other)):
-        return shape == (batch, other)
+    if second != third and shape in ((batch, second), (batch, third)):
+        return shape == (batch, third)
     raise ValueError(
-        f"DistillationCallback.logits: {name!r} of the shape {tuple(logits.shape)} may be tokens by classes or classes "
-        "by positions; name labels=<key or index> of one class for each position, whose shape says it, or return "
-        "logits of two dimensions"
+        f"DistillationCallback.logits: {name!r} of shape {tuple(logits.shape)} may be (B, L, C) or (B, C, L); set "
+        "labels=<key or index> to one label per position, or return logits of two dimensions"
     )
 
 
 WIDTH_ATTRIBUTES = ("out_features", "out_channels", "num_features", "num_channels", "embedding_dim", "embed_dim")
-"""What modules of PyTorch call the width of their output."""
-
-
-def layer_width(model: nn.Module, path: str, role: str) -> int:
-    """How wide the output of a layer is, from its weights: of its last part that says so.
-
-    Raises:
-        ValueError: If there is no such layer, or it does not say.
-    """
-    model = unwrap_compiled(model)
-    try:
-        layer = model.get_submodule(path)
-    except AttributeError:
-        names = ", ".join(name for name, _ in model.named_children())
-        raise ValueError(
-            f"DistillationCallback.layers: the {role}, {type(model).__name__}, has no {path!r}; its parts are {names}"
-        ) from None
-    for part in [layer, *reversed(list(layer.modules())[1:])]:
-        if isinstance(part, nn.RNNBase):
-            break
-        shape = getattr(part, "normalized_shape", None)
-        width = (
-            shape[-1]
-            if shape
-            else next((getattr(part, name) for name in WIDTH_ATTRIBUTES if hasattr(part, name)), None)
-        )
-        if isinstance(width, int):
-            return width
-    raise ValueError(
-        f"DistillationCallback.layers: {path!r} of the {role} does not say how wide its output is; name a linear "
-        f"map, a "
-        "convolution or a norm"
-    )
+"""Attributes of PyTorch modules that hold the width of their output."""
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer whose output is compared."""
+    """A layer whose output is compared.
+
+    Attributes:
+        path: Path of the submodule.
+        width: Width of its output, H.
+    """
 
     path: str
     width: int
 
-    def states(self, call: Call) -> Tensor:
-        """Its output, (B, L, H): of a feature map (B, H, ...) the positions in a row, of (B, H) one position.
+    @classmethod
+    def find(cls, model: nn.Module, path: str, role: str) -> "Layer":
+        """Look up a layer and infer its width from its last part that has one.
+
+        Args:
+            model: Eager or compiled.
+            path: Path of the submodule.
+            role: ``student`` or ``teacher``, for messages.
 
         Raises:
-            ValueError: If it did not run, or is not as wide as its weights say.
+            ValueError: If there is no such layer, or if its width is unknown.
         """
-        what = f"DistillationCallback.layers: {self.path!r}"
+        model = unwrap_compiled(model)
+        try:
+            layer = model.get_submodule(path)
+        except AttributeError:
+            names = ", ".join(name for name, _ in model.named_children())
+            raise ValueError(
+                f"DistillationCallback.layers: the {role}, {type(model).__name__}, has no submodule {path!r}; its "
+                f"submodules are {names}"
+            ) from None
+        for part in [layer, *reversed(list(layer.modules())[1:])]:
+            if isinstance(part, nn.RNNBase):
+                break
+            shape = getattr(part, "normalized_shape", None)
+            widths = [shape[-1]] if shape else [getattr(part, name, None) for name in WIDTH_ATTRIBUTES]
+            width = next((width for width in widths if width is not None), None)
+            if isinstance(width, int):
+                return cls(path, width)
+        raise ValueError(
+            f"DistillationCallback.layers: the output width of {path!r} in the {role} is unknown; name a linear layer, "
+            "a convolution or a norm"
+        )
+
+    def extract_states(self, call: Call) -> Tensor:
+        """Return the output of the layer in a call, (B, L, H).
+
+        The positions of a feature map (B, H, ...) are flattened; an output (B, H) is one position.
+
+        Raises:
+            ValueError: If the layer did not run, or its output has another width.
+        """
         states = call.layers.get(self.path)
         if not isinstance(states, Tensor):
             raise ValueError(
-                f"{what} gave no tensor in this call; name a layer that the network calls (where it was compiled and "
-                "run before this fit, call torch.compiler.reset() first)"
+                f"DistillationCallback.layers: {self.path!r} returned no tensor in this call; name a layer that the "
+                "model calls (after an earlier compiled run, call torch.compiler.reset() first)"
             )
-        # classes of images come second, of tokens last
+        # the channels of images come second, the features of tokens last
         dims = [dim for dim in ((1, -1) if states.ndim > 3 else (-1, 1)) if states.shape[dim] == self.width]
         if states.ndim < 2 or not dims:
             raise ValueError(
-                f"{what} gave the shape {tuple(states.shape)}, but its weights say a width of {self.width}; name the "
-                "linear map, convolution or norm inside it"
+                f"DistillationCallback.layers: {self.path!r} returned shape {tuple(states.shape)}, but its weights "
+                f"have width {self.width}; name the linear layer, convolution or norm inside it"
             )
         states = states.movedim(dims[0], -1)
         return states.unsqueeze(1) if states.ndim == 2 else states.flatten(1, -2)
 
 
 def build_outputs(call: Call, role: str, keys: list[Key] | None, labels: list[Tensor], layers: list[Layer]) -> Outputs:
-    """A call in the vocabulary of the losses.
+    """Convert a call into outputs.
 
     Args:
         call: The call.
-        role: The network, for messages.
-        keys: See ``extract_logits``; None where no loss reads logits.
-        labels: One for each head, or none.
-        layers: Whose outputs become ``hidden_states``, in this order.
+        role: ``student`` or ``teacher``, for messages.
+        keys: Entries that hold the logits, see ``extract_logits``; None = build no heads.
+        labels: One tensor for each head, or none.
+        layers: Layers whose outputs become ``hidden_states``, in this order.
     """
     call.output_versions.check_unchanged(
-        f"what the {role} returned", "change a copy of it in training_step (logits = logits / 2 instead of logits /= 2)"
+        f"a {role} output", "change a copy in training_step (logits = logits / 2 instead of logits /= 2)"
     )
     found = {} if keys is None else extract_logits(call.output, keys, role)
     heads = {
         name: build_head(name, logits, head_labels, call.token_mask, call.classes_last)
         for (name, logits), head_labels in zip_longest(found.items(), labels[: len(found)])
     }
-    return Outputs(heads, call.token_mask, tuple(layer.states(call) for layer in layers))
+    return Outputs(heads, call.token_mask, tuple(layer.extract_states(call) for layer in layers))

@@ -1,77 +1,71 @@
-"""A training step around somebody else's, which adds a teacher to it."""
+"""Add distillation losses to the training step of a module."""
 
 import functools
 import inspect
-from collections.abc import Mapping
-from typing import Any, cast
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_kd.callbacks.distillation.call_recorder import Call, iter_tensors, record_calls
 from lightning_kd.callbacks.distillation.losses import LossTerms
-from lightning_kd.callbacks.distillation.outputs import Key, Layer, build_outputs, extract_labels
-from lightning_kd.callbacks.distillation.teacher import CallReplayTask
+from lightning_kd.callbacks.distillation.outputs import Key, Layer, build_outputs, get_entry
 from lightning_kd.callbacks.distillation.token_alignment import align_tokens_and_labels
 from lightning_kd.outputs import Batch, Outputs
 from lightning_kd.teachers.teacher import Teacher
 
 
+@dataclass(eq=False)
 class StepPatch:
-    """Runs the module's own step, lets the teacher repeat the student's call, and adds the losses.
-
-    Args:
-        trainer: The trainer that fits.
-        module: The module.
-        name: The student's name in it.
-        layers: The layers of the student that are compared.
-        teacher: The teacher; its task is a ``CallReplayTask``.
-        terms: The losses.
-        labels: Where the labels are in the batch.
-        call: Which call counts; None = the only one.
+    """A wrapper of ``training_step`` that replays the student's call on the teacher and adds the losses.
 
     Attributes:
-        total_steps: Optimiser steps of the run, for what changes over it; 0 = nothing does.
-        log_prefix: Of the names of what is logged.
-        student_called: Whether a step has called the student; from then on one that does not is left as it is.
+        trainer: The trainer of the module.
+        module: The user's module.
+        student_name: Path of the student in the module.
+        layers: Layers of the student that are compared.
+        logits: Entries of the output that hold the logits; None = no loss reads them.
+        labels: Entries of the batch that hold the labels.
+        call: Index of the call that counts; None = the only one.
+        teacher: The teacher, run by a ``CallReplay``.
+        terms: The losses.
+        log_prefix: Prefix of the logged names.
+        student_called: True once a step has called the student; from then on, steps that do not are left unchanged.
+        total_steps: Optimizer steps of the run, for loss schedules; 0 = no schedules.
     """
 
-    def __init__(
-        self,
-        trainer: Trainer,
-        module: LightningModule,
-        name: str,
-        layers: list[Layer],
-        teacher: Teacher,
-        terms: LossTerms,
-        labels: list[Key],
-        call: int | None,
-    ) -> None:
-        self.trainer = trainer
-        self.module = module
-        self.name = name
-        self.student = module.get_submodule(name)
-        self.layers = layers
-        self.teacher = teacher
-        self.terms = terms
-        self.labels = labels
-        self.call = call
-        self.total_steps = 0.0
-        self.log_prefix = "distillation"
-        self.student_called = False
-        self._warned_frozen = False
+    trainer: Trainer
+    module: LightningModule
+    student_name: str
+    layers: list[Layer]
+    logits: list[Key] | None
+    labels: list[Key]
+    call: int | None
+    teacher: Teacher
+    terms: LossTerms
+    log_prefix: str
+    student_called: bool
+    total_steps: float = 0.0
+    student: nn.Module = field(init=False)
+    original_step: Callable[..., Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.student = self.module.get_submodule(self.student_name)
+        self.original_step = self.module.training_step
+        self._previous_step = self.module.__dict__.get("training_step")
         self._active = False
-        self.original_step = module.training_step
-        self._previous_step = module.__dict__.get("training_step")
+        self._warned_frozen = False
 
     def install(self) -> None:
-        """Stand in for the module's ``training_step``, under whose name strategies look it up."""
+        """Replace ``training_step`` on the instance, where strategies look it up."""
 
         @functools.wraps(self.original_step)
         def training_step(*args: Any, **kwargs: Any) -> Any:
-            if not self._active or not self.trainer.training:  # some validate with their training step
+            if not self._active or not self.trainer.training:  # validation_step may call training_step
                 return self.original_step(*args, **kwargs)
             return self.run(*args, **kwargs)
 
@@ -80,7 +74,7 @@ class StepPatch:
         self.module.training_step = training_step  # type: ignore[method-assign]
 
     def remove(self) -> None:
-        """Give the module its own step back, or, where others stand in for it too, do nothing from now on."""
+        """Restore ``training_step``; below another active patch, only become inactive."""
         self._active = False
         step = self.module.__dict__.get("training_step")
         while (patch := getattr(step, "step_patch", None)) is not None and not patch._active:
@@ -91,110 +85,99 @@ class StepPatch:
             self.module.training_step = step  # type: ignore[method-assign]
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
-        """The module's step, with the losses added to what it returned.
+        """Run the original step and return its result with the weighted losses added.
 
         Raises:
-            ValueError: If the student is not called as it should be.
+            ValueError: If the student's calls or outputs cannot be used.
             FloatingPointError: If a loss is not finite.
         """
         with record_calls(self.student, [layer.path for layer in self.layers]) as calls:
             result = self.original_step(*args, **kwargs)
         loss = result.get("loss") if isinstance(result, Mapping) else result
-        if not isinstance(loss, Tensor):  # a step that is skipped, or what Lightning refuses
+        if not isinstance(loss, Tensor):  # a skipped step, or a result that Lightning rejects
             return result
-        if not calls and self.student_called:  # such as that of another task
+        if not calls and self.student_called:  # such as a step of another task
             return result
         call = self._select_call(calls)
         self.student_called = True
         batch = args[0] if args else next(iter(kwargs.values()))
-        keys = cast(CallReplayTask, self.teacher.task).keys
-        call, labels = align_tokens_and_labels(call, self.student, extract_labels(batch, self.labels))
-        student = build_outputs(call, "student", keys, labels, self.layers)
-        self._check_gradient(student)
+        labels = [get_entry(batch, key, "labels", "the batch") for key in self.labels]
+        call, labels = align_tokens_and_labels(call, self.student, labels)
+        student = build_outputs(call, "student", self.logits, labels, self.layers)
+        self._check_gradients(student)
         self.terms.check_heads(student)
-        scheduled_values = (
-            self.terms.update_schedules(self.trainer.global_step / self.total_steps) if self.total_steps else {}
-        )
-        teacher = self._call_teacher({"call": call, "labels": labels}) if self.terms.needs_teacher else None
-        total = loss + self._distillation_loss(loss, student, teacher, scheduled_values, self._batch_size(call))
+        scheduled = self.terms.update_schedules(self.trainer.global_step / self.total_steps) if self.total_steps else {}
+        teacher = self._run_teacher({"call": call, "labels": labels}) if self.terms.require_teacher else None
+        losses = self.terms(student, teacher)
+        total = loss + self._weighted_sum(losses, loss)
+        self._log({**losses, "task_loss": loss, "loss": total}, scheduled, self._batch_size(call))
         return {**result, "loss": total} if isinstance(result, Mapping) else total
 
-    def _call_teacher(self, batch: Batch) -> Outputs:
-        """The teacher, which may draw random numbers, but not those of the module."""
+    def _run_teacher(self, batch: Batch) -> Outputs:
+        """Run the teacher without advancing the random state of the module."""
         device = self.module.device
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             return self.teacher(batch)
 
-    def _batch_size(self, call: Call) -> int | None:
-        """For logging; None = Lightning sees it in the batch, which is not so where the step fetches batches itself."""
-        if "dataloader_iter" not in inspect.signature(self.original_step).parameters:
-            return None
-        return next((len(tensor) for tensor in iter_tensors((call.args, call.kwargs)) if tensor.ndim), 1)
-
     def _select_call(self, calls: list[Call]) -> Call:
         if not calls:
             raise ValueError(
-                f"DistillationCallback.student: training_step does not call {self.name!r}, or calls its forward or a "
-                "part of it, which is not seen; name the network that it calls as a function"
+                f"DistillationCallback.student: training_step does not call {self.student_name!r}, or calls its "
+                "forward or a submodule directly; name a model that it calls as a function"
             )
-        times = f"training_step calls {self.name!r} {len(calls)} times"
+        times = f"training_step calls {self.student_name!r} {len(calls)} times"
         if self.call is None and len(calls) > 1:
-            raise ValueError(
-                f"DistillationCallback.call: {times}; say which call counts, call=0 for the first, call=-1 for the last"
-            )
+            raise ValueError(f"DistillationCallback.call: null, but {times}; set 0 for the first call, -1 for the last")
         index = self.call or 0
         if not -len(calls) <= index < len(calls):
-            raise ValueError(f"DistillationCallback.call: {index}, but {times}")
+            raise ValueError(
+                f"DistillationCallback.call: {index}, but {times}; set 0 for the first call, -1 for the last"
+            )
         return calls[index]
 
-    def _check_gradient(self, student: Outputs) -> None:
+    def _check_gradients(self, student: Outputs) -> None:
         logits = [head.logits for head in student.heads.values()]
-        if not any(tensor.requires_grad for tensor in [*logits, *(student.hidden_states or ())]) and not any(
-            parameter.requires_grad for parameter in self.student.parameters()
-        ):
+        states = student.hidden_states or ()
+        trainable = any(parameter.requires_grad for parameter in self.student.parameters())
+        if not trainable and not any(tensor.requires_grad for tensor in (*logits, *states)):
             if not self._warned_frozen:
                 rank_zero_warn(
-                    f"DistillationCallback.student: all weights of {self.name!r} are frozen, so it learns nothing from "
-                    "the teacher; name the network that is trained"
+                    f"DistillationCallback.student: all weights of {self.student_name!r} are frozen, so it learns "
+                    "nothing from the teacher; name a model that is trained"
                 )
             self._warned_frozen = True
             return
         if not all(tensor.requires_grad for tensor in logits):
             raise ValueError(
-                "DistillationCallback.call: the call that counts was made without gradients, so nothing would be "
-                "learnt from the teacher; say which other call counts"
+                f"DistillationCallback.call: {self.call or 0} was made without gradients, so the student would learn "
+                "nothing; select another call"
             )
-        for layer, states in zip(self.layers, student.hidden_states or (), strict=True):
-            if not states.requires_grad:
+        for layer, tensor in zip(self.layers, states, strict=True):
+            if not tensor.requires_grad:
                 raise ValueError(
-                    f"DistillationCallback.layers: {layer.path!r} gave an output without gradients, so nothing would "
-                    "be learnt there; where activations are recomputed, use use_reentrant=False; where all weights up "
-                    "to it are frozen, leave it out; else say which other call counts"
+                    f"DistillationCallback.layers: {layer.path!r} has an output without gradients, so the student "
+                    "would learn nothing there; checkpoint activations with use_reentrant=False, leave out frozen "
+                    "layers, or select another call"
                 )
 
-    def _distillation_loss(
-        self,
-        task_loss: Tensor,
-        student: Outputs,
-        teacher: Outputs | None,
-        scheduled_values: dict[str, float],
-        batch_size: int | None,
-    ) -> Tensor:
-        """The weighted sum of the losses, which are logged with what changes over the run."""
-        terms = self.terms(student, teacher)
-        distillation_loss = sum(
-            (self.terms.weight(name) * term for name, term in terms.items()), torch.zeros_like(task_loss)
-        )
-        if not torch.isfinite(distillation_loss):
-            name = next((name for name, term in terms.items() if not torch.isfinite(term)), "loss")
+    def _weighted_sum(self, losses: dict[str, Tensor], task_loss: Tensor) -> Tensor:
+        total = sum((self.terms.weight(name) * loss for name, loss in losses.items()), torch.zeros_like(task_loss))
+        if not torch.isfinite(total):
+            name = next((name for name, loss in losses.items() if not torch.isfinite(loss)), "loss")
             raise FloatingPointError(
-                f"{self.log_prefix}/{name} is {terms.get(name, distillation_loss).item()} in epoch "
-                f"{self.trainer.current_epoch}, step "
-                f"{self.trainer.global_step}; lower the learning rate, clip gradients (trainer.gradient_clip_val) or "
-                "look at what the teacher makes of this batch"
+                f"{self.log_prefix}/{name} is {losses.get(name, total).item()} in epoch {self.trainer.current_epoch}, "
+                f"step {self.trainer.global_step}; lower the learning rate, clip gradients "
+                "(trainer.gradient_clip_val), or inspect the teacher's outputs for this batch"
             )
-        logged = {**terms, "task_loss": task_loss, "loss": task_loss + distillation_loss}
-        values: dict[str, Any] = {**{name: value.detach() for name, value in logged.items()}, **scheduled_values}
-        for name, value in values.items():  # Lightning's own: modules change what log and log_dict take
+        return total
+
+    def _log(self, losses: dict[str, Tensor], scheduled: dict[str, float], batch_size: int | None) -> None:
+        values: dict[str, Any] = {**{name: loss.detach() for name, loss in losses.items()}, **scheduled}
+        for name, value in values.items():  # not self.module.log, whose signature the user may have changed
             LightningModule.log(self.module, f"{self.log_prefix}/{name}", value, batch_size=batch_size)
-        return distillation_loss
+
+    def _batch_size(self, call: Call) -> int | None:
+        """Return the batch size for logging where Lightning does not see the batch, else None."""
+        if "dataloader_iter" not in inspect.signature(self.original_step).parameters:
+            return None
+        return next((len(tensor) for tensor in iter_tensors((call.args, call.kwargs)) if tensor.ndim), 1)

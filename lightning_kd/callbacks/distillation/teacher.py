@@ -1,9 +1,9 @@
-"""A teacher that is called as another network was."""
+"""Build the teacher of a ``DistillationCallback`` and replay the student's calls on it."""
 
 import os
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import transformers
@@ -19,183 +19,143 @@ from lightning_kd.callbacks.distillation.call_recorder import (
     unwrap_compiled,
 )
 from lightning_kd.callbacks.distillation.outputs import Key, Layer, build_outputs
-from lightning_kd.models import labels
+from lightning_kd.models.labels import get_label_names, same_label_set
 from lightning_kd.outputs import Batch, Outputs, Requirement
 from lightning_kd.teachers.teacher import Teacher
 
 
-class CallReplayTask:
-    """The ``ModelRunner`` of the drop-in: runs a network on a batch that is a ``call`` of another one.
-
-    Args:
-        auto_class: Name of the transformers class that loads the network.
-        keys: Where its logits are; None = they are not read.
+@dataclass
+class CallReplay:
+    """A ``ModelRunner`` for batches that hold a ``call`` of the student and its ``labels``.
 
     Attributes:
-        layers: Whose outputs are its hidden states.
+        auto_class: Name of the transformers class that loads the teacher; empty = unknown.
+        logits: Entries of the output that hold the logits; None = build no heads.
+        layers: Layers of the teacher whose outputs become ``hidden_states``.
     """
 
-    def __init__(self, auto_class: str, keys: list[Key] | None) -> None:
-        self.auto_class = auto_class
-        self.keys = keys
-        self.layers: list[Layer] = []
+    auto_class: str
+    logits: list[Key] | None
+    layers: list[Layer] = field(default_factory=list)
 
     def run(self, model: nn.Module, batch: Batch, requires: frozenset[Requirement] = frozenset()) -> Outputs:
-        """Repeat the call."""
+        """Call the model as the student was called."""
         call: Call = batch["call"]
         layers: dict[str, Any] = {}
-        if not self.layers:
-            output = replay_call(call, model)
-        else:
+        if self.layers:
             with record_calls(model, [layer.path for layer in self.layers]) as calls:
                 output = replay_call(call, model)
             layers = calls[-1].layers
-        # made by the student's arguments: what is padding, it was told
+        else:
+            output = replay_call(call, model)
+        # token_mask stays the student's, which got the same arguments
         replayed = replace(call, output=output, layers=layers, output_versions=TensorVersions())
-        return build_outputs(replayed, "teacher", self.keys, batch["labels"], self.layers)
+        return build_outputs(replayed, "teacher", self.logits, batch["labels"], self.layers)
 
     def align_to_student(self, outputs: Outputs, teacher_inputs: Batch, batch: Batch) -> Outputs:
-        """Return the outputs as they are: the teacher always reads the student's tokens."""
+        """Return the outputs unchanged, because the teacher always reads the student's tokens."""
         return outputs
 
 
-def build_teacher(
-    student: nn.Module, source: Any, loaded: bool, auto_class: str | None, keys: list[Key] | None
-) -> Teacher:
-    """A teacher for a student, its classes in the student's order where both name them.
-
-    Args:
-        student: The network.
-        source: As ``Teacher`` takes it.
-        loaded: Whether all of it are networks already.
-        auto_class: Name of the transformers class that loads those that are no modules; None = as for the student.
-        keys: Where the logits are.
-
-    Raises:
-        ValueError: If no class is known to load it with, or it has other classes than the student.
-    """
-    if auto_class is None and not loaded:
-        auto_class = infer_auto_class(student)
-    teacher = Teacher(source, CallReplayTask(auto_class or "", keys))
-    student_names = labels.get_label_names(models.get_id2label(unwrap_compiled(student)))
-    if student_names is None or keys is None:
-        return teacher
-    for member in teacher.models:
-        teacher_names, name = member.label_names(), member.name
-        if teacher_names is not None and not labels.same_label_set(student_names, teacher_names):
-            raise ValueError(
-                f"DistillationCallback.teacher: {name!r} and the student name other classes ({len(teacher_names)}: "
-                f"{', '.join(teacher_names[:3])}, ... against {len(student_names)}: {', '.join(student_names[:3])}, "
-                f"...); take a teacher with the "
-                "student's, or write the student's into the teacher's config.id2label where they mean the same"
-            )
-    teacher.align_classes(student_names, False)
-    return teacher
-
-
-def infer_auto_class(student: nn.Module) -> str:
-    """The transformers class that loads networks such as the student.
-
-    Raises:
-        ValueError: If its name does not say.
-    """
-    name = type(unwrap_compiled(student)).__name__
-    head = re.search(r"(For[A-Z]\w+|LMHeadModel|Model)$", name)
-    ending = {"LMHeadModel": "ForCausalLM", "Model": ""}.get(head[1], head[1]) if head else "?"
-    if isinstance(unwrap_compiled(student), transformers.PreTrainedModel) and hasattr(
-        transformers, f"AutoModel{ending}"
-    ):
-        return f"AutoModel{ending}"
-    raise ValueError(
-        f"DistillationCallback.teacher: a hub id or folder, and the student, {name}, does not say which class of "
-        "transformers loads it; name it, such as auto_class='AutoModelForSequenceClassification', or pass the network"
-    )
-
-
-def load_model_from_checkpoint(path: str, pl_module: LightningModule, name: str) -> nn.Module:
-    """The network of the same name in a checkpoint of the same class.
-
-    Raises:
-        ValueError: If it cannot be loaded.
-    """
-    cls = type(pl_module)
-    try:
-        module = cls.load_from_checkpoint(path, map_location="cpu", weights_only=True)
-        return module.get_submodule(name)
-    except Exception as error:  # whatever the constructor raises
-        detail = " ".join(str(error).split())
-        raise ValueError(
-            f"DistillationCallback.teacher: {path!r} cannot be loaded by {cls.__name__}.load_from_checkpoint: "
-            f"{type(error).__name__}: {detail:.200}; its class must have called save_hyperparameters(), or load the "
-            "network yourself and pass it"
-        ) from error
-
-
-def resolve_teacher(teacher: Any, pl_module: LightningModule, student: str) -> Any:
-    """The same with networks in the place of checkpoints and of modules of the student's class.
-
-    Args:
-        teacher: As ``DistillationCallback`` takes it.
-        pl_module: The student's module.
-        student: Name of the network in it.
-
-    Raises:
-        ValueError: If a checkpoint cannot be loaded, there is no teacher, or it shares weights with the student.
-    """
-    resolved = _resolve(teacher, pl_module, student)
-    student_ids = {id(parameter) for parameter in pl_module.parameters()}
-    if any(id(parameter) in student_ids for model in loaded_models(resolved) for parameter in model.parameters()):
-        raise ValueError("DistillationCallback.teacher: has weights of the student; pass a copy.deepcopy of it")
-    return resolved
-
-
-def _resolve(teacher: Any, pl_module: LightningModule, student: str) -> Any:
-    if teacher is None:
-        raise ValueError(
-            "DistillationCallback.teacher: null; give a hub id, a folder, a checkpoint or a network, or leave the "
-            "callback out"
-        )
-    if isinstance(teacher, os.PathLike):
-        teacher = os.fspath(teacher)
-    if isinstance(teacher, (list, tuple)):
-        return [_resolve(part, pl_module, student) for part in teacher]
-    if isinstance(teacher, Mapping):
-        if "ensemble" in teacher:
-            return {**teacher, "ensemble": _resolve(teacher["ensemble"], pl_module, student)}
-        source = _resolve(teacher["pretrained"], pl_module, student) if "pretrained" in teacher else None
-        return source if isinstance(source, nn.Module) and len(teacher) == 1 else teacher
-    if isinstance(teacher, str) and teacher.endswith(".ckpt"):
-        return load_model_from_checkpoint(teacher, pl_module, student)
-    return teacher.get_submodule(student) if type(teacher) is type(pl_module) else teacher
-
-
-def list_members(teacher: Any) -> list[Any]:
-    """The members, each a name, a mapping or a network."""
-    if isinstance(teacher, Mapping):
-        teacher = teacher.get("ensemble", [teacher])
-    return list(teacher) if isinstance(teacher, (list, tuple)) else [teacher]
-
-
-def loaded_models(teacher: Any) -> Iterator[nn.Module]:
-    """Those members that are networks already."""
-    return (part for part in list_members(teacher) if isinstance(part, nn.Module))
-
-
 class RestoreTrainingState:
-    """What was trainable and in train mode in networks that others go on with.
+    """Restores ``requires_grad`` and train/eval mode of teachers that the user passed in.
 
     Args:
-        models: As they were given, before they are frozen.
+        models: The teachers, before they are frozen.
     """
 
     def __init__(self, models: list[nn.Module]) -> None:
-        self.trainable_parameters = [parameter for model in models for parameter in model.parameters()]
-        self.trainable_parameters = [parameter for parameter in self.trainable_parameters if parameter.requires_grad]
-        self.training_modules = [part for model in models for part in model.modules() if part.training]
+        self.trainable = [parameter for model in models for parameter in model.parameters() if parameter.requires_grad]
+        self.training = [part for model in models for part in model.modules() if part.training]
 
     def restore(self) -> None:
-        """Make it so again."""
-        for parameter in self.trainable_parameters:
+        """Restore the recorded state."""
+        for parameter in self.trainable:
             parameter.requires_grad_(True)
-        for part in self.training_modules:
+        for part in self.training:
             part.training = True
+
+
+def build_teacher(source: Any, replay: CallReplay, pl_module: LightningModule, name: str) -> Teacher:
+    """Build the teacher of a student, with its classes in the student's order where both name them.
+
+    Args:
+        source: As ``DistillationCallback`` takes it.
+        replay: Runs the teacher.
+        pl_module: The student's module.
+        name: Path of the student in the module.
+
+    Raises:
+        ValueError: If there is no teacher, it cannot be loaded, it shares weights with the student, or it has other
+            classes.
+    """
+    if source is None:
+        raise ValueError(
+            "DistillationCallback.teacher: null; set a hub id, folder, checkpoint or module, or remove the callback"
+        )
+    teacher = Teacher(_resolve_source(source, pl_module, name), replay)
+    student = unwrap_compiled(pl_module.get_submodule(name))
+    given = given_models(teacher)
+    student_weights = {id(parameter) for parameter in pl_module.parameters()}
+    if any(id(parameter) in student_weights for model in given for parameter in model.parameters()):
+        raise ValueError("DistillationCallback.teacher: shares weights with the student; pass a copy.deepcopy of it")
+    if not replay.auto_class and len(given) < len(teacher.models):
+        raise ValueError(
+            f"DistillationCallback.auto_class: unknown for a teacher from a hub id or folder, because the student is a "
+            f"{type(student).__name__}; set it, such as AutoModelForSequenceClassification, or pass a loaded model"
+        )
+    names = get_label_names(models.get_id2label(student))
+    if names is not None and replay.logits is not None:
+        _align_classes(teacher, names)
+    return teacher
+
+
+def given_models(teacher: Teacher) -> list[nn.Module]:
+    """Return the models of a teacher that were passed in as modules."""
+    return [model.source for model in teacher.models if isinstance(model.source, nn.Module)]
+
+
+def _align_classes(teacher: Teacher, student_names: list[str]) -> None:
+    for model in teacher.models:
+        names = model.label_names()
+        if names is not None and not same_label_set(student_names, names):
+            raise ValueError(
+                f"DistillationCallback.teacher: {model.name!r} has other classes than the student ({len(names)}: "
+                f"{', '.join(names[:3])}, ... against {len(student_names)}: {', '.join(student_names[:3])}, ...); use "
+                "a teacher with the student's classes, or, if they mean the same, set its config.id2label accordingly"
+            )
+    teacher.align_classes(student_names, False)
+
+
+def _resolve_source(source: Any, pl_module: LightningModule, name: str) -> Any:
+    """Replace checkpoints, and modules of the student's class, with the model of the student's name in them."""
+    if isinstance(source, (list, tuple)):
+        return [_resolve_source(part, pl_module, name) for part in source]
+    if isinstance(source, Mapping):
+        keys = source.keys() & {"ensemble", "pretrained"}
+        return {**source, **{key: _resolve_source(source[key], pl_module, name) for key in keys}}
+    if isinstance(source, (str, os.PathLike)) and os.fspath(source).endswith(".ckpt"):
+        return _load_from_checkpoint(os.fspath(source), pl_module, name)
+    return source.get_submodule(name) if type(source) is type(pl_module) else source
+
+
+def _load_from_checkpoint(path: str, pl_module: LightningModule, name: str) -> nn.Module:
+    cls = type(pl_module)
+    try:
+        return cls.load_from_checkpoint(path, map_location="cpu", weights_only=True).get_submodule(name)
+    except Exception as error:  # the constructor may raise anything
+        detail = " ".join(str(error).split())
+        raise ValueError(
+            f"DistillationCallback.teacher: {path!r} cannot be loaded by {cls.__name__}.load_from_checkpoint: "
+            f"{type(error).__name__}: {detail:.200}; call save_hyperparameters() in the class, or pass a loaded model"
+        ) from error
+
+
+def infer_auto_class(student: nn.Module) -> str:
+    """Return the transformers class that loads models with the student's head, or an empty string if unknown."""
+    student = unwrap_compiled(student)
+    head = re.search(r"(For[A-Z]\w+|LMHeadModel|Model)$", type(student).__name__)
+    if head is None or not isinstance(student, transformers.PreTrainedModel):
+        return ""
+    auto_class = f"AutoModel{ {'LMHeadModel': 'ForCausalLM', 'Model': ''}.get(head[1], head[1]) }"
+    return auto_class if hasattr(transformers, auto_class) else ""

@@ -1,4 +1,4 @@
-"""Which positions of a call's logits are compared, and with which labels."""
+"""Select the positions of logits that are compared, and align labels with them."""
 
 import inspect
 from dataclasses import replace
@@ -13,11 +13,11 @@ from lightning_kd.callbacks.distillation.call_recorder import Call, unwrap_compi
 from lightning_kd.outputs import IGNORE_INDEX
 
 SINGLE_SEQUENCE_HEADS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
-"""Ends of the names of networks whose logits are not those of a decoder, even if they have one."""
+"""Suffixes of encoder-decoder classes whose logits do not come from the decoder's language model head."""
 
 
 def is_sequence_to_sequence(model: nn.Module) -> bool:
-    """Whether it reads one sequence and writes another."""
+    """Return True if the model reads one sequence and generates another."""
     model = unwrap_compiled(model)
     return (
         getattr(models.get_config(model), "is_encoder_decoder", False)
@@ -27,19 +27,19 @@ def is_sequence_to_sequence(model: nn.Module) -> bool:
 
 
 def align_tokens_and_labels(call: Call, model: nn.Module, labels: list[Tensor]) -> tuple[Call, list[Tensor]]:
-    """The call with the positions that count, and the labels of these positions.
+    """Set the ``token_mask`` of a call and align the labels with its logits.
 
-    The ``attention_mask`` says what is padding. An encoder-decoder is a case of its own: its logits stand at the
-    decoder's positions, whose inputs it makes of the labels, which the teacher is not given. So is a causal language
-    model, which compares the scores at a position with the next label.
+    The ``attention_mask`` marks padding. The logits of an encoder-decoder are at the decoder's positions, whose inputs
+    are made of the labels; they are added to the call, because the teacher gets no labels. The labels of a causal
+    language model are shifted, because it compares the logits at a position with the next label.
 
     Args:
-        call: As it was recorded.
-        model: What was called.
-        labels: Those of the batch, one for each head, or none.
+        call: The recorded call.
+        model: The model that was called.
+        labels: Labels in the batch, one tensor per head, or none.
 
     Raises:
-        ValueError: If it cannot be known which positions or labels belong together.
+        ValueError: If the padding of the decoder or the alignment of the labels is unknown.
     """
     model = unwrap_compiled(model)
     call = replace(call, classes_last=isinstance(model, transformers.PreTrainedModel))
@@ -56,16 +56,16 @@ def _add_decoder_inputs(call: Call, model: Any, has_labels: bool) -> Call:
     targets, mask = arguments.get("labels"), arguments.get("decoder_attention_mask")
     if targets is None and mask is None and not has_labels:
         raise ValueError(
-            f"{field}: {name} is called with neither labels nor decoder_attention_mask, so it is not known which of "
-            "the decoder's positions are padding; pass one of them in training_step"
+            f"{field}: the padding of the decoder is unknown, because {name} is called without labels and "
+            "decoder_attention_mask; pass one of them in training_step"
         )
     if arguments.get("decoder_input_ids") is None and arguments.get("decoder_inputs_embeds") is None:
         if targets is None or not hasattr(model, "prepare_decoder_input_ids_from_labels"):
             raise ValueError(
-                f"{field}: {name} makes the decoder's inputs itself, which the teacher needs, too; pass "
-                "decoder_input_ids in training_step"
+                f"{field}: {name} is called without decoder_input_ids, which the teacher needs; pass them in "
+                "training_step"
             )
-        call = replace(call, args=(), argument_names=[], kwargs=arguments)
+        call = replace(call, args=(), kwargs=arguments)
         call.kwargs["decoder_input_ids"] = model.prepare_decoder_input_ids_from_labels(targets)
     token_mask = None if mask is None else mask.bool()
     if targets is not None:
@@ -74,22 +74,21 @@ def _add_decoder_inputs(call: Call, model: Any, has_labels: bool) -> Call:
 
 
 def _shift_labels(labels: Tensor, call: Call, model: nn.Module) -> Tensor:
-    """Where the network compares with the next label, the labels one to the left, and none where padding is in play."""
-    name = type(model).__name__
+    """Shift the labels of a causal language model one position to the left, and ignore the labels of padding."""
+    field, name = "DistillationCallback.labels", type(model).__name__
     loss = model.loss_function if isinstance(model, transformers.PreTrainedModel) else None
     causal = getattr(loss, "__name__", "") == "ForCausalLMLoss"
     if labels.ndim != 2 or (not causal and not name.endswith(("ForCausalLM", "LMHeadModel"))):
         return labels
     if call.named_arguments.get("labels") is None:
         raise ValueError(
-            f"DistillationCallback.labels: {name} is called without labels, so it is not known whether those of the "
-            "batch are of the same or of the next position; pass them to the network in training_step, or leave labels "
-            "out here"
+            f"{field}: {name} is called without labels, so it is unknown whether the labels in the batch are shifted "
+            "already; pass them to the model in training_step, or leave labels out here"
         )
     if "loss_function" not in inspect.unwrap(type(model).forward).__code__.co_names:
         raise ValueError(
-            f"DistillationCallback.labels: {name} computes its loss in a way of its own, so it is not known whether it "
-            "shifts the labels; leave labels out"
+            f"{field}: {name} does not use transformers' loss_function, so it is unknown whether it shifts the labels; "
+            "leave labels out"
         )
     shifted = torch.full_like(labels, IGNORE_INDEX)
     shifted[:, :-1] = labels[:, 1:]

@@ -1,4 +1,4 @@
-"""Run by test_distillation_callback_ddp.py in two processes, with a folder for the results."""
+"""Run by test_trainer_features.py in two processes, with a folder for the results."""
 
 import sys
 from pathlib import Path
@@ -8,10 +8,8 @@ from lightning.pytorch import Callback, LightningDataModule
 from torch.distributed import all_gather_object
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
-from lightning_kd.losses import HiddenStateMSELoss, SoftTargetLoss
-from tests.callbacks.distillation.dropin import Classifier, callback, fit, make_examples, weights
+from tests.callbacks.distillation.helpers import SOFT_AND_HIDDEN, Classifier, callback, fit, make_examples, weights
 
-LOSSES = {"soft": SoftTargetLoss(0.5, 2.0), "hidden": HiddenStateMSELoss(0.5)}
 RUNS = {
     "plain": {},
     "accumulated": {"accumulate_grad_batches": 2},
@@ -21,7 +19,7 @@ RUNS = {
 
 
 class SequentialDataModule(LightningDataModule):
-    """Lightning's own sampler for several devices would shuffle."""
+    """Replaces Lightning's own sampler for several devices, which shuffles."""
 
     def __init__(self, batch_size):
         super().__init__()
@@ -34,15 +32,15 @@ class SequentialDataModule(LightningDataModule):
 
 
 class SeedByRank(Callback):
-    """Devices whose random numbers differ, as where nobody has called ``seed_everything``."""
+    """Gives each device other random numbers, as without ``seed_everything``."""
 
     def on_fit_start(self, trainer, pl_module):
         torch.manual_seed(100 + trainer.global_rank)
 
 
 def run(folder, batch_size, **settings):
-    """The student and the projection after three epochs."""
-    module, distillation = Classifier(), callback(losses=LOSSES, layers={"0": "0"})
+    """Return the student and the projection after three epochs."""
+    module, distillation = Classifier(), callback(**SOFT_AND_HIDDEN)
     settings = {"callbacks": [SeedByRank()], "max_epochs": 3, "use_distributed_sampler": False, **settings}
     fit(module, folder, distillation, SequentialDataModule(batch_size), **settings)
     return {"student": weights(module), "projection": distillation.state_dict()["losses"]["hidden"][0]}
@@ -51,9 +49,9 @@ def run(folder, batch_size, **settings):
 def main(folder: Path) -> None:
     results = {}
     for name, settings in RUNS.items():
-        mine = run(folder, 4, **{"devices": 2, "strategy": "ddp", **settings})
+        result = run(folder, 4, **{"devices": 2, "strategy": "ddp", **settings})
         both = [None, None]
-        all_gather_object(both, mine)
+        all_gather_object(both, result)
         results[name] = both
     if torch.distributed.get_rank() == 0:
         torch.save(results, folder / "results.pt")
