@@ -60,7 +60,7 @@ def test_missing_logits(output, keys, message):
 
 
 def test_missing_labels():
-    with pytest.raises(ValueError, match="labels: the batch has no entry 'y'; .* the keys 'x'"):
+    with pytest.raises(ValueError, match=r"labels: the batch has no entry 'y'; .* the keys 'x'"):
         get_entry({"x": 0}, "y", "labels", "the batch")
 
 

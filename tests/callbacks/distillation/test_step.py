@@ -58,7 +58,7 @@ def test_call_without_gradients(tmp_path):
                 self.net(batch[0])
             return Classifier.training_step(self, batch, batch_idx)
 
-    with pytest.raises(ValueError, match="call: 0 .*without gradients"):
+    with pytest.raises(ValueError, match=r"call: 0 .*without gradients"):
         fit(MomentumTarget(), tmp_path, callback(call=0))
     fit(MomentumTarget(), tmp_path, callback(call=1))
 

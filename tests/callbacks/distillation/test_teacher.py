@@ -93,7 +93,7 @@ def test_family_without_token_types(tmp_path):
 
 
 def test_folder_that_cannot_be_loaded(tmp_path):
-    with pytest.raises(ValueError, match="auto_class: .* Sequential"):
+    with pytest.raises(ValueError, match=r"auto_class: .* Sequential"):
         fit(Classifier(), tmp_path, callback(teacher=save_model(tiny_bert(), tmp_path / "teacher")))
     with pytest.raises(OSError, match="teacher 'nowhere'"):
         fit_and_get_logs(tmp_path, TextClassifier(), texts(), teacher="nowhere")
@@ -210,5 +210,5 @@ def test_feature_maps_of_a_wider_teacher(tmp_path):
 
 def test_feature_maps_of_another_resolution(tmp_path):
     model = nn.Sequential(nn.Conv2d(1, 2, 4), nn.Flatten(), nn.Linear(18, 3))
-    with pytest.raises(ValueError, match="layers: .* 16 positions .* 9"):
+    with pytest.raises(ValueError, match=r"layers: .* 16 positions .* 9"):
         fit(image_classifier(2), tmp_path, callback(teacher=model, **MAPS), images())

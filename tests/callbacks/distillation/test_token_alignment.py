@@ -84,11 +84,11 @@ class ExtraInputs(TextClassifier):
 def test_decoder_inputs_that_are_missing_or_given(tmp_path):
     module = ExtraInputs(bart(0))
     module.extra = lambda batch: {"decoder_input_ids": batch["labels"].clamp(min=0)}
-    with pytest.raises(ValueError, match="student: .*padding .* BartForConditionalGeneration"):
+    with pytest.raises(ValueError, match=r"student: .*padding .* BartForConditionalGeneration"):
         fit_and_get_logs(tmp_path, module, batch(), teacher=bart(1), **SOFT)
     keep = batch()["labels"] != -100
     module.extra = lambda batch: {"decoder_attention_mask": keep.long()}
-    with pytest.raises(ValueError, match="student: .* decoder_input_ids"):
+    with pytest.raises(ValueError, match=r"student: .* decoder_input_ids"):
         fit_and_get_logs(tmp_path, module, batch(), teacher=bart(1), **SOFT)
     given = {"decoder_attention_mask": keep.long(), "decoder_input_ids": batch()["labels"].clamp(min=0)}
     module.extra = lambda batch: given
@@ -100,7 +100,7 @@ def test_decoder_inputs_that_are_missing_or_given(tmp_path):
 
 def test_layers_of_an_encoder_decoder(tmp_path):
     layers = {"encoder.block.0": "encoder.block.0"}
-    with pytest.raises(ValueError, match="layers: .* T5ForConditionalGeneration"):
+    with pytest.raises(ValueError, match=r"layers: .* T5ForConditionalGeneration"):
         fit_and_get_logs(
             tmp_path, TextClassifier(t5(0)), batch(), teacher=t5(1), losses={"h": HiddenStateMSELoss()}, layers=layers
         )
