@@ -137,7 +137,7 @@ def test_missing_optimizer(tmp_path):
         def configure_optimizers(self):
             return None
 
-    with pytest.warns(UserWarning, match=r"no optimizer"), pytest.raises(ValueError, match="losses: .*no optimizer"):
+    with pytest.warns(UserWarning, match="no optimizer"), pytest.raises(ValueError, match=r"losses: .*no optimizer"):
         fit(WithoutOptimizer(), tmp_path, callback(**HIDDEN))
 
 
