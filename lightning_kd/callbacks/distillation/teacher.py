@@ -1,21 +1,24 @@
 """Build the teacher of a ``DistillationCallback`` and replay the student's calls on it."""
 
+import inspect
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
+import torch
 import transformers
 from lightning.pytorch import LightningModule
-from torch import nn
+from lightning_utilities.core.apply_func import apply_to_collection
+from torch import Tensor, nn
 
 from lightning_kd import models
 from lightning_kd.callbacks.distillation.call_recorder import (
     Call,
     TensorVersions,
     record_calls,
-    replay_call,
     unwrap_compiled,
 )
 from lightning_kd.callbacks.distillation.outputs import Key, Layer, build_outputs
@@ -55,6 +58,68 @@ class CallReplay:
     def align_to_student(self, outputs: Outputs, teacher_inputs: Batch, batch: Batch) -> Outputs:
         """Return the outputs unchanged, because the teacher always reads the student's tokens."""
         return outputs
+
+
+def _is_label(name: str) -> bool:
+    """Return True for labels, by the rule of ``transformers.utils.find_labels``."""
+    return "label" in name or name in ("start_positions", "end_positions")
+
+
+def replay_call(call: Call, model: nn.Module) -> Any:
+    """Call a model with the arguments of a recorded call.
+
+    Arguments are passed by name if the model gives the first of them the same name as the recorded model, else by
+    position. Labels are dropped, because with them the model would compute its own loss, and so are options that the
+    model does not accept. The key-value cache is disabled, because nothing reads it. Floating-point tensors are cast
+    to the model's dtype, unless autocast does so.
+
+    Args:
+        call: The recorded call.
+        model: Eager or compiled.
+
+    Returns:
+        The output of the model.
+
+    Raises:
+        ValueError: If the model does not accept a tensor of the call, or an argument has been changed in place since.
+    """
+    call.input_versions.check_unchanged(
+        "a student argument", "change a copy (x = x / 255 instead of x /= 255), also inside forward"
+    )
+    parameters = inspect.signature(unwrap_compiled(model).forward).parameters
+    args, kwargs = call.args, call.kwargs
+    if len(call.positional_names) == len(args) and all(name in parameters for name in call.positional_names[:1]):
+        args, kwargs = (), call.named_arguments
+    kwargs = _select_arguments(call, kwargs, model, parameters)
+    cache_index = list(parameters).index("use_cache") if "use_cache" in parameters else -1
+    if len(args) <= cache_index and kwargs.get("past_key_values") is None:
+        kwargs["use_cache"] = False
+    weight = next((parameter for parameter in model.parameters() if parameter.is_floating_point()), None)
+    if weight is not None and not torch.is_autocast_enabled(weight.device.type):
+        args, kwargs = apply_to_collection((args, kwargs), Tensor, partial(_cast_floating, dtype=weight.dtype))
+    return model(*args, **kwargs)
+
+
+def _select_arguments(
+    call: Call, kwargs: dict[str, Any], model: nn.Module, parameters: Mapping[str, inspect.Parameter]
+) -> dict[str, Any]:
+    """Return the keyword arguments that the model accepts, without labels."""
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()) and not hasattr(model, "config"):
+        names = [name for name in kwargs if not _is_label(name)]
+    else:
+        names = models.input_names(model, kwargs)
+    for name in kwargs.keys() & call.parameters.keys() - {*names, "token_type_ids"}:
+        if isinstance(kwargs[name], Tensor) and not _is_label(name):
+            raise ValueError(
+                f"DistillationCallback.teacher: {type(unwrap_compiled(model)).__name__} does not accept the tensor "
+                f"{name!r} that the student is given (its arguments: {', '.join(parameters)}); wrap the teacher in a "
+                "module whose forward has the student's argument names"
+            )
+    return {name: kwargs[name] for name in names}
+
+
+def _cast_floating(value: Tensor, dtype: torch.dtype) -> Tensor:
+    return value.to(dtype) if value.is_floating_point() else value
 
 
 class RestoreTrainingState:

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 from transformers.modeling_outputs import QuestionAnsweringModelOutput, SequenceClassifierOutput
 
-from lightning_kd.callbacks.distillation.call_recorder import Call, first_tensor, record_calls, replay_call
+from lightning_kd.callbacks.distillation.call_recorder import Call, first_tensor, record_calls
 from lightning_kd.callbacks.distillation.outputs import Layer, build_head, build_outputs, extract_logits, get_entry
+from lightning_kd.callbacks.distillation.teacher import replay_call
 from tests.helpers import tiny_bert
 
 LOGITS = torch.randn(4, 3)
