@@ -219,7 +219,7 @@ class Task(ABC):
         return float(statistics.mean())
 
     @abstractmethod
-    def label_counts(self, outputs: Outputs, batch: Batch) -> Tensor:
+    def baseline_statistics(self, outputs: Outputs, batch: Batch) -> Tensor:
         """Return statistics of the labels of a batch, (k,), that ``baseline_score`` needs summed over a split.
 
         Raises:
@@ -231,7 +231,7 @@ class Task(ABC):
         """Return the value of ``monitor`` that a model may reach without reading the input.
 
         Args:
-            statistics: ``label_counts`` summed over a split.
+            statistics: ``baseline_statistics`` summed over a split.
         """
 
     # ---- predictions

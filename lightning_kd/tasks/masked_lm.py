@@ -93,7 +93,7 @@ class MaskedLM(Task):
         assert head.labels is not None  # target_mask raises without labels
         return head, head.labels
 
-    def label_counts(self, outputs: Outputs, batch: Batch) -> Tensor:
+    def baseline_statistics(self, outputs: Outputs, batch: Batch) -> Tensor:
         """Return how often each token is masked, (vocabulary,)."""
         head, labels = self._labeled_head(outputs)
         return torch.bincount(labels, minlength=head.logits.shape[-1])

@@ -153,7 +153,7 @@ class QuestionAnswering(Task):
         """Return the F1 of each question, in %."""
         return PerQuestionF1(self.no_answer_threshold)
 
-    def label_counts(self, outputs: Outputs, batch: Batch) -> Tensor:
+    def baseline_statistics(self, outputs: Outputs, batch: Batch) -> Tensor:
         """Return the number of answerable and of unanswerable questions, (2,)."""
         if "answers" not in batch:
             raise ValueError("answers: the questions have none, so they cannot be scored; add answers, or use predict")

@@ -100,7 +100,7 @@ class SequenceClassification(Task):
             raise ValueError("labels: the examples have none, so they cannot be scored; add labels, or use predict")
         return labels
 
-    def label_counts(self, outputs: Outputs, batch: Batch) -> Tensor:
+    def baseline_statistics(self, outputs: Outputs, batch: Batch) -> Tensor:
         """Return how often each label occurs, (number of labels,)."""
         labels = self._labels(outputs)
         return torch.bincount(labels[labels >= 0], minlength=outputs.heads["label"].logits.shape[-1])

@@ -78,9 +78,9 @@ class TeacherCache:
             ValueError: If examples change from epoch to epoch or cannot be identified, or a folder is damaged.
             OSError: If the folder cannot be created.
         """
-        if self.top_k is not None and task.predicts_positions:
+        if self.top_k is not None and (task.predicts_positions or task.head_kind != "categorical"):
             raise ValueError(
-                f"teacher_cache.top_k: not for {type(task).__name__}, which predicts positions; set it to null"
+                f"teacher_cache.top_k: not for {type(task).__name__}, which has no fixed set of classes; set it to null"
             )
         fingerprints = [fingerprint(model.source, model.options) for model in teacher.models]
         vocab_size = getattr(teacher.models[0].config(), "vocab_size", 0)

@@ -136,8 +136,7 @@ class CachedTeacher:
     def _write(self, batch: Batch, outputs: Outputs) -> None:
         logits = torch.stack([outputs.heads[name].logits.float() for name in self.task.heads]).cpu().numpy()
         rows = _row_ids(batch)
-        counts = self.task.num_distributions(batch)
-        num_distributions = [1] * len(rows) if counts is None else counts.tolist()
+        num_distributions = self.task.num_distributions(batch).tolist()
         num_classes = [logits.shape[-1]] * len(rows)
         if self.task.predicts_positions:
             num_classes = batch["attention_mask"].sum(dim=1).tolist()

@@ -178,38 +178,38 @@ def evaluate_teacher(
     """Score the teacher on labeled batches on its device.
 
     Returns:
-        The metrics by name, and the number of examples of each class; both over all processes.
+        The metrics by name, and the task's ``baseline_statistics``; both over all processes.
 
     Raises:
         ValueError: If there is no batch.
     """
-    label_counts: Tensor | None = None
+    statistics: Tensor | None = None
     for batch in batches:
         outputs = teacher(batch)
         task.update(metrics, outputs, batch)
-        counts = task.label_counts(outputs, batch)
-        label_counts = counts if label_counts is None else label_counts + counts
-    if label_counts is None:
+        batch_statistics = task.baseline_statistics(outputs, batch)
+        statistics = batch_statistics if statistics is None else statistics + batch_statistics
+    if statistics is None:
         raise ValueError("the validation split is empty, so the teacher cannot be scored; add examples")
     if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.all_reduce(label_counts)
-    return {name: float(score) for name, score in metrics.compute().items()}, label_counts
+        torch.distributed.all_reduce(statistics)
+    return {name: float(score) for name, score in metrics.compute().items()}, statistics
 
 
-def check_teacher_score(name: str, task: Task, score: float, label_counts: Tensor, ignore_weak_teacher: bool) -> None:
+def check_teacher_score(name: str, task: Task, score: float, statistics: Tensor, ignore_weak_teacher: bool) -> None:
     """Raise if the teacher's score on the validation split is not better than chance.
 
     Args:
         name: The teacher's name.
         task: The task.
         score: The teacher's ``task.monitor``.
-        label_counts: As returned by ``evaluate_teacher``.
+        statistics: The ``baseline_statistics`` of the split.
         ignore_weak_teacher: Accept any score.
 
     Raises:
         ValueError: If the score is at chance level or worse and ``ignore_weak_teacher`` is False.
     """
-    baseline = task.baseline_score(label_counts)
+    baseline = task.baseline_score(statistics)
     rank_zero_info(f"Teacher {name}: validation {task.monitor} {score:.4f}")
     if ignore_weak_teacher or (score > baseline if task.monitor_mode == "max" else score < baseline):
         return
@@ -251,7 +251,7 @@ def score_teacher(
         disable=trainer.progress_bar_callback is None or not trainer.is_global_zero,
     )
     with trainer.precision_plugin.forward_context():
-        scores, label_counts = evaluate_teacher(teacher, task, batches, metrics)
+        scores, statistics = evaluate_teacher(teacher, task, batches, metrics)
     for logger in trainer.loggers:
         logger.log_metrics({f"val/teacher_{name}": score for name, score in scores.items()}, step=0)
-    return scores, label_counts
+    return scores, statistics

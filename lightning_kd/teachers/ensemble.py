@@ -39,9 +39,23 @@ def parse_ensemble(source: Any) -> tuple[list[Any], CombineMode]:
 
 
 def combine_heads(heads: list[Head], combine: CombineMode) -> Head:
-    """Combine the heads of K models, whose labels and masks are the same."""
+    """Combine the heads of K models, whose labels and masks are the same.
+
+    The decisions of ``binary`` heads are combined one by one; ``value`` and ``vector`` heads are averaged.
+
+    Raises:
+        ValueError: If ``combine`` needs probabilities and the heads have none.
+    """
     head = heads[0]
-    return replace(head, logits=combine_logits([other.logits for other in heads], head.mask, combine))
+    if head.kind in ("value", "vector"):
+        if combine != "logits":
+            raise ValueError(f"teacher.combine: {combine!r} needs probabilities, not {head.kind!r} heads; use logits")
+        return replace(head, logits=combine_logits([other.logits for other in heads], None, combine))
+    views = [other.as_categorical() for other in heads]
+    logits = combine_logits([view.logits for view in views], views[0].mask, combine)
+    if head.kind == "binary":
+        logits = (logits[:, 1] - logits[:, 0]).view_as(head.logits)
+    return replace(head, logits=logits)
 
 
 def combine_logits(logits: list[Tensor], mask: Tensor | None, combine: CombineMode) -> Tensor:

@@ -122,7 +122,7 @@ def test_baseline_score_is_the_perplexity_of_the_frequencies():
     assert task.baseline_score(torch.tensor([3, 1])) == pytest.approx(
         math.exp(-0.75 * math.log(0.75) - 0.25 * math.log(0.25))
     )
-    assert task.label_counts(task.outputs(torch.zeros(2, 7, 50), BATCH), BATCH)[10:14].tolist() == [0, 1, 1, 1]
+    assert task.baseline_statistics(task.outputs(torch.zeros(2, 7, 50), BATCH), BATCH)[10:14].tolist() == [0, 1, 1, 1]
 
 
 def test_batch_without_labels_and_predictions_are_refused():

@@ -211,15 +211,15 @@ def test_of_equal_rows_the_first_answers(order):
     assert [row["answer"] for row in task.merge_predictions(sorted(rows, key=lambda row: row["row_id"]))] == ["cat"]
 
 
-def test_label_counts_and_baseline_score():
+def test_baseline_statistics_and_baseline_score():
     task = QuestionAnswering()
     batch = make_batch([0, 1, 0, 2], [["cat"], [], ["cat"], ["mat"]])
-    counts = task.label_counts(task.outputs(span_logits(*[(4, 4, 1.0)] * 4), batch), batch)
+    counts = task.baseline_statistics(task.outputs(span_logits(*[(4, 4, 1.0)] * 4), batch), batch)
     assert counts.tolist() == [2, 1]  # questions, not rows
     assert task.baseline_score(counts) == 10.0
     assert QuestionAnswering(no_answer_threshold=0.0).baseline_score(counts) == pytest.approx(100 / 3)
     with pytest.raises(ValueError, match="answers: "):
-        task.label_counts(task.outputs(span_logits((4, 4, 1.0)), make_batch([0])), make_batch([0]))
+        task.baseline_statistics(task.outputs(span_logits((4, 4, 1.0)), make_batch([0])), make_batch([0]))
 
 
 def test_arguments_out_of_range():
