@@ -66,9 +66,8 @@ from lightning.pytorch.strategies import StrategyRegistry
 
 def state():
     names = ("", "lightning", "lightning.pytorch", "lightning.pytorch.utilities.rank_zero")
-    loggers = [vars(logging.getLogger(name)).copy() for name in names]
-    for logger in loggers:
-        logger.pop("_cache")
+    loggers = [logging.getLogger(name) for name in names]
+    loggers = [(logger.level, list(logger.filters), list(logger.handlers)) for logger in loggers]
     return StrategyRegistry.available_strategies(), list(warnings.filters), loggers
 
 before = state()

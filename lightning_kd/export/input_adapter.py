@@ -8,7 +8,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from lightning_kd.models import input_names
+from lightning_kd.models import get_attn_implementation, input_names
 from lightning_kd.outputs import Batch
 
 
@@ -18,7 +18,7 @@ def eager_attention(model: "transformers.PreTrainedModel") -> Iterator[None]:
 
     Compilers know these operators best, and an ONNX graph has a fifth fewer nodes than with PyTorch's fused one.
     """
-    before = model.config._attn_implementation
+    before = get_attn_implementation(model)
     model.set_attn_implementation("eager")
     try:
         yield

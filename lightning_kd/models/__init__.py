@@ -5,10 +5,12 @@ from lightning_kd.models.inspection import (
     build_on_meta,
     count_parameters,
     encoder_layers,
+    get_attn_implementation,
     get_config,
     has_fixed_placement,
     max_positions,
     model_dims,
+    unwrap_compiled,
 )
 from lightning_kd.models.labels import check_num_labels, get_id2label, set_label_names
 from lightning_kd.models.loading import (
@@ -37,6 +39,7 @@ __all__ = [
     "config_to_dict",
     "count_parameters",
     "encoder_layers",
+    "get_attn_implementation",
     "get_config",
     "get_id2label",
     "has_fixed_placement",
@@ -53,4 +56,5 @@ __all__ = [
     "pretrained_config",
     "set_label_names",
     "student_config",
+    "unwrap_compiled",
 ]

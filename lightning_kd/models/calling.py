@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 from transformers.utils import find_labels
 
-from lightning_kd.models.inspection import get_config
+from lightning_kd.models.inspection import get_config, unwrap_compiled
 from lightning_kd.outputs import Batch
 
 
@@ -19,7 +19,7 @@ def input_names(model: nn.Module, batch: Batch) -> list[str]:
         model: A transformers model, or a module whose ``forward`` names its inputs or which has ``input_names``.
         batch: The batch.
     """
-    original = getattr(model, "_orig_mod", model)  # torch.compile hides the arguments behind *args, **kwargs
+    original = unwrap_compiled(model)  # torch.compile hides the arguments behind *args, **kwargs
     names = getattr(original, "input_names", None) or list(inspect.signature(original.forward).parameters)
     excluded = set(find_labels(type(original)))
     if getattr(get_config(model), "type_vocab_size", 2) < 2:

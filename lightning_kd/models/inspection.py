@@ -20,6 +20,19 @@ def get_config(model_or_config: Any) -> Any:
     return getattr(model_or_config, "config", None)
 
 
+def get_attn_implementation(model_or_config: Any) -> str | None:
+    """Return the attention implementation of a model, such as ``sdpa``."""
+    # transformers (5.24) has a public setter only, PreTrainedModel.set_attn_implementation
+    return getattr(get_config(model_or_config), "_attn_implementation", None)
+
+
+def unwrap_compiled(model: nn.Module) -> nn.Module:
+    """Return the model inside ``torch.compile``, or the model itself."""
+    # torch (2.13) has no public name for it
+    original: nn.Module = getattr(model, "_orig_mod", model)
+    return original
+
+
 def encoder_layers(model: nn.Module) -> tuple[str, nn.ModuleList] | None:
     """Find the stack of encoder layers.
 

@@ -1,10 +1,10 @@
-"""Which layers of a deep network a shallow one starts from."""
+"""Select the layers of a deep model that initialize a shallower one."""
 
 from collections.abc import Sequence
 from typing import Literal
 
 LayerStrategy = Literal["uniform", "first", "last", "distilbert"]
-"""Ways to choose layers by name: see ``select_layers``."""
+"""Named selections, see ``select_layers``."""
 
 DISTILBERT_LAYERS = {
     1: [0],
@@ -14,12 +14,12 @@ DISTILBERT_LAYERS = {
     6: [0, 2, 4, 7, 9, 11],
     9: [0, 1, 2, 4, 5, 7, 9, 10, 11],
 }
-"""Layers of 12 that a student of so many layers starts from (Shleifer and Rush 2020, Pre-trained Summarization
-Distillation, and its published code)."""
+"""Layers out of 12 by number of student layers (Shleifer and Rush 2020, Pre-trained Summarization Distillation, and its
+published code)."""
 
 
 def evenly_spaced_indices(count: int, total: int) -> list[int]:
-    """Indices of ``count`` layers out of ``total``, the first and the last included (one layer: the first).
+    """Return ``count`` evenly spaced indices out of ``total``, including the first and the last (one: the first).
 
     Example:
         >>> evenly_spaced_indices(2, 6), evenly_spaced_indices(3, 12), evenly_spaced_indices(1, 6)
@@ -29,17 +29,18 @@ def evenly_spaced_indices(count: int, total: int) -> list[int]:
 
 
 def select_layers(layers: Sequence[int] | LayerStrategy | None, num_layers: int, num_source_layers: int) -> list[int]:
-    """For each of the student's layers the index of the layer it starts from.
+    """Return the index of the source layer for each student layer.
 
     Args:
-        layers: Indices in [-num_source_layers, num_source_layers); or ``uniform``, every
-            (num_source_layers / num_layers)-th beginning with the first; ``first`` or ``last``; ``distilbert``, see
-            ``DISTILBERT_LAYERS``; None = evenly spaced, the first and the last included.
-        num_layers: Layers of the student, >= 1.
-        num_source_layers: Layers of the network to copy from, >= num_layers.
+        layers: Indices in [-num_source_layers, num_source_layers); or ``uniform`` (every
+            (num_source_layers / num_layers)-th from the first), ``first``, ``last`` or ``distilbert`` (see
+            ``DISTILBERT_LAYERS``); None = evenly spaced, including the first and the last.
+        num_layers: Number of student layers, >= 1.
+        num_source_layers: Number of source layers, >= num_layers.
 
     Raises:
-        ValueError: If there are too few layers, an index is out of range, or the strategy does not know the numbers.
+        ValueError: If the source has too few layers, an index is out of range, or the strategy does not support the
+            numbers.
 
     Example:
         >>> select_layers("uniform", 6, 12), select_layers("last", 2, 6)
@@ -47,8 +48,8 @@ def select_layers(layers: Sequence[int] | LayerStrategy | None, num_layers: int,
     """
     if num_layers > num_source_layers:
         raise ValueError(
-            f"LayerInitialization: the student has {num_layers} layers, the source {num_source_layers}; "
-            "make it shallower"
+            f"LayerInitialization: the student has {num_layers} layers, the source {num_source_layers}; use a "
+            "shallower student"
         )
     if layers is None:
         return evenly_spaced_indices(num_layers, num_source_layers)
@@ -61,21 +62,23 @@ def select_layers(layers: Sequence[int] | LayerStrategy | None, num_layers: int,
     if layers == "distilbert":
         if num_source_layers != 12 or num_layers not in DISTILBERT_LAYERS:
             raise ValueError(
-                f"LayerInitialization.layers: 'distilbert' is for {', '.join(map(str, DISTILBERT_LAYERS))} of 12 "
-                f"layers, not "
-                f"for {num_layers} of {num_source_layers}; use null (evenly spaced) or name the layers"
+                f"LayerInitialization.layers: 'distilbert' selects {', '.join(map(str, DISTILBERT_LAYERS))} of 12 "
+                f"layers, not {num_layers} of {num_source_layers}; use null (evenly spaced) or a list of indices"
             )
         return DISTILBERT_LAYERS[num_layers]
     if isinstance(layers, str):
         raise ValueError(
-            f"LayerInitialization.layers: {layers!r} is no strategy; use uniform, first, last, distilbert or a list"
+            f"LayerInitialization.layers: unknown strategy {layers!r}; use uniform, first, last, distilbert or a list"
         )
     if len(layers) != num_layers:
-        raise ValueError(f"LayerInitialization.layers: {len(layers)} given, the student has {num_layers} layers")
+        raise ValueError(
+            f"LayerInitialization.layers: has {len(layers)} indices, the student {num_layers} layers; use one index "
+            "per layer"
+        )
     for index in layers:
         if not -num_source_layers <= index < num_source_layers:
             raise ValueError(
-                f"LayerInitialization.layers: {index} is out of range, the source has layers "
-                f"0 to {num_source_layers - 1}"
+                f"LayerInitialization.layers: {index} is out of range; the source has layers 0 to "
+                f"{num_source_layers - 1}"
             )
     return [index % num_source_layers for index in layers]

@@ -1,7 +1,7 @@
-"""Sparing a network the work at positions whose output nobody reads."""
+"""Skip computation at sequence positions that no head uses."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -11,15 +11,16 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
 from lightning_kd.models.calling import call_model
-from lightning_kd.models.inspection import encoder_layers
+from lightning_kd.models.inspection import encoder_layers, unwrap_compiled
 from lightning_kd.outputs import Batch
 
 PositionSelector = Callable[[Tensor], Tensor]
-"""Leaves out positions of hidden states, (B, L, H)."""
+"""Selects positions of hidden states (B, L, H)."""
 
 PROBE_EXAMPLES = 2
 
 _last_norms: WeakKeyDictionary[nn.Module, nn.LayerNorm | None] = WeakKeyDictionary()
+"""For each probed model the norm before which the last layer can be pruned; None = it cannot."""
 
 
 def prune_positions(
@@ -28,19 +29,19 @@ def prune_positions(
     batch: Batch,
     prune_before_head: bool,
     output_hidden_states: bool,
-) -> Any:
-    """A context in which a network works at chosen positions only, as soon as the others do not matter any more.
+) -> AbstractContextManager[None]:
+    """Return a context in which a model computes only selected positions from its last attention on.
 
-    In the last layer of an encoder that normalises after each block (BERT and its like) the other positions matter up
-    to the attention: two thirds of the layer's multiplications come after. Whether a network is of that kind is
-    tried, once, on rows of the first batch: its logits must stay what they were.
+    In the last layer of an encoder that normalizes after each block (such as BERT), the other positions are needed only
+    up to the attention; two thirds of the layer's multiplications follow. A model is of this kind if its logits on a
+    few examples of its first batch do not change.
 
     Args:
-        model: Its forward pass is to run once within the context.
-        make_selector: What to choose of a batch.
-        batch: The batch it is to run on.
-        prune_before_head: Where the last layer is not cut, cut before the head; else run the network as it is.
-        output_hidden_states: The hidden states of all layers are wanted whole.
+        model: Runs once within the context.
+        make_selector: Returns the selector for a batch.
+        batch: The batch on which the model runs.
+        prune_before_head: If True, prune before the head where the last layer cannot be pruned.
+        output_hidden_states: If True, keep all positions up to the head, because the hidden states are used.
     """
     if not output_hidden_states and model not in _last_norms:
         _probe(model, make_selector, batch, prune_before_head)
@@ -61,8 +62,8 @@ def _prune_inputs(module: nn.Module, select: PositionSelector) -> Iterator[None]
 
 @contextmanager
 def _prune_encoder_output(model: nn.Module, select: PositionSelector) -> Iterator[None]:
-    """Choose of the encoder's output, so that a transformers network's head gets nothing else."""
-    model = getattr(model, "_orig_mod", model)  # of a compiled one
+    """Prune the output of a transformers encoder, and thus the input of its head."""
+    model = unwrap_compiled(model)
     encoder = model.base_model if isinstance(model, transformers.PreTrainedModel) else model
     if encoder is model:
         yield
@@ -83,19 +84,22 @@ def _prune_encoder_output(model: nn.Module, select: PositionSelector) -> Iterato
 def _probe(
     model: nn.Module, make_selector: Callable[[Batch], PositionSelector], batch: Batch, prune_before_head: bool
 ) -> None:
-    """Note the norm after the attention of the last layer, if the logits stay what they were with its input cut.
+    """Record the first norm of the last layer in ``_last_norms`` if pruning its input leaves the logits unchanged.
 
-    Nothing is noted where the rows tell nothing, because all or none of their positions are chosen or all logits are 0.
-    Networks that normalise before the attention are told by what the norm gets, the very input of the layer: in half
-    precision the logits alone would not show it.
+    Record nothing, and probe again with the next batch, if all logits are 0 or no position is pruned.
+    Models that normalize before the attention are recognized by their norm's input, which is the input of the layer; in
+    half precision their logits alone would not show it.
     """
     _last_norms[model] = None
-    # a compiled network would be compiled anew for each hook, checkpointed layers run again without it, and a divided
-    # network all devices would have to try at once
+    # torch.compile would recompile for each hook, checkpointed layers recompute without hooks, and a sharded model
+    # would have to be probed on all devices at once
     checkpointed = any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
     supported = isinstance(model, transformers.PreTrainedModel) and not isinstance(model, FSDPModule)
     stack = encoder_layers(model) if supported and not checkpointed else None
-    norm = next((m for m in stack[1][-1].modules() if isinstance(m, nn.LayerNorm)), None) if stack else None
+    if stack is None:
+        return
+    layer = stack[1][-1]
+    norm = next((module for module in layer.modules() if isinstance(module, nn.LayerNorm)), None)
     if norm is None:
         return
     examples = {
@@ -105,14 +109,14 @@ def _probe(
     model.eval()
     inputs: dict[str, Tensor] = {}
 
-    def record_layer_input(module: nn.Module, args: Any, options: dict[str, Any]) -> None:
-        inputs["layer"] = args[0] if args else options["hidden_states"]
+    def record_layer_input(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        inputs["layer"] = args[0] if args else kwargs["hidden_states"]
 
     def record_norm_input(module: nn.Module, args: Any) -> None:
         inputs["norm"] = args[0]
 
     handles = [
-        stack[1][-1].register_forward_pre_hook(record_layer_input, with_kwargs=True),  # type: ignore[index]
+        layer.register_forward_pre_hook(record_layer_input, with_kwargs=True),
         norm.register_forward_pre_hook(record_norm_input),
     ]
     try:
@@ -122,7 +126,7 @@ def _probe(
             full_input, pre_norm = inputs["norm"], inputs["norm"].data_ptr() == inputs["layer"].data_ptr()
             with _prune_inputs(norm, make_selector(examples)):
                 logits = call_model(model, examples).logits
-    except Exception:  # whatever a network raises that makes something else of its hidden states
+    except Exception:  # an unknown architecture may fail in any way on pruned hidden states
         return
     finally:
         for handle in handles:

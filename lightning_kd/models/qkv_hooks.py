@@ -1,4 +1,4 @@
-"""Queries, keys and values of a network's layers, taken while it runs."""
+"""Capture queries, keys and values of a model's layers during its forward pass."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,22 +9,22 @@ from lightning_kd.models.inspection import encoder_layers, model_dims
 from lightning_kd.outputs import QKV
 
 QKV_NAMES = (("query", "key", "value"), ("q_lin", "k_lin", "v_lin"), ("q", "k", "v"))
-"""What the three maps are called: BERT, RoBERTa, XLM-R and ELECTRA; DistilBERT; MPNet."""
+"""Names of the three linear layers: in BERT, RoBERTa, XLM-R and ELECTRA; in DistilBERT; in MPNet."""
 
 
 def qkv_layers(model: nn.Module) -> list[tuple[nn.Module, ...]]:
-    """The maps to queries, keys and values of each layer.
+    """Return the linear layers that compute queries, keys and values, one triple per encoder layer.
 
     Raises:
-        ValueError: If the network has no list of layers, or a layer no such maps.
+        ValueError: If the model has no list of layers, or a layer without such a triple.
     """
     stack = encoder_layers(model)
-    linears = [_find_qkv(layer) for layer in stack[1]] if stack is not None else []
-    layers = [qkv for qkv in linears if qkv is not None]
-    if not layers or len(layers) < len(linears):
+    found = [_find_qkv(layer) for layer in stack[1]] if stack is not None else []
+    layers = [qkv for qkv in found if qkv is not None]
+    if not layers or len(layers) < len(found):
         raise ValueError(
-            f"{type(model).__name__}: no queries, keys and values to compare; families known are BERT, RoBERTa, "
-            "XLM-R, ELECTRA, DistilBERT and MPNet; use a loss on hidden states"
+            f"{type(model).__name__}: queries, keys and values not found (supported: BERT, RoBERTa, XLM-R, ELECTRA, "
+            "DistilBERT, MPNet); use a loss on hidden states"
         )
     return layers
 
@@ -39,15 +39,17 @@ def _find_qkv(layer: nn.Module) -> tuple[nn.Module, ...] | None:
 
 @contextmanager
 def capture_qkv(model: nn.Module) -> Iterator[list[QKV]]:
-    """Within the context the network is to run once; afterwards the list holds the projections of its layers.
+    """Capture the queries, keys and values of one forward pass within the context.
 
-    Hooks take what the linear maps return, so any attention implementation does.
+    The hooks are on the linear layers, so any attention implementation works.
+
+    Yields:
+        A list that, after the context, holds one ``QKV`` per layer.
     """
     captured: list[Tensor] = []
-    linears = qkv_layers(model)
     handles = [
         module.register_forward_hook(lambda module, args, output: captured.append(output))
-        for qkv in linears
+        for qkv in qkv_layers(model)
         for module in qkv
     ]
     layers: list[QKV] = []

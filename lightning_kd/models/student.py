@@ -8,7 +8,7 @@ import transformers
 from torch import nn
 from transformers import AutoConfig, PretrainedConfig
 
-from lightning_kd.models.inspection import get_config
+from lightning_kd.models.inspection import get_attn_implementation, get_config
 from lightning_kd.models.labels import set_config_labels
 from lightning_kd.models.loading import load_config, load_model, parse_pretrained
 
@@ -126,7 +126,7 @@ def config_to_dict(model: nn.Module) -> dict[str, Any] | None:
     if not isinstance(config, PretrainedConfig):
         return None
     fields: dict[str, Any] = config.to_dict()
-    # to_dict leaves it out (transformers 5.24), and a resumed run must compute with the same kernels
-    if (attention := getattr(config, "_attn_implementation", None)) not in (None, "sdpa"):
+    # to_dict leaves it out (transformers 5.24), and a resumed run must use the same kernels
+    if (attention := get_attn_implementation(config)) not in (None, "sdpa"):
         fields["attn_implementation"] = attention
     return fields

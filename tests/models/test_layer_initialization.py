@@ -1,4 +1,4 @@
-"""What is copied into a shallower network, within a family and across."""
+"""Copying layers, embeddings and heads, within a family and into DistilBERT."""
 
 import pytest
 import torch
@@ -38,7 +38,7 @@ def test_all_layers_make_the_same_model(kind):
 @pytest.mark.parametrize("kind", ["bert", "roberta", "xlm-roberta"])
 @pytest.mark.parametrize("layers", [3, 2])
 def test_into_distilbert(kind, layers):
-    # a network of the source's own kind with the same layers is the reference
+    # the reference is a model of the source's family with the same layers
     like = {"layer_norm_eps": 1e-12, "max_position_embeddings": 32 if kind == "bert" else 34}
     source = random_model(kind, 3, seed=1, **like)
     student = random_model("distilbert", layers, seed=2, pad_token_id=source.config.pad_token_id)
@@ -49,13 +49,13 @@ def test_into_distilbert(kind, layers):
     torch.testing.assert_close(logits(student), logits(same_kind), atol=1e-5, rtol=1e-5)
 
 
-def test_padding_of_another_id_is_refused():
+def test_pad_token_ids_differ():
     source = random_model("roberta", 2, seed=1, max_position_embeddings=34)
-    with pytest.raises(ValueError, match=r"pad_token_id is 1 in the source and 0 .* give the student pad_token_id: 1"):
+    with pytest.raises(ValueError, match=r"LayerInitialization: pad_token_id is 1 .* 0 .*pad_token_id: 1"):
         copy_layers(source, random_model("distilbert", 1, seed=2), None)
 
 
-def test_classifier_of_bert_means_something_else_in_distilbert():
+def test_classification_head_is_not_copied_into_distilbert():
     source = random_model("bert", 2, seed=1, auto_class=AutoModelForSequenceClassification)
     student = random_model("distilbert", 1, seed=2, auto_class=AutoModelForSequenceClassification)
     before = student.classifier.weight.clone()
@@ -64,7 +64,7 @@ def test_classifier_of_bert_means_something_else_in_distilbert():
     assert torch.equal(before, student.classifier.weight)
 
 
-def test_question_answering_head_of_bert_fits_distilbert():
+def test_question_answering_head_is_copied_into_distilbert():
     source = random_model("bert", 2, seed=1, auto_class=AutoModelForQuestionAnswering)
     student = random_model("distilbert", 1, seed=2, auto_class=AutoModelForQuestionAnswering)
     report = copy_layers(source, student, [1])
@@ -72,19 +72,19 @@ def test_question_answering_head_of_bert_fits_distilbert():
     assert equal(student.qa_outputs.state_dict(), source.qa_outputs.state_dict())
 
 
-def test_other_families_are_refused():
-    with pytest.raises(ValueError, match=r"the source is 'electra' and the student 'distilbert'; .*BERT or RoBERTa"):
+def test_incompatible_families():
+    with pytest.raises(ValueError, match=r"'electra' .* 'distilbert'"):
         copy_layers(random_model("electra", 2, seed=1), random_model("distilbert", 1, seed=2), None)
-    with pytest.raises(ValueError, match="the source is 'distilbert' and the student 'bert'"):
+    with pytest.raises(ValueError, match=r"'distilbert' .* 'bert'"):
         copy_layers(random_model("distilbert", 2, seed=1), random_model("bert", 1, seed=2), None)
 
 
-def test_widths_of_embeddings():
-    with pytest.raises(ValueError, match="embedding_size is 8 in the source and 4 in the student"):
+def test_embedding_sizes_differ():
+    with pytest.raises(ValueError, match=r"embedding_size is 8 .* 4 "):
         copy_layers(random_model("electra", 2, seed=1), random_model("electra", 1, seed=2, embedding_size=4), None)
 
 
-def test_chosen_layers_embeddings_and_head_are_copied():
+def test_selected_layers_embeddings_and_head_are_copied():
     source, student = tiny_bert(layers=5, seed=1), tiny_bert(layers=2, seed=2)
     report = copy_layers(source, student, [3, -1])
     assert (report.layers, report.skipped) == ([3, 4], [])
@@ -103,7 +103,7 @@ def test_copies_are_not_shared():
     assert source.bert.encoder.layer[0].output.dense.weight.abs().sum() > 0
 
 
-def test_head_for_the_same_labels_in_another_order_is_left_alone():
+def test_head_with_another_label_order_is_not_copied():
     source, student = tiny_bert(layers=2, seed=1), tiny_bert(labels=LABELS[::-1], layers=1, seed=2)
     report = copy_layers(source, student, None)
     assert report.skipped == ["classifier.weight", "classifier.bias"]
@@ -111,16 +111,14 @@ def test_head_for_the_same_labels_in_another_order_is_left_alone():
 
 
 @pytest.mark.parametrize(
-    "config",
-    [{"hidden_size": 32}, {"intermediate_size": 8}, {"vocab_size": 7}, {"num_attention_heads": 4}],
+    ("field", "value"), [("hidden_size", 32), ("intermediate_size", 8), ("vocab_size", 7), ("num_attention_heads", 4)]
 )
-def test_other_sizes(config):
-    field = next(iter(config))
-    with pytest.raises(ValueError, match=f"{field} is .* in the source and .* in the student"):
-        copy_layers(tiny_bert(layers=5), tiny_bert(layers=2, **config), None)
+def test_sizes_differ(field, value):
+    with pytest.raises(ValueError, match=f"LayerInitialization: {field} is .* {value} in the student"):
+        copy_layers(tiny_bert(layers=5), tiny_bert(layers=2, **{field: value}), None)
 
 
-def test_shared_layers_are_refused():
+def test_shared_layers():
     config = AlbertConfig(vocab_size=50, hidden_size=16, num_attention_heads=2, intermediate_size=16, embedding_size=8)
     models = [AlbertForSequenceClassification(config) for _ in range(2)]
     with pytest.raises(ValueError, match="ALBERT"):

@@ -1,4 +1,4 @@
-"""Which layers a strategy chooses."""
+"""Layer selection by strategy or index."""
 
 import pytest
 
@@ -39,18 +39,18 @@ def test_distilbert_table():
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
-        ([0, 5], "5 is out of range, the source has layers 0 to 4"),
+        ([0, 5], "5 is out of range.* 0 to 4"),
         ([0, -6], "-6 is out of range"),
-        ([0], "1 given, the student has 2 layers"),
-        ("distilbert", "'distilbert' is for 1, 2, 3, 4, 6, 9 of 12 layers, not for 2 of 5; use null"),
-        ("middle", "'middle' is no strategy; use uniform, first, last, distilbert or a list"),
+        ([0], "1 .*2 layers"),
+        ("distilbert", "'distilbert' .*1, 2, 3, 4, 6, 9 of 12.* 2 of 5"),
+        ("middle", "'middle'.*uniform, first, last, distilbert"),
     ],
 )
-def test_bad_layers(layers, message):
-    with pytest.raises(ValueError, match=message):
+def test_invalid_layers(layers, message):
+    with pytest.raises(ValueError, match=rf"^LayerInitialization\.layers: .*{message}"):
         select_layers(layers, 2, 5)
 
 
 def test_student_deeper_than_its_source():
-    with pytest.raises(ValueError, match="the student has 6 layers, the source 5; make it shallower"):
+    with pytest.raises(ValueError, match=r"^LayerInitialization: .* 6 layers.* 5;"):
         select_layers(None, 6, 5)

@@ -1,4 +1,4 @@
-"""Networks are built and called here, and errors say which network and what to do."""
+"""Loading models and tokenizers, and errors that name the model and a remedy."""
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ def replace(old, new):
         ("config.json", replace('"hidden_size": 16', '"hidden_size": 32'), "mismatch"),
     ],
 )
-def test_broken_folder_is_named(tmp_path, file, damage, detail):
+def test_damaged_folder(tmp_path, file, damage, detail):
     folder = save_model(tiny_bert(), tmp_path / "my teacher")
     damage(tmp_path / "my teacher" / file)
     with pytest.raises(OSError, match=r"^teacher '.*my teacher' exists but cannot be loaded: .+") as caught:
@@ -41,7 +41,7 @@ def test_broken_folder_is_named(tmp_path, file, damage, detail):
 
 
 @pytest.mark.parametrize("source", ["no/where", "nobody", "some/where/else", "./nothing", "/no where"])
-def test_nothing_there_names_the_remedy(source):
+def test_missing_source(source):
     for load, what in (
         (lambda: models.load_model(source, CLASSIFIER, "student"), "student"),
         (lambda: models.load_config(source, "student config"), "student config"),
@@ -51,15 +51,15 @@ def test_nothing_there_names_the_remedy(source):
             load()
 
 
-def test_folder_without_a_tokenizer(tmp_path):
-    """transformers 5 makes one of five special tokens up: every word would be unknown."""
+def test_folder_without_tokenizer(tmp_path):
+    """transformers 5 returns a tokenizer of five special tokens, for which every word is unknown."""
     tiny_bert().save_pretrained(tmp_path)
     with pytest.raises(OSError, match=r"tokenizer '.*' exists but cannot be loaded: .*vocabulary"):
         models.load_tokenizer(str(tmp_path), "tokenizer")
 
 
 @pytest.mark.parametrize("content", ["{", "{}"])
-def test_folder_with_a_broken_tokenizer(tmp_path, content):
+def test_folder_with_damaged_tokenizer(tmp_path, content):
     folder = save_model(tiny_bert(), tmp_path)
     (tmp_path / "tokenizer.json").write_text(content)
     with pytest.raises(OSError, match=r"teacher tokenizer '.*' exists but cannot be loaded"):
@@ -73,7 +73,7 @@ def test_model_is_float32_and_in_eval_mode(tmp_path):
     assert not model.training
 
 
-def test_head_of_another_size_is_fresh_and_the_body_is_kept(tmp_path):
+def test_head_of_another_size_is_replaced(tmp_path):
     saved = tiny_bert(labels=["a", "b"])
     model = models.load_model(save_model(saved, tmp_path), CLASSIFIER, "student", LABELS)
     assert model.classifier.out_features == 3

@@ -1,4 +1,4 @@
-"""What is spared does not change the logits, and networks that would be changed are run as they are."""
+"""Pruned positions do not change the logits; models whose logits would change run unpruned."""
 
 import pytest
 import torch
@@ -27,37 +27,37 @@ def classifier(kind):
     return AutoModelForSequenceClassification.from_config(config)
 
 
-def positions_seen(model, run):
-    """How many positions the maps after the last layer's attention worked on."""
+def count_positions(model, run):
+    """Return the number of positions in the last linear layer, and the result of ``run``."""
     sizes = []
     layer = next(m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == 2)[-1]
-    maps = [m for m in layer.modules() if isinstance(m, nn.Linear)]
-    handle = maps[-1].register_forward_hook(lambda module, args, output: sizes.append(args[0].shape[:-1].numel()))
+    linears = [m for m in layer.modules() if isinstance(m, nn.Linear)]
+    handle = linears[-1].register_forward_hook(lambda module, args, output: sizes.append(args[0].shape[:-1].numel()))
     result = run()
     handle.remove()
     return sizes[-1], result
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
-def test_classifier_works_at_the_first_position_of_the_last_layer(kind):
+def test_classifier_computes_only_the_first_position_of_the_last_layer(kind):
     model = classifier(kind)
     model.eval()
     with torch.no_grad():
         expected = model(**{k: v for k, v in BATCH.items() if k != "row_id"}).logits
-        seen, outputs = positions_seen(model, lambda: SequenceClassification().run(model, BATCH))
+        seen, outputs = count_positions(model, lambda: SequenceClassification().run(model, BATCH))
     assert seen == 2
     torch.testing.assert_close(outputs.heads["label"].logits, expected, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
-def test_masked_language_model_works_at_the_masked_positions_of_the_last_layer(kind):
+def test_masked_lm_computes_only_masked_positions_of_the_last_layer(kind):
     model = random_model(kind, 2, seed=1).eval()
     with torch.no_grad():
-        seen, _ = positions_seen(model, lambda: MaskedLM().run(model, MASKED))
+        seen, _ = count_positions(model, lambda: MaskedLM().run(model, MASKED))
     assert seen == int((MASKED["labels"] >= 0).sum())
 
 
-def test_gradients_and_modes_are_untouched():
+def test_gradients_and_modes_are_unchanged():
     model = tiny_bert(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0).train()
     model.bert.encoder.layer[0].eval()
     model(input_ids=TEXT, attention_mask=BATCH["attention_mask"]).logits.square().sum().backward()
@@ -71,7 +71,7 @@ def test_gradients_and_modes_are_untouched():
     assert model.bert.encoder.layer[1].training
 
 
-def test_probe_draws_no_random_number():
+def test_probe_leaves_the_random_state():
     model = tiny_bert().train()
     torch.manual_seed(5)
     SequenceClassification().run(model, BATCH)
@@ -81,7 +81,7 @@ def test_probe_draws_no_random_number():
     assert torch.equal(torch.random.get_rng_state(), first)
 
 
-def test_pre_norm_model_is_run_as_it_is():
+def test_pre_norm_model_runs_unpruned():
     config = ModernBertConfig(
         vocab_size=60,
         hidden_size=16,
@@ -99,7 +99,7 @@ def test_pre_norm_model_is_run_as_it_is():
     assert _last_norms[model] is None
 
 
-def test_head_that_reads_all_positions_is_given_all():
+def test_head_that_uses_all_positions_gets_all():
     class Mean(nn.Module):
         def forward(self, states):
             return states.mean(dim=1)
@@ -112,18 +112,18 @@ def test_head_that_reads_all_positions_is_given_all():
     assert _last_norms[model] is None
 
 
-def test_nothing_is_concluded_from_rows_without_a_masked_token():
+def test_examples_without_masked_tokens_are_not_conclusive():
     model = BertForMaskedLM(BertConfig(vocab_size=60, hidden_size=16, num_attention_heads=2, num_hidden_layers=1))
-    none = {**MASKED, "labels": torch.full_like(TEXT, -100)}
-    MaskedLM().run(model, none)
+    unmasked = {**MASKED, "labels": torch.full_like(TEXT, -100)}
+    MaskedLM().run(model, unmasked)
     assert model not in _last_norms
     MaskedLM().run(model, MASKED)
     assert _last_norms[model] is not None
 
 
-def test_checkpointed_layers_are_run_as_they_are():
+def test_checkpointed_layers_run_unpruned():
     model = tiny_bert().train()
-    # newer and older transformers
+    # renamed in newer versions of transformers
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     enable()
     SequenceClassification().run(model, BATCH).heads["label"].logits.sum().backward()
@@ -133,7 +133,7 @@ def test_checkpointed_layers_are_run_as_they_are():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kind", ["roberta-prelayernorm", "megatron-bert"])
 def test_pre_norm_is_detected_in_half_precision_too(kind, dtype):
-    """Their last attention moves the logits by less than bfloat16 rounds them."""
+    """Their last attention changes the logits by less than the rounding of bfloat16."""
     torch.manual_seed(0)
     config = AutoConfig.for_model(kind, **SIZES, num_hidden_layers=6, num_labels=3)
     model = AutoModelForSequenceClassification.from_config(config).to(dtype).eval()
@@ -141,7 +141,7 @@ def test_pre_norm_is_detected_in_half_precision_too(kind, dtype):
     assert _last_norms[model] is None
 
 
-def test_nothing_is_concluded_from_rows_of_one_token():
+def test_examples_of_one_token_are_not_conclusive():
     model = tiny_bert().eval()
     SequenceClassification().run(
         model, {name: value[:, :1] if value.ndim > 1 else value for name, value in BATCH.items()}

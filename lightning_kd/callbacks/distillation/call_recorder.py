@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lightning_kd.models import unwrap_compiled
+
 
 def iter_tensors(value: Any) -> Iterator[Tensor]:
     """Yield the tensors in nested tuples, lists and mappings."""
@@ -100,12 +102,6 @@ class Call:
     def named_arguments(self) -> dict[str, Any]:
         """All arguments that have a name."""
         return {**dict(zip(self.positional_names, self.args, strict=False)), **self.kwargs}
-
-
-def unwrap_compiled(model: nn.Module) -> nn.Module:
-    """Return the model inside ``torch.compile(model)``, or the model itself."""
-    wrapped: nn.Module = getattr(model, "_orig_mod", model)
-    return wrapped
 
 
 def _shallow_copy(value: Any) -> Any:

@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lightning_kd.callbacks.distillation.call_recorder import Call, unwrap_compiled
+from lightning_kd.callbacks.distillation.call_recorder import Call
+from lightning_kd.models import unwrap_compiled
 from lightning_kd.outputs import IGNORE_INDEX, Head, Outputs
 
 Key = str | int

@@ -15,13 +15,9 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 
 from lightning_kd import models
-from lightning_kd.callbacks.distillation.call_recorder import (
-    Call,
-    TensorVersions,
-    record_calls,
-    unwrap_compiled,
-)
+from lightning_kd.callbacks.distillation.call_recorder import Call, TensorVersions, record_calls
 from lightning_kd.callbacks.distillation.outputs import Key, Layer, build_outputs
+from lightning_kd.models import unwrap_compiled
 from lightning_kd.models.labels import get_label_names, same_label_set
 from lightning_kd.outputs import Batch, Outputs, Requirement
 from lightning_kd.teachers.teacher import Teacher

@@ -9,7 +9,8 @@ import transformers
 from torch import Tensor, nn
 
 from lightning_kd import models
-from lightning_kd.callbacks.distillation.call_recorder import Call, unwrap_compiled
+from lightning_kd.callbacks.distillation.call_recorder import Call
+from lightning_kd.models import unwrap_compiled
 from lightning_kd.outputs import IGNORE_INDEX
 
 SINGLE_SEQUENCE_HEADS = ("ForSequenceClassification", "ForTokenClassification", "ForQuestionAnswering")
