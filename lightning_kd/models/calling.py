@@ -4,7 +4,7 @@ import inspect
 from typing import Any
 
 from torch import nn
-from transformers.utils import find_labels
+from transformers.utils.generic import find_labels
 
 from lightning_kd.models.inspection import get_config, unwrap_compiled
 from lightning_kd.outputs import Batch

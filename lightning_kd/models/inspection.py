@@ -20,8 +20,8 @@ def get_config(model_or_config: Any) -> Any:
     return getattr(model_or_config, "config", None)
 
 
-def get_attn_implementation(model_or_config: Any) -> str | None:
-    """Return the attention implementation of a model, such as ``sdpa``."""
+def get_attn_implementation(model_or_config: Any) -> Any:
+    """Return the attention implementation of a model, such as ``sdpa``; None without a configuration."""
     # transformers (5.24) has a public setter only, PreTrainedModel.set_attn_implementation
     return getattr(get_config(model_or_config), "_attn_implementation", None)
 

@@ -71,7 +71,7 @@ def copy_layers(source: nn.Module, student: nn.Module, layers: Sequence[int] | L
     Raises:
         ValueError: If the models are incompatible, or ``layers`` does not fit them.
     """
-    family = getattr(get_config(source), "model_type", None)
+    family = str(getattr(get_config(source), "model_type", None))
     to_distilbert = _check_compatible(source, student)
     (source_prefix, source_layers), (student_prefix, student_layers) = (_layer_stack(m) for m in (source, student))
     selected = select_layers(layers, len(student_layers), len(source_layers))

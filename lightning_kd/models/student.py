@@ -46,7 +46,7 @@ def parse_student(student: Any) -> str | dict[str, Any] | nn.Module:
     source, options = parse_pretrained(student, "student")
     for name in options.keys() & TEACHER_OPTIONS.keys():
         raise ValueError(f"student.{name}: {TEACHER_OPTIONS[name]}; remove it, or pass the model as a module")
-    return {"pretrained": source, **options} if options else source  # type: ignore[no-any-return]
+    return {"pretrained": source, **options} if options else source
 
 
 def is_saved_config(student: Any) -> bool:
@@ -89,7 +89,7 @@ def pretrained_config(student: str | Mapping[str, Any] | nn.Module) -> Pretraine
     if _is_pretrained(student):
         source, options = parse_pretrained(student, "student")
         return load_config(source, "student", options)
-    return get_config(student) if isinstance(student, nn.Module) else None  # type: ignore[no-any-return]
+    return get_config(student) if isinstance(student, nn.Module) else None
 
 
 def build_student(
