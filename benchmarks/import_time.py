@@ -1,8 +1,8 @@
-"""What importing lightning_kd and ``lightning-kd --help`` cost over importing what they stand on.
+"""Compare the import of lightning_kd, and ``lightning-kd --help``, with the imports that every fit needs.
 
-The baseline is the bare packages that every fit needs, nothing more: no class of transformers that it loads on first
-use, no parser. Each is a process of its own, one after the other in turn, after a first round that warms the file
-cache; ratios are within a round. Processor time is the steadier figure on a machine that does other things, too.
+The baseline imports the bare packages, without the classes of transformers that load on first use and without a parser.
+Each measurement is a new process; the first round warms the file cache and is dropped; ratios are within a round.
+Processor time is more stable than wall time on a busy machine.
 
     python benchmarks/import_time.py [--rounds 15]
 
@@ -22,7 +22,7 @@ from rich.table import Table
 BASELINE = "import torch, lightning.pytorch.cli, transformers, datasets, torchmetrics, jsonargparse"
 COMMANDS = {
     BASELINE: ["-c", BASELINE],
-    "import lightning_kd": ["-c", "import lightning_kd"],
+    "import lightning_kd.cli.fit": ["-c", "import lightning_kd.cli.fit"],
     "lightning-kd --help": ["-m", "lightning_kd", "--help"],
 }
 

@@ -1,4 +1,4 @@
-"""Shared fixtures: a tiny tokenizer and data set, made-up networks, no network, a cache of its own."""
+"""Shared fixtures: tiny models and data, a separate datasets cache, no network access."""
 
 import json
 import os
@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-# before transformers and datasets are imported: they read these once
+# set before transformers and datasets are imported, which read them once
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["OMP_NUM_THREADS"] = "1"  # in the processes that tests start, too: the bits depend on it
+os.environ["OMP_NUM_THREADS"] = "1"  # also in subprocesses: results depend on it bit for bit
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-# Lightning still calls jsonargparse by names that are going away
+# Lightning 2.6 uses names that jsonargparse 4.53 deprecates
 os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"
 
 import datasets
@@ -35,12 +35,12 @@ def _isolate_datasets_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture
 def process_group() -> Iterator[None]:
-    """For runs with a strategy that shards, with one process: afterwards there is none again."""
+    """Clean up after a sharded strategy with one process."""
     before = set(os.environ)
     yield
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-    for name in set(os.environ) - before:  # LOCAL_RANK and others, which later launchers would believe
+    for name in set(os.environ) - before:  # LOCAL_RANK and others, which a later launcher would read
         del os.environ[name]
 
 

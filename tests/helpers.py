@@ -39,7 +39,7 @@ WORDS = "water desk paper plant leak room hello goodbye good morning france late
 
 
 def tiny_bert(labels=LABELS, layers=2, seed=0, model_class=BertForSequenceClassification, **config):
-    """A BERT of 16 dimensions, a classifier unless told otherwise, with seeded random weights."""
+    """Return a BERT of 16 dimensions with seeded random weights, by default a classifier."""
     torch.manual_seed(seed)
     sizes = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 64}
     settings = {"vocab_size": 1200, "num_hidden_layers": layers, **sizes, **config}
@@ -57,7 +57,7 @@ SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 
 
 def roberta_tokenizer(texts, vocab_size=400) -> PreTrainedTokenizerFast:
-    """Byte-level BPE learnt from the texts."""
+    """Return a byte-level BPE tokenizer trained on the texts."""
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
@@ -77,7 +77,7 @@ def roberta_tokenizer(texts, vocab_size=400) -> PreTrainedTokenizerFast:
 
 
 def tiny_roberta(labels, tokenizer, seed=0, model_class=RobertaForSequenceClassification, **config):
-    """A RoBERTa of 2 layers x 16 with seeded random weights."""
+    """Return a RoBERTa of 2 layers and 16 dimensions with seeded random weights."""
     torch.manual_seed(seed)
     names = {} if labels is None else {"id2label": dict(enumerate(labels)), "num_labels": len(labels)}
     sizes = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32, "num_hidden_layers": 2}
@@ -118,14 +118,14 @@ def random_model(kind, layers, seed, auto_class=AutoModelForMaskedLM, **changes)
     depth = {"n_layers" if kind == "distilbert" else "num_hidden_layers": layers}
     torch.manual_seed(seed)
     model = auto_class.from_config(AutoConfig.for_model(kind, **fields, **depth)).eval()
-    with torch.no_grad():  # biases, norms and padding too: they begin as zeros and ones
+    with torch.no_grad():  # biases, norms and padding too, which are initialized to zeros and ones
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     return model
 
 
 def clinc_rows() -> dict:
-    """Rows in CLINC150's layout that a small network learns in a few steps."""
+    """Return examples in CLINC150's layout that a small model learns in a few steps."""
     words = ["water", "desk", "paper", "plant", "leak", "room"]
     greetings = [[f"hello {word} good morning to you", "greet"] for word in words]
     farewells = [[f"goodbye {word} see you later then", "leave"] for word in words]
@@ -138,7 +138,7 @@ def clinc_rows() -> dict:
 
 
 def squad(questions: list[dict]) -> dict:
-    """SQuAD's layout; each question has ``id``, ``question``, ``context`` and ``answers``, texts in the context."""
+    """Return SQuAD's layout; each question has ``id``, ``question``, ``context`` and ``answers`` (texts)."""
     paragraphs = [
         {
             "context": question["context"],
@@ -158,7 +158,7 @@ def squad(questions: list[dict]) -> dict:
 
 
 def squad_questions(prefix: str, times: int = 1) -> list[dict]:
-    """Questions whose answer is the word after "the"."""
+    """Return questions whose answer is the word after "the"."""
     return [
         {
             "id": f"{prefix}{time}{word}",
@@ -179,7 +179,7 @@ def write_squad(folder: Path) -> Path:
 
 
 def write_rows(folder):
-    """An odd number of rows in each split."""
+    """Write an odd number of examples to each split."""
     rows = {name: part[:-1] if name in ("train", "val", "test") else part for name, part in clinc_rows().items()}
     file = folder / "data_oos_plus.json"
     file.write_text(json.dumps(rows), encoding="utf-8")
@@ -201,7 +201,7 @@ def data(path: Any, **settings: Any) -> CLINC150DataModule:
 
 
 def squad_data(path: Any, **settings: Any) -> SQuADDataModule:
-    """Contexts are cut into two or three parts."""
+    """Return a DataModule whose contexts are split into two or three windows."""
     defaults = {"tokenizer": str(TINY_BERT), "batch_size": 4, "eval_batch_size": 3, "max_length": 20, "stride": 3}
     return SQuADDataModule(str(path), **{**defaults, **settings})
 
@@ -231,7 +231,7 @@ def mlm_data(corpus, **settings):
 
 
 class KilledError(Exception):
-    """Stands for SIGKILL: nothing is saved on the way out."""
+    """Simulates SIGKILL: nothing is saved."""
 
 
 class KillAtBatch(Callback):
@@ -248,7 +248,7 @@ def version_dir(tmp_path, number=0):
 
 
 def fill_disk(disk, free_bytes=0):
-    """Fill the disk but for some bytes."""
+    """Fill the disk except for ``free_bytes``."""
     ballast = disk / "ballast"
     with ballast.open("wb", buffering=0) as stream, contextlib.suppress(OSError):
         while True:

@@ -1,4 +1,4 @@
-"""A stand-in for the hub's HTTP API: what huggingface_hub calls to make a repository and upload folders."""
+"""A fake of the hub's HTTP API, as far as huggingface_hub calls it to create a repository and upload folders."""
 
 import base64
 import hashlib
@@ -8,7 +8,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-TOKEN = "hf_SecretTokenThatNobodyMaySee"
+TOKEN = "hf_SecretTokenThatMustNotLeak"
 OWNER = "me"
 LARGE = ".safetensors"
 
@@ -21,13 +21,13 @@ class Repository:
 
 
 class FakeHub:
-    """Repositories in memory, behind a server in a thread.
+    """Repositories in memory, served by a thread.
 
     Attributes:
         repositories: By id.
-        requests: ``<method> <path>`` of each that came.
-        error_statuses: Status to answer with by a piece of ``<method> <path>``; the error repeats the request's token.
-        use_lfs: Whether weights are asked for as LFS objects, as the real hub does where xet is off.
+        requests: ``<method> <path>`` of each request.
+        error_statuses: Status by a part of ``<method> <path>``; the error message contains the token.
+        use_lfs: If True, weights are uploaded as LFS objects, as to the real hub without xet.
     """
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class FakeHub:
         self.thread.start()
 
     def stop(self) -> None:
-        """From now on connections are refused."""
+        """Refuse further connections."""
         self.server.shutdown()
         self.thread.join()
         self.server.server_close()
@@ -85,8 +85,8 @@ class FakeHub:
         self.requests.append(request)
         for piece, status in self.error_statuses.items():
             if piece in request:
-                return status, {"error": f"no, said the hub to {token}"}
-        if request == "PUT /objects":  # signed, so without a token
+                return status, {"error": f"rejected {token}"}
+        if request == "PUT /objects":  # a signed URL needs no token
             self.lfs_objects[hashlib.sha256(body).hexdigest()] = body
             return 200, {}
         if token != f"Bearer {TOKEN}":
@@ -111,7 +111,7 @@ class FakeHub:
             case "/commit/main":
                 return self.commit(url_match[1], body)
             case _:
-                return 404, {"error": f"{request} is not known here"}
+                return 404, {"error": f"unknown request {request}"}
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -1,11 +1,11 @@
-"""A stand-in for the compilers of the AWS Neuron SDK, which are not on the public package index.
+"""A fake of the AWS Neuron SDK's compilers, which are not on PyPI.
 
-Its functions have the documented signatures and refuse what the documentation does not name. Underneath is
-``torch.jit.trace``, so that what they return is a TorchScript module like theirs. Sources:
+The functions have the documented signatures and reject undocumented arguments. They call ``torch.jit.trace``, so that
+they return TorchScript modules as the real ones do. Sources:
 
 - torch_neuronx.trace and .analyze: aws-neuron-sdk, frameworks/torch/torch-neuronx/api-reference-guide/inference
 - torch_neuron.trace: aws-neuron-sdk, frameworks/torch/torch-neuron/api-compilation-python-api.rst
-- torch_neuron.analyze_model: its log in issues 328 and 630 of aws-neuron-sdk
+- torch_neuron.analyze_model: logs in aws-neuron-sdk issues 328 and 630
 - flags: aws-neuron-sdk, compiler/neuronx-cc and compiler/neuron-cc, command line references
 """
 
@@ -68,13 +68,13 @@ def check_inputs(func, example_inputs):
 
 
 def count_operators(func, inputs):
-    """How often each ``aten`` operator occurs."""
+    """Count the ``aten`` operators by kind."""
     graph = torch.jit.trace(func, inputs).inlined_graph
     return Counter(node.kind() for node in graph.nodes() if node.kind().startswith("aten::"))
 
 
 class FakeNeuronSDK:
-    """The modules; ``calls`` has the keywords of each call, ``unsupported`` the operators that are not supported."""
+    """The modules; ``calls`` holds the keywords of each call, ``unsupported`` the kinds of unsupported operators."""
 
     def __init__(self, monkeypatch, unsupported=()):
         self.calls = []
@@ -95,7 +95,7 @@ class FakeNeuronSDK:
         func,
         example_inputs,
         *_,
-        input_output_aliases={},  # noqa: B006  as it is there
+        input_output_aliases={},  # noqa: B006  as in the original
         compiler_workdir=None,
         compiler_args=None,
         partitioner_config=None,

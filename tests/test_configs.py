@@ -1,7 +1,6 @@
-"""Every YAML in configs/ runs ``fit`` and ``test``, with tiny stand-ins given on the command line."""
+"""Every YAML in configs/ runs ``fit`` and ``test`` with tiny models and data, set on the command line."""
 
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,17 +13,15 @@ from transformers import (
     DistilBertForMaskedLM,
 )
 
-from lightning_kd.cli.main import main
-from tests.helpers import LABELS, save_model, tiny_bert
+from tests.helpers import LABELS, ROOT, save_model, tiny_bert
 
-ROOT = Path(__file__).parent.parent
-# those in tune/ are search spaces, see tests/tuning
+# those in tune/ are search spaces, see tests/cli/tune
 CONFIGS = sorted(path for path in (ROOT / "configs").rglob("*.yaml") if path.parent.name != "tune")
 
 
 def write_sst2(folder: Path) -> Path:
     folder.mkdir()
-    for split in ("train", "dev", "test"):  # with labels in test too, so that `test` has something to score
+    for split in ("train", "dev", "test"):  # with labels in test, too, for the score of `test`
         rows = [
             f"a film about the {word} of things\t{i % 2}"
             for i, word in enumerate(["water", "desk", "paper", "plant"] * 4)
@@ -47,7 +44,7 @@ def tiny_distilbert() -> DistilBertForMaskedLM:
 
 
 @pytest.fixture
-def stand_ins(tmp_path, clinc_file, squad_folder, monkeypatch, process_group):
+def overrides(tmp_path, clinc_file, squad_folder, monkeypatch, process_group):
     monkeypatch.chdir(ROOT)
     shutil.copy(squad_folder / "dev-v1.1.json", squad_folder / "test-v1.1.json")
     paths = {
@@ -56,19 +53,19 @@ def stand_ins(tmp_path, clinc_file, squad_folder, monkeypatch, process_group):
         "SQuADDataModule": squad_folder,
         "MaskedLMDataModule": write_corpus(tmp_path / "corpus"),
     }
-    networks = {
+    model_classes = {
         "SequenceClassification": BertForSequenceClassification,
         "QuestionAnswering": BertForQuestionAnswering,
         "MaskedLM": BertForMaskedLM,
     }
 
-    def arguments(config: dict) -> list[str]:
+    def args_for(config: dict) -> list[str]:
         kind = config["data"]["class_path"]
         labels = {"CLINC150DataModule": LABELS, "SST2DataModule": ["negative", "positive"]}.get(kind)
-        network = networks[config["model"]["task"]]
-        teacher = save_model(tiny_bert(labels, layers=4, seed=1, model_class=network), tmp_path / "teacher")
+        model_class = model_classes[config["model"]["task"]]
+        teacher = save_model(tiny_bert(labels, layers=4, seed=1, model_class=model_class), tmp_path / "teacher")
         student = save_model(tiny_bert(None, layers=2, seed=2), tmp_path / "student")
-        given = [
+        args = [
             "--trainer.accelerator=cpu",
             "--trainer.devices=1",
             f"--trainer.default_root_dir={tmp_path}",
@@ -76,62 +73,57 @@ def stand_ins(tmp_path, clinc_file, squad_folder, monkeypatch, process_group):
             f"--data.init_args.path={paths[kind]}",
         ]
         if kind == "SQuADDataModule":
-            given.append("--data.init_args.stride=8")  # 64 tokens are all that the stand-ins read
+            args.append("--data.init_args.stride=8")  # the tiny models have 64 positions
         if kind == "MaskedLMDataModule":
-            given += ["--data.init_args.max_length=32", "--data.init_args.text_column=satz"]
+            args += ["--data.init_args.max_length=32", "--data.init_args.text_column=satz"]
         model = config["model"]
         if isinstance(model["student"], str):
-            given.append(f"--model.student={student}")
+            args.append(f"--model.student={student}")
         elif "distilbert" in model["student"]["config"]:
-            given.append(f"--model.student.config={save_model(tiny_distilbert(), tmp_path / 'distilbert')}")
+            args.append(f"--model.student.config={save_model(tiny_distilbert(), tmp_path / 'distilbert')}")
         else:
-            given.append(f"--model.student.config={teacher}")
+            args.append(f"--model.student.config={teacher}")
             if model["student"].get("num_hidden_layers", 0) > 4:
-                given.append("--model.student.num_hidden_layers=2")
+                args.append("--model.student.num_hidden_layers=2")
         if "teacher_tokenizer" in config["data"].get("init_args", {}):
-            given.append(f"--data.init_args.teacher_tokenizer={teacher}")
+            args.append(f"--data.init_args.teacher_tokenizer={teacher}")
         if "teacher_cache" in model:
-            given.append(f"--model.teacher_cache={tmp_path / 'teacher_cache'}")
+            args.append(f"--model.teacher_cache={tmp_path / 'teacher_cache'}")
         if "teacher" in model:
-            given += [f"--model.teacher={teacher}", "--model.ignore_checks+=weak_teacher"]
-        return given
+            args += [f"--model.teacher={teacher}", "--model.ignore_checks+=weak_teacher"]
+        return args
 
-    def for_fit(config: dict) -> list[str]:
-        given = [
-            "--trainer.max_epochs=1",
-            "--trainer.check_val_every_n_epoch=1",
-            "--trainer.val_check_interval=1.0",
-            f"--export.output_dir={tmp_path / 'export'}",
-        ]
-        if any("source" in c.get("init_args", {}) for c in config["trainer"].get("callbacks", [])):
-            given.append(f"--trainer.callbacks.init_args.source={tmp_path / 'teacher'}")
-        return given
-
-    arguments.for_fit = for_fit
-    return arguments
+    return args_for
 
 
-def run(monkeypatch, *args: object) -> None:
-    monkeypatch.setattr(sys, "argv", ["lightning-kd", *map(str, args)])
-    main()
+def fit_overrides(config: dict, tmp_path: Path) -> list[str]:
+    args = [
+        "--trainer.max_epochs=1",
+        "--trainer.check_val_every_n_epoch=1",
+        "--trainer.val_check_interval=1.0",
+        f"--export.output_dir={tmp_path / 'export'}",
+    ]
+    if any("source" in callback.get("init_args", {}) for callback in config["trainer"].get("callbacks", [])):
+        args.append(f"--trainer.callbacks.init_args.source={tmp_path / 'teacher'}")
+    return args
 
 
-def test_there_are_configs():
+def test_all_folders_have_configs():
     assert len(CONFIGS) >= 12
     assert {path.parent.name for path in CONFIGS} >= {"quickstart", "clinc150", "sst2", "squad", "masked_lm"}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_config(path, stand_ins, monkeypatch, tmp_path):
+def test_config(path, overrides, shell, tmp_path):
     config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    arguments = stand_ins(config)
-    run(monkeypatch, "fit", "--config", path, *arguments, *stand_ins.for_fit(config))
+    args = ["--config", path, *overrides(config)]
+    assert shell("fit", *args, *fit_overrides(config, tmp_path)) == (0, "")
     assert (tmp_path / "export" / "model.safetensors").is_file()
     best = tmp_path / "lightning_logs" / "version_0" / "checkpoints" / "best.ckpt"
-    run(monkeypatch, "test", "--config", path, *arguments, f"--ckpt_path={best}")
+    assert shell("test", *args, f"--ckpt_path={best}") == (0, "")
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_header_says_how_to_launch_it(path):
+def test_header_shows_the_command(path):
     header = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
     assert any(f"lightning-kd fit --config {path.relative_to(ROOT)}" in line for line in header)

@@ -1,12 +1,12 @@
-"""The Python examples of README and docs run."""
+"""The Python examples of README and docs run, and links to files lead somewhere."""
 
 import logging
 import re
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.helpers import ROOT
+
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -14,7 +14,7 @@ def examples(page):
     return re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
 
 
-@pytest.mark.filterwarnings("ignore:the student was trained to read")  # what an example shows
+@pytest.mark.filterwarnings("ignore:the student was trained to read")  # shown by an example
 @pytest.mark.parametrize("page", [page for page in PAGES if examples(page)], ids=lambda page: page.name)
 def test_examples(page, monkeypatch):
     monkeypatch.chdir(ROOT)
@@ -24,7 +24,7 @@ def test_examples(page, monkeypatch):
     try:
         exec("\n".join(examples(page)), {"__name__": "example"})
     finally:
-        logger.setLevel(level)  # an example may ask for quiet
+        logger.setLevel(level)  # an example may change it
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -1,4 +1,4 @@
-"""An error is one line at the end of a program, its traceback shown where ``LIGHTNING_KD_DEBUG`` is set."""
+"""One-line errors at the end of a program; ``LIGHTNING_KD_DEBUG=1`` shows the traceback."""
 
 import os
 import sys
@@ -11,11 +11,11 @@ DEBUG_VARIABLE = "LIGHTNING_KD_DEBUG"
 
 
 def exit_on_error(main: Callable[[], object], on_error: Callable[[str], object] = lambda message: None) -> None:
-    """Run a program; where it fails, end it with one line.
+    """Run a program and, if it raises, end the process with a one-line message.
 
     Args:
         main: The program.
-        on_error: Is told what went wrong before the process ends.
+        on_error: Called with the message before exiting.
     """
     thread_errors: list[OSError] = []
 
@@ -27,7 +27,7 @@ def exit_on_error(main: Callable[[], object], on_error: Callable[[str], object] 
 
     try:
         if not os.environ.get(DEBUG_VARIABLE):
-            threading.excepthook = record_thread_error  # TensorBoard writes in a thread: no traceback of its own
+            threading.excepthook = record_thread_error  # TensorBoard writes in a thread
         main()
         if thread_errors:
             raise thread_errors[0]
@@ -45,16 +45,19 @@ def _error_message(error: Exception) -> str:
     message = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, OSError) and error.errno in DISK_FULL_ERRNOS:
         remedy = "try again, or continue with fit --resume <run folder>" if sys.argv[1:2] == ["fit"] else "try again"
-        message += f"; the disk is full: free some space, then {remedy}"
-    if "onnection" in message and "by peer" in message:  # of gloo, when a process waits for one that has ended
-        message = f"another process of this run has ended, and it or its log says why ({message:.100}...)"
+        message += f"; the disk is full: free space, then {remedy}"
+    if "onnection" in message and "by peer" in message:  # from gloo, when the process it waits for has ended
+        message = f"another process of this run has ended; its log shows the cause ({message:.100}...)"
     prefix = "" if isinstance(error, (ValueError, OSError, FloatingPointError)) else f"{type(error).__name__}: "
     return prefix + message
 
 
 def _exit_process(message: str) -> None:
-    """Exit with a message; at once where there are several processes: taking leave of the others may wait for them."""
-    distributed = sys.modules.get("torch.distributed")  # absent where an argument was wrong
+    """Exit with a message.
+
+    A distributed process exits without cleanup, which may wait for the other processes forever.
+    """
+    distributed = sys.modules.get("torch.distributed")  # absent if an argument was wrong
     if not (distributed and distributed.is_initialized() and distributed.get_world_size() > 1):
         sys.exit(message)
     print(message, file=sys.stderr)

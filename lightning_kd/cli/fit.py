@@ -1,4 +1,7 @@
-"""``lightning-kd fit``, ``validate``, ``test`` and ``predict``."""
+"""``lightning-kd fit``, ``validate``, ``test`` and ``predict``.
+
+Private methods of LightningCLI are overridden in this file only; Lightning 2.6 has no public hooks in their places.
+"""
 
 import shlex
 from pathlib import Path
@@ -31,7 +34,15 @@ FIT_DESCRIPTION = (
 
 
 class DistillationCLI(LightningCLI):
-    """LightningCLI for DistillationModule, with the callbacks that every run wants."""
+    """LightningCLI for DistillationModule, with a run folder and the callbacks of every run.
+
+    Args:
+        args: The command line from the subcommand on.
+        run_dir: The run's folder; None = a new one.
+
+    Attributes:
+        created_run_dir: The folder that this run created, removed if the run stops before it keeps anything.
+    """
 
     def __init__(self, args: list[str], run_dir: Path | None = None) -> None:
         self.run_dir = run_dir
@@ -43,9 +54,9 @@ class DistillationCLI(LightningCLI):
             subclass_mode_data=True,
             args=args,
             auto_configure_optimizers=False,
-            # the module saves its own hyperparameters as plain data
+            # the module saves its hyperparameters as plain data itself
             load_from_checkpoint_support=False,
-            # a resumed run keeps the config it was started with
+            # a resumed run keeps its first config
             save_config_callback=None if is_resumed else SaveConfigCallback,
             save_config_kwargs={"overwrite": True},
             seed_everything_default=42,
@@ -53,16 +64,16 @@ class DistillationCLI(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """The callbacks of every run under keys of their own."""
+        """Add the callbacks of every run, each under its key."""
         parser.add_lightning_class_args(StudentExport, "export")
         parser.add_lightning_class_args(LastCheckpoint, "last_checkpoint")
         parser.add_lightning_class_args(PredictionWriter, "predictions")
-        # as text: a config.yaml cannot hold the module's own default, an object
+        # the module's default is an object, which config.yaml cannot hold
         parser.set_defaults({"model.optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 5e-5}}})
 
     def _parse_ckpt_path(self) -> None:
         path = self.config[self.config.subcommand].get("ckpt_path") if self.config.get("subcommand") else None
-        with checked_checkpoint(path or ""):  # Lightning reads the hyperparameters in it before all else
+        with checked_checkpoint(path or ""):  # Lightning reads its hyperparameters first
             super()._parse_ckpt_path()
 
     def before_instantiate_classes(self) -> None:
@@ -78,12 +89,16 @@ class DistillationCLI(LightningCLI):
         arguments.tokenizer = student if isinstance(student, str) else None
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """The trainer, with a run folder of its own and the best checkpoint by the task's metric."""
+        """Return a trainer with a run folder that keeps the best checkpoint by the task's metric.
+
+        Raises:
+            ValueError: If checkpoints are disabled.
+        """
         settings = self._get(self.config_init, "trainer")
         if settings["enable_checkpointing"] is False:
             raise ValueError(
-                "trainer.enable_checkpointing: false would leave nothing to resume or export; leave it out, or set "
-                "last_checkpoint.every_minutes to a large number"
+                "trainer.enable_checkpointing: false leaves nothing to resume or export; remove it, or raise "
+                "last_checkpoint.every_minutes"
             )
         user_callbacks = settings["callbacks"] or []
         callbacks = [*user_callbacks] if isinstance(user_callbacks, list) else [user_callbacks]
@@ -104,7 +119,7 @@ class DistillationCLI(LightningCLI):
         if self.run_dir is not None:
             return self.run_dir
         if getattr(rank_zero_only, "rank", 0):
-            return root / LOGS_DIR  # Lightning takes the first process's folder everywhere
+            return root / LOGS_DIR  # Lightning broadcasts the first process's folder
         self.created_run_dir = self.run_dir = create_run_dir(root)
         return self.run_dir
 
@@ -122,7 +137,7 @@ class DistillationCLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         try:
             self._check_checkpoint()
-            with disk_full_errors(self.run_dir or Path.cwd()):  # TensorBoard's errors do not say which file
+            with disk_full_errors(self.run_dir or Path.cwd()):  # TensorBoard's errors name no file
                 super()._run_subcommand(subcommand)
         except BaseException:
             if self.created_run_dir is not None:
@@ -134,8 +149,8 @@ class DistillationCLI(LightningCLI):
         is_sharded = isinstance(self.trainer.strategy, ModelParallelStrategy)
         if path is not None and not is_sharded and is_sharded_checkpoint(Path(path)):
             raise ValueError(
-                f"ckpt_path: {path!r} is a folder to which each process wrote its part; make a file of it with "
-                f"lightning-kd consolidate {shlex.quote(path)}"
+                f"ckpt_path: {path!r} is a sharded checkpoint; convert it with lightning-kd consolidate "
+                f"{shlex.quote(path)}"
             )
 
 
@@ -180,20 +195,26 @@ def main(args: list[str]) -> None:
 def run(
     args: list[str], run_dir: Path | None = None, cli_class: type[DistillationCLI] = DistillationCLI
 ) -> DistillationCLI:
-    """Run one of Lightning's commands, such as ``fit``; the result holds the trainer and the run's folder.
+    """Run ``fit``, ``validate``, ``test`` or ``predict``.
 
     Args:
-        args: The command line without the program's name.
-        run_dir: The run's folder; null = a new one.
+        args: The command line from the subcommand on.
+        run_dir: The run's folder; None = a new one.
         cli_class: The class that parses and runs.
+
+    Returns:
+        The command line, with ``trainer``, ``model``, ``datamodule`` and ``run_dir``.
+
+    Raises:
+        ValueError: If ``--resume`` names no run folder, or the subcommand is not ``fit``.
     """
     args = [part for arg in args for part in (arg.split("=", 1) if arg.startswith("--resume=") else [arg])]
     if "--resume" in args:
         index = args.index("--resume")
         if args[0] != "fit":
-            raise ValueError(f"--resume: only fit can be resumed, not {args[0]}")
+            raise ValueError(f"--resume: {args[0]} cannot be resumed, only fit")
         if index + 1 == len(args):
-            raise ValueError("--resume: name the run folder, for instance lightning_logs/version_0")
+            raise ValueError("--resume: requires a run folder, such as lightning_logs/version_0")
         run_dir = Path(args[index + 1]).expanduser().resolve()
         args = ["fit", *resume_arguments(run_dir), *args[1:index], *args[index + 2 :]]
     return cli_class(args, run_dir)

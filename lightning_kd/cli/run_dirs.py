@@ -1,4 +1,4 @@
-"""Run folders: a new one for each run, and the old one to resume."""
+"""Run folders: one for each run, reused to resume it."""
 
 import re
 import shutil
@@ -14,7 +14,7 @@ LOGS_DIR = "lightning_logs"
 def create_run_dir(parent: Path) -> Path:
     """Create ``lightning_logs/version_N`` with the first free N.
 
-    ``mkdir`` is atomic, so two runs that start together get two folders. Only for the first process of a run.
+    ``mkdir`` is atomic, so two runs that start together get two folders. Call it in the first process of a run only.
     """
     root = parent / LOGS_DIR
     check_writable(root / "version_0", "trainer.default_root_dir")
@@ -30,7 +30,7 @@ def create_run_dir(parent: Path) -> Path:
 
 
 def remove_if_empty(folder: Path) -> None:
-    """Remove the folder of a run that stopped before it had anything to keep: no checkpoint, student or predictions."""
+    """Remove a run folder without checkpoint, student and predictions."""
     if not re.fullmatch(r"version_\d+", folder.name):
         return
     if not any(
@@ -40,29 +40,29 @@ def remove_if_empty(folder: Path) -> None:
 
 
 def create_run_logger(folder: Path) -> TensorBoardLogger:
-    """TensorBoard in a run folder."""
+    """Return a TensorBoard logger that writes into a run folder."""
     return TensorBoardLogger(str(folder), name="", version="")
 
 
 def last_checkpoint_path(run_dir: Path) -> Path:
-    """Where a run keeps what it continues from: a file, or a folder to which each process wrote its part."""
+    """Return the path of the checkpoint that a run resumes from: a file, or the folder of a sharded checkpoint."""
     return run_dir / "checkpoints" / "last.ckpt"
 
 
 def resume_arguments(run_dir: Path) -> list[str]:
-    """The command line that continues a run.
+    """Return the arguments of ``fit`` that resume a run.
 
     Raises:
-        ValueError: If the folder is no run folder or has no ``last.ckpt``.
+        ValueError: If the folder is missing, is not a run folder, or has no ``last.ckpt``.
     """
     config, checkpoint = run_dir / "config.yaml", last_checkpoint_path(run_dir)
     if not run_dir.is_dir():
-        raise ValueError(f"--resume: there is no folder {str(run_dir)!r}")
+        raise ValueError(f"--resume: {str(run_dir)!r} is not a folder")
     if not config.is_file():
-        raise ValueError(f"--resume: {str(run_dir)!r} is no run folder, it has no config.yaml")
+        raise ValueError(f"--resume: {str(run_dir)!r} is not a run folder (no config.yaml)")
     if not checkpoint.exists():
         raise ValueError(
-            f"--resume: {str(run_dir)!r} has no checkpoints/last.ckpt (it is first written after a few minutes or an "
-            f"epoch); start again with --config {str(config)!r}"
+            f"--resume: {str(run_dir)!r} has no checkpoints/last.ckpt (first written after a few minutes or one "
+            f"epoch); start a new run with --config {str(config)!r}"
         )
     return ["--config", str(config), "--ckpt_path", str(checkpoint)]

@@ -419,7 +419,7 @@ def test_token_is_in_no_error_and_the_exit_status_tells(tmp_path, hub, shell, ca
         code = shell()
     folder = tmp_path / "runs" / "lightning_logs" / "version_0" / "student"
     assert code.startswith("lightning-kd: error: PushToHub: upload to 'me/small' failed (403")
-    assert "no, said the hub to Bearer <token>" in code
+    assert "rejected Bearer <token>" in code
     assert shlex.join(retry_command(folder)) in code
     assert {file.name for file in folder.iterdir()} == FILES
     assert_no_token(tmp_path, code, *capfd.readouterr(), caplog.text)

@@ -1,4 +1,4 @@
-"""Every run gets a folder of its own, and one that kept nothing goes away again."""
+"""Each run gets a new folder, which is removed if the run keeps nothing."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,32 +20,32 @@ def test_versions_increment(tmp_path):
 def test_first_free_version_is_used(tmp_path):
     create_run_dir(tmp_path)
     (tmp_path / "lightning_logs" / "version_2").mkdir()
-    (tmp_path / "lightning_logs" / "version_1").touch()  # a file is in the way as well
+    (tmp_path / "lightning_logs" / "version_1").touch()  # a file blocks the name, too
     assert create_run_dir(tmp_path).name == "version_3"
 
 
 def test_concurrent_runs_get_different_dirs(tmp_path):
-    at_once = 8
-    barrier = Barrier(at_once)
+    num_runs = 8
+    barrier = Barrier(num_runs)
 
     def start(_):
         barrier.wait()
         return create_run_dir(tmp_path)
 
-    with ThreadPoolExecutor(at_once) as threads:
-        folders = list(threads.map(start, range(at_once)))
-    assert {f.name for f in folders} == {f"version_{n}" for n in range(at_once)}
+    with ThreadPoolExecutor(num_runs) as threads:
+        folders = list(threads.map(start, range(num_runs)))
+    assert {f.name for f in folders} == {f"version_{n}" for n in range(num_runs)}
 
 
 def test_empty_run_dir_is_removed(tmp_path):
     other, unused = create_run_dir(tmp_path), create_run_dir(tmp_path)
     (unused / "config.yaml").write_text("{}")
     (unused / "events.out.tfevents.1").touch()
-    (unused / "checkpoints").mkdir()  # nothing in it: the disk was full
+    (unused / "checkpoints").mkdir()  # empty, as after a full disk
     remove_if_empty(unused)
     assert not unused.exists()
     assert other.is_dir()
-    remove_if_empty(unused)  # gone already
+    remove_if_empty(unused)  # is missing already
 
 
 @pytest.mark.parametrize("kept", ["checkpoints/last.ckpt", "student/model.safetensors", "predictions.csv"])
@@ -58,7 +58,7 @@ def test_run_dir_with_results_is_kept(tmp_path, kept):
 
 
 def test_logs_dir_is_never_removed(tmp_path):
-    """The processes of a run other than the first know no other, see ``DistillationCLI``."""
+    """``DistillationCLI`` passes it in all processes of a run but the first."""
     kept = create_run_dir(tmp_path) / "checkpoints"
     kept.mkdir()
     remove_if_empty(tmp_path / "lightning_logs")
