@@ -13,6 +13,7 @@ import transformers
 from lightning.pytorch import LightningModule
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
+from transformers.utils.generic import find_labels
 
 from lightning_kd import models
 from lightning_kd.callbacks.distillation.call_recorder import Call, TensorVersions, record_calls
@@ -56,9 +57,8 @@ class CallReplay:
         return outputs
 
 
-def _is_label(name: str) -> bool:
-    """Return True for labels, by the rule of ``transformers.utils.find_labels``."""
-    return "label" in name or name in ("start_positions", "end_positions")
+LABELS = {"labels", "start_positions", "end_positions"}
+"""Arguments from which a model computes its own loss."""
 
 
 def replay_call(call: Call, model: nn.Module) -> Any:
@@ -100,12 +100,15 @@ def _select_arguments(
     call: Call, kwargs: dict[str, Any], model: nn.Module, parameters: Mapping[str, inspect.Parameter]
 ) -> dict[str, Any]:
     """Return the keyword arguments that the model accepts, without labels."""
-    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()) and not hasattr(model, "config"):
-        names = [name for name in kwargs if not _is_label(name)]
+    optional = {*LABELS, "token_type_ids"}
+    if models.get_config(model) is None:
+        accepts_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        names = [name for name in kwargs if (accepts_any or name in parameters) and name not in LABELS]
     else:
         names = models.input_names(model, kwargs)
-    for name in kwargs.keys() & call.parameters.keys() - {*names, "token_type_ids"}:
-        if isinstance(kwargs[name], Tensor) and not _is_label(name):
+        optional.update(find_labels(type(unwrap_compiled(model))))
+    for name in kwargs.keys() & call.parameters.keys() - {*names, *optional}:
+        if isinstance(kwargs[name], Tensor):
             raise ValueError(
                 f"DistillationCallback.teacher: {type(unwrap_compiled(model)).__name__} does not accept the tensor "
                 f"{name!r} that the student is given (its arguments: {', '.join(parameters)}); wrap the teacher in a "

@@ -200,6 +200,19 @@ def test_keyword_arguments_are_replayed_without_labels(teacher):
     assert getattr(model, "labels", None) is None
 
 
+class WithLabelMask(nn.Module):
+    def forward(self, input_ids, label_mask=None):
+        self.got = label_mask
+
+
+def test_plain_modules_get_arguments_whose_names_only_contain_label():
+    student, model = WithLabelMask(), WithLabelMask()
+    with record_calls(student) as calls:
+        student("ids", label_mask="mask")
+    replay_call(calls[0], model)
+    assert model.got == "mask"
+
+
 def test_arguments_that_the_teacher_does_not_accept_are_dropped():
     got = replay(WithoutTokenTypes(), "ids", "mask", "types").got
     assert got == {"ids": "ids", "mask": "mask", "embeds": None}
