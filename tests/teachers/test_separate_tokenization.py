@@ -1,7 +1,6 @@
-"""Teachers that read the rows in an encoding of their own: a BERT teaches a RoBERTa, a prompt is internalised."""
+"""Teachers with a separate tokenization: a BERT teaches a RoBERTa, a prompt is internalized."""
 
 import math
-import re
 from functools import partial
 
 import numpy as np
@@ -9,21 +8,21 @@ import pytest
 import torch
 from scipy.special import softmax
 from transformers import (
+    AutoConfig,
     BertForMaskedLM,
     BertForQuestionAnswering,
-    BertForSequenceClassification,
     RobertaForQuestionAnswering,
 )
 
-from lightning_kd import MaskedLM, MaskedLMDataModule, QuestionAnswering, TeacherCache
+from lightning_kd import DistillationModule, MaskedLM, QuestionAnswering, TeacherCache
 from lightning_kd.callbacks import CompressionReport, StudentExport
-from lightning_kd.losses import HardLabelLoss, HiddenStateMSELoss, SoftTargetLoss
-from lightning_kd.outputs import Head, Outputs
+from lightning_kd.losses import HiddenStateMSELoss, SoftTargetLoss, soft_target_loss
 from tests.helpers import (
     LABELS,
     TINY_BERT,
     clinc_rows,
     data,
+    mlm_data,
     module,
     roberta_tokenizer,
     save_model,
@@ -33,21 +32,22 @@ from tests.helpers import (
     tiny_bert,
     tiny_roberta,
     trainer,
-    write_squad,
 )
 
 LARGE_INIT = {"initializer_range": 0.6}
+SMALL_BERT = {"config": str(TINY_BERT), "num_hidden_layers": 1}
 
 
 @pytest.fixture(scope="module")
-def other():
+def byte_tokenizer():
+    """With a small vocabulary that splits most words."""
     texts = [text for text, _ in clinc_rows()["train"]] + [row["context"] for row in squad_questions("t")]
-    return roberta_tokenizer(texts, 290)  # few words whole
+    return roberta_tokenizer(texts, 290)
 
 
 @pytest.fixture
-def student(tmp_path, other):
-    return save_roberta(tiny_roberta(LABELS, other), other, tmp_path / "roberta")
+def student(tmp_path, byte_tokenizer):
+    return save_roberta(tiny_roberta(LABELS, byte_tokenizer), byte_tokenizer, tmp_path / "roberta")
 
 
 @pytest.fixture
@@ -55,291 +55,285 @@ def teacher(tmp_path):
     return save_model(tiny_bert(seed=1, **LARGE_INIT), tmp_path / "bert")
 
 
-def fit(tmp_path, fitted, rows, **settings):
+def fit(tmp_path, fitted, datamodule, **settings):
+    """Train, and return the logged metrics."""
     run = trainer(tmp_path, **settings)
-    run.fit(fitted, rows)
-    return run
-
-
-def read_metrics(run):
+    run.fit(fitted, datamodule)
     return {name: float(value) for name, value in run.callback_metrics.items()}
 
 
-def test_bert_teaches_a_roberta_as_well_as_it_scores_alone(tmp_path, clinc_file, teacher, student, tokenizer):
-    own = module(teacher, student={"config": str(TINY_BERT), "num_hidden_layers": 1})
-    fit(tmp_path, own, data(clinc_file), max_steps=1)
+# ---- classification
+
+
+def test_bert_teaches_a_roberta(tmp_path, clinc_file, teacher, student, tokenizer):
+    """The teacher's score and logits are those of its own tokenizer."""
+    same = module(teacher, student=dict(SMALL_BERT))
+    fit(tmp_path, same, data(clinc_file), max_steps=1)
     fitted = module(teacher, student=student)
-    rows = data(clinc_file, tokenizer=student, teacher_tokenizer=teacher)
-    fit(tmp_path, fitted, rows, max_steps=1)
-    assert fitted.teacher_scores == own.teacher_scores
+    datamodule = data(clinc_file, tokenizer=student, teacher_tokenizer=teacher)
+    fit(tmp_path, fitted, datamodule, max_steps=1)
+    assert fitted.teacher_scores == same.teacher_scores
     assert fitted.teacher_scores["accuracy"] != 0
-    batch = next(iter(rows.val_dataloader()))
-    texts = rows.tokenizer.batch_decode(batch["input_ids"], skip_special_tokens=True)
+    batch = next(iter(datamodule.val_dataloader()))
+    texts = datamodule.tokenizer.batch_decode(batch["input_ids"], skip_special_tokens=True)
     with torch.no_grad():
         expected = fitted.teacher.load()[0](**tokenizer(texts, return_tensors="pt", padding=True)).logits
     torch.testing.assert_close(fitted.teacher(batch).heads["label"].logits, expected)
 
 
-@pytest.mark.parametrize("kept", [{}, {"dtype": "float16"}])
-def test_cache_with_a_separate_teacher_tokenizer(tmp_path, clinc_file, teacher, student, kept):
-    def run(cache):
-        fitted = module(teacher, student=student, teacher_cache=cache)
-        rows = data(clinc_file, tokenizer=student, teacher_tokenizer=teacher)
-        return read_metrics(fit(tmp_path, fitted, rows, max_epochs=2))
-
-    cache = TeacherCache(str(tmp_path / "cache"), **kept)
-    without, cold, warm = run(None), run(cache), run(cache)
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_cached(tmp_path, clinc_file, teacher, student, dtype):
+    cache = TeacherCache(str(tmp_path / "cache"), dtype)
+    without, cold, warm = (
+        fit(
+            tmp_path,
+            module(teacher, student=student, teacher_cache=teacher_cache),
+            data(clinc_file, tokenizer=student, teacher_tokenizer=teacher),
+            max_epochs=2,
+        )
+        for teacher_cache in (None, cache, cache)
+    )
     assert cold == warm
-    assert cold == pytest.approx(without, abs=0 if not kept else 1e-2)
+    assert cold == pytest.approx(without, abs=0 if dtype == "float32" else 1e-2)
 
 
-def test_ensemble_of_both_kinds(tmp_path, clinc_file, teacher, student, other):
-    third = save_roberta(tiny_roberta(LABELS[::-1], other, seed=5, **LARGE_INIT), other, tmp_path / "third")
-    names = [teacher, third]
+def test_ensemble_with_different_tokenizers(tmp_path, clinc_file, teacher, student, byte_tokenizer):
+    roberta = tiny_roberta(LABELS[::-1], byte_tokenizer, seed=5, **LARGE_INIT)
+    names = [teacher, save_roberta(roberta, byte_tokenizer, tmp_path / "second")]
     fitted = module({"ensemble": names, "combine": "probabilities"}, student=student)
-    rows = data(clinc_file, tokenizer=student, teacher_tokenizer=names)
-    fit(tmp_path, fitted, rows, max_steps=1)
-    batch = next(iter(rows.val_dataloader()))
+    datamodule = data(clinc_file, tokenizer=student, teacher_tokenizer=names)
+    fit(tmp_path, fitted, datamodule, max_steps=1)
+    batch = next(iter(datamodule.val_dataloader()))
+    models = fitted.teacher.load()
     with torch.no_grad():
-        first = fitted.teacher.load()[0](**batch["teacher_inputs"][0]).logits.numpy()
-        second = fitted.teacher.load()[1](**batch["teacher_inputs"][1]).logits.numpy()[:, ::-1]
-    expected = (softmax(first, axis=1) + softmax(second, axis=1)) / 2
-    got = fitted.teacher(batch).heads["label"].logits.softmax(dim=-1).numpy()
-    np.testing.assert_allclose(got, expected, rtol=1e-4)
+        first, second = (model(**inputs).logits for model, inputs in zip(models, batch["teacher_inputs"], strict=True))
+    expected = (softmax(first.numpy(), axis=1) + softmax(second.numpy()[:, ::-1], axis=1)) / 2
+    actual = fitted.teacher(batch).heads["label"].logits.softmax(dim=-1).numpy()
+    np.testing.assert_allclose(actual, expected, rtol=1e-4)
 
 
-def test_other_tokenizer_is_refused_with_the_remedy(tmp_path, clinc_file, teacher, student):
-    with pytest.raises(ValueError, match=r"different tokenizers.*data.teacher_tokenizer='"):
-        fit(tmp_path, module(teacher, student=student), data(clinc_file, tokenizer=student))
-    rows = data(clinc_file, tokenizer=student, teacher_tokenizer=student)
-    with pytest.raises(ValueError, match=r"teacher '.*bert' and data.teacher_tokenizer .* have different tokenizers"):
-        fit(tmp_path, module(teacher, student=student), rows)
+# ---- checks
 
 
-def test_another_number_of_tokenizers_is_refused(tmp_path, clinc_file, teacher, student):
-    rows = data(clinc_file, tokenizer=student, teacher_tokenizer=[teacher, teacher])
-    with pytest.raises(ValueError, match=r"data\.teacher_tokenizer: 2 tokenizers for 1 models"):
-        fit(tmp_path, module(teacher, student=student), rows)
+@pytest.mark.parametrize(
+    ("reader", "message"),
+    [
+        (None, r"teacher '.*bert' and student '.*roberta'.*data\.teacher_tokenizer="),
+        (["student"], r"teacher '.*bert' and data\.teacher_tokenizer '.*roberta'"),
+        (["teacher", "teacher"], r"data\.teacher_tokenizer: 2 tokenizers for 1 models"),
+    ],
+)
+def test_invalid_tokenizers(tmp_path, clinc_file, teacher, student, reader, message):
+    tokenizers = reader and [{"student": student, "teacher": teacher}[name] for name in reader]
+    datamodule = data(clinc_file, tokenizer=student, teacher_tokenizer=tokenizers)
+    with pytest.raises(ValueError, match=message):
+        fit(tmp_path, module(teacher, student=student), datamodule)
 
 
-def test_losses_on_layers_are_refused(tmp_path, clinc_file, teacher, student):
-    rows = data(clinc_file, tokenizer=student, teacher_tokenizer=teacher)
-    layers = module(teacher, student=student, losses={"layers": HiddenStateMSELoss()})
-    with pytest.raises(ValueError, match=r"losses\.layers: compares hidden_states token by token.*losses on logits"):
-        fit(tmp_path, layers, rows)
+def test_losses_on_layers(tmp_path, clinc_file, teacher, student):
+    datamodule = data(clinc_file, tokenizer=student, teacher_tokenizer=teacher)
+    fitted = module(teacher, student=student, losses={"layers": HiddenStateMSELoss()})
+    with pytest.raises(ValueError, match=r"losses\.layers: .*hidden_states.*data\.teacher_tokenizer"):
+        fit(tmp_path, fitted, datamodule)
 
 
-def test_prompt_longer_than_the_teachers_positions_is_refused(tmp_path, clinc_file):
+@pytest.mark.parametrize(("field", "model"), [("teacher_prompt", "teacher"), ("prompt", "the student")])
+def test_prompt_longer_than_the_positions(tmp_path, clinc_file, field, model):
     short = save_model(tiny_bert(max_position_embeddings=32), tmp_path / "short")
-    rows = data(clinc_file, teacher_prompt="hello " * 30 + "{text}")
-    with pytest.raises(
-        ValueError, match=r"data\.max_length: 4\d tokens \(with the prompt\) .* 32 positions of teacher"
-    ):
-        fit(tmp_path, module(short), rows)
+    fitted = module(short) if field == "teacher_prompt" else module(student=short)
+    with pytest.raises(ValueError, match=rf"data\.max_length: \d+ tokens \(with the prompt\) .* 32 .* {model}"):
+        fit(tmp_path, fitted, data(clinc_file, **{field: "hello " * 30 + "{text}"}))
 
 
-def test_prompt_longer_than_the_students_positions_is_refused(tmp_path, clinc_file):
-    short = save_model(tiny_bert(max_position_embeddings=32), tmp_path / "short")
-    with pytest.raises(
-        ValueError, match=r"data\.max_length: 62 tokens \(with the prompt\) .* 32 positions of the student"
-    ):
-        fit(tmp_path, module(student=short), data(clinc_file, prompt="hello " * 30 + "{text}"))
-
-
-def test_question_and_context_that_are_too_long_for_the_teacher(tmp_path, spans, tokenizer):
-    teacher, student, folder = spans
+def test_question_and_context_longer_than_the_teachers_positions(tmp_path, span_models, squad_folder, tokenizer):
+    teacher, student = span_models
     tokenizer.model_max_length = 14
     tokenizer.save_pretrained(teacher)
-    fitted = module(teacher, student=student, task=QuestionAnswering())
-    rows = squad_data(folder, tokenizer=student, teacher_tokenizer=teacher, max_length=48)
-    with pytest.raises(
-        ValueError, match=r"data\.max_length: question 'what is it\?' .* have \d+ tokens for the teacher"
-    ):
-        fit(tmp_path, fitted, rows)
+    datamodule = squad_data(squad_folder, tokenizer=student, teacher_tokenizer=teacher, max_length=48)
+    with pytest.raises(ValueError, match=r"data\.max_length: .*'what is it\?'.* teacher"):
+        fit(tmp_path, module(teacher, student=student, task=QuestionAnswering()), datamodule)
 
 
-def test_report_leaves_out_a_teacher_that_reads_something_else(tmp_path, clinc_file, teacher):
-    callbacks = [StudentExport(), CompressionReport()]
-    rows = data(clinc_file, teacher_prompt="say {text}")
+def test_report_leaves_out_the_teacher(tmp_path, clinc_file, teacher):
     with pytest.warns(UserWarning, match="the teacher has a different tokenizer"):
-        trainer(tmp_path, max_steps=1, callbacks=callbacks).fit(module(teacher), rows)
+        fit(
+            tmp_path,
+            module(teacher),
+            data(clinc_file, teacher_prompt="say {text}"),
+            callbacks=[StudentExport(), CompressionReport()],
+            max_steps=1,
+        )
 
 
-def test_network_that_was_trained_to_read_a_prompt_says_so(tmp_path, clinc_file, shell):
-    settings = {"callbacks": [StudentExport(str(tmp_path / "reads"))], "enable_checkpointing": True, "max_steps": 1}
-    run = trainer(tmp_path, **settings)
+# ---- prompts
+
+
+def test_prompt_of_the_training_is_saved_and_compared(tmp_path, clinc_file):
+    trained = str(tmp_path / "trained")
+    run = trainer(tmp_path, callbacks=[StudentExport(trained)], enable_checkpointing=True, max_steps=1)
     run.fit(module(), data(clinc_file, prompt="say {text}"))
-    again = type(run.lightning_module).load_from_checkpoint(run.checkpoint_callback.best_model_path)
-    message = "was trained to read 'say {text}' and reads the text alone; set data.%s"
-    with pytest.warns(UserWarning, match=re.escape(f"the student {message % 'prompt'}")):
-        trainer(tmp_path).validate(again, data(clinc_file), verbose=False)
-    trainer(tmp_path).validate(again, data(clinc_file, prompt="say {text}"), verbose=False)  # warnings are errors
-    with pytest.warns(UserWarning, match=re.escape(f"reads' {message % 'prompt'}")):
-        trainer(tmp_path, max_steps=1).fit(module(str(tmp_path / "reads")), data(clinc_file))
-    rows = data(clinc_file, teacher_prompt="tell {text}")
-    with pytest.warns(UserWarning, match=re.escape("reads 'tell {text}'; set data.teacher_prompt")):
-        trainer(tmp_path, max_steps=1).fit(module(str(tmp_path / "reads")), rows)
-    rows = data(clinc_file, teacher_prompt="say {text}")
-    trainer(tmp_path, max_steps=1).fit(module(str(tmp_path / "reads"), student=str(tmp_path / "reads")), rows)
-    loaded = BertForSequenceClassification.from_pretrained(tmp_path / "reads")
-    assert loaded.config.text_prompt == "say {text}"
+    assert AutoConfig.from_pretrained(trained).text_prompt == "say {text}"
+    student = DistillationModule.load_from_checkpoint(run.checkpoint_callback.best_model_path)
+    validate = partial(trainer(tmp_path).validate, student, verbose=False)
+    fit_once = partial(fit, tmp_path, max_steps=1)
+    with pytest.warns(UserWarning, match=r"data\.prompt: the student .*'say {text}'"):
+        validate(data(clinc_file))
+    with pytest.warns(UserWarning, match=rf"data\.prompt: teacher '{trained}' .*'say {{text}}'"):
+        fit_once(module(trained), data(clinc_file))
+    with pytest.warns(UserWarning, match=rf"data\.teacher_prompt: teacher '{trained}' .*'tell {{text}}'"):
+        fit_once(module(trained), data(clinc_file, teacher_prompt="tell {text}"))
+    # no warnings, which would be errors
+    validate(data(clinc_file, prompt="say {text}"))
+    fit_once(module(trained, student=trained), data(clinc_file, teacher_prompt="say {text}"))
 
 
-def test_prompt_is_internalized(tmp_path, clinc_file, teacher, tokenizer):
-    """The student, the teacher's copy, differs from it at first, because it does without the prompt, then less."""
-    rows = data(clinc_file, teacher_prompt="now say what this is : {text} ?", batch_size=16)
+def test_prompt_is_internalized(tmp_path, clinc_file, teacher):
+    """The student starts as a copy of the teacher; without the prompt its outputs differ, and less after training."""
+    datamodule = data(clinc_file, teacher_prompt="now say what this is : {text} ?", batch_size=16)
+    make = partial(module, teacher, student=teacher, losses={"soft": SoftTargetLoss()})
 
-    def distance(fitted):
-        batches = list(rows.val_dataloader())
+    @torch.no_grad()
+    def divergence(fitted):
         fitted.eval()
-        with torch.no_grad():
-            pairs = [(fitted(b).heads["label"].logits, fitted.teacher(b).heads["label"].logits) for b in batches]
-        return float(torch.cat([SoftTargetLoss().forward(*map(_outputs, pair)).reshape(1) for pair in pairs]).mean())
+        pairs = [[run(batch).heads["label"].logits for run in (fitted, fitted.teacher)] for batch in batches]
+        return float(torch.stack([soft_target_loss(*pair) for pair in pairs]).mean())
 
-    soft = {"soft": SoftTargetLoss()}
-    still = partial(torch.optim.SGD, lr=0.0)
-    first = module(teacher, student=teacher, losses=soft, optimizer=still)
-    fit(tmp_path, first, rows, max_epochs=1)
-    last = module(teacher, student=teacher, losses=soft)
-    fit(tmp_path, last, rows, max_epochs=8)
-    assert distance(first) > 0.005
-    assert distance(last) < distance(first) / 5
+    before, after = make(optimizer=partial(torch.optim.SGD, lr=0.0)), make()
+    fit(tmp_path, before, datamodule, max_epochs=1)
+    fit(tmp_path, after, datamodule, max_epochs=8)
+    batches = list(datamodule.val_dataloader())
+    assert divergence(before) > 0.005
+    assert divergence(after) < divergence(before) / 5
 
 
-def _outputs(logits):
-    return Outputs({"label": Head(logits)})
-
-
-# ---- token by token
-
-
-@pytest.fixture
-def corpus(tmp_path):
-    for split in ("train", "validation"):
-        lines = [text for text, _ in clinc_rows()["train"][:24]]
-        (tmp_path / f"{split}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return tmp_path
-
-
-def masked_data(folder, **settings):
-    return MaskedLMDataModule(str(folder), str(TINY_BERT), line_by_line=True, batch_size=8, max_length=16, **settings)
+# ---- masked tokens
 
 
 @pytest.mark.parametrize("dynamic", [True, False])
-def test_masked_lm_teacher_reads_a_prompt_around_the_same_masked_tokens(tmp_path, corpus, tokenizer, dynamic):
-    folder = save_model(tiny_bert(None, seed=2, model_class=BertForMaskedLM, **LARGE_INIT), tmp_path / "mlm", tokenizer)
-    student = {"config": str(TINY_BERT), "num_hidden_layers": 1}
-    settings = {"task": MaskedLM(), "student": student, "losses": {"soft": SoftTargetLoss()}}
-    rows = masked_data(corpus, teacher_prompt="hello {text} see you", dynamic_masking=dynamic)
-    cache = {} if dynamic else {"teacher_cache": str(tmp_path / "cache")}
-    fitted = module(folder, **settings, **cache)
-    fit(tmp_path, fitted, rows, max_epochs=2)
-    batch = next(iter(rows.train_dataloader()))
-    (own,) = batch["teacher_inputs"]
-    whole = tokenizer.batch_decode(own["input_ids"], skip_special_tokens=False)
-    assert all(text.startswith("[CLS] hello") for text in whole)
-    masked = batch["labels"] >= 0
-    assert own["labels"][own["labels"] >= 0].equal(batch["labels"][masked])
+def test_masked_lm_teacher_with_a_prompt(tmp_path, corpus, tokenizer, dynamic):
+    """The teacher sees the same masked tokens within its prompt."""
+    folder = save_model(tiny_bert(None, seed=2, model_class=BertForMaskedLM, **LARGE_INIT), tmp_path / "mlm")
+    datamodule = mlm_data(corpus, teacher_prompt="hello {text} see you", dynamic_masking=dynamic)
+    fitted = module(
+        folder,
+        task=MaskedLM(),
+        student=dict(SMALL_BERT),
+        losses={"soft": SoftTargetLoss()},
+        teacher_cache=None if dynamic else str(tmp_path / "cache"),
+    )
+    fit(tmp_path, fitted, datamodule, max_epochs=2)
+    batch = next(iter(datamodule.train_dataloader()))
+    (inputs,) = batch["teacher_inputs"]
+    assert all(text.startswith("[CLS] hello") for text in tokenizer.batch_decode(inputs["input_ids"]))
+    masked = inputs["labels"] >= 0
+    assert inputs["labels"][masked].equal(batch["labels"][batch["labels"] >= 0])
     with torch.no_grad():
-        logits = fitted.teacher.load()[0](own["input_ids"], attention_mask=own["attention_mask"]).logits
-    torch.testing.assert_close(fitted.teacher(batch).heads["token"].logits, logits[own["labels"] >= 0])
+        logits = fitted.teacher.load()[0](inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
+    torch.testing.assert_close(fitted.teacher(batch).heads["token"].logits, logits[masked])
 
 
-def test_masks_of_the_student_are_those_of_a_run_without_a_prompt(corpus):
-    with_, without = masked_data(corpus, teacher_prompt="hello {text}"), masked_data(corpus)
-    for rows in (with_, without):
-        rows.setup("fit")
-    a, b = (next(iter(rows.val_dataloader())) for rows in (with_, without))
-    assert all(a[name].equal(b[name]) for name in ("input_ids", "labels"))
-    assert with_.cache_key("validation") != without.cache_key("validation")
-    assert with_.max_teacher_tokens() == 17
+def test_teacher_prompt_does_not_change_the_students_masks(corpus):
+    with_prompt, without = mlm_data(corpus, teacher_prompt="hello {text}"), mlm_data(corpus)
+    for datamodule in (with_prompt, without):
+        datamodule.setup("fit")
+    first, second = (next(iter(datamodule.val_dataloader())) for datamodule in (with_prompt, without))
+    assert all(first[name].equal(second[name]) for name in ("input_ids", "labels"))
+    assert with_prompt.cache_key("validation") != without.cache_key("validation")
+    assert with_prompt.max_teacher_tokens() == 17
 
 
 # ---- spans
 
 
 @pytest.fixture
-def spans(tmp_path, other):
+def span_models(tmp_path, byte_tokenizer):
+    """Folders of teacher and student."""
     teacher = tiny_bert(None, seed=3, model_class=BertForQuestionAnswering, **LARGE_INIT)
-    student = tiny_roberta(None, other, seed=4, model_class=RobertaForQuestionAnswering, **LARGE_INIT)
-    return (
-        save_model(teacher, tmp_path / "qa-bert"),
-        save_roberta(student, other, tmp_path / "qa-roberta"),
-        write_squad(tmp_path / "squad"),
-    )
+    student = tiny_roberta(None, byte_tokenizer, seed=4, model_class=RobertaForQuestionAnswering, **LARGE_INIT)
+    return save_model(teacher, tmp_path / "qa-bert"), save_roberta(student, byte_tokenizer, tmp_path / "qa-roberta")
 
 
-def span_probabilities_by_character(network, tokenizer, question, window):
-    """Where the teacher says a span begins and ends: characters of the window, None = nowhere, and probabilities."""
-    own = tokenizer(question, window, return_offsets_mapping=True, return_tensors="pt")
-    offsets = own.pop("offset_mapping")[0].tolist()
+def span_probabilities_by_character(model, tokenizer, question, window):
+    """Return the teacher's start and end probabilities by character of the window, None = no answer."""
+    encoded = tokenizer(question, window, return_offsets_mapping=True, return_tensors="pt")
+    offsets = encoded.pop("offset_mapping")[0].tolist()
     with torch.no_grad():
-        output = network(**own)
-    kinds = own.encodings[0].sequence_ids
-    counts = [place for place, kind in enumerate(kinds) if place == 0 or kind == 1]
-    masses = {}
+        output = model(**encoded)
+    kinds = encoded.encodings[0].sequence_ids
+    positions = [position for position, kind in enumerate(kinds) if position == 0 or kind == 1]
+    probabilities = {}
     for name, side in (("start", 0), ("end", 1)):
-        p = softmax(getattr(output, f"{name}_logits")[0].double().numpy()[counts])
-        # a span that ends before a character holds the one before it
-        masses[name] = [(None if c == 0 else offsets[c][side] - side, x) for c, x in zip(counts, p, strict=True)]
-    return masses
+        p = softmax(getattr(output, f"{name}_logits")[0].double().numpy()[positions])
+        # the offset of an end is exclusive
+        characters = [None if position == 0 else offsets[position][side] - side for position in positions]
+        probabilities[name] = list(zip(characters, p, strict=True))
+    return probabilities
 
 
 @pytest.mark.parametrize(("length", "cuts_words"), [(60, False), (30, True)])
-def test_span_probabilities_are_transferred_by_characters(tmp_path, spans, tokenizer, length, cuts_words):
-    """Row by row, with the teacher called by hand on the characters that the student reads."""
-    teacher, student, folder = spans
+def test_span_probabilities_are_transferred_by_characters(
+    tmp_path, span_models, squad_folder, tokenizer, length, cuts_words
+):
+    """Compare with the teacher called on the characters of each of the student's windows."""
+    teacher, student = span_models
     fitted = module(teacher, student=student, task=QuestionAnswering())
-    rows = squad_data(folder, tokenizer=student, teacher_tokenizer=teacher, max_length=length)
-    fit(tmp_path, fitted, rows, max_epochs=1)
-    assert math.isfinite(fitted.trainer.callback_metrics["train/soft"])
+    datamodule = squad_data(squad_folder, tokenizer=student, teacher_tokenizer=teacher, max_length=length)
+    assert math.isfinite(fit(tmp_path, fitted, datamodule, max_epochs=1)["train/soft"])
     seen = set()
-    for batch in rows.val_dataloader():
+    for batch in datamodule.val_dataloader():
         outputs = fitted.teacher(batch)
-        for number, context in enumerate(batch["context"]):
-            offsets = batch["offsets"][number].tolist()
-            first, after_last = batch["context_span"][number].tolist()
-            begin, end = offsets[first][0], offsets[after_last - 1][1]
-            begin += context[begin] == " "  # the first token of a part counts the space before it
-            end -= context[end - 1] == " "  # a space alone may be the last
+        for index, context in enumerate(batch["context"]):
+            offsets = batch["offsets"][index].tolist()
+            first, stop = batch["context_span"][index].tolist()
+            begin, end = offsets[first][0], offsets[stop - 1][1]
+            begin += context[begin] == " "  # the first token of a window may include the space before it
+            end -= context[end - 1] == " "  # the last token may be a space
             begin, end = context.rfind(" ", 0, begin) + 1, (context + " ").index(" ", end)  # whole words
-            masses = span_probabilities_by_character(
-                fitted.teacher.load()[0], tokenizer, batch["question"][number], context[begin:end]
+            by_head = span_probabilities_by_character(
+                fitted.teacher.load()[0], tokenizer, batch["question"][index], context[begin:end]
             )
-            for name, of_tokens in masses.items():
+            for name, by_character in by_head.items():
                 expected = {}
-                for character, p in of_tokens:
-                    holders = [i for i in range(first, after_last) if character is not None]
-                    holders = [i for i in holders if offsets[i][0] <= character + begin < offsets[i][1]]
-                    place = 0 if character is None else (holders or [None])[0]
-                    expected[place] = expected.get(place, 0) + p
+                for character, p in by_character:
+                    tokens = [0] if character is None else range(first, stop)
+                    token = next(
+                        (i for i in tokens if i == 0 or offsets[i][0] <= character + begin < offsets[i][1]), None
+                    )
+                    expected[token] = expected.get(token, 0) + p
                 lost = expected.pop(None, 0)
-                got = outputs.heads[name].logits[number].exp()
-                for place, p in expected.items():
-                    assert float(got[place]) == pytest.approx(p, rel=1e-3)
-                seen.add((lost > 0, len(expected) < len(of_tokens)))
-    assert any(together for _, together in seen)
+                actual = outputs.heads[name].logits[index].exp()
+                for token, p in expected.items():
+                    assert float(actual[token]) == pytest.approx(p, rel=1e-3)
+                seen.add((lost > 0, len(expected) < len(by_character)))
+    assert any(merged for _, merged in seen)
     assert any(lost for lost, _ in seen) == cuts_words
 
 
-def test_same_tokenizer_maps_each_token_to_itself(tmp_path, spans):
-    teacher, _, folder = spans
-    student = {"config": str(TINY_BERT), "num_hidden_layers": 1}
-    rows = partial(squad_data, folder, max_length=32)  # in which no context is cut, nor a word
-    results = []
-    for own in (None, teacher):
-        fitted = module(teacher, student=student, task=QuestionAnswering(), losses={"soft": SoftTargetLoss(1.0, 3.0)})
-        results.append(read_metrics(fit(tmp_path, fitted, rows(teacher_tokenizer=own), max_epochs=1)))
+def test_transfer_between_the_same_tokens(tmp_path, span_models, squad_folder):
+    teacher, _ = span_models
+    losses = {"soft": SoftTargetLoss(1.0, 3.0)}
+    results = [
+        fit(
+            tmp_path,
+            module(teacher, student=dict(SMALL_BERT), task=QuestionAnswering(), losses=losses),
+            squad_data(squad_folder, max_length=32, teacher_tokenizer=name),  # no context or word is cut
+            max_epochs=1,
+        )
+        for name in (None, teacher)
+    ]
     assert results[0] == pytest.approx(results[1], rel=1e-4)
 
 
-def test_spans_are_kept_in_a_cache(tmp_path, spans):
-    teacher, student, folder = spans
-    results = []
-    for cache in (None, str(tmp_path / "cache"), str(tmp_path / "cache")):
-        losses = {"hard": HardLabelLoss(), "soft": SoftTargetLoss()}
-        fitted = module(teacher, student=student, task=QuestionAnswering(), losses=losses, teacher_cache=cache)
-        rows = squad_data(folder, tokenizer=student, teacher_tokenizer=teacher, max_length=48)
-        results.append(read_metrics(fit(tmp_path, fitted, rows, max_epochs=2)))
-    assert results[0] == pytest.approx(results[1], rel=1e-5)
-    assert results[1] == results[2]
+def test_cached_spans(tmp_path, span_models, squad_folder):
+    teacher, student = span_models
+    without, cold, warm = (
+        fit(
+            tmp_path,
+            module(teacher, student=student, task=QuestionAnswering(), teacher_cache=cache),
+            squad_data(squad_folder, tokenizer=student, teacher_tokenizer=teacher, max_length=48),
+            max_epochs=2,
+        )
+        for cache in (None, str(tmp_path / "cache"), str(tmp_path / "cache"))
+    )
+    assert without == pytest.approx(cold, rel=1e-5)
+    assert cold == warm
