@@ -24,6 +24,7 @@ Keys with a fixed meaning:
 
 TEACHER_INPUTS = "teacher_inputs"
 AUGMENTED = "augmented"
+TEACHER_LOGITS = "teacher_logits"
 
 IGNORE_INDEX = -100
 """Label of unknown targets, as in PyTorch and transformers."""

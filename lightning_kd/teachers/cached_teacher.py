@@ -8,15 +8,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lightning_kd.outputs import TEACHER_INPUTS, Batch, Outputs, Requirement, select_examples
+from lightning_kd.outputs import TEACHER_INPUTS, TEACHER_LOGITS, Batch, Outputs, Requirement, select_examples
 from lightning_kd.tasks.base import Task
 from lightning_kd.teachers.fingerprint import fingerprint
 from lightning_kd.teachers.logit_codec import LogitCodec
 from lightning_kd.teachers.store import RowStore
 from lightning_kd.teachers.teacher import Teacher
-
-TEACHER_LOGITS = "teacher_logits"
-"""Batch entry: cached teacher logits by head, looked up before the batch is moved to the device."""
 
 TOKEN_INPUTS = ("input_ids", "token_type_ids", "position_ids")
 """Inputs of a model with one value per token."""

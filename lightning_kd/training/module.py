@@ -39,11 +39,11 @@ from lightning_kd.optim.schedules import (
     parameter_groups,
     require_total_steps,
 )
-from lightning_kd.outputs import AUGMENTED, Batch, Outputs, Requirement, with_inputs
+from lightning_kd.outputs import AUGMENTED, TEACHER_LOGITS, Batch, Outputs, Requirement, with_inputs
 from lightning_kd.tasks.base import Task
 from lightning_kd.teachers import checks as teacher_checks
 from lightning_kd.teachers.cache import TeacherCache
-from lightning_kd.teachers.cached_teacher import TEACHER_LOGITS, CachedTeacher
+from lightning_kd.teachers.cached_teacher import CachedTeacher
 from lightning_kd.teachers.teacher import Teacher
 from lightning_kd.training import checks
 from lightning_kd.training.gradient_clipping import clip_special_gradients

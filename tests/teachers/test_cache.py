@@ -26,8 +26,8 @@ from lightning_kd import (
 from lightning_kd.callbacks import FillTeacherCache, LastCheckpoint
 from lightning_kd.data.interface import as_datamodule_interface
 from lightning_kd.losses import HardLabelLoss, HiddenStateCosineLoss, SoftTargetLoss
+from lightning_kd.outputs import TEACHER_LOGITS
 from lightning_kd.teachers import Teacher
-from lightning_kd.teachers.cached_teacher import TEACHER_LOGITS
 from lightning_kd.teachers.store import RowStore
 from tests.helpers import (
     LABELS,
