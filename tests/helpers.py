@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     AutoConfig,
@@ -260,3 +261,26 @@ def fill_disk(disk, free_bytes=0):
 def python_module(*arguments):
     command = [sys.executable, "-m", *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+
+
+class FlipClassifierHead(Callback):
+    """Turns the student's head around before the last epoch."""
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        if trainer.current_epoch == trainer.max_epochs - 1:
+            with torch.no_grad():
+                pl_module.student.classifier.weight.mul_(-1)
+                pl_module.student.classifier.bias.mul_(-1)
+
+
+def best_checkpoint(**settings):
+    return ModelCheckpoint(**{"monitor": "val/accuracy", "mode": "max", "filename": "best", **settings})
+
+
+def run_with_degraded_last_epoch(folder, clinc_file, *callbacks, teacher=None, **settings):
+    """Fit a student that learns the rows and then forgets them; returns trainer and module."""
+    run = trainer(folder, callbacks=[*callbacks, FlipClassifierHead()], max_epochs=8, enable_checkpointing=True)
+    student = tiny_bert(layers=1, seed=2, initializer_range=0.2).config.to_dict()
+    fitted = module(teacher, **{"student": {"config": student}, **settings})
+    run.fit(fitted, data(clinc_file))
+    return run, fitted

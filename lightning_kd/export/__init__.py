@@ -1,1 +1,1 @@
-"""Write a trained student in other forms: ONNX, TorchScript, Neuron, model card."""
+"""Export of a trained student: model folder, model card, ONNX, TorchScript, Neuron."""

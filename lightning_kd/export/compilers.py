@@ -1,4 +1,4 @@
-"""What turns a network into a graph of one shape, and the plainest of these: TorchScript."""
+"""Interface of the compilers of fixed-shape graphs, and the TorchScript compiler."""
 
 import importlib
 import warnings
@@ -16,11 +16,11 @@ from lightning_kd.export.input_adapter import PositionalModel
 
 @dataclass(frozen=True)
 class OperatorSupport:
-    """Which operators of a network a compiler takes.
+    """The operators of a model that a compiler supports.
 
     Attributes:
-        fraction: Of the operators, in [0, 1].
-        unsupported_operators: Names of those it does not take, such as ``aten::fft_fft``.
+        fraction: Share of the operators that are supported, in [0, 1].
+        unsupported_operators: Names of the others, such as ``aten::fft_fft``.
     """
 
     fraction: float
@@ -33,26 +33,27 @@ class OperatorSupport:
 
 @dataclass(frozen=True)
 class Compiler(ABC):
-    """Makes a graph from a network and example inputs of the one shape that it is going to take.
+    """Compiles a model into a graph for inputs of one shape.
 
     Attributes:
-        compiler_type: What optimum-neuron calls ``compiler_type``.
+        compiler_type: Name of the compiler in optimum-neuron's configuration.
         filename: Name of the graph's file.
-        runtime_module: The module that a program imports before it loads the graph; None if torch is enough.
+        runtime_module: Module to import before the graph is loaded; None if torch is enough.
+        required_attributes: Functions and constants that must exist, by module.
     """
 
     compiler_type: ClassVar[str]
-    filename: ClassVar[str] = "model.neuron"  # by which optimum-neuron looks for it
+    filename: ClassVar[str] = "model.neuron"  # expected by optimum-neuron
     runtime_module: ClassVar[str | None]
     required_attributes: ClassVar[dict[str, tuple[str, ...]]]
 
     def check_installed(self) -> None:
-        """Refuse to go on without the compiler.
+        """Raise if the compiler is missing.
 
-        Packages of the same names on the public index are empty, so functions are looked for, not packages.
+        Looks for functions instead of packages, because the packages of these names on PyPI are empty.
 
         Raises:
-            ValueError: Says how to get it.
+            ValueError: Names what is missing and where to get it.
         """
         missing = [
             f"{module}.{name}"
@@ -63,28 +64,27 @@ class Compiler(ABC):
         if missing:
             raise ValueError(
                 f"{self.compiler_type} of the AWS Neuron SDK is not installed ({', '.join(missing)} not found); "
-                f"install it from "
-                "AWS's own package index, as its setup guide says (the packages of these names on the public index "
-                "are empty), or trace for target cpu"
+                "install it from the AWS package index, see its setup guide (the packages on PyPI are empty), or use "
+                "target cpu"
             )
 
     @property
     @abstractmethod
     def version(self) -> str:
-        """Of the compiler."""
+        """Version of the compiler."""
 
     @abstractmethod
     def analyze(self, model: PositionalModel, example_inputs: tuple[Tensor, ...]) -> OperatorSupport | None:
-        """Which operators it takes, found out without compiling; None where there is nothing to find out."""
+        """Return the supported operators without compiling; None if the compiler cannot tell."""
 
     @abstractmethod
     def trace(self, model: PositionalModel, example_inputs: tuple[Tensor, ...]) -> Any:
-        """The graph, for ``torch.jit.save``."""
+        """Return the compiled graph, for ``torch.jit.save``."""
 
 
 @dataclass(frozen=True)
 class TorchScript(Compiler):
-    """``torch.jit.trace``, for any machine: the way of the others without their compilers."""
+    """``torch.jit.trace``, for any machine and without a compiler."""
 
     compiler_type = "torchscript"
     filename = "model.pt"
@@ -93,21 +93,21 @@ class TorchScript(Compiler):
 
     @property
     def version(self) -> str:
-        """Of PyTorch."""
+        """Version of PyTorch."""
         return str(torch.__version__)
 
     def analyze(self, model: PositionalModel, example_inputs: tuple[Tensor, ...]) -> OperatorSupport | None:
-        """Tries it: there is no list of operators."""
+        """Trace the model to check that it is possible; there is no list of supported operators."""
         self.trace(model, example_inputs)
         return None
 
     def trace(self, model: PositionalModel, example_inputs: tuple[Tensor, ...]) -> Any:
-        """The graph."""
+        """Return the traced graph."""
         return torch.jit.trace(model, example_inputs)
 
 
 def import_or_none(module: str) -> Any:
-    """The module; None if there is none."""
+    """Return the imported module; None if it is not installed."""
     try:
         return importlib.import_module(module)
     except ImportError:
@@ -116,7 +116,7 @@ def import_or_none(module: str) -> Any:
 
 @contextmanager
 def suppress_trace_warnings() -> Iterator[None]:
-    """Without the warnings of TorchScript about itself: the SDK traces with it, deprecated or not."""
+    """Suppress the deprecation warnings of TorchScript, which the Neuron SDK uses."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`torch.jit", DeprecationWarning)
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # tracing reads all attributes

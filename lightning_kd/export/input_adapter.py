@@ -1,4 +1,4 @@
-"""A network that takes its inputs by position, for exporters that know no names."""
+"""Adapter between named and positional inputs, for exporters that do not support names."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,9 +14,9 @@ from lightning_kd.outputs import Batch
 
 @contextmanager
 def eager_attention(model: "transformers.PreTrainedModel") -> Iterator[None]:
-    """Within the context attention is computed as written in the papers.
+    """Use eager attention within the context.
 
-    Compilers know these operators best, and an ONNX graph has a fifth fewer nodes than with PyTorch's fused one.
+    Compilers support its operators best, and an ONNX graph has a fifth fewer nodes than with SDPA.
     """
     before = get_attn_implementation(model)
     model.set_attn_implementation("eager")
@@ -27,17 +27,17 @@ def eager_attention(model: "transformers.PreTrainedModel") -> Iterator[None]:
 
 
 class PositionalModel(nn.Module):
-    """Hands tensors given by position to a network by name, and returns its outputs as a tuple.
+    """Calls a model by keyword with inputs given by position, and returns its outputs as a tuple.
 
-    Tokenizers give inputs in another order than networks take them: traced by position, two of the same shape would
-    be swapped in silence.
+    The order of a tokenizer's outputs differs from that of a model's arguments, so tracing by position would silently
+    swap two inputs of the same shape.
 
     Args:
-        model: In eval mode.
-        batch: Entries that it is going to get; others are left out.
+        model: The model in eval mode.
+        batch: A batch whose keys determine the inputs.
 
     Attributes:
-        input_names: Names of the inputs, in the network's own order.
+        input_names: Names of the inputs, in the order of the model's ``forward``.
         output_names: Names of the outputs, such as ``logits``, or ``start_logits`` and ``end_logits``.
     """
 
@@ -50,23 +50,27 @@ class PositionalModel(nn.Module):
         self.eval()
 
     def example_inputs(self, batch: Batch) -> tuple[Tensor, ...]:
-        """The inputs out of a batch, by position."""
+        """Return the inputs of a batch by position."""
         return tuple(batch[name] for name in self.input_names)
 
     def forward(self, *inputs: Any) -> tuple[Tensor, ...]:
-        """The outputs, in the order of ``output_names``."""
+        """Return the outputs in the order of ``output_names``."""
         result = self.model(**dict(zip(self.input_names, inputs, strict=True)))
         return tuple(result[name] for name in self.output_names)
 
 
 def fill_missing_inputs(inputs: dict[str, Tensor], names: list[str]) -> dict[str, Tensor]:
-    """The inputs that a graph names; token types that a tokenizer leaves out are 0, as in transformers.
+    """Return the inputs of a graph; missing token types are 0, as in transformers.
+
+    Args:
+        inputs: Tensors by name.
+        names: Names of the graph's inputs.
 
     Raises:
-        ValueError: If another one is missing.
+        ValueError: If any other input is missing.
     """
     if "token_type_ids" in names and "token_type_ids" not in inputs and "input_ids" in inputs:
         inputs = {**inputs, "token_type_ids": torch.zeros_like(inputs["input_ids"])}
     if missing := [name for name in names if name not in inputs]:
-        raise ValueError(f"the graph needs {', '.join(missing)} as well; give all of its inputs")
+        raise ValueError(f"inputs: {', '.join(missing)} missing; pass all inputs of the graph")
     return {name: inputs[name] for name in names}

@@ -42,7 +42,7 @@ def _score_rows(scores: dict[str, float], teacher_scores: dict[str, float]) -> l
 
 
 def model_card(trainer: Trainer, pl_module: DistillationModule, scores: dict[str, float]) -> str:
-    """The text of the card: data set, teacher, losses with their temperature, training, scores.
+    """Return the text of a student's model card: data set, teacher, losses, training, scores.
 
     Args:
         trainer: The trainer after ``fit``.
@@ -50,7 +50,7 @@ def model_card(trainer: Trainer, pl_module: DistillationModule, scores: dict[str
         scores: ``val/<metric>`` of the exported weights.
     """
     datamodule = get_datamodule(trainer)
-    data_name = f"{datamodule.class_name}, `{datamodule.path}`" if datamodule.class_name else "own loaders"
+    data_name = f"{datamodule.class_name}, `{datamodule.path}`" if datamodule.class_name else "custom DataLoaders"
     teachers = pl_module.active_teacher.names if pl_module.active_teacher is not None else []
     title = f"Distilled from {' + '.join(f'`{t}`' for t in teachers)}" if teachers else "Fine-tuned without a teacher"
     optimizer = pl_module.hparams["optimizer"]
@@ -64,13 +64,13 @@ def model_card(trainer: Trainer, pl_module: DistillationModule, scores: dict[str
         f"# {title}",
         "",
         f"- Data: {data_name}",
-        *([f"- Reads each text as `{prompt.template}`"] if (prompt := datamodule.prompt) else []),
+        *([f"- Prompt: `{prompt.template}`"] if (prompt := datamodule.prompt) else []),
         f"- Parameters: {count_parameters(pl_module.student):,}",
-        f"- Optimiser: {optimizer_name} ({settings}), schedule {pl_module.lr_scheduler}, "
-        f"warm-up {pl_module.warmup_ratio:.0%} of {trainer.global_step} steps, {trainer.current_epoch} epochs, "
+        f"- Optimizer: {optimizer_name} ({settings}), schedule {pl_module.lr_scheduler}, "
+        f"warmup {pl_module.warmup_ratio:.0%} of {trainer.global_step} steps, {trainer.current_epoch} epochs, "
         f"precision {trainer.precision}",
         "",
-        "| loss | kind | weight | settings |",
+        "| loss | class | weight | settings |",
         "|---|---|---|---|",
         *_loss_rows(pl_module),
         "",
@@ -78,8 +78,8 @@ def model_card(trainer: Trainer, pl_module: DistillationModule, scores: dict[str
         "|---|---|---|",
         *_score_rows(scores, pl_module.teacher_scores),
         "",
-        "Made with lightning_kd. Where the best epoch was kept, it was chosen by these validation scores, which are "
-        "therefore slightly optimistic.",
+        "Trained with lightning_kd. The best checkpoint was selected by these validation scores, so they are slightly "
+        "optimistic.",
         "",
         "```python",
         *_usage_snippet(pl_module.task),
@@ -95,7 +95,7 @@ def _usage_snippet(task: Task) -> list[str]:
     # transformers 5 has no pipeline for question answering
     return [
         f"from transformers import {task.auto_class}, AutoTokenizer",
-        f'network = {task.auto_class}.from_pretrained("<this folder>")',
+        f'model = {task.auto_class}.from_pretrained("<this folder>")',
         'tokenizer = AutoTokenizer.from_pretrained("<this folder>")',
     ]
 

@@ -1,4 +1,4 @@
-"""The compilers of the AWS Neuron SDK, for Inf1 and for Inf2 and Trn1."""
+"""Compilers of the AWS Neuron SDK for Inf1, Inf2 and Trn1."""
 
 import logging
 import re
@@ -15,20 +15,20 @@ from lightning_kd.export.compilers import Compiler, OperatorSupport, TorchScript
 from lightning_kd.export.input_adapter import PositionalModel
 
 NEURON_DEVICE = Path("/dev/neuron0")
-"""There where a machine has a Neuron device."""
+"""Exists on machines with a Neuron device."""
 
 
 def has_neuron_device() -> bool:
-    """Whether this machine can run what is compiled for Neuron."""
+    """True if this machine has a Neuron device."""
     return NEURON_DEVICE.exists()
 
 
 @dataclass(frozen=True)
 class NeuronCC(Compiler):
-    """``torch_neuron`` and ``neuron-cc``, for Inf1: what is not supported runs on the host's processor.
+    """``torch_neuron`` and ``neuron-cc`` for Inf1; unsupported operators run on the host's CPU.
 
     Args:
-        flags: Of ``neuron-cc``.
+        flags: Flags of ``neuron-cc``.
     """
 
     compiler_type = "neuron-cc"
@@ -41,11 +41,11 @@ class NeuronCC(Compiler):
 
     @property
     def version(self) -> str:
-        """Of ``neuron-cc``."""
+        """Version of ``neuron-cc``."""
         return str(import_or_none("neuroncc").__version__)
 
     def analyze(self, model: PositionalModel, example_inputs: tuple[Tensor, ...]) -> OperatorSupport | None:
-        """Read from the log of ``analyze_model``, which returns nothing that is documented.
+        """Read the support from the log of ``analyze_model``, whose return value is not documented.
 
         Format: https://github.com/aws-neuron/aws-neuron-sdk/issues/328 and 630.
         """
@@ -59,16 +59,16 @@ class NeuronCC(Compiler):
         return OperatorSupport(float(percent[1]) / 100, unsupported[1].split() if unsupported else [])
 
     def trace(self, model: PositionalModel, example_inputs: tuple[Tensor, ...]) -> Any:
-        """The graph, with parts for the device and parts for the host."""
+        """Return the graph, with parts for the device and parts for the host."""
         return import_or_none("torch_neuron").trace(model, example_inputs, compiler_args=self.flags)
 
 
 @dataclass(frozen=True)
 class NeuronXCC(Compiler):
-    """``torch_neuronx`` and ``neuronx-cc``, for Inf2 and Trn1: the whole graph runs on the device, or none of it.
+    """``torch_neuronx`` and ``neuronx-cc`` for Inf2 and Trn1; all operators must be supported.
 
     Args:
-        flags: Of ``neuronx-cc``, ``--target`` among them: without a device it is needed.
+        flags: Flags of ``neuronx-cc``, including ``--target``, which is required without a device.
     """
 
     compiler_type = "neuronx-cc"
@@ -81,14 +81,14 @@ class NeuronXCC(Compiler):
 
     @property
     def version(self) -> str:
-        """Of ``neuronx-cc``."""
+        """Version of ``neuronx-cc``."""
         return str(import_or_none("neuronxcc").__version__)
 
     def analyze(self, model: PositionalModel, example_inputs: tuple[Tensor, ...]) -> OperatorSupport | None:
-        """What ``analyze`` returns.
+        """Return the support that ``torch_neuronx.analyze`` reports.
 
         Raises:
-            ValueError: If an operator is not supported; names it.
+            ValueError: Names the operators that are not supported.
         """
         with TemporaryDirectory() as folder:
             analysis = import_or_none("torch_neuronx").analyze(
@@ -97,11 +97,11 @@ class NeuronXCC(Compiler):
         unsupported = sorted({operator["kind"] for operator in analysis["unsupported_operators"]})
         support = OperatorSupport(float(analysis["support_percentage"].rstrip("%")) / 100, unsupported)
         if unsupported:
-            raise ValueError(f"NeuronTrace: neuronx-cc cannot compile the network: {support}; change the network")
+            raise ValueError(f"NeuronTrace: neuronx-cc cannot compile the model: {support}; change the model")
         return support
 
     def trace(self, model: PositionalModel, example_inputs: tuple[Tensor, ...]) -> Any:
-        """The graph; traced on the processor where there is no device."""
+        """Return the graph; without a device it is traced on the CPU."""
         return import_or_none("torch_neuronx").trace(
             model, example_inputs, compiler_args=self.flags, cpu_backend=not has_neuron_device()
         )
@@ -115,17 +115,17 @@ COMPILERS: dict[str, type[Compiler]] = {
 def get_compiler(
     target: str, auto_cast: str = "none", auto_cast_type: str = "bf16", compiler_args: list[str] | None = None
 ) -> Compiler:
-    """The compiler for a kind of machine.
+    """Return the compiler for a target machine.
 
     Args:
         target: ``cpu``, ``inf1``, ``inf2`` or ``trn1``.
-        auto_cast: Which float32 operations are computed in ``auto_cast_type``: ``none``, ``matmult`` or ``all``. On
-            Inf1 matrix products are in bf16 even with ``none``.
-        auto_cast_type: ``bf16``, ``fp16``, and but for Inf1 ``tf32``.
-        compiler_args: Further ones, as on the compiler's command line.
+        auto_cast: The float32 operations to compute in ``auto_cast_type``: ``none``, ``matmult`` or ``all``. Inf1
+            computes matrix products in bf16 even with ``none``.
+        auto_cast_type: ``bf16``, ``fp16`` or, except for Inf1, ``tf32``.
+        compiler_args: Additional arguments, as on the compiler's command line.
 
     Raises:
-        ValueError: If target or cast are unknown, or the compiler of the target has no such cast.
+        ValueError: If target or cast are unknown, or the target does not support the cast.
     """
     choices = {
         "target": (target, ("cpu", "inf1", "inf2", "trn1")),
@@ -137,11 +137,11 @@ def get_compiler(
             raise ValueError(f"NeuronTrace.{name}: must be one of {', '.join(allowed)}, got {value!r}")
     if target == "cpu":
         if auto_cast != "none" or compiler_args:
-            raise ValueError("NeuronTrace: target cpu has no compiler; leave auto_cast and compiler_args out")
+            raise ValueError("NeuronTrace.target: cpu has no compiler; remove auto_cast and compiler_args")
         return TorchScript()
     extra = compiler_args or []
     if target == "inf1":
-        # what neuron-cc calls it: its command line reference, --fast-math
+        # names of the neuron-cc command line reference, --fast-math
         cast = f"fp32-cast-{auto_cast}-{auto_cast_type}".replace("all-bf16", "all")
         return NeuronCC(["--fast-math", "none" if auto_cast == "none" else cast, *extra])
     cast_flags = ["--auto-cast", auto_cast] + ([] if auto_cast == "none" else ["--auto-cast-type", auto_cast_type])
@@ -150,7 +150,7 @@ def get_compiler(
 
 @contextmanager
 def _capture_log(name: str) -> Iterator[list[str]]:
-    """The messages that a logger gets meanwhile."""
+    """Collect the messages of a logger within the context."""
     lines: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""ONNX files: written, quantised and run."""
+"""Export to ONNX, int8 quantization, and a model that runs with ONNX Runtime."""
 
 import logging
 import re
@@ -20,7 +20,7 @@ from lightning_kd.models import max_positions
 from lightning_kd.outputs import Batch
 
 ONNX_WEIGHTS_NAME = "model.onnx"
-"""The name by which optimum and others look for the graph in a folder."""
+"""Filename that optimum expects."""
 
 
 def check_installed() -> None:
@@ -33,14 +33,14 @@ def check_installed() -> None:
 
 
 def to_onnx(model: "transformers.PreTrainedModel", batch: Batch) -> torch.onnx.ONNXProgram:
-    """Turn a network into a graph for any number of rows of any length.
+    """Export a model to a graph for any batch size and sequence length.
 
     Args:
-        model: In eval mode, on the CPU.
-        batch: Two rows or more, of two tokens or more; names the inputs.
+        model: The model in eval mode on the CPU.
+        batch: At least two examples of at least two tokens; its keys determine the inputs.
 
     Raises:
-        ValueError: If an operator has no counterpart; names it.
+        ValueError: Names the operator that ONNX does not support.
     """
     try:
         with eager_attention(model), _suppress_export_warnings():
@@ -64,7 +64,7 @@ def to_onnx(model: "transformers.PreTrainedModel", batch: Batch) -> torch.onnx.O
 
 @contextmanager
 def _suppress_export_warnings() -> Iterator[None]:
-    """Without the exporters' warnings about themselves and about packages that nobody needs."""
+    """Suppress the warnings and log messages of the exporters about their own deprecations and optional packages."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -76,7 +76,7 @@ def _suppress_export_warnings() -> Iterator[None]:
 
 
 def _export_error(error: Exception, model_class: str) -> ValueError:
-    """One line that names the operator."""
+    """Return an error whose message names the unsupported operator in one line."""
     causes: list[str] = []
     cause: BaseException | None = error
     while cause is not None:
@@ -86,36 +86,38 @@ def _export_error(error: Exception, model_class: str) -> ValueError:
     operator = re.search(
         r"(?:No ONNX function found for|No decompositions registered for|operator) <?[^']*'([\w.:]+)'", text
     )
-    reason = f"the operator {operator[1]} has no ONNX counterpart" if operator else causes[-1].splitlines()[0][:300]
-    return ValueError(
-        f"ONNXExport: {model_class} cannot be exported: {reason}; change the network, or leave ONNXExport out"
-    )
+    reason = f"ONNX does not support the operator {operator[1]}" if operator else causes[-1].splitlines()[0][:300]
+    return ValueError(f"ONNXExport: {model_class} cannot be exported: {reason}; change the model, or remove ONNXExport")
 
 
 def quantize(source: Path, target: Path) -> None:
-    """Write an int8 twin of a graph: weights in 8 bits by output channel, activations scaled at each call.
+    """Write an int8 version of a graph: weights quantized per output channel, activations dynamically.
 
-    Embeddings become 8 bits as well, which is most of the size of a small student.
+    Embeddings, which are most of a small student, are quantized as well.
+
+    Args:
+        source: The graph in float32.
+        target: The file to write.
     """
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     graph = onnx.load(source)
-    # shapes that quantize_dynamic cannot read in graphs of torch.onnx.export(dynamo=True)
+    # quantize_dynamic (onnxruntime 1.32.0) fails on the inferred shapes of torch.onnx.export(dynamo=True)
     graph.graph.ClearField("value_info")
     with _suppress_export_warnings():
         quantize_dynamic(graph, target, weight_type=QuantType.QInt8, per_channel=True)
 
 
 class ONNXModel(nn.Module):
-    """A folder with ``model.onnx`` and ``config.json`` as a network: inputs by name, tensors on the CPU.
+    """Runs an exported ONNX folder on CPU tensors given by name.
 
     Args:
-        folder: As ``ONNXExport`` or optimum writes it.
-        num_threads: Threads of one operator; None = what ONNX Runtime takes.
+        folder: Folder with ``model.onnx`` and ``config.json``, written by ``ONNXExport`` or optimum.
+        num_threads: Threads per operator; None = default of ONNX Runtime.
 
     Raises:
-        ValueError: If ONNX Runtime is not installed; on use, if rows have more tokens than the network has positions.
+        ValueError: If ONNX Runtime is not installed; on use, if the input is longer than the model's positions.
     """
 
     def __init__(self, folder: Path, num_threads: int | None = None) -> None:
@@ -127,7 +129,7 @@ class ONNXModel(nn.Module):
         options.log_severity_level = 3
         if num_threads is not None:
             options.intra_op_num_threads = num_threads
-            # threads that wait in a loop for the next call would slow down whatever else is measured beside it
+            # spinning threads would slow down other models that are timed in turn
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self.config = AutoConfig.from_pretrained(folder)
         self.max_positions = max_positions(self.config)
@@ -138,11 +140,11 @@ class ONNXModel(nn.Module):
         self.output_names = [node.name for node in self.session.get_outputs()]
 
     def forward(self, **inputs: torch.Tensor) -> Any:
-        """The graph's outputs as attributes."""
+        """Return the graph's outputs as attributes."""
         length = next(iter(inputs.values())).shape[1]
         if self.max_positions is not None and length > self.max_positions:
             raise ValueError(
-                f"rows of {length} tokens are longer than the network's {self.max_positions} positions; cut them"
+                f"input_ids: {length} tokens exceed the {self.max_positions} positions of the model; truncate them"
             )
         arrays = {name: tensor.numpy() for name, tensor in fill_missing_inputs(inputs, self.input_names).items()}
         results = self.session.run(self.output_names, arrays)

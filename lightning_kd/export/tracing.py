@@ -1,4 +1,4 @@
-"""Graphs of one fixed shape: traced, laid out as optimum-neuron reads them, and run for any number of rows."""
+"""Fixed-shape graphs: tracing, the folder layout of optimum-neuron, and a model that runs them on any batch size."""
 
 import importlib
 import json
@@ -20,24 +20,24 @@ from lightning_kd.outputs import Batch
 
 
 class Tracer:
-    """A network about to be traced for one shape.
+    """Traces a model for inputs of one shape.
 
     Args:
-        model: In eval mode, on the CPU.
-        batch: Rows of any number and length; names the inputs.
-        batch_size: Rows of the shape, >= 1.
-        length: Tokens of the shape, >= 2.
+        model: The model in eval mode on the CPU.
+        batch: Examples of any number and length; its keys determine the inputs.
+        batch_size: Batch size of the graph, >= 1.
+        length: Sequence length of the graph, >= 2.
 
     Raises:
-        ValueError: If the network has fewer positions.
+        ValueError: If the model has fewer positions.
     """
 
     def __init__(self, model: "transformers.PreTrainedModel", batch: Batch, batch_size: int, length: int) -> None:
         positions = max_positions(model.config)
         if positions is not None and length > positions:
             raise ValueError(
-                f"NeuronTrace.sequence_length: {length} is more than the network's {positions} positions; give "
-                f"{positions} or less"
+                f"NeuronTrace.sequence_length: {length} exceeds the {positions} positions of the model; use at most "
+                f"{positions}"
             )
         self.model = model
         self.shape = (batch_size, length)
@@ -46,25 +46,25 @@ class Tracer:
             for name in input_names(model, batch)
         }
         if "attention_mask" in padded:
-            # transformers leaves a mask out that is True everywhere, and the graph would then know none
+            # transformers drops a mask of ones, and the graph would ignore its input
             padded["attention_mask"][:, -1] = 0
         self.positional_model = PositionalModel(model, padded)
         self.example_inputs = self.positional_model.example_inputs(padded)
 
     def analyze(self, compiler: Compiler) -> OperatorSupport | None:
-        """Which operators the compiler takes.
+        """Return the operators that the compiler supports; None if it cannot tell.
 
         Raises:
-            ValueError: If it does not take the network.
+            ValueError: If it cannot compile the model.
         """
         support: OperatorSupport | None = self._run(compiler.analyze)
         return support
 
     def save(self, compiler: Compiler, folder: Path) -> None:
-        """Trace, compile and write the graph.
+        """Trace and compile the model, and write the graph into a folder.
 
         Raises:
-            ValueError: If it cannot be compiled.
+            ValueError: If the model cannot be compiled.
         """
         graph = self._run(compiler.trace)
         with suppress_trace_warnings():
@@ -74,26 +74,26 @@ class Tracer:
         try:
             with eager_attention(self.model), suppress_trace_warnings(), torch.no_grad():
                 return fn(self.positional_model, self.example_inputs)
-        except ValueError:  # ours
+        except ValueError:  # raised by us
             raise
-        except Exception as error:  # a compiler raises whatever it raises
+        except Exception as error:  # compilers raise any type
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ValueError(
-                f"NeuronTrace: {type(self.model).__name__} cannot be traced: {reason:.300}; change the network, or "
-                "leave NeuronTrace out"
+                f"NeuronTrace: {type(self.model).__name__} cannot be traced: {reason:.300}; change the model, or "
+                "remove NeuronTrace"
             ) from error
 
     def neuron_config(self, compiler: Compiler, task: str, auto_cast: str, auto_cast_type: str) -> dict[str, Any]:
-        """The section ``neuron`` of config.json.
+        """Return the section ``neuron`` of config.json.
 
-        Keys as optimum-neuron writes them (``store_compilation_config`` in optimum/neuron/utils/argument_utils.py) and
-        reads them (``_neuron_config_init`` in optimum/neuron/modeling_traced.py).
+        optimum-neuron writes these keys in ``store_compilation_config`` (optimum/neuron/utils/argument_utils.py) and
+        reads them in ``_neuron_config_init`` (optimum/neuron/modeling_traced.py).
 
         Args:
-            compiler: What compiles.
+            compiler: The compiler of the graph.
             task: Name of the transformers pipeline.
             auto_cast: See ``get_compiler``.
-            auto_cast_type: Likewise.
+            auto_cast_type: See ``get_compiler``.
         """
         cast = {"none": None, "matmult": "matmul", "all": "all"}[auto_cast]
         return {
@@ -118,22 +118,21 @@ class Tracer:
 
 
 def configure_tokenizer(folder: Path, length: int, model_input_names: list[str]) -> None:
-    """Make the tokenizer in a folder pad and cut to one length, and give what the graph takes and no more.
+    """Make the tokenizer of a folder pad and truncate to one length, and return only the graph's inputs.
 
     Args:
-        folder: With a tokenizer, or without: then nothing is done.
-        length: Tokens of a row.
-        model_input_names: Names of the graph's inputs. optimum-neuron hands on token types wherever the tokenizer
-            gives them.
+        folder: A model folder; without a tokenizer, nothing is done.
+        length: Sequence length of the graph.
+        model_input_names: Names of the graph's inputs, because optimum-neuron passes all outputs of the tokenizer.
     """
     if not (folder / "tokenizer_config.json").is_file():
         return
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.model_max_length = length
     tokenizer.model_input_names = model_input_names
-    tokenizer.init_kwargs["model_input_names"] = model_input_names  # save_pretrained writes only what is here, too
+    tokenizer.init_kwargs["model_input_names"] = model_input_names  # save_pretrained writes these
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is not None:  # for programs that read tokenizer.json alone
+    if backend is not None:  # for programs that read only tokenizer.json
         backend.enable_truncation(length)
         backend.enable_padding(
             length=length,
@@ -146,7 +145,7 @@ def configure_tokenizer(folder: Path, length: int, model_input_names: list[str])
 
 
 def detect_compiler(folder: Path) -> type[Compiler] | None:
-    """What compiled the graph in a folder; None if there is none."""
+    """Return the compiler of the graph in a folder; None if there is no graph."""
     file = folder / "config.json"
     section = json.loads(file.read_text(encoding="utf-8")).get("neuron", {}) if file.is_file() else {}
     compiler = COMPILERS.get(section.get("compiler_type", ""))
@@ -154,23 +153,23 @@ def detect_compiler(folder: Path) -> type[Compiler] | None:
 
 
 def requires_missing_device(folder: Path) -> bool:
-    """Whether a folder holds a graph for a Neuron device, and this machine has none."""
+    """True if a folder holds a graph for a Neuron device, but this machine has no such device."""
     compiler = detect_compiler(folder)
     return compiler is not None and compiler.runtime_module is not None and not has_neuron_device()
 
 
 class TracedModel(nn.Module):
-    """A folder with a traced graph as a network: inputs by name, tensors on the CPU, any number of rows.
+    """Runs a traced graph on CPU tensors given by name, for any batch size.
 
-    Rows are padded to the graph's length and run in batches of its size, the last one filled up; outputs are cut back.
+    Inputs are padded to the shape of the graph and run in batches of its size; the outputs are cut to the input.
 
     Args:
-        folder: As ``NeuronTrace`` or optimum-neuron writes it.
-        logits_per_token: True if the outputs have a position for each token, so that those of padding are cut off.
+        folder: Folder written by ``NeuronTrace`` or optimum-neuron.
+        logits_per_token: True if the outputs have one position per token, so that those of padding are removed.
 
     Raises:
-        ValueError: If the machine has no device or no software for it; on use, if rows have more tokens than the graph,
-            or an input is missing.
+        ValueError: If the machine lacks the device or its software; on use, if the input is longer than the graph, or
+            an input is missing.
     """
 
     def __init__(self, folder: Path, logits_per_token: bool = False) -> None:
@@ -178,14 +177,15 @@ class TracedModel(nn.Module):
         self.logits_per_token = logits_per_token
         compiler = detect_compiler(folder)
         if compiler is None:
-            raise ValueError(f"{str(folder)!r} holds no traced graph, see NeuronTrace")
+            raise ValueError(f"folder: {str(folder)!r} has no traced graph; create one with NeuronTrace")
         if requires_missing_device(folder):
             raise ValueError(
-                f"{str(folder)!r} was made by {compiler.compiler_type} and this machine has no Neuron device"
+                f"folder: {str(folder)!r} was compiled by {compiler.compiler_type}, and this machine has no Neuron "
+                "device; run it on one that has"
             )
         compiler().check_installed()
         if compiler.runtime_module is not None:
-            importlib.import_module(compiler.runtime_module)  # knows the graph's operators
+            importlib.import_module(compiler.runtime_module)  # registers the graph's operators
         self.config = AutoConfig.from_pretrained(folder)
         section = self.config.neuron
         self.shape = (section["static_batch_size"], section["static_sequence_length"])
@@ -195,22 +195,22 @@ class TracedModel(nn.Module):
             self.graph = torch.jit.load(str(folder / compiler.filename))
 
     def forward(self, **inputs: Tensor) -> Any:
-        """The graph's outputs as attributes."""
+        """Return the graph's outputs as attributes."""
         inputs = fill_missing_inputs(inputs, self.input_names)
         batch_size, max_length = self.shape
-        rows, length = inputs[self.input_names[0]].shape
+        num_examples, length = inputs[self.input_names[0]].shape
         if length > max_length:
             raise ValueError(
-                f"rows of {length} tokens are longer than the {max_length} the graph was traced for; cut them"
+                f"input_ids: {length} tokens exceed the {max_length} the graph was traced for; truncate them"
             )
         parts = []
-        for start in range(0, rows, batch_size):
+        for start in range(0, num_examples, batch_size):
             graph_inputs = (
                 _pad_to_shape(inputs[name][start : start + batch_size], name, self.config, self.shape)
                 for name in self.input_names
             )
             parts.append(self.graph(*graph_inputs))
-        outputs = (torch.cat(tensors)[:rows] for tensors in zip(*parts, strict=True))
+        outputs = (torch.cat(tensors)[:num_examples] for tensors in zip(*parts, strict=True))
         return SimpleNamespace(
             **{
                 name: output[:, :length] if self.logits_per_token else output
@@ -219,8 +219,8 @@ class TracedModel(nn.Module):
         )
 
 
-def _pad_to_shape(rows: Tensor, name: str, config: Any, shape: tuple[int, int]) -> Tensor:
-    """Rows (N, L) padded to a shape (B, M), N <= B, L <= M: by padding tokens, and by copies of the last row."""
+def _pad_to_shape(tensor: Tensor, name: str, config: Any, shape: tuple[int, int]) -> Tensor:
+    """Pad (N, L) to (B, M), N <= B, L <= M, with padding tokens and with copies of the last example."""
     value = (config.pad_token_id or 0) if name == "input_ids" else 0
-    rows = pad(rows, (0, shape[1] - rows.shape[1]), value=value)
-    return torch.cat([rows, rows[-1:].expand(shape[0] - len(rows), -1)])  # a row of padding alone may give NaN
+    tensor = pad(tensor, (0, shape[1] - tensor.shape[1]), value=value)
+    return torch.cat([tensor, tensor[-1:].expand(shape[0] - len(tensor), -1)])  # only padding tokens could give NaN

@@ -15,8 +15,18 @@ from lightning_kd.evaluation.artifacts import open_artifact
 from lightning_kd.evaluation.parity import Parity
 from lightning_kd.export.tracing import TracedModel
 from lightning_kd.tasks import SequenceClassification
-from tests.callbacks.conftest import best_checkpoint, run_with_degraded_last_epoch
-from tests.helpers import LABELS, TINY_BERT, data, module, save_model, squad_data, tiny_bert, trainer
+from tests.helpers import (
+    LABELS,
+    TINY_BERT,
+    best_checkpoint,
+    data,
+    module,
+    run_with_degraded_last_epoch,
+    save_model,
+    squad_data,
+    tiny_bert,
+    trainer,
+)
 from tests.neuron_sdk import FakeNeuronSDK
 
 FILES = {"README.md", "config.json", "tokenizer.json", "tokenizer_config.json"}
@@ -117,7 +127,7 @@ def test_command_for_a_finished_model(tmp_path, clinc_file, monkeypatch):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"sequence_length": 65}, r"NeuronTrace\.sequence_length: 65 is more than the network's 64 positions"),
+        ({"sequence_length": 65}, r"NeuronTrace\.sequence_length: 65 exceeds the 64 positions"),
         ({"sequence_length": 16}, r"NeuronTrace\.sequence_length: 16 is less than the data's max_length 32"),
         ({"target": "inf2"}, "AWS Neuron SDK is not installed"),
     ],

@@ -11,8 +11,16 @@ from lightning_kd.callbacks import StudentExport, onnx_export
 from lightning_kd.evaluation.parity import Parity
 from lightning_kd.export import requirements
 from lightning_kd.export.onnx import ONNXModel
-from tests.callbacks.conftest import best_checkpoint, run_with_degraded_last_epoch
-from tests.helpers import LABELS, data, module, squad_data, tiny_bert, trainer
+from tests.helpers import (
+    LABELS,
+    best_checkpoint,
+    data,
+    module,
+    run_with_degraded_last_epoch,
+    squad_data,
+    tiny_bert,
+    trainer,
+)
 
 FILES = {"README.md", "config.json", "model.onnx", "tokenizer.json", "tokenizer_config.json"}
 

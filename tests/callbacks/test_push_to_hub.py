@@ -23,8 +23,7 @@ from lightning_kd import CompressionReport, PushToHub
 from lightning_kd.callbacks import StudentExport
 from lightning_kd.callbacks.export import Export
 from lightning_kd.cli.main import main
-from tests.callbacks.conftest import best_checkpoint
-from tests.helpers import STUDENT, data, module, trainer
+from tests.helpers import STUDENT, best_checkpoint, data, module, trainer
 from tests.hub import TOKEN, FakeHub, Repository
 
 FILES = {"README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}

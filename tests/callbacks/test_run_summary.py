@@ -8,8 +8,7 @@ from rich.console import Console
 from lightning_kd.callbacks import RunSummary
 from lightning_kd.callbacks.run_summary import summary_table
 from lightning_kd.losses import HardLabelLoss
-from tests.callbacks.conftest import best_checkpoint, run_with_degraded_last_epoch
-from tests.helpers import data, module, tiny_bert, trainer
+from tests.helpers import best_checkpoint, data, module, run_with_degraded_last_epoch, tiny_bert, trainer
 
 EMBEDDINGS = (1200 + 64 + 2) * 16 + 2 * 16
 LAYER = 4 * (16 * 16 + 16) + 2 * 16 + (16 * 32 + 32) + (32 * 16 + 16) + 2 * 16

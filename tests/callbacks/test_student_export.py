@@ -12,8 +12,17 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 from lightning_kd import DistillationModule
 from lightning_kd.callbacks import LastCheckpoint, StudentExport
 from lightning_kd.callbacks.export import Export
-from tests.callbacks.conftest import best_checkpoint, run_with_degraded_last_epoch
-from tests.helpers import LABELS, TINY_BERT, clinc_rows, data, module, tiny_bert, trainer
+from tests.helpers import (
+    LABELS,
+    TINY_BERT,
+    best_checkpoint,
+    clinc_rows,
+    data,
+    module,
+    run_with_degraded_last_epoch,
+    tiny_bert,
+    trainer,
+)
 
 TEXTS = [text for text, _ in clinc_rows()["val"]]
 

@@ -13,10 +13,11 @@ from lightning_kd import QuestionAnswering, SST2DataModule, TeacherCache, Temper
 from lightning_kd.callbacks import StudentExport
 from lightning_kd.export import requirements
 from lightning_kd.losses import HardLabelLoss, SoftTargetLoss
-from tests.callbacks.conftest import FlipClassifierHead, best_checkpoint
 from tests.helpers import (
     LABELS,
     TINY_BERT,
+    FlipClassifierHead,
+    best_checkpoint,
     clinc_rows,
     data,
     module,

@@ -6,8 +6,7 @@ from huggingface_hub import ModelCard
 
 from lightning_kd import DistillationModule
 from lightning_kd.callbacks import StudentExport
-from tests.callbacks.conftest import best_checkpoint, run_with_degraded_last_epoch
-from tests.helpers import data, module, tiny_bert, trainer
+from tests.helpers import best_checkpoint, data, module, run_with_degraded_last_epoch, tiny_bert, trainer
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +31,7 @@ def test_data_teacher_losses_and_training(distilled, folder):
     assert f"CLINC150DataModule, `{folder / 'data_oos_plus.json'}`" in text
     assert "| hard | HardLabelLoss | 0.5 | label_smoothing 0.0, tsa_threshold 1.0 |" in text
     assert "| soft | SoftTargetLoss | 0.5 | temperature 2.0, beta 0.0, standardize False, top_k None |" in text
-    assert "AdamW (lr 0.01), schedule linear, warm-up 0% of 72 steps, 8 epochs, precision 32-true" in text
+    assert "AdamW (lr 0.01), schedule linear, warmup 0% of 72 steps, 8 epochs, precision 32-true" in text
     assert "- Parameters: 22,835" in text
 
 
@@ -56,7 +55,7 @@ def test_student_without_a_teacher(tmp_path, clinc_file):
 
 def test_prompt_that_the_student_reads(tmp_path, clinc_file):
     trainer(tmp_path, max_steps=1, callbacks=[StudentExport()]).fit(module(), data(clinc_file, prompt="say {text} now"))
-    assert "- Reads each text as `say {text} now`" in ModelCard.load(tmp_path / "student" / "README.md").text
+    assert "- Prompt: `say {text} now`" in ModelCard.load(tmp_path / "student" / "README.md").text
 
 
 def plain_adam(groups):
@@ -71,5 +70,5 @@ def test_custom_modules_and_loaders(tmp_path, clinc_file):
     trainer(tmp_path, callbacks=[StudentExport()]).fit(fitted, *loaders)
     text = ModelCard.load(tmp_path / "student" / "README.md").text
     assert "# Distilled from `BertForSequenceClassification`" in text
-    assert "- Data: own loaders" in text
-    assert "- Optimiser: function" in text
+    assert "- Data: custom DataLoaders" in text
+    assert "- Optimizer: function" in text

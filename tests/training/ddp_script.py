@@ -20,8 +20,7 @@ from lightning_kd.callbacks import (
     TemperatureProbe,
 )
 from lightning_kd.teachers.teacher import Teacher
-from tests.callbacks.conftest import best_checkpoint
-from tests.helpers import STUDENT, data, module, squad_data, trainer
+from tests.helpers import STUDENT, best_checkpoint, data, module, squad_data, trainer
 
 EPOCHS = 2
 TWO_DEVICES = {"devices": 2, "strategy": "ddp", "enable_checkpointing": True}

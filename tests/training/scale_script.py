@@ -33,8 +33,7 @@ from lightning_kd.losses import (
     SoftTargetLoss,
 )
 from lightning_kd.models.sharding import full_state_dict
-from tests.callbacks.conftest import best_checkpoint
-from tests.helpers import STUDENT, TINY_BERT, module, save_model, tiny_bert, trainer
+from tests.helpers import STUDENT, TINY_BERT, best_checkpoint, module, save_model, tiny_bert, trainer
 
 GLOBAL_BATCH_SIZE = 8
 """Rows of a step on all devices together."""
