@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -30,6 +31,7 @@ from lightning_kd import (
     SequenceClassification,
     SQuADDataModule,
 )
+from lightning_kd.callbacks import LastCheckpoint
 from lightning_kd.losses import HardLabelLoss, SoftTargetLoss
 
 ROOT = Path(__file__).parents[1]
@@ -242,6 +244,24 @@ class KillAtBatch(Callback):
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         if trainer.fit_loop.epoch_loop.total_batch_idx == self.at:
             raise KilledError
+
+
+def resume_after_kills(fit, folder: Path, kills=()):
+    """Call ``fit(folder, callbacks, ckpt_path)``, kill it at each of the batches and resume; return the last result."""
+    last = folder / "checkpoints" / "last.ckpt"
+    for kill in (*kills, None):
+        callbacks = [LastCheckpoint(0.0)] if kill is None else [LastCheckpoint(0.0), KillAtBatch(kill)]
+        killed = contextlib.nullcontext() if kill is None else pytest.raises(KilledError)
+        with killed:
+            result = fit(folder, callbacks, last if last.exists() else None)
+    return result
+
+
+def assert_same_weights(first, second) -> None:
+    """Both are modules or state dicts."""
+    first, second = (x.state_dict() if isinstance(x, torch.nn.Module) else x for x in (first, second))
+    assert first.keys() == second.keys()
+    assert [name for name, tensor in first.items() if not torch.equal(tensor, second[name])] == []
 
 
 def version_dir(tmp_path, number=0):

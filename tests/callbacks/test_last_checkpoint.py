@@ -2,6 +2,7 @@
 
 import os
 import signal
+from typing import ClassVar
 
 import pytest
 import torch
@@ -62,3 +63,31 @@ def test_a_save_leaves_one_file_and_replaces_the_one_before(tmp_path, clinc_file
     trainer(tmp_path, callbacks=[LastCheckpoint(0)], enable_checkpointing=True).fit(module(), data(clinc_file))
     assert [file.name for file in (tmp_path / "checkpoints").iterdir()] == ["last.ckpt"]
     assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 9
+
+
+def test_no_checkpoint_mid_accumulation_or_on_the_last_batch(tmp_path, clinc_file):
+    class Recorder(LastCheckpoint):
+        saved: ClassVar[list[int]] = []
+
+        def _save(self, trainer):
+            self.saved.append(trainer.fit_loop.epoch_loop.batch_progress.current.ready)
+
+    settings = {"accumulate_grad_batches": 3, "enable_checkpointing": True}
+    trainer(tmp_path, callbacks=[Recorder(0.0)], **settings).fit(module(), data(clinc_file))
+    assert Recorder.saved == [3, 6, 9]  # the last one at the end of the epoch
+
+
+def test_interval_is_kept(tmp_path, clinc_file):
+    class Recorder(LastCheckpoint):
+        saved = 0
+
+        def _save(self, trainer):
+            Recorder.saved += 1
+
+    trainer(tmp_path, callbacks=[Recorder(5.0)], enable_checkpointing=True).fit(module(), data(clinc_file))
+    assert Recorder.saved == 1  # the end of the epoch; five minutes have not passed
+
+
+def test_negative_interval():
+    with pytest.raises(ValueError, match="every_minutes: must be >= 0, got -1"):
+        LastCheckpoint(-1)

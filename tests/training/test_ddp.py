@@ -21,7 +21,6 @@ from lightning_kd.evaluation.temperature.probe import probe_models
 from lightning_kd.evaluation.temperature.selection import Selection
 from tests.helpers import (
     ROOT,
-    TINY_BERT,
     data,
     module,
     python_module,
@@ -137,35 +136,27 @@ def test_predictions_are_complete_in_order_and_those_of_one_process(folder, last
     assert [float(r["score"]) for r in both] == pytest.approx([float(r["score"]) for r in alone], abs=2e-6)
 
 
-@pytest.fixture
-def fit(tmp_path):
-    """The command line of a fit on two devices."""
-    student = {**FAST_STUDENT, "config": str(TINY_BERT)}
-    optimizer = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.01}}
-    config = {
-        "trainer": {"accelerator": "cpu", "devices": 2, "strategy": "ddp", "default_root_dir": str(tmp_path)},
-        "model": {"task": "SequenceClassification", "student": student, "optimizer": optimizer},
-        "data": {"class_path": "CLINC150DataModule", "init_args": {"path": str(write_rows(tmp_path)), "batch_size": 1}},
-    }
-    (tmp_path / "run.yaml").write_text(json.dumps(config))
-    return ("lightning_kd", "fit", "--config", tmp_path / "run.yaml", "--model.losses.hard=HardLabelLoss")
-
-
-def test_failing_run_harms_no_earlier_one(tmp_path, fit):
-    done = python_module(*fit, "--trainer.max_epochs=1")
+def test_failing_run_harms_no_earlier_one(tmp_path, ddp_command):
+    done = python_module(*ddp_command, "--trainer.max_epochs=1")
     assert done.returncode == 0, done.stderr[-3000:]
     logs = tmp_path / "lightning_logs"
     before = sorted(logs.rglob("*"))
     assert logs / "version_0" / "student" / "model.safetensors" in before
     guessing = save_model(tiny_bert(seed=1), tmp_path / "guessing")
-    failed = python_module(*fit, f"--model.teacher={guessing}", "--model.losses.soft=SoftTargetLoss")
+    failed = python_module(*ddp_command, f"--model.teacher={guessing}", "--model.losses.soft=SoftTargetLoss")
     assert failed.returncode == 1
     assert "not better than chance" in failed.stderr
     assert sorted(logs.rglob("*")) == before
 
 
-def test_sigterm_saves_and_ends_both_processes(tmp_path, fit):
-    command = [sys.executable, "-m", *map(str, fit), "--trainer.max_epochs=9999", "--last_checkpoint.every_minutes=60"]
+def test_sigterm_saves_and_ends_both_processes(tmp_path, ddp_command):
+    command = [
+        sys.executable,
+        "-m",
+        *map(str, ddp_command),
+        "--trainer.max_epochs=9999",
+        "--last_checkpoint.every_minutes=60",
+    ]
     silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     run = subprocess.Popen(command, cwd=ROOT, start_new_session=True, **silent)
     last = tmp_path / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"

@@ -1,4 +1,4 @@
-"""Whole runs of masked language modelling."""
+"""Whole runs of masked language modeling."""
 
 import numpy as np
 import pytest
@@ -6,9 +6,18 @@ import torch
 from transformers import AutoModelForMaskedLM, BertForMaskedLM, pipeline
 
 from lightning_kd import DistillationModule, LayerInitialization, MaskedLM
-from lightning_kd.callbacks import LastCheckpoint, StudentExport
+from lightning_kd.callbacks import StudentExport
 from lightning_kd.losses import HardLabelLoss, HiddenStateCosineLoss, SoftTargetLoss
-from tests.helpers import WORDS, mlm_data, module, save_model, tiny_bert, trainer
+from tests.helpers import (
+    WORDS,
+    assert_same_weights,
+    mlm_data,
+    module,
+    resume_after_kills,
+    save_model,
+    tiny_bert,
+    trainer,
+)
 
 
 @pytest.fixture
@@ -41,12 +50,12 @@ def test_distilled_and_exported(tmp_path, corpus, teacher):
     assert answers[0]["token_str"] in WORDS
 
 
-def test_untrained_teacher_is_refused(tmp_path, corpus, teacher):
+def test_untrained_teacher_raises(tmp_path, corpus, teacher):
     with pytest.raises(ValueError, match=r"validation perplexity 1\d+\.\d+, not better than chance \(\d+\.\d+\)"):
         trainer(tmp_path).fit(mlm_module(teacher, ignore_checks=[]), mlm_data(corpus))
 
 
-def test_vocabulary_of_another_size_is_refused(tmp_path, corpus, teacher):
+def test_vocabulary_sizes_must_match(tmp_path, corpus, teacher):
     student = {"config": teacher, "num_hidden_layers": 1, "vocab_size": 1208}  # padded, as published ones often are
     with pytest.raises(ValueError, match=r"student\.vocab_size: .* 1208 .* 1200; build .* vocab_size: 1200"):
         trainer(tmp_path).fit(mlm_module(teacher, student=student), mlm_data(corpus))
@@ -61,42 +70,22 @@ def test_reloaded_from_its_checkpoint(tmp_path, corpus, teacher):
     assert scores[0] == scores[1]
 
 
-class KilledError(Exception):
-    """Stands for SIGKILL."""
-
-
-class Kill(LastCheckpoint):
-    """Ends the run before a step."""
-
-    def __init__(self, at=None):
-        super().__init__(0.0)
-        self.at = at
-
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        if trainer.global_step == self.at:
-            raise KilledError
-
-
 @pytest.mark.parametrize(("streaming", "workers"), [(False, 0), (False, 2), (True, 0)])
 @pytest.mark.parametrize("kill_at", [5, 12, 17])
 def test_resumed_run_ends_in_the_same_weights(tmp_path, corpus, teacher, streaming, workers, kill_at):
-    # the masks of an epoch are drawn again for the rows that are left
-    def fit(name, at=None, checkpoint=None):
+    # the masks of an epoch are drawn again for the remaining examples
+    def fit(folder, callbacks, checkpoint):
         fitted = mlm_module(teacher)
-        run = trainer(tmp_path / name, max_steps=24, max_epochs=-1, callbacks=[Kill(at)], enable_checkpointing=True)
-        run.fit(
-            fitted, mlm_data(corpus, streaming=streaming, num_workers=workers, shuffle_buffer=7), ckpt_path=checkpoint
-        )
-        return fitted.state_dict()
+        datamodule = mlm_data(corpus, streaming=streaming, num_workers=workers, shuffle_buffer=7)
+        run = trainer(folder, max_steps=24, max_epochs=-1, callbacks=callbacks, enable_checkpointing=True)
+        run.fit(fitted, datamodule, ckpt_path=checkpoint)
+        return fitted
 
-    whole = fit("whole")
-    with pytest.raises(KilledError):
-        fit("killed", kill_at)
-    resumed = fit("killed", checkpoint=tmp_path / "killed" / "checkpoints" / "last.ckpt")
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    whole = resume_after_kills(fit, tmp_path / "whole")
+    assert_same_weights(whole, resume_after_kills(fit, tmp_path / "killed", [kill_at]))
 
 
-def test_stream_needs_a_number_of_steps(tmp_path, corpus, teacher):
+def test_stream_needs_max_steps_or_no_lr_schedule(tmp_path, corpus, teacher):
     with pytest.raises(ValueError, match=r"needs the number of steps, .* set trainer\.max_steps"):
         trainer(tmp_path, max_epochs=1).fit(mlm_module(teacher), mlm_data(corpus, streaming=True))
     fitted = mlm_module(teacher, lr_scheduler=None)

@@ -4,12 +4,14 @@ from functools import partial
 
 import pytest
 import torch
+import yaml
 from lightning.pytorch import Callback
 from torch import nn
 
 from lightning_kd import DistillationModule
 from lightning_kd.losses import HardLabelLoss, LogitMSELoss, SoftTargetLoss
-from tests.helpers import LABELS, STUDENT, data, module, save_model, tiny_bert, trainer
+from lightning_kd.optim.schedules import DEFAULT_OPTIMIZER
+from tests.helpers import LABELS, STUDENT, TINY_BERT, data, module, save_model, tiny_bert, trainer
 
 
 class Spy(Callback):
@@ -348,3 +350,18 @@ def test_weights_do_not_depend_on_the_rng_around_the_run(tmp_path, clinc_file):
         trainer(tmp_path, callbacks=callbacks).fit(fitted, data(clinc_file))
         results.append(weights(fitted.student))
     assert same(*results)
+
+
+def test_run_with_the_default_optimizer_resumes_from_its_config(tmp_path, clinc_file, shell):
+    arguments = [
+        f"--trainer.default_root_dir={tmp_path}", "--trainer.accelerator=cpu", "--trainer.max_epochs=1",
+        "--model.task=SequenceClassification", f"--model.student.config={TINY_BERT}",
+        "--model.student.num_hidden_layers=1", "--model.losses.hard=HardLabelLoss",
+        "--data=CLINC150DataModule", f"--data.path={clinc_file}",
+    ]  # fmt: skip
+    assert shell("fit", *arguments)[0] == 0
+    run = tmp_path / "lightning_logs" / "version_0"
+    saved = yaml.safe_load((run / "config.yaml").read_text())["model"]["optimizer"]
+    assert saved["class_path"] == "torch.optim.AdamW"
+    assert saved["init_args"]["lr"] == DEFAULT_OPTIMIZER.keywords["lr"]
+    assert shell("fit", "--resume", run, "--trainer.max_epochs=2")[0] == 0

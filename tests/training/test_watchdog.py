@@ -1,4 +1,4 @@
-"""A process that dies ends the run, and the run says why."""
+"""A process that dies ends the run, and the log names the cause."""
 
 import contextlib
 import os
@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import ROOT
-from tests.training.test_ddp import fit  # noqa: F401  a fixture
 
 LAUNCHERS = {
     "lightning": ["-m"],
@@ -25,7 +24,7 @@ CASES = {
 
 
 def session_processes(session: int) -> list[int]:
-    """The processes of a session that have not ended."""
+    """Return the running processes of a session."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -35,8 +34,8 @@ def session_processes(session: int) -> list[int]:
     return found
 
 
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
-def test_all_processes_exit_and_report_the_cause(fit, tmp_path):  # noqa: F811
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads /proc")
+def test_all_processes_exit_and_report_the_cause(ddp_command, tmp_path):
     runs = {}
     for number, (launcher, mode, rank) in enumerate(CASES):
         arguments = [
@@ -44,11 +43,11 @@ def test_all_processes_exit_and_report_the_cause(fit, tmp_path):  # noqa: F811
             "--trainer.callbacks=tests.failing.FailingCallback",
         ]
         arguments += [f"--trainer.callbacks.mode={mode}", f"--trainer.callbacks.rank={rank}", "--trainer.max_epochs=1"]
-        command = [sys.executable, *LAUNCHERS[launcher], *map(str, fit), *arguments]
+        command = [sys.executable, *LAUNCHERS[launcher], *map(str, ddp_command), *arguments]
         with (tmp_path / f"{number}.log").open("w") as log:
             run = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True)
         runs[run] = tmp_path / f"{number}.log"
-    deadline = time.monotonic() + 120  # of which most is spent importing, by six processes at once
+    deadline = time.monotonic() + 120  # most of it is spent importing, in six processes at once
     try:
         while any(session_processes(run.pid) for run in runs) and time.monotonic() < deadline:
             time.sleep(0.2)
