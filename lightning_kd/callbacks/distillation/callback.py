@@ -30,7 +30,7 @@ class DistillationCallback(Callback):
     """Distills a teacher into a model inside any LightningModule, without changes to its code.
 
     The callback records the calls of the student during ``training_step``, calls the teacher with the same arguments,
-    and adds the weighted losses to the loss that the step returned. The module keeps its own loss and logging. Logged
+    and adds the weighted losses to the loss that the step returned. The module keeps its loss and logging. Logged
     are ``distillation/<loss name>`` (not weighted), ``distillation/task_loss`` and ``distillation/loss``.
 
     Parameters of losses (projections) join the parameter group of the module's optimizer with the highest learning
@@ -49,7 +49,7 @@ class DistillationCallback(Callback):
         call: Index of the call to distill where a step calls the student several times, 0 = first, -1 = last; null =
             the only call.
         layers: Pairs of layers for losses on hidden states: path in the student to path in the teacher. Each pair has
-            its own projection where the widths differ.
+            a separate projection where the widths differ.
         auto_class: Name of the transformers class that loads a teacher from a hub id or folder; null = inferred from
             the student's class.
         loss_schedules: Arguments of losses that change over the optimizer steps, by loss and argument, such as
@@ -221,7 +221,7 @@ class DistillationCallback(Callback):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Record that a run is resumed, with or without this callback in the checkpoint.
 
-        Checkpoints of step 0 do not count: the learning rate finder restores its own.
+        Checkpoints of step 0 do not count: the learning rate finder restores one.
         """
         self._resumed = checkpoint["global_step"] > 0
 

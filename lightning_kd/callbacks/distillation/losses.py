@@ -146,16 +146,17 @@ class LossTerms:
         assert student.hidden_states is not None
         assert teacher.hidden_states is not None
         values = []
-        for loss, ours, theirs in zip(copies, student.hidden_states, teacher.hidden_states, strict=True):
-            if ours.shape[:2] != theirs.shape[:2]:
+        for loss, a, b in zip(copies, student.hidden_states, teacher.hidden_states, strict=True):
+            if a.shape[:2] != b.shape[:2]:
                 raise ValueError(
-                    f"DistillationCallback.layers: the student's layer has {ours.shape[1]} positions and the teacher's "
-                    f"{theirs.shape[1]}; compare layers of equal resolution"
+                    f"DistillationCallback.layers: the student's layer has {a.shape[1]} positions and the teacher's "
+                    f"{b.shape[1]}; compare layers of equal resolution"
                 )
             mask = student.token_mask
-            mask = mask if mask is not None and mask.shape == ours.shape[:2] else None
-            pair = replace(student, hidden_states=(ours,), token_mask=mask)
-            values.append(loss(pair, replace(teacher, hidden_states=(theirs,))))
+            mask = mask if mask is not None and mask.shape == a.shape[:2] else None
+            values.append(
+                loss(replace(student, hidden_states=(a,), token_mask=mask), replace(teacher, hidden_states=(b,)))
+            )
         return torch.stack(values).mean()
 
 

@@ -58,14 +58,14 @@ class CallReplay:
 
 
 LABELS = {"labels", "start_positions", "end_positions"}
-"""Arguments from which a model computes its own loss."""
+"""Arguments from which a model computes a loss."""
 
 
 def replay_call(call: Call, model: nn.Module) -> Any:
     """Call a model with the arguments of a recorded call.
 
     Arguments are passed by name if the model gives the first of them the same name as the recorded model, else by
-    position. Labels are dropped, because with them the model would compute its own loss, and so are options that the
+    position. Labels are dropped, because with them the model would compute a loss, and so are options that the
     model does not accept. The key-value cache is disabled, because nothing reads it. Floating-point tensors are cast
     to the model's dtype, unless autocast does so.
 

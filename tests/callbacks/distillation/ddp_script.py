@@ -19,7 +19,7 @@ RUNS = {
 
 
 class SequentialDataModule(LightningDataModule):
-    """Replaces Lightning's own sampler for several devices, which shuffles."""
+    """Replaces Lightning's sampler for several devices, which shuffles."""
 
     def __init__(self, batch_size):
         super().__init__()

@@ -116,7 +116,7 @@ def equal_tensors(first, second):
 
 
 def train_manually(module, model, loss, steps, batches=None):
-    """Train a module on its own loss and a distillation loss in a plain loop."""
+    """Train a module on its loss and a distillation loss in a plain loop."""
     model = copy.deepcopy(model).eval()
     optimizer = module.configure_optimizers()
     for _ in range(steps):

@@ -70,15 +70,15 @@ def test_teacher_without_label_names_is_assumed_to_have_the_students(tmp_path):
 
 def test_ensemble(tmp_path):
     first, second = bert(4), bert(5)
-    folder, own = save_model(first, tmp_path / "teacher"), predict(bert()).logits
+    folder, student_logits = save_model(first, tmp_path / "teacher"), predict(bert()).logits
     found = fit_and_get_logs(tmp_path, TextClassifier(bert()), texts(), teacher=[folder, second], **MSE)
     mean = (predict(first).logits + predict(second).logits) / 2
-    assert found["mse"] == pytest.approx(float(mse_loss(own, mean)), rel=1e-5)
+    assert found["mse"] == pytest.approx(float(mse_loss(student_logits, mean)), rel=1e-5)
     mapping = {"ensemble": [folder, second], "combine": "probabilities"}
     losses = {"soft": SoftTargetLoss()}
     found = fit_and_get_logs(tmp_path, TextClassifier(bert()), texts(), teacher=mapping, losses=losses)
     mean = (predict(first).logits.softmax(-1) + predict(second).logits.softmax(-1)) / 2
-    expected = kl_div(own.log_softmax(-1), mean, reduction="batchmean")
+    expected = kl_div(student_logits.log_softmax(-1), mean, reduction="batchmean")
     assert found["soft"] == pytest.approx(float(expected), rel=2e-2)  # of 1e-5, in float32
 
 
@@ -123,8 +123,8 @@ def test_checkpoint_or_module_of_the_same_class(tmp_path):
     fit(large, tmp_path).save_checkpoint(path)
     inputs, _ = make_examples()
     expected = mse_loss(mlp()(inputs), large.net(inputs)).item()
-    text, other = str(path), copy.deepcopy(large)
-    sources = [text, path, other, {"pretrained": text}, [text], (text,), {"ensemble": [text]}, {"ensemble": [other]}]
+    text, module = str(path), copy.deepcopy(large)
+    sources = [text, path, module, {"pretrained": text}, [text], (text,), {"ensemble": [module]}]
     for source in sources:
         found = fit_and_get_logs(tmp_path, Classifier(lr=0.0), teacher=source, **MSE)
         assert found["mse"] == pytest.approx(expected, rel=1e-5)
@@ -149,36 +149,36 @@ def test_checkpoint_that_cannot_be_loaded(tmp_path):
 
 
 def test_padding_is_masked_in_token_classification(tmp_path):
-    ours, theirs = (bert(seed, model_class=BertForTokenClassification) for seed in (0, 1))
+    student, teacher = (bert(seed, model_class=BertForTokenClassification) for seed in (0, 1))
     batch = texts(labels=torch.randint(3, (4, 6)))
     losses = {"soft": SoftTargetLoss(), "hard": HardLabelLoss()}
-    found = fit_and_get_logs(tmp_path, TextClassifier(ours), batch, teacher=theirs, losses=losses, labels="labels")
+    found = fit_and_get_logs(tmp_path, TextClassifier(student), batch, teacher=teacher, losses=losses, labels="labels")
     keep = batch["attention_mask"].bool()
-    own, other = (predict(model).logits[keep] for model in (ours, theirs))
-    assert found["soft"] == pytest.approx(float(kl(own, other)), rel=1e-4)
-    assert found["hard"] == pytest.approx(float(cross_entropy(own, batch["labels"][keep])), rel=1e-5)
+    student_logits, teacher_logits = (predict(model).logits[keep] for model in (student, teacher))
+    assert found["soft"] == pytest.approx(float(kl(student_logits, teacher_logits)), rel=1e-4)
+    assert found["hard"] == pytest.approx(float(cross_entropy(student_logits, batch["labels"][keep])), rel=1e-5)
 
 
 def test_two_heads(tmp_path):
-    ours, theirs = (bert(seed, model_class=BertForQuestionAnswering, labels=None) for seed in (0, 1))
+    student, teacher = (bert(seed, model_class=BertForQuestionAnswering, labels=None) for seed in (0, 1))
     batch = texts(start_positions=torch.tensor([0, 1, 2, 3]), end_positions=torch.tensor([1, 1, 4, 5]))
     heads, labels = ["start_logits", "end_logits"], ["start_positions", "end_positions"]
     settings = {"losses": {"mse": LogitMSELoss(), "hard": HardLabelLoss()}, "logits": heads, "labels": labels}
-    found = fit_and_get_logs(tmp_path, TextClassifier(ours), batch, teacher=theirs, **settings)
-    own, other = predict(ours), predict(theirs)
-    expected = sum(mse_loss(own[head], other[head]) for head in heads) / 2
+    found = fit_and_get_logs(tmp_path, TextClassifier(student), batch, teacher=teacher, **settings)
+    student_logits, teacher_logits = predict(student), predict(teacher)
+    expected = sum(mse_loss(student_logits[head], teacher_logits[head]) for head in heads) / 2
     assert found["mse"] == pytest.approx(float(expected), rel=1e-4)
     assert found["hard"] == pytest.approx(found["task_loss"], rel=1e-5)  # transformers averages both heads, too
 
 
 def test_hidden_states_of_tokens(tmp_path):
-    ours, theirs = bert(), bert(1, layers=4)
+    student, teacher = bert(), bert(1, layers=4)
     layers = {"bert.encoder.layer.0": "bert.encoder.layer.1", "bert.encoder.layer.1": "bert.encoder.layer.3"}
     settings = {"losses": {"hidden": HiddenStateMSELoss()}, "layers": layers}
-    found = fit_and_get_logs(tmp_path, TextClassifier(ours), texts(), teacher=theirs, **settings)
+    found = fit_and_get_logs(tmp_path, TextClassifier(student), texts(), teacher=teacher, **settings)
     keep = texts()["attention_mask"].bool()
-    own, other = (predict(model, output_hidden_states=True).hidden_states for model in (ours, theirs))
-    expected = (mse_loss(own[1][keep], other[2][keep]) + mse_loss(own[2][keep], other[4][keep])) / 2
+    a, b = (predict(model, output_hidden_states=True).hidden_states for model in (student, teacher))
+    expected = (mse_loss(a[1][keep], b[2][keep]) + mse_loss(a[2][keep], b[4][keep])) / 2
     assert found["hidden"] == pytest.approx(float(expected), rel=1e-4)
     assert found.keys() == {"hidden", "task_loss", "loss"}
 

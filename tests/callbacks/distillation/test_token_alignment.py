@@ -1,7 +1,5 @@
 """Encoder-decoders, whose decoder reads the labels, and causal language models, which predict the next token."""
 
-import copy
-
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
@@ -20,22 +18,21 @@ from lightning_kd.losses import HardLabelLoss, HiddenStateMSELoss, SoftTargetLos
 from tests.callbacks.distillation.helpers import TextClassifier, fit_and_get_logs, kl
 from tests.helpers import tiny_bert
 
-SMALL = {"vocab_size": 50, "d_model": 16}
+BART_SIZES = {"layers": 1, "attention_heads": 2, "ffn_dim": 16}
+SOFT = {"losses": {"soft": SoftTargetLoss()}}
+SOFT_AND_HARD = {"losses": {"soft": SoftTargetLoss(), "hard": HardLabelLoss()}, "labels": "labels"}
 
 
 def t5(seed):
     torch.manual_seed(seed)
-    sizes = {"d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
-    return T5ForConditionalGeneration(T5Config(**SMALL, **sizes, dropout_rate=0.0, decoder_start_token_id=0)).train()
+    sizes = {"vocab_size": 50, "d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
+    return T5ForConditionalGeneration(T5Config(**sizes, dropout_rate=0.0, decoder_start_token_id=0)).train()
 
 
-def bart(seed, model=BartForConditionalGeneration):
+def bart(seed, model_class=BartForConditionalGeneration):
     torch.manual_seed(seed)
-    sizes = {f"{part}_{name}": n for part in ("encoder", "decoder") for name, n in SIZES.items()}
-    return model(BartConfig(**SMALL, **sizes, dropout=0.0)).train()
-
-
-SIZES = {"layers": 1, "attention_heads": 2, "ffn_dim": 16}
+    sizes = {f"{part}_{name}": size for part in ("encoder", "decoder") for name, size in BART_SIZES.items()}
+    return model_class(BartConfig(vocab_size=50, d_model=16, **sizes, dropout=0.0)).train()
 
 
 def llama(seed):
@@ -46,10 +43,10 @@ def llama(seed):
 
 def token_classifier(seed):
     settings = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
-    return tiny_bert(seed=seed, model_class=BertForTokenClassification, **settings)
+    return tiny_bert(seed=seed, model_class=BertForTokenClassification, **settings).train()
 
 
-def batch(targets=5):
+def make_batch(targets=5):
     torch.manual_seed(2)
     ids, labels = torch.randint(4, 50, (3, 7)), torch.randint(4, 50, (3, targets))
     mask = torch.ones_like(ids)
@@ -58,100 +55,93 @@ def batch(targets=5):
     return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
 
-SOFT = {"losses": {"soft": SoftTargetLoss()}}
-SOFT_AND_HARD = {"losses": {"soft": SoftTargetLoss(), "hard": HardLabelLoss()}, "labels": "labels"}
+def predict(build, keep, **inputs):
+    """Return the logits of student and teacher at the positions to keep."""
+    with torch.no_grad():
+        return [build(seed).eval()(**inputs).logits[:, : keep.shape[1]][keep] for seed in (0, 1)]
 
 
 @pytest.mark.parametrize("build", [t5, bart])
 @pytest.mark.parametrize("targets", [5, 7])
 def test_teachers_decoder_reads_the_labels(tmp_path, build, targets):
-    examples = batch(targets)
-    found = fit_and_get_logs(tmp_path, TextClassifier(build(0)), examples, teacher=build(1), **SOFT_AND_HARD)
-    with torch.no_grad():
-        own, other = (build(seed).eval()(**examples).logits[examples["labels"] != -100] for seed in (0, 1))
-    assert found["soft"] == pytest.approx(float(kl(own, other)), rel=1e-3)
+    batch = make_batch(targets)
+    found = fit_and_get_logs(tmp_path, TextClassifier(build(0)), batch, teacher=build(1), **SOFT_AND_HARD)
+    expected = kl(*predict(build, batch["labels"] != -100, **batch))
+    assert found["soft"] == pytest.approx(expected.item(), rel=1e-3)
     assert found["hard"] == pytest.approx(found["task_loss"], rel=1e-5)
-    student = build(0)
-    alone = fit_and_get_logs(tmp_path, TextClassifier(student), examples, teacher=copy.deepcopy(student), **SOFT)
-    assert alone["soft"] == pytest.approx(0, abs=1e-6)
+    same = fit_and_get_logs(tmp_path, TextClassifier(build(0)), batch, teacher=build(0), **SOFT)
+    assert same["soft"] == pytest.approx(0, abs=1e-6)
 
 
-class ExtraInputs(TextClassifier):
-    def training_step(self, batch):
-        return self.net(batch["input_ids"], **self.extra(batch)).logits.mean()
+def with_inputs(net, make_inputs):
+    class WithInputs(TextClassifier):
+        def training_step(self, batch):
+            return self.net(batch["input_ids"], **make_inputs(batch)).logits.mean()
+
+    return WithInputs(net)
 
 
-def test_decoder_inputs_that_are_missing_or_given(tmp_path):
-    module = ExtraInputs(bart(0))
-    module.extra = lambda batch: {"decoder_input_ids": batch["labels"].clamp(min=0)}
+def test_decoder_inputs(tmp_path):
+    keep = make_batch()["labels"] != -100
+    mask, ids = {"decoder_attention_mask": keep.long()}, {"decoder_input_ids": make_batch()["labels"].clamp(min=0)}
+
+    def run(inputs):
+        module = with_inputs(bart(0), lambda batch: inputs)
+        return fit_and_get_logs(tmp_path, module, make_batch(), teacher=bart(1), **SOFT)
+
     with pytest.raises(ValueError, match=r"student: .*padding .* BartForConditionalGeneration"):
-        fit_and_get_logs(tmp_path, module, batch(), teacher=bart(1), **SOFT)
-    keep = batch()["labels"] != -100
-    module.extra = lambda batch: {"decoder_attention_mask": keep.long()}
+        run(ids)
     with pytest.raises(ValueError, match=r"student: .* decoder_input_ids"):
-        fit_and_get_logs(tmp_path, module, batch(), teacher=bart(1), **SOFT)
-    given = {"decoder_attention_mask": keep.long(), "decoder_input_ids": batch()["labels"].clamp(min=0)}
-    module.extra = lambda batch: given
-    found = fit_and_get_logs(tmp_path, module, batch(), teacher=bart(1), **SOFT)
-    with torch.no_grad():
-        own, other = (bart(seed).eval()(batch()["input_ids"], **given).logits[keep] for seed in (0, 1))
-    assert found["soft"] == pytest.approx(float(kl(own, other)), rel=1e-3)
+        run(mask)
+    expected = kl(*predict(bart, keep, input_ids=make_batch()["input_ids"], **mask, **ids))
+    assert run({**mask, **ids})["soft"] == pytest.approx(expected.item(), rel=1e-3)
 
 
 def test_layers_of_an_encoder_decoder(tmp_path):
-    layers = {"encoder.block.0": "encoder.block.0"}
+    settings = {"losses": {"hidden": HiddenStateMSELoss()}, "layers": {"encoder.block.0": "encoder.block.0"}}
     with pytest.raises(ValueError, match=r"layers: .* T5ForConditionalGeneration"):
-        fit_and_get_logs(
-            tmp_path, TextClassifier(t5(0)), batch(), teacher=t5(1), losses={"h": HiddenStateMSELoss()}, layers=layers
-        )
+        fit_and_get_logs(tmp_path, TextClassifier(t5(0)), make_batch(), teacher=t5(1), **settings)
 
 
-def test_causal_model_is_compared_at_the_positions_of_its_loss(tmp_path):
-    examples = batch(7)
-    examples["labels"][0, 3:] = -100  # padding
+@pytest.mark.parametrize("masked_labels", [True, False])
+def test_causal_model_is_compared_at_the_positions_of_its_loss(tmp_path, masked_labels):
+    """Padding is left out, even if it has labels."""
+    batch = make_batch(7)
+    if masked_labels:
+        batch["labels"][0, 3:] = -100
+        keep = batch["labels"][:, 1:] != -100
+    else:
+        batch["labels"] = batch["input_ids"]
+        keep = batch["attention_mask"][:, 1:].bool()
     teacher, caches = llama(1), []
     teacher.register_forward_hook(lambda _, __, output: caches.append(output.past_key_values))
-    found = fit_and_get_logs(tmp_path, TextClassifier(llama(0)), examples, teacher=teacher, **SOFT_AND_HARD)
-    assert found["hard"] == pytest.approx(found["task_loss"], rel=1e-5)
-    inputs = {name: examples[name] for name in ("input_ids", "attention_mask")}
-    keep = examples["labels"][:, 1:] != -100
-    with torch.no_grad():
-        own, other = (llama(seed).eval()(**inputs).logits[:, :-1][keep] for seed in (0, 1))
-    assert found["soft"] == pytest.approx(float(kl(own, other)), rel=1e-3)
-    assert found["hard"] == pytest.approx(float(cross_entropy(own, examples["labels"][:, 1:][keep])), rel=1e-5)
+    found = fit_and_get_logs(tmp_path, TextClassifier(llama(0)), batch, teacher=teacher, **SOFT_AND_HARD)
+    student_logits, teacher_logits = predict(
+        llama, keep, input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
+    )
+    expected = cross_entropy(student_logits, batch["labels"][:, 1:][keep])
+    assert found["hard"] == pytest.approx(expected.item(), rel=1e-5)
     assert caches == [None]
-
-
-def test_padding_is_masked_even_with_labels(tmp_path):
-    examples = batch(7)
-    examples["labels"] = examples["input_ids"]
-    found = fit_and_get_logs(tmp_path, TextClassifier(llama(0)), examples, teacher=llama(1), **SOFT_AND_HARD)
-    keep = examples["attention_mask"][:, 1:].bool()
-    inputs = {name: examples[name] for name in ("input_ids", "attention_mask")}
-    with torch.no_grad():
-        own = llama(0).eval()(**inputs).logits[:, :-1][keep]
-    assert found["hard"] == pytest.approx(float(cross_entropy(own, examples["labels"][:, 1:][keep])), rel=1e-5)
+    if masked_labels:
+        assert found["hard"] == pytest.approx(found["task_loss"], rel=1e-5)
+        assert found["soft"] == pytest.approx(kl(student_logits, teacher_logits).item(), rel=1e-3)
 
 
 def test_causal_model_with_ambiguous_labels(tmp_path):
-    module = ExtraInputs(llama(0))
-    module.extra = lambda batch: {}
+    module = with_inputs(llama(0), lambda batch: {})
     with pytest.raises(ValueError, match="labels: LlamaForCausalLM is called without labels"):
-        fit_and_get_logs(tmp_path, module, batch(7), teacher=llama(1), **SOFT_AND_HARD)
-    fit_and_get_logs(tmp_path, module, batch(7), teacher=llama(1), **SOFT)
-    model = bart(0, BartForCausalLM)
+        fit_and_get_logs(tmp_path, module, make_batch(7), teacher=llama(1), **SOFT_AND_HARD)
+    fit_and_get_logs(tmp_path, module, make_batch(7), teacher=llama(1), **SOFT)
+    models = (bart(seed, BartForCausalLM) for seed in (0, 1))
     with pytest.raises(ValueError, match=r"labels: BartForCausalLM .*loss_function"):
-        fit_and_get_logs(tmp_path, TextClassifier(model), batch(7), teacher=copy.deepcopy(model), **SOFT_AND_HARD)
+        fit_and_get_logs(tmp_path, TextClassifier(next(models)), make_batch(7), teacher=next(models), **SOFT_AND_HARD)
 
 
-def test_unlabeled_tokens_are_dropped_if_labels_are_set(tmp_path):
-    ours, theirs = (token_classifier(seed) for seed in (0, 1))
-    examples = {"input_ids": torch.randint(5, 1200, (2, 6)), "labels": torch.tensor([[0, -100, 2, 1, -100, 0]] * 2)}
-    for labels, keep in ((None, examples["labels"] > -200), ("labels", examples["labels"] != -100)):
-        found = fit_and_get_logs(
-            tmp_path, TextClassifier(copy.deepcopy(ours)), examples, teacher=theirs, **SOFT, labels=labels
-        )
-        with torch.no_grad():
-            own, other = (model.eval()(examples["input_ids"]).logits[keep] for model in (ours, theirs))
-        assert found["soft"] == pytest.approx(float(kl(own, other)), rel=1e-3)
-        ours.train()
+@pytest.mark.parametrize("labels", [None, "labels"])
+def test_unlabeled_tokens_are_dropped_if_labels_are_set(tmp_path, labels):
+    batch = {"input_ids": torch.randint(5, 1200, (2, 6)), "labels": torch.tensor([[0, -100, 2, 1, -100, 0]] * 2)}
+    module, teacher = TextClassifier(token_classifier(0)), token_classifier(1)
+    found = fit_and_get_logs(tmp_path, module, batch, teacher=teacher, **SOFT, labels=labels)
+    keep = torch.ones(2, 6).bool() if labels is None else batch["labels"] != -100
+    expected = kl(*predict(token_classifier, keep, input_ids=batch["input_ids"]))
+    assert found["soft"] == pytest.approx(expected.item(), rel=1e-3)

@@ -118,7 +118,7 @@ class RecordDtypes(nn.Module):
     [("bf16-mixed", torch.bfloat16), ("bf16-true", torch.float32), ("64-true", torch.float32)],
 )
 def test_precision(tmp_path, precision, inside):
-    """The teacher runs under the same autocast as the student, or else with its own dtype for weights and inputs."""
+    """The teacher runs under the same autocast as the student, or else in its dtype."""
     model = RecordDtypes(teacher())
     settings = {**SOFT_AND_HIDDEN, "layers": {"0": "model.0"}, "teacher": model}
     module = fit_module(tmp_path, settings=settings, precision=precision)
@@ -203,7 +203,7 @@ def test_resumed_run_with_averaged_weights_is_bit_identical(tmp_path):
 
 
 def test_stochastic_weight_averaging(tmp_path):
-    """The weights equal those of a module that calls the teacher in its own step."""
+    """The weights equal those of a module that calls the teacher in its step."""
 
     class ManualDistillation(Classifier):
         def training_step(self, batch, batch_idx):
