@@ -1,6 +1,6 @@
-"""Run by tests/teachers/test_store.py: processes that write the same rows, and are killed while they do.
+"""Processes that write the same rows, and are killed while they do; run by test_store.py.
 
-It imports the one module, not the package, so that it starts at once and may fork.
+Imports the module by path instead of the package, so that it starts fast and can fork.
 """
 
 import importlib.util
@@ -15,44 +15,44 @@ from pathlib import Path
 import numpy as np
 
 FILE = Path(__file__).parents[2] / "lightning_kd" / "teachers" / "store.py"
-SPEC = importlib.util.spec_from_file_location("row_store", FILE)
-row_store = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(row_store)
+SPEC = importlib.util.spec_from_file_location("store", FILE)
+store_module = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(store_module)
 
-ROWS, NUM_KILLS, NUM_WRITERS = 400, 25, 3
+ROWS, BATCH, NUM_KILLS, NUM_WRITERS = 400, 8, 25, 3
 
 
-def store(folder):
-    return row_store.RowStore(Path(folder), np.ones(ROWS))
+def open_store(folder):
+    return store_module.RowStore(Path(folder), np.ones(ROWS))
 
 
 def block(row, writer):
-    """Ragged, and another from each writer."""
+    """Return a block that differs in length between rows and in content between writers."""
     return f"{row} of {writer};".encode() * (2000 + row % 7 * 500)
 
 
-def write(one, rows, writer):
+def write(store, rows, writer):
+    blocks = [block(row, writer) for row in rows]
     rows = np.asarray(rows)
-    sizes = [len(block(row, writer)) for row in rows]
-    one.write(rows, [block(row, writer) for row in rows], [writer] * len(rows), sizes, rows.astype("u4"))
+    store.write(rows, blocks, [writer] * len(rows), [len(one) for one in blocks], rows.astype("u4"))
 
 
-def writers_of(one):
-    """Who wrote each row that is there; fails where a block is not whole."""
-    rows = np.flatnonzero(one.contains(np.arange(ROWS)))
-    assert len(rows) == len(one), "a row that is entered is not whole"
-    found = {}
+def read_writers(store):
+    """Return the writer of each stored row; raise if a block is not whole."""
+    rows = np.flatnonzero(store.contains(np.arange(ROWS)))
+    assert len(rows) == len(store), "an indexed row is not whole"
+    writers = {}
     for row in rows.tolist():
-        [(blocks, writer, size)] = one.read(np.array([row]))
+        [(blocks, writer, size)] = store.read(np.array([row]))
         assert blocks.tobytes() == block(row, writer), row
         assert size == blocks.size
-        assert one.tags(np.array([row])) == row
-        found[row] = writer
-    return found
+        assert store.tags(np.array([row])) == row
+        writers[row] = writer
+    return writers
 
 
 def fork(work, *arguments):
-    """A process that ends with ``work``."""
+    """Run a function in a new process, and return its id."""
     if pid := os.fork():
         return pid
     try:
@@ -63,46 +63,48 @@ def fork(work, *arguments):
     os._exit(0)
 
 
-def write_in_any_order(folder, writer, watch=False):
-    one, generator = store(folder), random.Random(writer)
-    rows = generator.sample(range(ROWS), ROWS)
+def wait(pid):
+    return os.waitpid(pid, 0)[1]
+
+
+def write_all(folder, writer, check=False):
+    """Write all rows in random order; with ``check`` compare after each batch with what was read before."""
+    store = open_store(folder)
+    rows = random.Random(writer).sample(range(ROWS), ROWS)
     seen = {}
-    for start in range(0, ROWS, 8):
-        write(one, rows[start : start + 8], writer)
-        if watch:
-            seen = {**writers_of(one), **seen}  # what it saw first
-    one.refresh()
-    assert seen.items() <= writers_of(one).items(), "a row was replaced"
+    for start in range(0, ROWS, BATCH):
+        write(store, rows[start : start + BATCH], writer)
+        if check:
+            seen = {**read_writers(store), **seen}
+    store.refresh()
+    assert seen.items() <= read_writers(store).items(), "a row was replaced"
 
 
-def killed(folder, seed):
-    """Writers that are killed at any moment leave whole rows only; what is there stays, what is missing comes."""
-    generator, rounds, left = random.Random(seed), 0, []
-    before = {}
-    for number in range(NUM_KILLS):
-        pid = fork(write_in_any_order, folder, number)
+def kill_at_random(folder, seed):
+    """Kill writers at random times: no row may be lost or torn, and a last writer completes them."""
+    generator, killed, before = random.Random(seed), 0, {}
+    for writer in range(NUM_KILLS):
+        pid = fork(write_all, folder, writer)
         time.sleep(generator.uniform(0, 0.02))
         os.kill(pid, signal.SIGKILL)
-        rounds += os.waitpid(pid, 0)[1] == signal.SIGKILL
-        found = writers_of(store(folder))
-        assert before.items() <= found.items(), "a row was lost"
-        left.append(len(found) - len(before))
-        before = found
-    finished = fork(write_in_any_order, folder, NUM_KILLS)
-    assert os.waitpid(finished, 0)[1] == 0
-    return {"killed": rounds, "added": left, "rows": len(writers_of(store(folder)))}
+        killed += wait(pid) == signal.SIGKILL
+        writers = read_writers(open_store(folder))
+        assert before.items() <= writers.items(), "a row was lost"
+        before = writers
+    assert wait(fork(write_all, folder, NUM_KILLS)) == 0
+    return {"killed": killed, "rows": len(read_writers(open_store(folder)))}
 
 
 class DyingFile:
-    """A file of a process that is killed in the middle of one of its writes.
+    """A file whose process is killed before, in the middle of, or after a write.
 
     Args:
         file: Unbuffered.
-        writes: How many parts of a write there still are, in a list: each has the beginning, the middle and the end.
+        countdown: A list with the number of such points to pass, shared by all files.
     """
 
-    def __init__(self, file, writes):
-        self.file, self.writes = file, writes
+    def __init__(self, file, countdown):
+        self.file, self.countdown = file, countdown
 
     def __enter__(self):
         return self
@@ -115,47 +117,45 @@ class DyingFile:
 
     def write(self, data):
         for part in (data[: len(data) // 2], data[len(data) // 2 :], b""):
-            if self.writes[0] == 0:
+            if self.countdown[0] == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
-            self.writes[0] -= 1
+            self.countdown[0] -= 1
             self.file.write(part)
 
 
-def write_until(folder, rows, part):
-    one, real_open, writes = store(folder), Path.open, [part]
+def write_and_die(folder, rows, point):
+    store, path_open, countdown = open_store(folder), Path.open, [point]
 
     def dying_open(path, mode="r"):
-        return real_open(path, mode) if mode == "rb" else DyingFile(real_open(path, mode, buffering=0), writes)
+        return path_open(path, mode) if mode == "rb" else DyingFile(path_open(path, mode, buffering=0), countdown)
 
     Path.open = dying_open
-    write(one, rows, part)
+    write(store, rows, point)
 
 
-def killed_at_each(folder, seed):
-    """Killed at the beginning, the middle and the end of each write of two files."""
-    parts, whole = 6, []
-    for part in range(parts + 1):
-        rows = range(seed + part * 8, seed + part * 8 + 8)
-        pid = fork(write_until, folder, rows, part)
-        assert os.waitpid(pid, 0)[1] == (0 if part == parts else signal.SIGKILL)
-        whole += rows[: {4: 4, 5: 8, 6: 8}.get(part, 0)]  # as far as the index was written, which comes last
-        assert sorted(writers_of(store(folder))) == whole
-    pid = fork(write_in_any_order, folder, parts)
-    assert os.waitpid(pid, 0)[1] == 0
-    return {"rows": len(writers_of(store(folder)))}
+def kill_at_each_write(folder, seed):
+    """Kill a writer at each point of the two writes, first of the values, then of the index."""
+    indexed = {4: BATCH // 2, 5: BATCH, 6: BATCH}  # rows in the index at points 4 to 6; 6 = not killed
+    stored = []
+    for point in range(7):
+        rows = range(seed + point * BATCH, seed + (point + 1) * BATCH)
+        assert wait(fork(write_and_die, folder, rows, point)) == (0 if point == 6 else signal.SIGKILL)
+        stored += rows[: indexed.get(point, 0)]
+        assert sorted(read_writers(open_store(folder))) == stored
+    assert wait(fork(write_all, folder, 7)) == 0
+    return {"rows": len(read_writers(open_store(folder)))}
 
 
-def together(folder, seed):
-    """Writers of the same rows at once: each row is whole, and never another than it was when first seen."""
-    pids = [fork(write_in_any_order, folder, seed + number, True) for number in range(NUM_WRITERS)]
-    assert [os.waitpid(pid, 0)[1] for pid in pids] == [0] * NUM_WRITERS
-    found = writers_of(store(folder))
-    size = sum(len(block(row, writer)) for row, writer in found.items())
-    return {"rows": len(found), "writers": len(set(found.values())), "size": size}
+def write_concurrently(folder, seed):
+    """Write the same rows from several processes."""
+    pids = [fork(write_all, folder, seed + number, True) for number in range(NUM_WRITERS)]
+    assert [wait(pid) for pid in pids] == [0] * NUM_WRITERS
+    writers = read_writers(open_store(folder))
+    size = sum(len(block(row, writer)) for row, writer in writers.items())
+    return {"rows": len(writers), "writers": len(set(writers.values())), "size": size}
 
 
 if __name__ == "__main__":
     name, folder, seed = sys.argv[1:]
-    print(
-        json.dumps({"killed": killed, "killed_at_each": killed_at_each, "together": together}[name](folder, int(seed)))
-    )
+    functions = {function.__name__: function for function in (kill_at_random, kill_at_each_write, write_concurrently)}
+    print(json.dumps(functions[name](folder, int(seed))))

@@ -1,4 +1,4 @@
-"""Rows of bytes on disk: whole or absent, whoever writes, dies or damages them."""
+"""The row store: rows are whole or absent, whoever writes, is killed or damages the files."""
 
 import json
 import os
@@ -19,7 +19,7 @@ SCRIPT = Path(__file__).parent / "store_script.py"
 ROWS = 20
 
 
-def store(folder, rows=ROWS):
+def open_store(folder, rows=ROWS):
     return RowStore(folder, np.ones(rows))
 
 
@@ -27,22 +27,24 @@ def block(row):
     return bytes([row]) * (10 + row % 3)
 
 
-def write(one, *rows, content=block):
-    """Rows of a count and a number of classes that follow from the row."""
-    array = np.array(rows)
-    one.write(array, [content(row) for row in rows], [row % 3 for row in rows], [7] * len(rows), array.astype("u4"))
+def write(store, *rows, content=block):
+    """Write rows with the number of distributions ``row % 3`` and the row as tag."""
+    ids = np.array(rows)
+    store.write(ids, [content(row) for row in rows], [row % 3 for row in rows], [7] * len(rows), ids.astype("u4"))
 
 
-def contents(one, *rows):
-    return [blocks[i].tobytes() for blocks, *_ in one.read(np.array(rows)) for i in range(len(blocks))]
+def read(store, *rows):
+    return [one.tobytes() for blocks, *_ in store.read(np.array(rows)) for one in blocks]
 
 
-def contains(one, *rows):
-    return one.contains(np.array(rows)).tolist()
+def stored_rows(store):
+    return np.flatnonzero(store.contains(np.arange(ROWS))).tolist()
 
 
-def stored_rows(one):
-    return np.flatnonzero(one.contains(np.arange(ROWS))).tolist()
+def flip_bit(file, offset):
+    content = bytearray(file.read_bytes())
+    content[offset] ^= 16
+    file.write_bytes(content)
 
 
 @pytest.fixture
@@ -50,200 +52,180 @@ def folder(tmp_path):
     return tmp_path / "cache" / "rows"
 
 
+# ---- reading and writing
+
+
 def test_empty(folder):
-    one = store(folder)
-    assert len(one) == 0
-    assert stored_rows(one) == []
-    assert not folder.exists()  # made by the first row
+    store = open_store(folder)
+    assert len(store) == 0
+    assert stored_rows(store) == []
+    assert not folder.exists()  # created by the first write
 
 
-def test_what_was_written_is_read(folder):
-    one = store(folder)
-    write(one, 3, 7, 1, 0)
-    for reader in (one, store(folder)):
-        assert len(reader) == 4
-        assert contains(reader, 0, 1, 2, 3, 7) == [True, True, False, True, True]
-        assert contents(reader, 7, 3, 3, 0) == [block(7), block(3), block(3), block(0)]
-        assert reader.tags(np.array([7, 1])).tolist() == [7, 1]
-    runs = one.read(np.array([3, 0, 1, 7, 3]))
-    assert [(blocks.shape, count, classes) for blocks, count, classes in runs] == [
-        ((2, 10), 0, 7),
-        ((2, 11), 1, 7),
-        ((1, 10), 0, 7),
-    ]
+def test_rows_are_read_as_written(folder):
+    writer = open_store(folder)
+    write(writer, 3, 7, 1, 0)
+    for store in (writer, open_store(folder), pickle.loads(pickle.dumps(writer))):
+        assert len(store) == 4
+        assert stored_rows(store) == [0, 1, 3, 7]
+        assert read(store, 7, 3, 3, 0) == [block(7), block(3), block(3), block(0)]
+        assert store.tags(np.array([7, 1])).tolist() == [7, 1]
+        runs = store.read(np.array([3, 0, 1, 7, 3]))
+        assert [(blocks.shape, count, classes) for blocks, count, classes in runs] == [
+            ((2, 10), 0, 7),
+            ((2, 11), 1, 7),
+            ((1, 10), 0, 7),
+        ]
 
 
-def test_rows_that_come_twice_are_kept_once_and_as_they_came_first(folder):
-    one, other = store(folder), store(folder)
-    write(one, 2, 2, 5)
+def test_first_write_of_a_row_wins(folder):
+    first, second = open_store(folder), open_store(folder)
+    write(first, 2, 2, 5)
     size = (folder / "index.bin").stat().st_size
-    write(one, 5, 2)
-    write(other, 2, content=lambda row: b"another")
+    write(first, 5, 2)
+    write(second, 2, content=lambda row: b"another")
     assert (folder / "index.bin").stat().st_size == size
-    assert contents(other, 2, 5) == contents(one, 2, 5) == [block(2), block(5)]
+    assert read(second, 2, 5) == read(first, 2, 5) == [block(2), block(5)]
 
 
-def test_what_another_process_wrote_is_seen_after_refresh(folder):
-    one, other = store(folder), store(folder)
-    write(one, 1)
-    assert contains(other, 1) == [False]
-    other.refresh()
-    assert contains(other, 1) == [True]
-    write(other, 2, 1)
-    write(one, 3)  # looks first
-    assert contains(one, 1, 2, 3) == [True, True, True]
-    assert contents(one, 1, 2, 3) == [block(1), block(2), block(3)]
+def test_refresh(folder):
+    first, second = open_store(folder), open_store(folder)
+    write(first, 1)
+    assert stored_rows(second) == []
+    second.refresh()
+    assert stored_rows(second) == [1]
+    write(second, 2, 1)
+    write(first, 3)  # refreshes before it writes
+    assert stored_rows(first) == [1, 2, 3]
+    assert read(first, 1, 2, 3) == [block(1), block(2), block(3)]
 
 
 def test_empty_blocks(folder):
-    one = store(folder)
-    write(one, 1, 2, content=lambda row: b"")
-    write(one, 3)
-    for reader in (one, store(folder)):
-        assert contains(reader, 1, 2, 3) == [True, True, True]
-        assert contents(reader, 1, 2, 3) == [b"", b"", block(3)]
+    writer = open_store(folder)
+    write(writer, 1, 2, content=lambda row: b"")
+    write(writer, 3)
+    for store in (writer, open_store(folder)):
+        assert stored_rows(store) == [1, 2, 3]
+        assert read(store, 1, 2, 3) == [b"", b"", block(3)]
 
 
-def test_space_is_reserved_for_all_rows_by_their_expected_sizes(folder):
-    one = RowStore(folder, np.array([1.0, 1.0, 3.0, 5.0]))
-    write(one, 2, content=lambda row: b"x" * 300)
+def test_space_for_all_rows_is_reserved(folder):
+    store = RowStore(folder, np.array([1.0, 1.0, 3.0, 5.0]))
+    write(store, 2, content=lambda row: b"x" * 300)
     values = folder / "values.bin"
     assert values.stat().st_size == 1000
-    assert values.stat().st_blocks * 512 >= 1000  # there, not only promised
-    write(one, 3, content=lambda row: b"y" * 900)  # more than expected
+    assert values.stat().st_blocks * 512 >= 1000  # not sparse
+    write(store, 3, content=lambda row: b"y" * 900)  # larger than expected
     assert values.stat().st_size >= 1200
-    assert [len(part) for part in contents(one, 2, 3)] == [300, 900]
+    assert [len(part) for part in read(store, 2, 3)] == [300, 900]
 
 
 def test_without_posix_fallocate(folder, monkeypatch):
     monkeypatch.delattr(os, "posix_fallocate")
-    one = store(folder)
-    write(one, 1, 4)
-    assert contents(one, 4, 1) == [block(4), block(1)]
+    store = open_store(folder)
+    write(store, 1, 4)
+    assert read(store, 4, 1) == [block(4), block(1)]
     assert (folder / "values.bin").stat().st_size >= 10 * ROWS
 
 
-@pytest.mark.parametrize("left", [1, 8, ENTRY_DTYPE.itemsize - 1])
-def test_torn_end_of_the_index_is_passed_over_and_mended(folder, left):
-    write(store(folder), 1, 2)
+# ---- damaged files
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *(lambda index, end, size=size: index[: end + size] for size in (1, 8, ENTRY_DTYPE.itemsize - 1)),
+        lambda index, end: index[:end] + bytes(200),  # zeros, as after a power failure
+        *(
+            lambda index, end, at=at: index[: end + at] + bytes([index[end + at] ^ 1]) + index[end + at + 1 :]
+            for at in (0, 5, 30, ENTRY_DTYPE.itemsize - 1)
+        ),
+    ],
+    ids=["torn 1", "torn 8", "torn 39", "zeros", "flip 0", "flip 5", "flip 30", "flip 39"],
+)
+def test_damaged_end_of_the_index(folder, damage):
+    """The damaged entry is ignored and overwritten."""
+    write(open_store(folder), 1, 2)
     index = folder / "index.bin"
-    whole = index.read_bytes()
-    write(store(folder), 3)
-    index.write_bytes(index.read_bytes()[: len(whole) + left])
-    torn = store(folder)
-    assert stored_rows(torn) == [1, 2]
-    write(torn, 4)
-    for reader in (torn, store(folder)):
-        assert stored_rows(reader) == [1, 2, 4]
-        assert contents(reader, 1, 2, 4) == [block(1), block(2), block(4)]
-
-
-def test_zeros_at_the_end_of_the_index_as_a_power_failure_leaves_them(folder):
-    write(store(folder), 1, 2)
-    with (folder / "index.bin").open("ab") as stream:
-        stream.write(bytes(200))
-    damaged = store(folder)
+    end = index.stat().st_size
+    write(open_store(folder), 3)
+    index.write_bytes(damage(index.read_bytes(), end))
+    damaged = open_store(folder)
     assert stored_rows(damaged) == [1, 2]
-    write(damaged, 3)
-    assert stored_rows(store(folder)) == [1, 2, 3]
+    write(damaged, 4)
+    for store in (damaged, open_store(folder)):
+        assert stored_rows(store) == [1, 2, 4]
+        assert read(store, 1, 2, 4) == [block(1), block(2), block(4)]
 
 
-@pytest.mark.parametrize("place", [0, 5, 30, -1])
-def test_flipped_byte_in_the_index(folder, place):
-    write(store(folder), 1, 2)
-    index = folder / "index.bin"
-    first = index.stat().st_size
-    write(store(folder), 3)
-    content = bytearray(index.read_bytes())
-    content[first + place if place >= 0 else place] ^= 1
-    index.write_bytes(content)
-    damaged = store(folder)
-    assert stored_rows(damaged) == [1, 2]
-    write(damaged, 3)
-    assert stored_rows(store(folder)) == [1, 2, 3]
-
-
-def test_flipped_byte_in_a_block_costs_that_row_only(folder):
-    write(store(folder), 1, 2, 3)
-    flip(folder / "values.bin", len(block(1)) + 4)
-    damaged = store(folder)
+def test_damaged_block_costs_one_row(folder):
+    write(open_store(folder), 1, 2, 3)
+    flip_bit(folder / "values.bin", len(block(1)) + 4)
+    damaged = open_store(folder)
     assert stored_rows(damaged) == [1, 3]
     write(damaged, 2)
-    for reader in (damaged, store(folder)):
-        assert contents(reader, 1, 2, 3) == [block(1), block(2), block(3)]
+    for store in (damaged, open_store(folder)):
+        assert read(store, 1, 2, 3) == [block(1), block(2), block(3)]
 
 
-def flip(file, at):
-    content = bytearray(file.read_bytes())
-    content[at] ^= 16
-    file.write_bytes(content)
-
-
-def test_row_that_another_process_found_damaged_and_wrote_again(folder):
-    one = store(folder)
-    write(one, 1, 2)
-    assert stored_rows(one) == [1, 2]
+def test_damaged_block_rewritten_by_another_process(folder):
+    store = open_store(folder)
+    write(store, 1, 2)
+    assert stored_rows(store) == [1, 2]
     values = folder / "values.bin"
-    flip(values, 3)
-    write(store(folder), 1)
-    flip(values, len(block(1)) + len(block(2)) + 3)  # the second time, too
-    one.refresh()
-    assert stored_rows(one) == [2]
+    flip_bit(values, 3)
+    write(open_store(folder), 1)
+    flip_bit(values, len(block(1)) + len(block(2)) + 3)  # damage the new one, too
+    store.refresh()
+    assert stored_rows(store) == [2]
 
 
 @pytest.mark.parametrize("size", [0, 15, None])
-def test_file_of_blocks_that_is_too_short_is_refused(folder, size):
-    write(store(folder), 1, 2)
-    if size is None:
-        (folder / "values.bin").unlink()
-    else:
-        os.truncate(folder / "values.bin", size)
-    with pytest.raises(ValueError, match=rf"is damaged \(values.bin has {size or 0} of 23 bytes\)"):
-        store(folder)
+def test_values_file_too_short(folder, size):
+    write(open_store(folder), 1, 2)
+    values = folder / "values.bin"
+    values.unlink() if size is None else os.truncate(values, size)
+    with pytest.raises(ValueError, match=rf"'{folder}' is damaged \(values.bin has {size or 0} of 23 bytes\)"):
+        open_store(folder)
 
 
-def test_index_of_more_rows_is_refused(folder):
-    write(store(folder), 5)
-    with pytest.raises(ValueError, match="its index has more rows than the data"):
-        store(folder, rows=5)
+def test_index_with_more_rows_than_the_data(folder):
+    write(open_store(folder), 5)
+    with pytest.raises(ValueError, match=rf"'{folder}' is damaged \(its index has more rows"):
+        open_store(folder, rows=5)
 
 
-def test_folder_that_is_deleted_while_in_use(folder):
-    """Its blocks can still be read; they are never taken for those of the folder that comes after."""
-    one = store(folder)
-    write(one, 1, 2)
+def test_folder_replaced_while_in_use(folder):
+    """Old rows can still be read; they are never mixed with rows of the new folder."""
+    old = open_store(folder)
+    write(old, 1, 2)
     shutil.rmtree(folder)
-    assert contents(one, 1, 2) == [block(1), block(2)]
-    with pytest.raises(ValueError, match="was deleted or replaced during the run"):
-        write(one, 3)
-    other = store(folder)
-    write(other, 1, 2, 4, content=lambda row: b"other")
-    with pytest.raises(ValueError, match="was deleted or replaced"):
-        one.refresh()
-    assert contents(other, 1, 2, 4) == [b"other"] * 3
+    assert read(old, 1, 2) == [block(1), block(2)]
+    with pytest.raises(ValueError, match=f"'{folder}' was deleted or replaced"):
+        write(old, 3)
+    new = open_store(folder)
+    write(new, 1, 2, 4, content=lambda row: b"other")
+    with pytest.raises(ValueError, match=f"'{folder}' was deleted or replaced"):
+        old.refresh()
+    assert read(new, 1, 2, 4) == [b"other"] * 3
 
 
-def test_pickled(folder):
-    one = store(folder)
-    write(one, 1)
-    pickled = pickle.dumps(one)
-    write(one, 2)
-    assert contents(pickle.loads(pickled), 1, 2) == [block(1), block(2)]
+# ---- several threads and processes
 
 
 def test_threads(folder):
-    stores = [store(folder) for _ in range(4)]
+    stores = [open_store(folder) for _ in range(4)]
 
-    def write_all(one, first):
+    def write_all(store, first):
         for row in range(ROWS):
-            write(one, (first + row) % ROWS)
+            write(store, (first + row) % ROWS)
 
-    threads = [threading.Thread(target=write_all, args=(one, 5 * index)) for index, one in enumerate(stores)]
+    threads = [threading.Thread(target=write_all, args=(store, 5 * index)) for index, store in enumerate(stores)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert contents(store(folder), *range(ROWS)) == [block(row) for row in range(ROWS)]
+    assert read(open_store(folder), *range(ROWS)) == [block(row) for row in range(ROWS)]
 
 
 def run_script(*arguments):
@@ -255,50 +237,48 @@ def run_script(*arguments):
 
 
 def test_killed_in_each_part_of_a_write(folder):
-    assert run_script("killed_at_each", folder, 3)["rows"] == 400
+    assert run_script("kill_at_each_write", folder, 3)["rows"] == 400
 
 
-def test_killed_at_random_moments(folder):
-    result = run_script("killed", folder, 0)
+def test_killed_at_random_times(folder):
+    result = run_script("kill_at_random", folder, 0)
     assert result["rows"] == 400
-    assert result["killed"] >= 20  # of 25; one may end before it is killed
+    assert result["killed"] >= 20  # of 25; a process may finish before it is killed
 
 
-def test_processes_that_write_the_same_rows_at_once(folder):
-    result = run_script("together", folder, 0)
+def test_concurrent_writers_of_the_same_rows(folder):
+    result = run_script("write_concurrently", folder, 0)
     assert result["rows"] == 400
     assert result["writers"] > 1
     assert (folder / "values.bin").stat().st_size < 1.3 * result["size"]
 
 
-def test_full_disk_is_one_error_and_leaves_what_is_there(small_disk):
-    one = store(small_disk / "first")
-    write(one, 1, 2, content=lambda row: bytes([row]) * 1000)
+# ---- file systems
+
+
+def test_full_disk(small_disk):
+    first, second = open_store(small_disk / "first"), open_store(small_disk / "second")
+    write(first, 1, 2, content=lambda row: bytes([row]) * 1000)
     fill_disk(small_disk)
-    write(one, 3, content=lambda row: bytes([row]) * 1000)  # has its room
-    other = store(small_disk / "second")
-    with pytest.raises(
-        OSError, match=r"teacher_cache: cannot write to '.*second' \(.*No space left on device\)"
-    ) as full:
-        write(other, 1, content=lambda row: bytes([row]) * 5000)
-    assert full.value.errno == 28
+    write(first, 3, content=lambda row: bytes([row]) * 1000)  # in reserved space
+    with pytest.raises(OSError, match=r"teacher_cache: cannot write to '.*second' \(.*No space left") as error:
+        write(second, 1, content=lambda row: bytes([row]) * 5000)
+    assert error.value.errno == 28
     assert not (small_disk / "second" / "values.bin").exists()
-    with pytest.raises(OSError, match=r"bytes needed: No space left on device\)"):
-        write(one, *range(4, ROWS), content=lambda row: bytes(5000))  # more than was expected
+    with pytest.raises(OSError, match="bytes needed: No space left"):
+        write(first, *range(4, ROWS), content=lambda row: bytes(5000))  # larger than expected
     (small_disk / "ballast").unlink()
-    write(other, 1)
-    assert contents(other, 1) == [block(1)]
-    with pytest.raises(OSError, match=r"\(\d,\d{3},\d{3} bytes needed: No space left on device\)"):
-        write(store(small_disk / "third"), 1, content=lambda row: bytes(100_000))
-    assert contents(store(small_disk / "first"), 1, 2, 3) == [bytes([row]) * 1000 for row in (1, 2, 3)]
+    write(second, 1)
+    assert read(second, 1) == [block(1)]
+    with pytest.raises(OSError, match=r"\(\d,\d{3},\d{3} bytes needed: No space left"):
+        write(open_store(small_disk / "third"), 1, content=lambda row: bytes(100_000))
+    assert read(open_store(small_disk / "first"), 1, 2, 3) == [bytes([row]) * 1000 for row in (1, 2, 3)]
 
 
 def test_read_only_folder(small_disk):
-    one = store(small_disk / "rows")
-    write(one, 1)
+    write(open_store(small_disk / "rows"), 1)
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
-    reader = store(small_disk / "rows")
-    assert contents(reader, 1) == [block(1)]
-    for folder in ("rows", "new"):
-        with pytest.raises(OSError, match=rf"teacher_cache: cannot write to '.*{folder}' \(Read-only file system\)"):
-            write(store(small_disk / folder), 2)
+    assert read(open_store(small_disk / "rows"), 1) == [block(1)]
+    for name in ("rows", "new"):
+        with pytest.raises(OSError, match=rf"teacher_cache: cannot write to '.*{name}' \(Read-only file system\)"):
+            write(open_store(small_disk / name), 2)
