@@ -1,4 +1,4 @@
-"""DataModules: raw rows in, length-grouped batches out. They never import the module, the tasks or the losses."""
+"""DataModules, which read raw examples and return length-grouped batches."""
 
 from lightning_kd.data.augmentation import Augmentation, TfIdfReplacement
 from lightning_kd.data.base import TextDataModule

@@ -1,4 +1,4 @@
-"""Other wordings of a text."""
+"""Text augmentation."""
 
 import re
 import unicodedata
@@ -9,40 +9,39 @@ import numpy as np
 from numpy.typing import NDArray
 
 COMBINING_MARKS = "".join(chr(code) for code in range(0x300, 0x3100) if unicodedata.category(chr(code)).startswith("M"))
-"""Signs that belong to the letter before them, such as the vowels of Hindi."""
+"""Marks that belong to the letter before them, such as the vowels of Hindi."""
 
 WORD_PATTERN = re.compile(rf"[\w{COMBINING_MARKS}]+")
 
 
 class Augmentation(ABC):
-    """Makes other wordings of a text."""
+    """Base class of text augmentations."""
 
     @abstractmethod
     def fit(self, texts: list[str]) -> None:
-        """Learn from the texts to train on what there is to learn."""
+        """Collect statistics of the training texts."""
 
     @abstractmethod
     def __call__(self, text: str, generator: np.random.Generator) -> str:
-        """Another wording, drawn from the generator alone."""
+        """Return an augmented text, drawn with the generator only."""
 
 
 class TfIdfReplacement(Augmentation):
-    r"""Replaces words that say little by others that say little; what a text is about stays.
+    r"""Replaces uninformative words by other uninformative words, so that the topic of a text stays.
 
-    A word is replaced with a probability that falls with its TF-IDF in the text,
+    A word is replaced with a probability that decreases with its TF-IDF in the text,
 
     .. math:: \min\Bigl(p \, \frac{C - tfidf(x_i)}{Z}, 1\Bigr), \quad C = \max_i tfidf(x_i), \quad
               Z = \frac{1}{|x|} \sum_i (C - tfidf(x_i)),
 
-    by one that is drawn from the vocabulary with a probability proportional to max S - S(w), where S(w) is the word's
-    count in the corpus times its IDF. Xie et al. 2020, Unsupervised Data Augmentation for Consistency Training,
+    by a word drawn from the vocabulary with a probability proportional to max S - S(w), where S(w) is the word's count
+    in the corpus times its IDF. Xie et al. 2020, Unsupervised Data Augmentation for Consistency Training,
     section 2.3 and appendix.
 
-    Words are what stands between spaces and punctuation: Chinese, Japanese or Thai need an ``Augmentation`` of their
-    own.
+    Words are separated by spaces and punctuation; Chinese, Japanese or Thai need another ``Augmentation``.
 
     Args:
-        probability: p, about the share of the words that are replaced, in (0, 1].
+        probability: p, approximately the fraction of the words that are replaced, in (0, 1].
 
     Raises:
         ValueError: If ``probability`` is out of range.
@@ -57,7 +56,7 @@ class TfIdfReplacement(Augmentation):
         self._cumulative_weights: NDArray[np.float64] = np.empty(0)
 
     def fit(self, texts: list[str]) -> None:
-        """Count the words: their IDF is the logarithm of the share of the texts that hold them, negated."""
+        """Count words; the IDF is the negative logarithm of the fraction of the texts that contain a word."""
         documents = [[word.casefold() for word in WORD_PATTERN.findall(text)] for text in texts]
         counts = Counter(word for document in documents for word in document)
         document_counts = Counter(word for document in documents for word in set(document))
@@ -65,23 +64,23 @@ class TfIdfReplacement(Augmentation):
         self._idf = {word: float(np.log(len(documents) / document_counts[word])) for word in self._vocabulary}
         scores = np.array([counts[word] * self._idf[word] for word in self._vocabulary])
         weights = scores.max(initial=0) - scores
-        if not weights.any():  # all alike
+        if not weights.any():  # all scores are equal
             weights = np.ones_like(weights)
         self._cumulative_weights = np.cumsum(weights / weights.sum()) if len(weights) else weights
 
     def replacement_probabilities(self, text: str) -> NDArray[np.float64]:
-        """How likely each word of a text is to be replaced, (number of words,)."""
+        """Return the probability of replacement of each word of a text, (number of words,)."""
         words = [word.casefold() for word in WORD_PATTERN.findall(text)]
         counts = Counter(words)
         scores = np.array([counts[word] / len(words) * self._idf.get(word, 0.0) for word in words])
         margins = scores.max(initial=0) - scores
-        if not margins.any():  # all say the same
+        if not margins.any():  # all scores are equal
             return np.full(len(words), self.probability if len(words) > 1 else 0.0)
         probabilities: NDArray[np.float64] = np.minimum(self.probability * margins / margins.mean(), 1.0)
         return probabilities
 
     def __call__(self, text: str, generator: np.random.Generator) -> str:
-        """The text with some words replaced; what stands between words stays."""
+        """Return the text with some words replaced; spaces and punctuation stay."""
         mask = generator.random(len(WORD_PATTERN.findall(text))) < self.replacement_probabilities(text)
         sampled = np.searchsorted(self._cumulative_weights, generator.random(int(mask.sum())), side="right")
         replacements = iter(sampled.clip(max=len(self._vocabulary) - 1).tolist())

@@ -1,9 +1,9 @@
-"""The base of all DataModules: loads, tokenises once, and owns the loaders."""
+"""Base class of the DataModules: loads and tokenizes splits, and builds their DataLoaders."""
 
 import hashlib
 import json
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -11,38 +11,42 @@ from typing import Any, ClassVar, cast
 import datasets
 import torch
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
 from lightning_kd.data.collators import Collator, collate, is_text_feature
 from lightning_kd.data.dataloader import Position, ResumableDataLoader, ResumableSampler, TokenizedDataset
-from lightning_kd.data.encoding_key import encoder_key, tokenizer_key
 from lightning_kd.data.interface import DataModuleInterface
+from lightning_kd.data.readers import Columns
 from lightning_kd.data.samplers import EvaluationSampler, LengthGroupedSampler
-from lightning_kd.io.atomic import check_writable, disk_full_errors
+from lightning_kd.data.tokenization import encode_dataset, encoder_state, tokenizer_state
 from lightning_kd.models import load_tokenizer
 from lightning_kd.outputs import Batch
 
+SPLITS = {"fit": ("train", "validation"), "validate": ("validation",), "test": ("test",), "predict": ("predict",)}
+"""Splits of each stage."""
+
 
 class TextDataModule(LightningDataModule, DataModuleInterface):
-    """Base of the DataModules.
+    """Base class of the DataModules.
 
-    A subclass says how to load its splits (``load``) and how rows become token ids (``encode``).
+    A subclass implements ``load``, which reads a split, and ``encode``, which tokenizes examples.
 
     Args:
         path: Hub id, local file, or folder in the data set's original layout.
-        tokenizer: Tokenizer, or its hub id or folder. From the shell it follows the student unless given.
-        batch_size: Rows of a training batch on one device, >= 1.
-        eval_batch_size: Rows of an evaluation batch on one device; None = twice ``batch_size``.
-        max_length: Longer texts are cut to this number of tokens, >= 1 (to the tokenizer's limit if that is less).
-        num_workers: Processes that prepare batches; 0 prepares them in the training process.
+        tokenizer: Tokenizer, or its hub id or folder. On the command line, defaults to the student's tokenizer.
+        batch_size: Training examples per batch and device, >= 1.
+        eval_batch_size: Evaluation examples per batch and device, >= 1; None for twice ``batch_size``.
+        max_length: Maximum number of tokens of an example, >= 1; longer texts are truncated. The tokenizer's limit
+            applies too.
+        num_workers: Worker processes of a DataLoader, >= 0.
 
     Raises:
-        ValueError: If a number is out of range.
+        ValueError: If an argument is out of range.
     """
 
     ENCODING_VERSION: ClassVar[int] = 1
-    """Raise it where rows become something else than before: tokenised rows and teacher caches are made anew."""
+    """Version of ``load`` and ``encode``. If it changes, splits are tokenized again and teacher caches filled again."""
 
     is_stochastic = False
 
@@ -69,81 +73,66 @@ class TextDataModule(LightningDataModule, DataModuleInterface):
         self._seed: int | None = None
         self._position: Position = {"epoch": 0, "batches": 0}
         self._train_dataloader: ResumableDataLoader | None = None
-        self.teacher_cache_lookup: Callable[[Batch], Batch] | None = None
-        """Adds cached teacher logits to a batch; set by the module that has a ``teacher_cache``."""
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer, loaded on first use.
+        """The student's tokenizer, loaded on first use.
 
         Raises:
-            ValueError: If none was given.
+            ValueError: If no tokenizer is given.
         """
         if self._tokenizer is None:
-            raise ValueError("data.tokenizer: none given; name the student's hub id or folder")
+            raise ValueError("data.tokenizer: not given; set it to the student's hub id or folder")
         if isinstance(self._tokenizer, (str, Path)):
             self._tokenizer = load_tokenizer(str(self._tokenizer), "data.tokenizer")
         return self._tokenizer
 
-    @property
-    def label_names(self) -> list[str] | None:
-        """The names of the classes in index order, before ``setup`` too; None where there are no labels."""
-        return None
-
-    @property
-    def teacher_tokenizers(self) -> list[PreTrainedTokenizerBase]:
-        """Those of what the teacher reads, one for each of its networks or one for all; empty = the student's."""
-        return []
-
     def max_tokens(self) -> int:
-        """Tokens that a row may have at most."""
+        """Return the maximum number of tokens of an example."""
         return int(min(self.max_length, self.tokenizer.model_max_length))
 
     @abstractmethod
     def load(self, split: str) -> datasets.Dataset | None:
-        """The raw rows of ``train``, ``validation``, ``test`` or ``predict``; None where there is no such split."""
+        """Return the raw examples of ``train``, ``validation``, ``test`` or ``predict``; None if there are none."""
 
     @abstractmethod
-    def encode(self, examples: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        """Token ids, and labels where there are some, of a batch of raw rows by column.
+    def encode(self, examples: Columns) -> Columns:
+        """Tokenize a batch of raw examples by column.
 
-        A raw row may become several rows. Texts reach the batch as they are, as lists. With ``teacher_tokenizers`` also
-        the columns of ``collate.prefix_teacher_columns``.
+        An example may become several. String columns are passed on to the batch as lists.
+
+        Returns:
+            Token ids and, where known, labels; with ``teacher_tokenizers`` also the columns of
+            ``collators.prefix_teacher_columns``.
         """
 
     def prepare_data(self) -> None:
-        """Tokenise on one process, so that the others find the result in the cache of ``datasets``."""
+        """Tokenize in one process; the others find the result in the cache of ``datasets``."""
         self._load_splits(self.trainer.state.fn if self.trainer else None)
 
     def setup(self, stage: str) -> None:
-        """Load the tokenised splits of a stage."""
+        """Load the tokenized splits of a stage."""
         self._load_splits(stage)
-        if stage == "fit":  # of this run, unless a checkpoint brings another
+        if stage == "fit":  # replaced by load_state_dict when a run is resumed
             seed = torch.initial_seed()
             self._seed = int(self.trainer.strategy.broadcast(seed) if self.trainer else seed)
             epochs = self.trainer.fit_loop.epoch_progress.current.completed if self.trainer else 0
             self._position, self._train_dataloader = {"epoch": epochs, "batches": 0}, None
 
     def state_dict(self) -> dict[str, Any]:
-        """The seed of the order of rows, and where training is in it."""
+        """Return the seed of the order of examples, and the position of training in it."""
         return {"seed": self._seed, "position": self._train_position()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue with the seed of an interrupted run, where it was."""
+        """Restore the seed and the position of an interrupted run."""
         self._seed, self._position, self._train_dataloader = state_dict["seed"], state_dict["position"], None
 
     def _train_position(self) -> Position:
         return self._position if self._train_dataloader is None else self._train_dataloader.state_dict()
 
     def _load_splits(self, stage: str | None) -> None:
-        splits = {
-            "fit": ("train", "validation"),
-            "validate": ("validation",),
-            "test": ("test",),
-            "predict": ("predict",),
-        }[stage or "fit"]
-        for split in splits:
-            if split not in self._splits:  # prepare_data has done it on the first process
+        for split in SPLITS[stage or "fit"]:
+            if split not in self._splits:  # prepare_data has loaded it in the first process
                 self._splits[split] = self._tokenize(split)
 
     def _tokenize(self, split: str) -> datasets.Dataset:
@@ -152,35 +141,22 @@ class TextDataModule(LightningDataModule, DataModuleInterface):
             raise ValueError(f"data.path: {self.path!r} has no {split} split; {self._missing_split_hint(split)}")
         if len(raw) == 0:
             raise ValueError(f"data.path: the {split} split of {self.path!r} is empty")
-        # rows to predict have no labels; their names may even be unknown, where the training data are not at hand
+        # not for the predict split: it has no labels, and reading their names may need the training data
         label_names = None if split == "predict" else self.label_names
         key = hashlib.sha256(f"{raw._fingerprint} {label_names} {self._encoding_key()}".encode()).hexdigest()[:32]
-        cache = Path(datasets.config.HF_DATASETS_CACHE) / "lightning_kd"
-        file = cache / f"{key}.arrow"
-        if not file.exists():  # a cache that others have filled may be read-only
-            check_writable(cache, "HF_DATASETS_CACHE")
-            cache.mkdir(parents=True, exist_ok=True)
-        with disk_full_errors(file):
-            rows = raw.map(
-                self._encode_with_length,
-                batched=True,
-                remove_columns=raw.column_names,
-                cache_file_name=str(file),
-                new_fingerprint=key,
-                desc=f"Tokenising {split}",
-            )
+        rows = encode_dataset(raw, self._encode_with_length, key, f"Tokenizing {split}")
         if "length" not in rows.column_names or len(rows) == 0:
-            raise ValueError(f"data.path: the {split} split of {self.path!r} has no text that makes a token")
+            raise ValueError(f"data.path: the {split} split of {self.path!r} has no text with a token")
         return rows
 
     def _missing_split_hint(self, split: str) -> str:
         return f"add a file named {split}.csv (or .tsv, .jsonl) to a local folder"
 
     def _encoding_key(self) -> str:
-        tokenizers = [tokenizer_key(tokenizer) for tokenizer in (self.tokenizer, *self.teacher_tokenizers)]
-        return json.dumps([encoder_key(type(self), TextDataModule), self.max_length, tokenizers])
+        tokenizers = [tokenizer_state(tokenizer) for tokenizer in (self.tokenizer, *self.teacher_tokenizers)]
+        return json.dumps([encoder_state(type(self), TextDataModule), self.max_length, tokenizers])
 
-    def _encode_with_length(self, examples: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    def _encode_with_length(self, examples: Columns) -> Columns:
         encoded = self.encode(examples)
         encoded["length"] = [len(ids) for ids in encoded["input_ids"]]
         return encoded
@@ -191,37 +167,37 @@ class TextDataModule(LightningDataModule, DataModuleInterface):
         return {"num_replicas": self.trainer.world_size, "rank": self.trainer.global_rank}
 
     def cache_key(self, split: str) -> str:
-        """What changes whenever a row of a loaded split does, for whoever keeps results by ``row_id``.
+        """Return a key that changes whenever an example of a loaded split changes.
 
         Raises:
-            ValueError: If a row is not the same in each epoch.
+            ValueError: If the examples change from epoch to epoch.
         """
         if split == "train" and self.is_stochastic:
             raise ValueError(
-                f"teacher_cache: {type(self).__name__} draws rows anew in each epoch, so that the teacher never sees "
-                "one twice; do without it"
+                f"teacher_cache: examples of {type(self).__name__} change in each epoch, so that cached logits would "
+                "never be used again; remove teacher_cache"
             )
         return str(self._splits[split]._fingerprint)
 
     def row_lengths(self, split: str) -> list[int]:
-        """The number of tokens of each row of a loaded split."""
+        """Return the number of tokens of each example of a loaded split, ordered by ``row_id``."""
         lengths: list[int] = self._splits[split]["length"][:]
         return lengths
 
     def max_teacher_tokens(self) -> int | None:
-        """The number of tokens of the longest row that the teacher reads in its own encoding; None = it has none."""
+        """Return the maximum number of tokens of a separate teacher input; None if there are no such inputs."""
         names = [f"teacher_{index}:input_ids" for index in range(len(self.teacher_tokenizers))]
         columns = [rows.data.column(name) for rows in self._splits.values() for name in names if name in rows.features]
         chunks = [chunk for column in columns for chunk in column.chunks if len(chunk)]
         return max((int(chunk.value_lengths().to_numpy().max()) for chunk in chunks), default=None)
 
     def subset_dataloader(self, split: str, row_ids: Sequence[int], batch_size: int) -> DataLoader[Any]:
-        """Chosen rows of a loaded split, in the order given."""
+        """Return a loader of the given examples of a loaded split, in the given order."""
         arguments = self._dataloader_kwargs(self._splits[split], train=split == "train")
         return DataLoader(sampler=row_ids, batch_size=batch_size, **arguments)
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Length-grouped batches in random order, resumable in the middle of an epoch."""
+        """Return length-grouped batches in random order, resumable within an epoch."""
         rows = self._splits["train"]
         assert self._seed is not None
         if self.trainer is not None and self.trainer.overfit_batches:  # type: ignore[attr-defined]
@@ -239,20 +215,20 @@ class TextDataModule(LightningDataModule, DataModuleInterface):
     def _resumable_dataloader(self, resumable_sampler: ResumableSampler, **arguments: Any) -> DataLoader[Any]:
         start, trainer = self._position, cast(Any, self.trainer)
         if trainer is not None and trainer.reload_dataloaders_every_n_epochs and not trainer.fit_loop.restarting:
-            start = self._train_position()  # where the loader stopped that this one follows
+            start = self._train_position()  # continue from the loader that is replaced
         self._train_dataloader = ResumableDataLoader(trainer, resumable_sampler, start, **arguments)
         return self._train_dataloader
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """The validation split, the batch of the longest rows first."""
+        """Return the validation split, the batch of the longest examples first."""
         return self._eval_dataloader("validation")
 
     def test_dataloader(self) -> DataLoader[Any]:
-        """The test split, the batch of the longest rows first."""
+        """Return the test split, the batch of the longest examples first."""
         return self._eval_dataloader("test")
 
     def predict_dataloader(self) -> DataLoader[Any]:
-        """The rows to predict, the batch of the longest first."""
+        """Return the examples to predict, the batch of the longest first."""
         return self._eval_dataloader("predict")
 
     def _eval_dataloader(self, split: str) -> DataLoader[Any]:
@@ -270,20 +246,19 @@ class TextDataModule(LightningDataModule, DataModuleInterface):
         return batch if self.teacher_cache_lookup is None else self.teacher_cache_lookup(batch)
 
     def collate(self, list_columns: set[str], train: bool) -> Collator:
-        """What makes a batch of columns, with ``row_id``, ``epoch`` and ``length`` among them.
+        """Return the function that turns columns, with ``row_id``, ``epoch`` and ``length``, into a batch.
 
         Args:
             list_columns: Columns that stay lists.
-            train: Whether the batch is to train on; else it must be the same in each epoch.
+            train: True for training; otherwise batches must be the same in each epoch.
         """
-        # no method: workers that are not forked would get the trainer
+        # not a method: the trainer would be pickled for workers that are not forked
         return partial(collate, self.tokenizer, list_columns, teacher_tokenizers=self.teacher_tokenizers)
 
     def _dataloader_kwargs(self, rows: datasets.Dataset, train: bool = False) -> dict[str, Any]:
-        dataset: Dataset[Any] = TokenizedDataset(rows)
         list_columns = {name for name, feature in rows.features.items() if is_text_feature(feature)}
         return {
-            "dataset": dataset,
+            "dataset": TokenizedDataset(rows),
             "collate_fn": self.collate(list_columns, train),
             "num_workers": self.num_workers,
             "persistent_workers": self.num_workers > 0,

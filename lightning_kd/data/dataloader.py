@@ -1,4 +1,4 @@
-"""A train loader that continues in the middle of an epoch, and the rows behind it."""
+"""A training DataLoader that resumes within an epoch, and its data set."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -7,12 +7,14 @@ import datasets
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader, Dataset
 
+from lightning_kd.data.readers import Columns
+
 
 class TokenizedDataset(Dataset[dict[str, Any]]):
-    """The rows of a tokenised split, fetched a batch at a time.
+    """The examples of a tokenized split, fetched batch by batch.
 
     Args:
-        dataset: Tokenised split.
+        dataset: Tokenized split.
     """
 
     def __init__(self, dataset: datasets.Dataset) -> None:
@@ -21,42 +23,44 @@ class TokenizedDataset(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitems__(self, indices: Sequence[int]) -> dict[str, list[Any]]:
-        """Columns of the rows at the indices, ``row_id`` and ``epoch``.
+    def __getitems__(self, indices: Sequence[int]) -> Columns:
+        """Return the columns of examples, with ``row_id`` and ``epoch``.
 
-        ``~row`` fetches a row as padding, with ``row_id`` -1; ``row + epoch * number of rows`` fetches it for an epoch.
+        Args:
+            indices: ``row_id + epoch * len(self)`` for an example; ``~row_id`` for an example that only pads a batch
+                and gets the ``row_id`` -1.
         """
         size = len(self.dataset)
-        columns: dict[str, list[Any]] = self.dataset[[index % size if index >= 0 else ~index for index in indices]]
+        columns: Columns = self.dataset[[index % size if index >= 0 else ~index for index in indices]]
         columns["row_id"] = [index % size if index >= 0 else -1 for index in indices]
         columns["epoch"] = [max(index, 0) // size for index in indices]
         return columns
 
 
 Position = dict[str, int]
-"""Where a loader is: ``epoch``, and how many of its ``batches`` are done."""
+"""Position of a loader: ``epoch``, and the number of finished ``batches`` of that epoch."""
 
 
 class ResumableSampler(Protocol):
-    """What decides the order of the rows in an epoch."""
+    """A sampler or stream that can skip the first batches of an epoch."""
 
     skip_batches: int
 
     def set_state(self, epoch: int, skip_batches: int) -> None:
-        """Settle which epoch the next ``iter`` begins, and how many of its batches it leaves out."""
+        """Set the epoch of the next ``iter`` and the number of batches to skip."""
 
 
 class ResumableDataLoader(DataLoader[Any]):
-    """A train loader whose position is saved in checkpoints.
+    """A training DataLoader whose position is saved in checkpoints.
 
-    The position is the trainer's count of finished batches, not the iterator's: workers fetch ahead. Which epoch it is
-    the loader counts itself: a run with ``max_steps`` that is resumed at an epoch's end begins an epoch twice, the
-    first time without a batch, and Lightning counts both.
+    The position is derived from the trainer's count of batches, because workers prefetch. The loader counts epochs
+    itself: if a run with ``max_steps`` is resumed at the end of an epoch, Lightning (2.6) starts an epoch twice, first
+    without a batch, and counts both.
 
     Args:
-        trainer: The trainer that iterates over the loader.
-        resumable_sampler: The sampler or the stream among the arguments; it can skip the first batches of an epoch.
-        position: Where to begin, as ``state_dict`` gives it.
+        trainer: The trainer that iterates over the loader; None if there is none.
+        resumable_sampler: The sampler, or the data set if it is a stream.
+        position: Position to start at, as returned by ``state_dict``.
         kwargs: Arguments of ``DataLoader``.
     """
 
@@ -70,36 +74,33 @@ class ResumableDataLoader(DataLoader[Any]):
         self._batches_at_start: int | None = None
 
     def __iter__(self) -> Any:
-        """Begin the next epoch, or the same again if no batch of it was used."""
-        if self._trainer is None:  # somebody else's loop, who sets the order's epoch
+        """Start the next epoch, or the same one again if no batch of it was used."""
+        if self._trainer is None:  # a user's training loop, which sets the sampler's epoch itself
             self._resumable_sampler.skip_batches = self._position["batches"]
             self._position = {**self._position, "batches": 0}
         else:
-            self._position = (
-                self.state_dict()
-                if self._batches_at_start is None or self._num_started_batches() == 0
-                else self._next_epoch()
-            )
+            is_unused = self._batches_at_start is None or self._num_started_batches() == 0
+            self._position = self.state_dict() if is_unused else self._next_epoch()
             self._batches_at_start = self._trainer.fit_loop.epoch_loop.batch_progress.total.ready
             self._resumable_sampler.set_state(self._position["epoch"], self._position["batches"])
         return super().__iter__()
 
     def _num_started_batches(self) -> int:
-        """Batches that the trainer has begun since the last ``iter``."""
+        """Return the number of batches that the trainer has started since the last ``iter``."""
         assert self._trainer is not None
         total: int = self._trainer.fit_loop.epoch_loop.batch_progress.total.ready
-        return total - (total if self._batches_at_start is None else self._batches_at_start)
+        return 0 if self._batches_at_start is None else total - self._batches_at_start
 
     def _next_epoch(self) -> Position:
         return {"epoch": self._position["epoch"] + 1, "batches": 0}
 
     def state_dict(self) -> Position:
-        """The epoch and the number of its batches that are done."""
+        """Return the epoch and the number of its finished batches."""
         used = 0 if self._trainer is None else self._num_started_batches()
         if used and self._trainer is not None and self._trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             return self._next_epoch()
         return {"epoch": self._position["epoch"], "batches": self._position["batches"] + used}
 
     def load_state_dict(self, state: Position) -> None:
-        """Begin there. Lightning calls this before ``iter``, in the middle of an epoch; the DataModule in any case."""
+        """Set the position. Lightning calls this before ``iter``, but only within an epoch."""
         self._position, self._batches_at_start = dict(state), None

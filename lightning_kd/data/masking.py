@@ -1,4 +1,4 @@
-"""Which tokens a masked language model has to guess."""
+"""Selection and replacement of tokens for masked language models."""
 
 from dataclasses import dataclass
 
@@ -12,16 +12,16 @@ IntArray = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Masking:
-    """Chooses tokens and hides them: 80 % become the mask, 10 % another token, 10 % stay.
+    """BERT's masking: of the selected tokens, 80 % become the mask, 10 % a random token, and 10 % stay.
 
-    Devlin et al. 2019, BERT, section 3.1. Special tokens are never chosen.
+    Devlin et al. 2019, BERT, section 3.1. Special tokens are never selected.
 
     Attributes:
-        probability: Share of the tokens to choose, in (0, 1).
+        probability: Fraction of the tokens to select, in (0, 1).
         mask_token_id: Id of the mask.
-        special_ids: Ids that are never chosen.
-        vocab_size: Number of tokens that one may be replaced by.
-        token_weights: How likely each id is to be chosen among the tokens of a row, (vocabulary,); None = all alike.
+        special_ids: Ids that are never selected.
+        vocab_size: Number of tokens from which the random ones are drawn.
+        token_weights: Relative probability of each id to be selected, (vocabulary,); None for all alike.
     """
 
     probability: float
@@ -33,21 +33,21 @@ class Masking:
     def apply(
         self, ids: IntArray, word_ids: IntArray | None, generator: np.random.Generator
     ) -> tuple[IntArray, IntArray]:
-        """Hide some tokens of a row.
+        """Mask some tokens of an example.
 
         Args:
-            ids: (L,), without padding.
-            word_ids: Which word each token belongs to, (L,): words are chosen whole. None = each token on its own.
-            generator: What is drawn from.
+            ids: Token ids without padding, (L,).
+            word_ids: Word of each token, (L,), to select whole words; None to select tokens.
+            generator: Source of randomness.
 
         Returns:
-            The ids to show and the labels, the hidden ids or ``IGNORE_INDEX``, both (L,).
+            The masked ids and the labels, which are the original ids or ``IGNORE_INDEX``, both (L,).
         """
-        chosen = self._select(ids, word_ids, generator)
-        labels = np.where(chosen, ids, IGNORE_INDEX)
+        selected = self._select(ids, word_ids, generator)
+        labels = np.where(selected, ids, IGNORE_INDEX)
         draws = generator.random(len(ids))
-        masked_ids = np.where(chosen & (draws < 0.8), self.mask_token_id, ids)
-        replaced = chosen & (draws >= 0.8) & (draws < 0.9)
+        masked_ids = np.where(selected & (draws < 0.8), self.mask_token_id, ids)
+        replaced = selected & (draws >= 0.8) & (draws < 0.9)
         masked_ids[replaced] = generator.integers(self.vocab_size, size=int(replaced.sum()))
         return masked_ids, labels
 
@@ -59,23 +59,23 @@ class Masking:
         if self.token_weights is None:
             return allowed & (generator.random(len(ids)) < self.probability)
         candidates = np.flatnonzero(allowed)
-        # the expected number, rounded up or down by chance
+        # the expected number, randomly rounded up or down
         count = int(self.probability * len(candidates) + generator.random())
-        chosen = np.zeros(len(ids), dtype=bool)
+        selected = np.zeros(len(ids), dtype=bool)
         if count:
             weights = self.token_weights[ids[candidates]]
-            chosen[generator.choice(candidates, count, replace=False, p=weights / weights.sum())] = True
-        return chosen
+            selected[generator.choice(candidates, count, replace=False, p=weights / weights.sum())] = True
+        return selected
 
 
 def smoothed_weights(counts: IntArray, smoothing: float) -> NDArray[np.float64]:
-    """Weights that choose rare tokens more often: count to the power of -smoothing.
+    """Return weights that select rare tokens more often: count to the power of -smoothing.
 
-    Mikolov et al. 2013 subsample frequent words like this; Lample and Conneau 2019 (XLM) and DistilBERT's published
-    code (smoothing 0.7) choose the tokens to mask. A token that never occurs counts as one that occurs once.
+    Mikolov et al. 2013 subsample frequent words this way; Lample and Conneau 2019 (XLM) and DistilBERT's published code
+    (smoothing 0.7) select the tokens to mask. A count of 0 is treated as 1.
 
     Args:
-        counts: How often each token occurs in the corpus, (vocabulary,).
-        smoothing: 0 = all alike.
+        counts: Count of each token in the corpus, (vocabulary,).
+        smoothing: Exponent; 0 for equal weights.
     """
     return np.maximum(counts, 1) ** -float(smoothing)

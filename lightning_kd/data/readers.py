@@ -1,11 +1,14 @@
-"""Local files to columns, with errors that name file, line and remedy."""
+"""Readers of local files and hub data sets; errors name file, line and remedy."""
 
 import csv
-import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import datasets
+
+Row = dict[str, Any]
 
 Columns = dict[str, list[Any]]
 """A table by column; all columns have the same length."""
@@ -18,51 +21,51 @@ SPLIT_NAMES = {
     "dev": "validation",
     "test": "test",
 }
-"""File stems and hub split names, and the split each stands for."""
+"""File stems and hub split names, each with the split that it stands for."""
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".txt")
 
+PLAIN_TEXT_SUFFIXES = (".txt", ".raw")
+"""Files with one text per line."""
 
-def read_text(path: Path) -> str:
-    """Read a UTF-8 file, with or without byte order mark.
+CORPUS_SUFFIXES = (*PLAIN_TEXT_SUFFIXES, ".csv", ".tsv", ".jsonl")
+"""Files whose texts can be read one by one."""
+
+
+def _iter_lines(path: Path) -> Iterator[str]:
+    """Yield the lines of a UTF-8 file, with or without byte order mark; each ends with a line feed.
 
     Raises:
-        ValueError: If it is not UTF-8; names the line.
+        ValueError: If a line is not UTF-8.
     """
-    raw = path.read_bytes()
+    # not str.splitlines: it also splits at form feeds, U+0085 and U+2028, which may be part of a text
     try:
-        return raw.decode("utf-8-sig")
+        with path.open(encoding="utf-8-sig") as stream:
+            yield from stream
     except UnicodeDecodeError as error:
-        # error.object is what was decoded: without the byte order mark, if there was one
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise utf8_error(path, line, error) from error
+        raise _utf8_error(path) from error
 
 
-def utf8_error(path: Path, line: int, error: UnicodeDecodeError) -> ValueError:
-    """The error that names the line and how to convert the file."""
-    encoding = "utf-16" if error.object[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin1"
+def _first_invalid_byte(line: bytes) -> int | None:
+    try:
+        line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return line[error.start]
+    return None
+
+
+def _utf8_error(path: Path) -> ValueError:
+    with path.open("rb") as stream:
+        bytes_by_line = ((number, line, _first_invalid_byte(line)) for number, line in enumerate(stream, 1))
+        number, line, byte = next(found for found in bytes_by_line if found[2] is not None)
+    encoding = "utf-16" if number == 1 and line[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin1"
     return ValueError(
-        f"{path}, line {line}: not UTF-8 (byte 0x{error.object[error.start]:02x}); convert the file, "
+        f"{path}, line {number}: not UTF-8 (byte 0x{byte:02x}); convert the file, "
         f"for instance with iconv -f {encoding} -t utf-8"
     )
 
 
-def _read_lines(path: Path) -> list[str]:
-    # str.splitlines would also end lines at form feeds, U+0085 and U+2028, which are characters of texts
-    return [line.rstrip("\n") for line in io.StringIO(read_text(path), newline=None)]
-
-
-def read_json(path: Path) -> Any:
-    """Parse a JSON file.
-
-    Raises:
-        ValueError: If it is no JSON; names line and column.
-    """
-    return parse_json(read_text(path), path)
-
-
-def parse_json(text: str, path: Path, first_line: int = 1) -> Any:
-    """Parse JSON that begins at a line of a file; errors as in ``read_json``."""
+def _parse_json(text: str, path: Path, first_line: int = 1) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
@@ -70,87 +73,132 @@ def parse_json(text: str, path: Path, first_line: int = 1) -> Any:
         raise ValueError(f"{path}, line {line}, column {error.colno}: not JSON ({error.msg})") from error
 
 
-def _rows_to_columns(rows: list[dict[str, Any]], path: Path) -> Columns:
-    names = list(rows[0]) if rows else []
-    for number, row in enumerate(rows, 1):
-        if row.keys() != set(names):
-            raise ValueError(f"{path}, row {number}: has the columns {sorted(row)}, the first row {sorted(names)}")
-    return {name: [row[name] for row in rows] for name in names}
+def read_json(path: Path) -> Any:
+    """Parse a JSON file.
+
+    Raises:
+        ValueError: If the file is not JSON; names line and column.
+    """
+    return _parse_json("".join(_iter_lines(path)), path)
 
 
-def _read_json_rows(path: Path) -> Columns:
-    lines = _read_lines(path)
-    if path.suffix == ".json" and next(filter(str.strip, lines), "").lstrip().startswith("["):
-        rows = parse_json("\n".join(lines), path)
-    else:
-        rows = [parse_json(line, path, n) for n, line in enumerate(lines, 1) if line.strip()]
-    for number, row in enumerate(rows, 1):
-        if not isinstance(row, dict):
-            raise ValueError(f'{path}, row {number}: expected an object such as {{"text": ...}}, got {row!r:.60}')
-    return _rows_to_columns(rows, path)
+def _iter_json(path: Path) -> Iterator[tuple[str, Row]]:
+    lines = ((number, line) for number, line in enumerate(_iter_lines(path), 1) if line.strip())
+    first = next(lines, None)
+    if first is None:
+        return
+    number, line = first
+    if path.suffix == ".json" and line.lstrip().startswith("["):
+        for index, row in enumerate(read_json(path), 1):
+            yield f"{path}, row {index}", row
+        return
+    yield f"{path}, line {number}", _parse_json(line.rstrip("\n"), path, number)
+    for number, line in lines:
+        yield f"{path}, line {number}", _parse_json(line.rstrip("\n"), path, number)
 
 
-def _iter_records(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """The records of a CSV or TSV file that are not blank, and the line on which each begins."""
-    # in tab-separated files, GLUE's among them, a quotation mark is a character like any other
-    tabs = path.suffix == ".tsv"
-    reader = csv.reader(
-        io.StringIO(read_text(path), newline=""),
-        delimiter="\t" if tabs else ",",
-        quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL,
-        strict=True,
-    )
+def _iter_csv(path: Path) -> Iterator[tuple[str, Row]]:
     csv.field_size_limit(2**31 - 1)
+    if path.suffix == ".tsv":  # in tab-separated files, such as GLUE's, quotation marks are ordinary characters
+        reader = csv.reader(_iter_lines(path), delimiter="\t", quoting=csv.QUOTE_NONE, strict=True)
+    else:
+        reader = csv.reader(_iter_lines(path), strict=True)
+    names: list[str] | None = None
     while True:
-        line = reader.line_num + 1
+        where = f"{path}, line {reader.line_num + 1}"
         try:
             record = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            raise ValueError(f"{path}, line {line}: not CSV ({error}); is a quotation mark missing?") from error
-        if record:
-            yield line, record
-
-
-def _read_csv(path: Path) -> Columns:
-    records = _iter_records(path)
-    _, names = next(records, (1, []))
-    if duplicates := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"{path}, line 1: two columns have the name {duplicates[0]!r}; rename one")
-    columns: Columns = {name: [] for name in names}
-    for line, record in records:
+            raise ValueError(f"{where}: not CSV ({error}); is a quotation mark missing?") from error
+        if not record:
+            continue
+        if names is None:
+            names = record
+            if duplicates := sorted({name for name in names if names.count(name) > 1}):
+                raise ValueError(f"{where}: two columns have the name {duplicates[0]!r}; rename one")
+            continue
         if len(record) != len(names):
-            raise ValueError(
-                f"{path}, line {line}: {len(record)} fields where the header has {len(names)} ({', '.join(names)})"
-            )
-        for name, value in zip(names, record, strict=True):
-            columns[name].append(value)
-    return columns
+            header = ", ".join(names)
+            raise ValueError(f"{where}: {len(record)} fields where the header has {len(names)} ({header})")
+        yield where, dict(zip(names, record, strict=True))
+
+
+def iter_rows(path: Path) -> Iterator[tuple[str, Row]]:
+    """Yield the rows of a file and the place of each, for messages; only one row is in memory at a time.
+
+    Args:
+        path: CSV or TSV with a header, JSON lines, a JSON array of objects (read as a whole), or plain text with one
+            text per line (column ``text``), blank lines left out. UTF-8, with or without byte order mark.
+
+    Raises:
+        ValueError: If the suffix is unknown or a row cannot be read; names file and line.
+    """
+    if path.suffix in PLAIN_TEXT_SUFFIXES:
+        place = str(path)
+        yield from ((place, {"text": line.rstrip("\n")}) for line in _iter_lines(path) if line.strip())
+    elif path.suffix in (".csv", ".tsv"):
+        yield from _iter_csv(path)
+    elif path.suffix in (".json", ".jsonl"):
+        for where, row in _iter_json(path):
+            if not isinstance(row, dict):
+                raise ValueError(f'{where}: expected an object such as {{"text": ...}}, got {row!r:.60}')
+            yield where, row
+    else:
+        raise ValueError(f"{path}: cannot read the suffix {path.suffix!r}; use one of {', '.join(TABLE_SUFFIXES)}")
 
 
 def read_columns(path: Path) -> Columns:
-    """Read a table: CSV or TSV with a header, JSON lines, a JSON array of objects, or plain text (column ``text``).
+    """Read a table, see ``iter_rows``.
 
     Raises:
-        ValueError: If the suffix is another one, or a line cannot be read; names file and line.
+        ValueError: If the file cannot be read, or the rows have different columns; names file and line.
     """
-    if path.suffix == ".txt":
-        return {"text": [line for line in _read_lines(path) if line.strip()]}
-    if path.suffix in (".csv", ".tsv"):
-        return _read_csv(path)
-    if path.suffix in (".json", ".jsonl"):
-        return _read_json_rows(path)
-    raise ValueError(f"{path}: cannot read the suffix {path.suffix!r}; use one of {', '.join(TABLE_SUFFIXES)}")
+    columns: Columns | None = None
+    for where, row in iter_rows(path):
+        if columns is None:
+            columns = {name: [] for name in row}
+        if row.keys() != columns.keys():
+            raise ValueError(f"{where}: has the columns {sorted(row)}, the first row {sorted(columns)}")
+        for name, value in row.items():
+            columns[name].append(value)
+    return columns or {}
 
 
-def split_from_filename(file: Path) -> str | None:
-    """The split a file is named after: ``train.txt`` and ``wiki.train.raw`` after ``train``; None if after none."""
+def read_texts(path: Path, column: str) -> Iterator[str]:
+    """Yield the texts of a file that are not blank, one by one.
+
+    Args:
+        path: File with a suffix of ``CORPUS_SUFFIXES``.
+        column: Column of the texts, in a table.
+
+    Raises:
+        ValueError: If a line cannot be read, or a row has no such column; names file and line.
+    """
+    if path.suffix in PLAIN_TEXT_SUFFIXES:
+        column = "text"
+    for where, row in iter_rows(path):
+        if column not in row:
+            raise ValueError(f"data.text_column: {where}: no column {column!r}; it has {', '.join(map(repr, row))}")
+        text = row[column]
+        if not isinstance(text, str):
+            raise ValueError(f"{where}: expected a text in column {column!r}, got {text!r:.60}")
+        if text.strip():
+            yield text
+
+
+def _split_from_filename(file: Path) -> str | None:
+    """Return the split in a file name, such as ``train`` for ``train.txt`` and ``wiki.train.raw``."""
     return SPLIT_NAMES.get(file.stem.rpartition(".")[2])
 
 
 def find_split_files(path: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
-    """The file of each split: a file (the split it is named after, else ``train``) or those of a folder.
+    """Find the file of each split.
+
+    Args:
+        path: A file, which is the split in its name, else ``train``; or a folder with files named after splits.
+        suffixes: Suffixes that can be read.
 
     Raises:
         ValueError: If a suffix is unknown, or a folder has no such file or two for one split.
@@ -159,10 +207,10 @@ def find_split_files(path: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     if path.is_file():
         if path.suffix not in suffixes:
             raise ValueError(f"{path}: cannot read the suffix {path.suffix!r}; use one of {known}")
-        return {split_from_filename(path) or "train": path}
+        return {_split_from_filename(path) or "train": path}
     found: dict[str, Path] = {}
     for file in sorted(path.iterdir()):
-        split = split_from_filename(file)
+        split = _split_from_filename(file)
         if split is None or file.suffix not in suffixes:
             continue
         if split in found:
@@ -177,9 +225,30 @@ def find_split_files(path: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
 
 
 def read_splits(path: Path) -> dict[str, Columns]:
-    """Read a table (the split it is named after, else ``train``) or a folder of tables named after splits.
+    """Read a table or a folder of tables, see ``find_split_files`` and ``read_columns``."""
+    return {split: read_columns(file) for split, file in find_split_files(path, TABLE_SUFFIXES).items()}
+
+
+def load_hub_splits(path: str, config_name: str | None = None) -> dict[str, datasets.Dataset]:
+    """Load the splits of a hub data set, from the hub or from the cache of ``datasets``.
+
+    Args:
+        path: Hub id.
+        config_name: Configuration, if the data set has several.
 
     Raises:
-        ValueError: As ``find_split_files`` and ``read_columns``.
+        OSError: If the data set cannot be loaded.
+        ValueError: If no split is a training, validation or test split.
     """
-    return {split: read_columns(file) for split, file in find_split_files(path, TABLE_SUFFIXES).items()}
+    try:
+        loaded: datasets.DatasetDict = datasets.load_dataset(path, config_name)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        cause = (str(error) or type(error).__name__).splitlines()[0]
+        raise OSError(
+            f"data.path: {path!r} is neither a local file or folder nor a data set that the hub could provide "
+            f"({cause:.120}); check the name and the connection, or give a local path"
+        ) from error
+    splits = {SPLIT_NAMES[split]: rows for split, rows in loaded.items() if split in SPLIT_NAMES}
+    if not splits:
+        raise ValueError(f"data.path: {path!r} has the splits {', '.join(loaded)}; one must be named train")
+    return splits

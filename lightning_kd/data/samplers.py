@@ -1,4 +1,4 @@
-"""Orders of rows: batches of similar length, the same number of them on every device."""
+"""Samplers of length-grouped batches, the same number of them on each device."""
 
 from collections.abc import Iterator, Sequence
 
@@ -6,24 +6,24 @@ import torch
 from torch.utils.data import DistributedSampler
 
 POOL_BATCHES = 50
-"""Batches that are sorted by length together: enough to save most padding, few enough to keep epochs different."""
+"""Number of batches sorted by length together: enough to avoid most padding, few enough to vary between epochs."""
 
 
 class LengthGroupedSampler(DistributedSampler[int]):
-    """Random order in which the rows of a batch have similar lengths, on all devices at a step alike.
+    """Random order in which the examples of a batch, and of a step on all devices, have similar lengths.
 
-    Each epoch shuffles all rows, sorts pools of ``POOL_BATCHES`` batches by length, and shuffles the batches. The
-    order depends on seed and epoch alone. It subclasses ``DistributedSampler`` so that Lightning leaves it alone and
-    calls ``set_epoch``.
+    Each epoch shuffles all examples, sorts pools of ``POOL_BATCHES`` batches by length, and shuffles the batches. The
+    order depends on seed and epoch only. The base class is ``DistributedSampler`` because Lightning does not replace
+    such samplers and calls ``set_epoch``.
 
     Args:
-        lengths: Length of each row, in tokens.
-        batch_size: Rows of a batch on one device.
+        lengths: Number of tokens of each example.
+        batch_size: Examples per batch and device.
         num_replicas: Number of devices.
-        rank: This device, in [0, num_replicas).
-        seed: The same on all devices.
-        encode_epoch: Give ``row + epoch * number of rows`` instead of ``row``, for whatever is drawn anew in each
-            epoch.
+        rank: Index of this device, in [0, num_replicas).
+        seed: Seed, the same on all devices.
+        encode_epoch: Yield ``row_id + epoch * number of examples`` instead of ``row_id``, for examples that change from
+            epoch to epoch.
     """
 
     def __init__(
@@ -43,45 +43,46 @@ class LengthGroupedSampler(DistributedSampler[int]):
         self._epoch_set_by_loader = False
 
     def set_state(self, epoch: int, skip_batches: int) -> None:
-        """Settle which epoch the next ``iter`` begins, and how many of its batches it leaves out."""
+        """Set the epoch of the next ``iter`` and the number of batches to skip."""
         self.epoch, self.skip_batches, self._epoch_set_by_loader = epoch, skip_batches, True
 
     def set_epoch(self, epoch: int) -> None:
-        """Settle the epoch, unless the loader does: Lightning calls this with a count of its own, and later."""
+        """Set the epoch, unless ``set_state`` has: Lightning calls this later, and counts epochs differently."""
         if not self._epoch_set_by_loader:
             super().set_epoch(epoch)
 
     def __iter__(self) -> Iterator[int]:
-        # not a generator: workers may ask for the iterator before the next set_epoch and read from it after
+        # not a generator: with workers the iterator may be created before the next set_epoch and read after it
         indices = self._epoch_indices(self.epoch)[self.skip_batches * self.batch_size :]
         self.skip_batches = 0
-        return iter([row + self.epoch * self.epoch_stride for row in indices] if self.epoch_stride else indices)
+        return iter([row_id + self.epoch * self.epoch_stride for row_id in indices] if self.epoch_stride else indices)
 
     def _epoch_indices(self, epoch: int) -> list[int]:
         generator = torch.Generator().manual_seed(self.seed + epoch)
-        rows = torch.randperm(len(self.lengths), generator=generator)
-        if self.total_size > len(rows):  # the same number of rows on each device: some come twice
-            rows = rows.repeat(-(-self.total_size // len(rows)))[: self.total_size]
+        row_ids = torch.randperm(len(self.lengths), generator=generator)
+        if self.total_size > len(row_ids):  # the same number of examples on each device: some are repeated
+            row_ids = row_ids.repeat(-(-self.total_size // len(row_ids)))[: self.total_size]
         step = self.batch_size * self.num_replicas
-        pools = [pool[self.lengths[pool].argsort(stable=True)] for pool in rows.split(step * POOL_BATCHES)]
+        pools = [pool[self.lengths[pool].argsort(stable=True)] for pool in row_ids.split(step * POOL_BATCHES)]
         batches = [batch for pool in pools for batch in pool.split(step)]
-        last = len(batches) - 1 if len(batches[-1]) < step else len(batches)  # a smaller batch comes last
+        last = len(batches) - 1 if len(batches[-1]) < step else len(batches)  # a smaller batch stays last
         shuffled = torch.randperm(last, generator=generator).tolist() + list(range(last, len(batches)))
         return torch.cat([batches[b][self.rank :: self.num_replicas] for b in shuffled]).tolist()
 
 
 class EvaluationSampler(DistributedSampler[int]):
-    """All rows once, in batches of similar length, as many on each device.
+    """All examples once, in batches of similar length, the same number of batches on each device.
 
-    The longest rows come first, so that a batch that does not fit in memory fails at once; the other batches come in a
-    fixed random order, so that the first few stand for all. Where the number of rows is no multiple of the number of
-    devices, some devices get a padding row more: its index is ``~row``, a negative number.
+    The batch of the longest examples comes first, so that a run that does not fit in memory fails at once. The others
+    follow in a fixed random order, so that the first few are representative. If the number of examples is not a
+    multiple of the number of devices, some devices get an additional example as padding, with the negative index
+    ``~row_id``.
 
     Args:
-        lengths: Length of each row, in tokens.
-        batch_size: Rows of a batch on one device.
+        lengths: Number of tokens of each example.
+        batch_size: Examples per batch and device.
         num_replicas: Number of devices.
-        rank: This device, in [0, num_replicas).
+        rank: Index of this device, in [0, num_replicas).
     """
 
     def __init__(self, lengths: Sequence[int], batch_size: int, num_replicas: int, rank: int) -> None:
@@ -90,10 +91,10 @@ class EvaluationSampler(DistributedSampler[int]):
         self.batch_size = batch_size
 
     def __iter__(self) -> Iterator[int]:
-        rows = self.lengths.argsort(descending=True, stable=True)
-        padding = ~rows[-1:].repeat(self.total_size - len(rows))
-        first, *others = torch.cat([rows, padding]).split(self.batch_size * self.num_replicas)
-        last = [others.pop()] if others else []  # it may be smaller
+        row_ids = self.lengths.argsort(descending=True, stable=True)
+        padding = ~row_ids[-1:].repeat(self.total_size - len(row_ids))
+        first, *others = torch.cat([row_ids, padding]).split(self.batch_size * self.num_replicas)
+        last = [others.pop()] if others else []  # may be smaller
         order = torch.randperm(len(others), generator=torch.Generator().manual_seed(0)).tolist()
         batches = [first, *(others[batch] for batch in order), *last]
         return iter(torch.cat([batch[self.rank :: self.num_replicas] for batch in batches]).tolist())

@@ -1,4 +1,4 @@
-"""Questions in SQuAD's layout, from a file or the hub."""
+"""Questions in SQuAD's format, from a file or the hub."""
 
 from pathlib import Path
 from typing import Any
@@ -7,15 +7,18 @@ import datasets
 
 from lightning_kd.data.readers import read_json
 
+Question = dict[str, Any]
+"""``id``, ``question``, ``context``, ``answers`` (texts) and ``starts`` (the first character of each)."""
 
-def read_questions(file: Path) -> list[dict[str, Any]]:
-    """The questions of a file in SQuAD's layout, each with ``id``, ``question``, ``context``, ``answers``, ``starts``.
+
+def read_questions(file: Path) -> list[Question]:
+    """Read the questions of a file in SQuAD's format.
 
     Raises:
-        ValueError: If it has another layout; names the question.
+        ValueError: If the file has a different format; names the question.
     """
     content = read_json(file)
-    questions = []
+    questions: list[Question] = []
     try:
         for article in content["data"]:
             for paragraph in article["paragraphs"]:
@@ -33,55 +36,59 @@ def read_questions(file: Path) -> list[dict[str, Any]]:
                     )
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"{file}, question {len(questions) + 1}: not in SQuAD's layout (data, paragraphs, context, qas: id, "
+            f"{file}, question {len(questions) + 1}: not in SQuAD's format (data, paragraphs, context, qas: id, "
             f"question, answers: text, answer_start): {type(error).__name__} {error}"
         ) from error
     return questions
 
 
-def questions_from_hub(rows: datasets.Dataset, path: str) -> list[dict[str, Any]]:
-    """The same of the rows of a hub data set.
+def questions_from_hub(rows: datasets.Dataset, path: str) -> list[Question]:
+    """Return the questions of a split of a hub data set.
 
     Raises:
         ValueError: If a column is missing.
     """
-    needed = ("id", "question", "context", "answers")
-    for name in needed:
+    required = ("id", "question", "context", "answers")
+    for name in required:
         if name not in rows.column_names:
             raise ValueError(
                 f"data.path: {path!r} has no column {name!r}; it has {', '.join(map(repr, rows.column_names))}"
             )
-    columns = zip(*(rows[name] for name in needed), strict=True)
+    columns = zip(*(rows[name] for name in required), strict=True)
     return [
         {"id": i, "question": q, "context": c, "answers": a["text"], "starts": a["answer_start"]}
         for i, q, c, a in columns
     ]
 
 
-def _first_answer_start(question: dict[str, Any]) -> int:
-    """Where the first answer starts, 0 if there is none, and -1 if it is not there."""
+def _first_answer_start(question: Question) -> int:
+    """Return the start of the first answer, 0 if there is no answer, -1 if the context does not have it there."""
     if not question["answers"]:
         return 0
     start, text = question["starts"][0], question["answers"][0]
     return start if isinstance(start, int) and start >= 0 and question["context"].startswith(text, start) else -1
 
 
-def questions_to_dataset(questions: list[dict[str, Any]], where: str) -> datasets.Dataset:
-    """Questions as a data set: ``load`` says which columns.
+def questions_to_dataset(questions: list[Question], where: str) -> datasets.Dataset:
+    """Return questions as a data set with the columns of ``SQuADDataModule.load``.
+
+    Args:
+        questions: Questions.
+        where: File, or data set and split, for messages.
 
     Raises:
-        ValueError: If an id is no text or comes twice, or a question or context has no text.
+        ValueError: If an id is not a string or is not unique, or a question or context has no text.
     """
     seen: set[str] = set()
     for number, question in enumerate(questions, 1):
         if not isinstance(question["id"], str):
-            raise ValueError(f"{where}, question {number}: the id must be a text, got {question['id']!r}; quote it")
+            raise ValueError(f"{where}, question {number}: the id must be a string, got {question['id']!r}; quote it")
         if question["id"] in seen:
-            raise ValueError(f"{where}: the id {question['id']!r} comes twice; ids must differ")
+            raise ValueError(f"{where}: the id {question['id']!r} is not unique; change one")
         seen.add(question["id"])
         for field in ("question", "context"):
             if not isinstance(question[field], str) or not question[field].strip():
-                raise ValueError(f"{where}: question {question['id']!r} has no {field}; fill it or remove the question")
+                raise ValueError(f"{where}: question {question['id']!r} has no {field}; add it or remove the question")
     columns: dict[str, list[Any]] = {
         name: [question[name] for question in questions] for name in ("id", "question", "context", "answers")
     }

@@ -1,21 +1,26 @@
-"""Questions and parts of contexts as a teacher with another tokenizer reads them."""
+"""Inputs of a SQuAD teacher with a different tokenizer, aligned with the student's tokens."""
 
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from tokenizers import Encoding
 from transformers import PreTrainedTokenizerBase
 
-from lightning_kd.data.carried_positions import NO_TOKEN, Offsets, align_span_boundaries, strip_span
-
 CLS_INDEX = 0
-"""Position of ``[CLS]``, at which a row points that does not hold the answer, in any encoding."""
+"""Position of ``[CLS]``, the answer of a window that does not contain the answer."""
+
+NO_TOKEN = -1
 
 MAX_WORD_LENGTH = 30
-"""Characters without a space from which on a language is taken to have none between words."""
+"""Characters without a space from which on a language is assumed not to separate words by spaces."""
+
+Offsets = list[tuple[int, int]]
+"""Start and end character of each token; equal for a token without characters."""
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, argument: str) -> None:
-    """Refuse a tokenizer that cannot say which characters a token stands for.
+    """Raise if a tokenizer does not provide offsets or the layout of an encoder.
 
     Raises:
         ValueError: Names the argument.
@@ -28,27 +33,89 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, argument: str) -> None:
 
 
 def context_span(encoding: Encoding) -> tuple[int, int]:
-    """The first token of the context and the one after its last."""
+    """Return the start and end position of the context's tokens."""
     sequence = encoding.sequence_ids
     if 1 not in sequence:
         return CLS_INDEX, CLS_INDEX
     return sequence.index(1), len(sequence) - sequence[::-1].index(1)
 
 
+def context_offsets(encoding: Encoding, shift: int = 0) -> Offsets:
+    """Return the offsets of the context's tokens, plus ``shift``; (0, 0) for other tokens."""
+    return [
+        (start + shift, end + shift) if sequence == 1 else (0, 0)
+        for (start, end), sequence in zip(encoding.offsets, encoding.sequence_ids, strict=True)
+    ]
+
+
+def _strip_span(text: str, start: int, end: int) -> tuple[int, int]:
+    """Return the span without surrounding spaces, which some tokenizers include in a token."""
+    part = text[start:end]
+    return start + len(part) - len(part.lstrip()), end - len(part) + len(part.rstrip())
+
+
+def _char_to_token(text: str, offsets: Offsets, prefer_first: bool) -> NDArray[np.int64]:
+    """Return the token of each character, (len(text),); ``NO_TOKEN`` for spaces and dropped characters.
+
+    Where several tokens encode the bytes of one character, the first or the last of them is taken.
+    """
+    char_tokens = np.full(len(text), NO_TOKEN)
+    tokens = list(enumerate(offsets))
+    for token, (start, end) in tokens[::-1] if prefer_first else tokens:
+        start, end = _strip_span(text, start, end)
+        char_tokens[start:end] = token
+    return char_tokens
+
+
+def _forward_fill(char_tokens: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Replace each ``NO_TOKEN`` by the entry before it; leading ones stay."""
+    latest = np.maximum.accumulate(np.where(char_tokens != NO_TOKEN, np.arange(len(char_tokens)), NO_TOKEN))
+    return np.where(latest == NO_TOKEN, NO_TOKEN, char_tokens[latest])
+
+
+def align_span_boundaries(text: str, source: Offsets, target: Offsets) -> tuple[list[int], list[int]]:
+    """Map the start and end of spans from one tokenization of a text to another.
+
+    A span that starts at a source token starts at the target token that contains its first character, or else at the
+    next one. A span that ends at a source token ends at the target token that contains its last character, or else at
+    the previous one.
+
+    Args:
+        text: Text that both tokenizations encode.
+        source: Offsets of the tokenization in which a span is given.
+        target: Offsets of the tokenization to map to.
+
+    Returns:
+        Start and end positions in ``target``, each of the length of ``source``; ``NO_TOKEN`` for source tokens without
+        characters and where no target token remains.
+    """
+    before = _forward_fill(_char_to_token(text, target, prefer_first=False))
+    after = _forward_fill(_char_to_token(text, target, prefer_first=True)[::-1])[::-1]
+    starts, ends = [NO_TOKEN] * len(source), [NO_TOKEN] * len(source)
+    for token, (start, end) in enumerate(source):
+        start, end = _strip_span(text, start, end)
+        if start < end:
+            starts[token], ends[token] = int(after[start]), int(before[end - 1])
+    return starts, ends
+
+
 def encode_for_teacher(
     tokenizer: PreTrainedTokenizerBase, student_encodings: list[Encoding], questions: list[str], contexts: list[str]
 ) -> dict[str, list[Any]]:
-    """The teacher's encoding of the characters that the student reads, and where its tokens stand in the student's.
+    """Encode for the teacher the characters that the student reads, and align the teacher's tokens with the student's.
 
     Args:
-        tokenizer: The teacher's.
-        student_encodings: The student's encodings.
-        questions: Of each part.
-        contexts: Of each part, whole.
+        tokenizer: The teacher's tokenizer.
+        student_encodings: The student's encoding of each window.
+        questions: Question of each window.
+        contexts: Whole context of each window.
 
     Returns:
-        Token ids, ``context_span``, and for each token ``student_start`` and ``student_end``, the student's token at
-        which a span begins or ends that does so here; -1 where there is none.
+        Token ids, ``context_span``, and for each token ``student_start`` and ``student_end``: the student's token at
+        which a span starts or ends that does so at this token, -1 if there is none.
+
+    Raises:
+        ValueError: If the tokenizer is not suitable, or a window is too long for it.
     """
     check_tokenizer(tokenizer, "data.teacher_tokenizer")
     char_spans = [_char_span(encoding, context) for encoding, context in zip(student_encodings, contexts, strict=True)]
@@ -57,54 +124,46 @@ def encode_for_teacher(
     for question, ids in zip(questions, encoded["input_ids"], strict=True):
         if len(ids) > tokenizer.model_max_length:
             raise ValueError(
-                f"data.max_length: question {question!r:.60} and its part of the context have {len(ids)} tokens for "
-                f"the teacher, whose tokenizer takes {tokenizer.model_max_length}; lower it"
+                f"data.max_length: question {question!r:.60} and its part of the context have {len(ids)} teacher "
+                f"tokens, more than its tokenizer's limit of {tokenizer.model_max_length}; lower data.max_length"
             )
     teacher_encodings: list[Encoding] = encoded.encodings
     columns: dict[str, list[Any]] = dict(encoded)
     columns["context_span"] = [context_span(encoding) for encoding in teacher_encodings]
-    rows = zip(contexts, teacher_encodings, student_encodings, char_spans, strict=True)
+    windows = zip(contexts, teacher_encodings, student_encodings, char_spans, strict=True)
     positions = [
-        _student_positions(context, teacher, student, char_span.start) for context, teacher, student, char_span in rows
+        _student_positions(context, teacher, student, char_span.start)
+        for context, teacher, student, char_span in windows
     ]
     columns["student_start"], columns["student_end"] = map(list, zip(*positions, strict=True))
     return columns
 
 
 def _char_span(encoding: Encoding, context: str) -> slice:
-    """The characters that a part stands for, and the rest of a word that it cuts, which a teacher would misread."""
+    """Return the characters of a window, extended to whole words: the teacher would misread a truncated word."""
     first, after_last = context_span(encoding)
     if not after_last:
         return slice(0, 0)
-    begin, end = strip_span(context, encoding.offsets[first][0], encoding.offsets[after_last - 1][1])
-    return slice(begin - _cut_word_length(context[:begin][::-1]), end + _cut_word_length(context[end:]))
+    start, end = _strip_span(context, encoding.offsets[first][0], encoding.offsets[after_last - 1][1])
+    return slice(start - _cut_word_length(context[:start][::-1]), end + _cut_word_length(context[end:]))
 
 
 def _cut_word_length(text: str) -> int:
-    """Characters up to the first space; 0 where there is none for longer than a word."""
+    """Return the number of characters up to the first space; 0 if they are too many for a word."""
     length = len(text[:MAX_WORD_LENGTH].split(maxsplit=1)[0]) if text[:1].strip() else 0
     return length if length < MAX_WORD_LENGTH else 0
 
 
-def _context_offsets(encoding: Encoding, shift: int) -> Offsets:
-    """The characters of the context that each token stands for."""
-    return [
-        (first + shift, after_last + shift) if sequence == 1 else (0, 0)
-        for (first, after_last), sequence in zip(encoding.offsets, encoding.sequence_ids, strict=True)
-    ]
-
-
 def _student_positions(context: str, teacher: Encoding, student: Encoding, shift: int) -> tuple[list[int], list[int]]:
-    """``student_start`` and ``student_end`` of a row, of which the teacher reads the context from a character on."""
-    teacher_offsets, student_offsets = _context_offsets(teacher, shift), _context_offsets(student, 0)
-    begins, ends = align_span_boundaries(context, teacher_offsets, student_offsets)
-    covered = [pair for pair in student_offsets if pair[0] < pair[1]]
-    if covered:  # in the rest of a word that is cut nothing of the student's begins or ends
-        begins = [
-            NO_TOKEN if pair[0] < covered[0][0] else token for pair, token in zip(teacher_offsets, begins, strict=True)
+    """Return ``student_start`` and ``student_end`` of a window; the teacher reads ``context[shift:]``."""
+    teacher_offsets, student_offsets = context_offsets(teacher, shift), context_offsets(student)
+    starts, ends = align_span_boundaries(context, teacher_offsets, student_offsets)
+    covered = [span for span in student_offsets if span[0] < span[1]]
+    if covered:  # no span of the student starts or ends in the rest of a truncated word
+        first_char, last_char = covered[0][0], covered[-1][1]
+        starts = [
+            NO_TOKEN if span[0] < first_char else token for span, token in zip(teacher_offsets, starts, strict=True)
         ]
-        ends = [
-            NO_TOKEN if pair[1] > covered[-1][1] else token for pair, token in zip(teacher_offsets, ends, strict=True)
-        ]
-    begins[CLS_INDEX] = ends[CLS_INDEX] = CLS_INDEX
-    return begins, ends
+        ends = [NO_TOKEN if span[1] > last_char else token for span, token in zip(teacher_offsets, ends, strict=True)]
+    starts[CLS_INDEX] = ends[CLS_INDEX] = CLS_INDEX
+    return starts, ends

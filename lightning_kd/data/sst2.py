@@ -1,4 +1,4 @@
-"""SST-2, the sentiment of film review phrases."""
+"""SST-2: sentiment of phrases from film reviews."""
 
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,17 +10,18 @@ from lightning_kd.data.text_classification import TextClassificationDataModule
 
 
 class SST2DataModule(TextClassificationDataModule):
-    """SST-2 (Socher et al. 2013) as in GLUE: 67,349 / 872 / 1,821 rows, 0 negative, 1 positive.
+    """SST-2 (Socher et al. 2013) as in GLUE: 67,349 / 872 / 1,821 examples, 0 negative, 1 positive.
 
-    The labels of the test split are not public: score on the validation split. The original layout is a folder
+    The labels of the test split are not public; use the validation split for scores. The original layout is a folder
     with ``train.tsv``, ``dev.tsv`` and ``test.tsv``.
 
     Args:
         path: Hub id, or folder of the original release.
-        tokenizer: Tokenizer, or its hub id or folder. From the shell it follows the student unless given.
-        predict_path: File to predict: .txt with a text per line, or a table with a column ``sentence``; None = test.
+        tokenizer: Tokenizer, or its hub id or folder. On the command line, defaults to the student's tokenizer.
+        predict_path: File to predict: .txt with one text per line, or a table with a column ``sentence``; None for the
+            test split.
         kwargs: ``validation_fraction``, ``allow_unlabeled``, ``prompt``, ``teacher_prompt``, ``teacher_tokenizer``,
-            ``augmentation``, ``batch_size``, ``eval_batch_size``, ``max_length``, ``num_workers``: see
+            ``augmentation``, ``batch_size``, ``eval_batch_size``, ``max_length``, ``num_workers``; see
             ``TextClassificationDataModule`` and ``TextDataModule``.
     """
 
@@ -36,7 +37,7 @@ class SST2DataModule(TextClassificationDataModule):
         super().__init__(path, tokenizer, ["sentence"], "label", "sst2", predict_path, **kwargs)
 
     def read_local(self, path: Path) -> dict[str, Columns]:
-        """Read GLUE's files, where labels are 0 and 1, even if only one of them occurs."""
+        """Read GLUE's files, whose labels are 0 and 1, even if only one of them occurs."""
         splits = super().read_local(path)
         names = {"0": "negative", "1": "positive"}
         for columns in splits.values():

@@ -1,32 +1,31 @@
-"""Rows that are read and tokenised while training."""
+"""Training examples that are read and tokenized during training."""
 
 from collections.abc import Callable, Iterator
 from itertools import islice
-from typing import Any
 
 import numpy as np
 from torch.utils.data import IterableDataset
 
-Columns = dict[str, list[Any]]
+from lightning_kd.data.readers import Columns, Row
 
 ENCODE_BATCH_SIZE = 1000
-"""Texts that are tokenised together."""
+"""Number of texts tokenized together."""
 
 
 class StreamingTextDataset(IterableDataset[Columns]):
-    """Batches of rows from a source of texts, shuffled within a buffer.
+    """Batches of examples from a source of texts, shuffled within a buffer.
 
-    Each device takes every n-th row. The order depends on seed and epoch alone, so a resumed run reads the texts again
-    up to where it was.
+    Each device takes every n-th example. The order depends on seed and epoch only, so a resumed run reads the texts
+    again up to its position.
 
     Args:
         texts: Opens the source.
-        encode: Makes rows of texts, as a DataModule's ``encode``.
-        batch_size: Rows of a batch on one device.
-        buffer_size: Rows that are shuffled together.
-        seed: The same on all devices.
+        encode: ``encode`` of a DataModule.
+        batch_size: Examples per batch and device.
+        buffer_size: Number of examples shuffled together.
+        seed: Seed, the same on all devices.
         num_replicas: Number of devices.
-        rank: This device, in [0, num_replicas).
+        rank: Index of this device, in [0, num_replicas).
     """
 
     def __init__(
@@ -50,36 +49,40 @@ class StreamingTextDataset(IterableDataset[Columns]):
         self.skip_batches = 0
 
     def set_state(self, epoch: int, skip_batches: int) -> None:
-        """Settle which epoch the next ``iter`` begins, and how many of its batches it leaves out."""
+        """Set the epoch of the next ``iter`` and the number of batches to skip."""
         self.epoch, self.skip_batches = epoch, skip_batches
 
     def __iter__(self) -> Iterator[Columns]:
-        """Batches by column, with ``row_id``, a row's number in the epoch's order, and ``epoch``."""
+        """Yield batches by column, with ``epoch`` and ``row_id``, the example's index in the epoch's order.
+
+        Raises:
+            ValueError: If there are fewer examples than one batch on each device.
+        """
         epoch, skip = self.epoch, self.skip_batches
         self.skip_batches = 0
         step = self.batch_size * self.num_replicas
-        rows = enumerate(self._iter_shuffled(epoch))
+        examples = enumerate(self._iter_shuffled(epoch))
         empty = True
-        while len(group := list(islice(rows, step))) == step:  # so that all devices have as many batches
+        while len(group := list(islice(examples, step))) == step:  # all devices must have the same number of batches
             empty = False
             if skip:
                 skip -= 1
                 continue
-            local_rows = group[self.rank :: self.num_replicas]
-            columns: Columns = {name: [row[name] for _, row in local_rows] for name in local_rows[0][1]}
-            columns["row_id"] = [number for number, _ in local_rows]
-            columns["epoch"] = [epoch] * len(local_rows)
+            local = group[self.rank :: self.num_replicas]
+            columns: Columns = {name: [row[name] for _, row in local] for name in local[0][1]}
+            columns["row_id"] = [index for index, _ in local]
+            columns["epoch"] = [epoch] * len(local)
             yield columns
         if empty:
             raise ValueError(
-                f"data.batch_size: the training texts make fewer rows than a batch of {self.batch_size} on each of "
-                f"{self.num_replicas} devices; lower it, or do without streaming"
+                f"data.batch_size: the training texts have fewer examples than a batch of {self.batch_size} on each "
+                f"of {self.num_replicas} devices; lower it, or set data.streaming to false"
             )
 
-    def _iter_shuffled(self, epoch: int) -> Iterator[dict[str, Any]]:
+    def _iter_shuffled(self, epoch: int) -> Iterator[Row]:
         generator = np.random.default_rng([self.seed, epoch])
-        buffer: list[dict[str, Any]] = []
-        for row in self._iter_rows():
+        buffer: list[Row] = []
+        for row in self._iter_encoded():
             if len(buffer) < self.buffer_size:
                 buffer.append(row)
                 continue
@@ -89,7 +92,7 @@ class StreamingTextDataset(IterableDataset[Columns]):
         generator.shuffle(buffer)
         yield from buffer
 
-    def _iter_rows(self) -> Iterator[dict[str, Any]]:
+    def _iter_encoded(self) -> Iterator[Row]:
         texts = self.texts()
         while chunk := list(islice(texts, ENCODE_BATCH_SIZE)):
             columns = self.encode({"text": chunk})

@@ -1,4 +1,4 @@
-"""Classification of texts from any hub data set or local files."""
+"""Text classification data from the hub or local files."""
 
 from functools import cached_property, partial
 from pathlib import Path
@@ -10,56 +10,53 @@ from transformers import PreTrainedTokenizerBase
 
 from lightning_kd.data.augmentation import Augmentation
 from lightning_kd.data.base import TextDataModule
-from lightning_kd.data.collators import TEXT_COLUMN, Collator, prefix_teacher_columns
-from lightning_kd.data.hub import load_hub_dataset
+from lightning_kd.data.collators import TEXT_COLUMN, Collator, collate_with_augmentation, prefix_teacher_columns
 from lightning_kd.data.labels import index_labels, infer_label_names, is_missing_label
-from lightning_kd.data.readers import SPLIT_NAMES, Columns, read_columns, read_splits
-from lightning_kd.data.token_ids import tokenize_texts
-from lightning_kd.data.tokenization import Prompt
-from lightning_kd.data.twins import collate_with_augmentation
+from lightning_kd.data.readers import Columns, load_hub_splits, read_columns, read_splits
+from lightning_kd.data.tokenization import Prompt, tokenize_texts
 from lightning_kd.models import load_tokenizers
 from lightning_kd.outputs import IGNORE_INDEX
 
 TEXT_KEYS = ("text", "text_pair")
-"""Columns of the loaded splits; ``label``, a class index, is the third."""
+"""Text columns of the loaded splits, beside ``label``, a class index."""
 
 
 class TextClassificationDataModule(TextDataModule):
     """Texts, or pairs of texts, with one label each.
 
     ``path`` is a hub id, a file, or a folder with ``train``, ``validation`` (or ``dev``, ``val``) and ``test`` as
-    .csv, .tsv, .jsonl or .json. Labels may be names or indices; the names in local files are put in alphabetical
-    order (numbers by value).
+    .csv, .tsv, .jsonl or .json. Labels may be names or indices; the names in local files are sorted alphabetically
+    (numbers by value).
 
     Args:
         path: Hub id, local file, or folder.
-        tokenizer: Tokenizer, or its hub id or folder. From the shell it follows the student unless given.
-        text_columns: One column, or two for pairs of texts.
-        label_column: Column of the label; a table without it is unlabelled.
-        config_name: Configuration of the hub data set, where it has several.
-        predict_path: File to predict: .txt with a text per line, or a table with the text columns; None = the test
+        tokenizer: Tokenizer, or its hub id or folder. On the command line, defaults to the student's tokenizer.
+        text_columns: One column, or two for pairs of texts; None for ``text``.
+        label_column: Column of the label; a table without it is unlabeled.
+        config_name: Configuration of the hub data set, if it has several.
+        predict_path: File to predict: .txt with one text per line, or a table with the text columns; None for the test
             split.
-        validation_fraction: Share of the training rows to hold out where there is no validation split, in [0, 1).
-        allow_unlabeled: Take training rows without a label, or a training split without labels. Losses that compare
-            with the teacher learn from them, ``HardLabelLoss`` leaves them out. False refuses them.
-        prompt: Template that the student reads around the text, the names of the text columns in braces, such as
-            ``The intent of "{text}" is``; null = the text alone.
-        teacher_prompt: Template that the teacher reads; the student is to do without (prompt internalisation). null =
-            what the student reads, or with ``teacher_tokenizer`` the text alone.
-        teacher_tokenizer: The teacher's tokenizer where it is another than the student's, or its hub id or folder: each
-            reads the same texts in an encoding of its own. A list for the networks of an ensemble.
-        augmentation: Makes other wordings of the training texts for ``ConsistencyLoss``, others in each epoch.
-        kwargs: ``batch_size``, ``eval_batch_size``, ``max_length``, ``num_workers``: see ``TextDataModule``.
+        validation_fraction: Fraction of the training examples to hold out if there is no validation split, in [0, 1).
+        allow_unlabeled: If True, training examples may lack a label: losses that compare with the teacher use them,
+            ``HardLabelLoss`` ignores them. If False, a missing label is an error.
+        prompt: Template that the student reads around the text, with the names of the text columns in braces, such as
+            ``The intent of "{text}" is``; None for the text alone.
+        teacher_prompt: Template that the teacher reads but the student does not (prompt internalization); None for the
+            student's input, or with ``teacher_tokenizer`` for the text alone.
+        teacher_tokenizer: The teacher's tokenizer if it differs from the student's, or its hub id or folder; a list for
+            the models of an ensemble. Each reads the same texts in its tokens.
+        augmentation: Augments the training texts for ``ConsistencyLoss``, differently in each epoch.
+        kwargs: ``batch_size``, ``eval_batch_size``, ``max_length``, ``num_workers``; see ``TextDataModule``.
 
     Raises:
-        ValueError: If ``text_columns`` has not one or two names, or ``validation_fraction`` is out of range or goes
-            with ``allow_unlabeled``.
+        ValueError: If there are not one or two ``text_columns``, ``validation_fraction`` is out of range, or two
+            arguments exclude each other.
     """
 
     ENCODING_VERSION = 1
     supports_teacher_tokenizer = True
     canonical_label_names: ClassVar[list[str] | None] = None
-    """The label order that published checkpoints of this data set use; None = whatever the data say."""
+    """Label order of published checkpoints of this data set; None to take it from the data."""
 
     def __init__(
         self,
@@ -81,11 +78,14 @@ class TextClassificationDataModule(TextDataModule):
         if not 0 <= validation_fraction < 1:
             raise ValueError(f"data.validation_fraction: must be in [0, 1), got {validation_fraction}")
         if validation_fraction and allow_unlabeled:
-            raise ValueError("data.validation_fraction: rows without a label could be held out; add a validation file")
+            raise ValueError(
+                "data.validation_fraction: unlabeled examples could be held out with data.allow_unlabeled; add a "
+                "validation file"
+            )
         self.validation_fraction = validation_fraction
         self.text_columns = ["text"] if text_columns is None else text_columns
         if len(self.text_columns) not in (1, 2):
-            raise ValueError(f"data.text_columns: one column, or two for pairs; got {self.text_columns}")
+            raise ValueError(f"data.text_columns: must be one or two columns, got {self.text_columns}")
         self.label_column = label_column
         self.config_name = config_name
         self.predict_path = predict_path
@@ -96,25 +96,25 @@ class TextClassificationDataModule(TextDataModule):
         self._teacher_tokenizer = teacher_tokenizer
         if augmentation is not None and len(columns) == 2:
             raise ValueError(
-                "data.augmentation: words single texts anew, and data.text_columns names two; leave it out"
+                "data.augmentation: cannot augment pairs of texts (data.text_columns names two); leave it out"
             )
         self.augmentation = augmentation
         self.is_stochastic = self.is_stochastic or augmentation is not None
 
     @cached_property
     def teacher_tokenizers(self) -> list[PreTrainedTokenizerBase]:
-        """Those of what the teacher reads, one for each of its networks or one for all; empty = the student's."""
+        """Tokenizers of separate teacher inputs, one per model or one for all; empty if there are none."""
         if self._teacher_tokenizer is None:
             return [] if self.teacher_prompt is None else [self.tokenizer]
         return load_tokenizers(self._teacher_tokenizer)
 
     @property
     def label_names(self) -> list[str] | None:
-        """The names of the classes in index order; None where there are no labels."""
+        """Class names in index order, available before ``setup``; None if there are no labels."""
         return self._splits_and_label_names[1] or None
 
     def read_local(self, path: Path) -> dict[str, Columns]:
-        """Read the splits of a local file or folder; a data set with a layout of its own overrides this."""
+        """Read the splits of a local file or folder; override this for other layouts."""
         return read_splits(path)
 
     @cached_property
@@ -143,12 +143,12 @@ class TextClassificationDataModule(TextDataModule):
         where = f"{self.path} ({split})"
         table: Columns = dict(zip(TEXT_KEYS, self._select_texts(columns, where), strict=False))
         labels = columns.get(self.label_column)
-        if not columns:  # a file of no bytes; the loader says that the split is empty
+        if not columns:  # no rows: setup raises that the split is empty
             table["label"] = []
         elif self.allow_unlabeled and split == "train":
             table["label"] = index_labels(labels or [None] * len(table["text"]), names, where, allow_unlabeled=True)
             unlabeled = table["label"].count(IGNORE_INDEX)
-            rank_zero_info(f"{where}: {unlabeled:,} of {len(table['label']):,} training rows have no label")
+            rank_zero_info(f"{where}: {unlabeled:,} of {len(table['label']):,} training examples have no label")
         elif labels is not None and not (labels and all(map(is_missing_label, labels))):
             table["label"] = index_labels(labels, names, where)
         return datasets.Dataset.from_dict(table)
@@ -163,11 +163,11 @@ class TextClassificationDataModule(TextDataModule):
                 )
             for number, text in enumerate(columns[name], 1):
                 if not isinstance(text, str) or not text.strip():
-                    raise ValueError(f"{where}, row {number}: no text in column {name!r}; fill it or remove the row")
+                    raise ValueError(f"{where}, row {number}: no text in column {name!r}; add it or remove the row")
         return [columns[name] for name in self.text_columns]
 
     def _read_hub(self) -> tuple[dict[str, datasets.Dataset], list[str]]:
-        loaded = load_hub_dataset(self.path, self.config_name)
+        loaded = load_hub_splits(self.path, self.config_name)
         first = next(iter(loaded.values()))
         feature = first.features.get(self.label_column)
         if feature is None:
@@ -177,15 +177,11 @@ class TextClassificationDataModule(TextDataModule):
             )
         read_names = [name for name in (*self.text_columns, self.label_column) if name in first.column_names]
         if len(read_names) <= len(self.text_columns):
-            read_names = first.column_names  # a text column is missing: the error names those there are
-        columns = {
-            SPLIT_NAMES[split]: {name: list(rows[name]) for name in read_names}
-            for split, rows in loaded.items()
-            if split in SPLIT_NAMES
-        }
+            read_names = first.column_names  # a text column is missing: the error lists all columns
+        columns = {split: {name: list(rows[name]) for name in read_names} for split, rows in loaded.items()}
         if isinstance(feature, datasets.ClassLabel):
             names = list(feature.names)
-            for table in columns.values():  # to names: a class named "1" need not have the index 1
+            for table in columns.values():  # convert to names, because a class named "1" may have another index
                 indices = table[self.label_column]
                 table[self.label_column] = [i if i is None or i < 0 else names[i] for i in indices]
         else:
@@ -193,23 +189,23 @@ class TextClassificationDataModule(TextDataModule):
         return {split: self._to_dataset(split, table, names) for split, table in columns.items()}, names
 
     def _missing_split_hint(self, split: str) -> str:
-        hold_out = "; or hold out rows with data.validation_fraction=0.1" if split == "validation" else ""
+        hold_out = "; or hold out examples with data.validation_fraction=0.1" if split == "validation" else ""
         return super()._missing_split_hint(split) + hold_out
 
     def load(self, split: str) -> datasets.Dataset | None:
-        """The raw rows of a split: ``text``, maybe ``text_pair``, and ``label`` except for prediction.
+        """Return the raw examples of a split: ``text``, ``text_pair`` for pairs, and ``label`` except to predict.
 
         Raises:
-            ValueError: If a split that needs labels has none.
+            ValueError: If a split that requires labels has none.
         """
-        if split == "predict" and self.predict_path is not None:  # the data set itself need not be at hand
+        if split == "predict" and self.predict_path is not None:  # the data set itself may be missing
             return self._read_predict_file(Path(self.predict_path).expanduser())
         splits = self._splits_and_label_names[0]
         if split == "predict":
             rows = splits.get("test")
             if rows is None:
                 raise ValueError(
-                    f"data.predict_path: none given, and {self.path!r} has no test split; name a file of texts"
+                    f"data.predict_path: not given, and {self.path!r} has no test split; set it to a file of texts"
                 )
             return rows.select_columns([c for c in TEXT_KEYS if c in rows.column_names])
         rows = splits.get(split)
@@ -217,7 +213,8 @@ class TextClassificationDataModule(TextDataModule):
             raise ValueError(
                 f"data.label_column: the {split} split of {self.path!r} has no labels "
                 f"in a column {self.label_column!r}"
-                + ("; score the validation split with `validate`, or label this one with `predict`" * (split == "test"))
+                + "; evaluate the validation split, or label this one with `predict`"
+                * (split == "test")
             )
         return rows
 
@@ -225,20 +222,20 @@ class TextClassificationDataModule(TextDataModule):
         if not path.is_file():
             raise ValueError(f"data.predict_path: there is no file {str(path)!r}")
         columns = read_columns(path)
+        if not columns:
+            raise ValueError(f"data.predict_path: {str(path)!r} is empty")
         if path.suffix == ".txt":
             columns = {self.text_columns[0]: columns["text"]}
-        if not any(columns.values()):
-            raise ValueError(f"data.predict_path: {str(path)!r} is empty")
         return datasets.Dataset.from_dict(dict(zip(TEXT_KEYS, self._select_texts(columns, str(path)), strict=False)))
 
     def texts(self) -> dict[str, list[str]]:
-        """The texts to predict by the names of their columns, in the order of ``row_id``."""
+        """Return the texts to predict by column, in the order of ``row_id``."""
         rows = self.load("predict")
-        assert rows is not None  # setup("predict") would have refused
+        assert rows is not None  # else setup("predict") has raised
         return {name: list(rows[column]) for name, column in zip(self.text_columns, TEXT_KEYS, strict=False)}
 
-    def encode(self, examples: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        """Token ids, cut to ``max_length``, and ``labels`` where there are some; those the teacher reads beside them.
+    def encode(self, examples: Columns) -> Columns:
+        """Tokenize texts, truncated to ``max_length``, for the student and separately for the teacher.
 
         Raises:
             ValueError: If ``max_length`` leaves no room for text.
@@ -259,16 +256,16 @@ class TextClassificationDataModule(TextDataModule):
         return f"{super()._encoding_key()} {self.prompt} {self.teacher_prompt} {self.augmentation is not None}"
 
     def max_tokens(self) -> int:
-        """Tokens that a row may have at most, with those of the prompt."""
+        """Return the maximum number of tokens of an example, prompt included."""
         extra = 0 if self.prompt is None else self.prompt.num_tokens(self.tokenizer)
         return int(min(self.max_length + extra, self.tokenizer.model_max_length))
 
     def cache_key(self, split: str) -> str:
-        """With ``augmentation`` the rows themselves are the same in each epoch; only their other wordings are not."""
+        """Return a key of the examples; the teacher reads the original texts, whatever the ``augmentation``."""
         return str(self._splits[split]._fingerprint) if self.augmentation is not None else super().cache_key(split)
 
     def collate(self, list_columns: set[str], train: bool) -> Collator:
-        """With other wordings of the rows to train on, where they are asked for."""
+        """Return the function that turns columns into a batch, with augmented training examples."""
         base_collator = super().collate(list_columns - {TEXT_COLUMN}, train)
         if self.augmentation is None or not train:
             return base_collator

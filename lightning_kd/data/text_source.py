@@ -1,4 +1,4 @@
-"""Where the texts of a corpus come from: the hub or local files, one after the other or as a table."""
+"""The texts of a corpus, from the hub or from local files."""
 
 import hashlib
 import json
@@ -8,28 +8,26 @@ from pathlib import Path
 
 import datasets
 
-from lightning_kd.data.corpus import CORPUS_SUFFIXES, read_texts
-from lightning_kd.data.hub import load_hub_dataset
-from lightning_kd.data.readers import SPLIT_NAMES, find_split_files
+from lightning_kd.data.readers import CORPUS_SUFFIXES, find_split_files, load_hub_splits, read_texts
 
 
 def _generate_examples(file: str, column: str, version: str) -> Iterator[dict[str, str]]:
-    # the version is there for the fingerprint of datasets
+    # datasets puts the arguments into the fingerprint: version is there for that only
     yield from ({"text": text} for text in read_texts(Path(file), column))
 
 
 class TextSource:
-    """The splits of a corpus. Nothing is read before it is asked for.
+    """The splits of a corpus, read on first use.
 
     Args:
         path: Hub id, local file, or folder.
         column: Column of the texts, in tables and hub data sets.
-        config_name: Configuration of the hub data set, where it has several.
-        version: Of how files are read; another one reads them again.
+        config_name: Configuration of the hub data set, if it has several.
+        version: Version of the reader; files are read again if it changes.
 
     Raises:
         OSError: On use, if there is no such data set.
-        ValueError: On use, if a file is not as expected or there is no such column; names file and line.
+        ValueError: On use, if a file cannot be read or has no such column; names file and line.
     """
 
     def __init__(self, path: str, column: str, config_name: str | None, version: int) -> None:
@@ -46,34 +44,33 @@ class TextSource:
 
     @cached_property
     def _hub_splits(self) -> dict[str, datasets.Dataset]:
-        loaded = load_hub_dataset(self.path, self.config_name)
-        for rows in loaded.values():
+        splits = load_hub_splits(self.path, self.config_name)
+        for rows in splits.values():
             if str(getattr(rows.features.get(self.column), "dtype", "")) != "string":
                 raise ValueError(
                     f"data.text_column: {self.path!r} has no column {self.column!r} of texts; "
                     f"it has {', '.join(map(repr, rows.column_names))}"
                 )
-        return {SPLIT_NAMES[split]: rows for split, rows in loaded.items() if split in SPLIT_NAMES}
+        return splits
 
     def has_split(self, split: str) -> bool:
-        """Whether there is such a split: ``train``, ``validation`` or ``test``."""
+        """Return True if there is a split ``train``, ``validation`` or ``test``."""
         return split in (self._hub_splits if self._split_files is None else self._split_files)
 
     def iter_texts(self, split: str) -> Iterator[str]:
-        """One after the other, for a stream."""
+        """Yield the texts of a split one by one, for streaming."""
         if self._split_files is not None:
             yield from read_texts(self._split_files[split], self.column)
         else:
             yield from (text for text in self._hub_splits[split][self.column] if text and text.strip())
 
     def load_split(self, split: str) -> datasets.Dataset:
-        """All of them, in a column ``text``, mapped into memory from a file, the hub's own or one written once."""
+        """Return the texts of a split in a column ``text``, memory-mapped from the cache of ``datasets``."""
         if self._split_files is None:
             return self._hub_splits[split].select_columns(self.column).rename_column(self.column, "text")
         file = self._split_files[split]
         if next(read_texts(file, self.column), None) is None:
-            return datasets.Dataset.from_dict({"text": []})  # what datasets would not make
-        # a file that was changed is read again
+            return datasets.Dataset.from_dict({"text": []})  # from_generator raises without examples
         version = f"{file.stat().st_size} {file.stat().st_mtime_ns} {self.version}"
         arguments = {"file": str(file.resolve()), "column": self.column, "version": version}
         try:
@@ -85,6 +82,6 @@ class TextSource:
             )
         except datasets.exceptions.DatasetGenerationError as error:
             raise (error.__cause__ or error) from None
-        # not what datasets makes of the generator's module and name, which say nothing about the rows
+        # the fingerprint of datasets (4.0) names the generator's module and function, which may move
         table._fingerprint = hashlib.sha256(json.dumps(arguments).encode()).hexdigest()[:16]
         return table

@@ -1,24 +1,39 @@
-"""A template around the texts of a row."""
+"""Prompts around texts, token ids of texts, and their cache on disk."""
 
-from collections.abc import Sequence
+import inspect
+import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from string import Formatter
+from typing import Any
 
+import datasets
 from transformers import PreTrainedTokenizerBase
+
+from lightning_kd.data.readers import Columns
+from lightning_kd.io.atomic import check_writable, disk_full_errors
+
+NO_LIMIT = 2**31 - 1
+"""Some tokenizers set ``model_max_length`` to 1e30, which fast tokenizers cannot take."""
+
+
+NUM_SPECIAL_TOKENS = 2
+"""``[CLS]`` and ``[SEP]`` around an example."""
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A template around the texts of a row.
+    """A template around the texts of an example.
 
     Args:
-        template: Text with the name of each column in braces, such as ``The intent of "{text}" is``; a brace itself is
-            doubled.
-        columns: The names of the columns.
-        argument: What the template was given as, for messages.
+        template: Text with the name of each column in braces, such as ``The intent of "{text}" is``. Double a literal
+            brace.
+        columns: Column names.
+        argument: Argument that the template was given as, for messages.
 
     Raises:
-        ValueError: If a column is missing, or something else stands in braces.
+        ValueError: If the template lacks a column or has anything else in braces.
     """
 
     template: str
@@ -26,54 +41,54 @@ class Prompt:
     argument: str
 
     def __post_init__(self) -> None:
-        wanted = " and ".join("{" + name + "}" for name in self.columns)
+        placeholders = " and ".join("{" + name + "}" for name in self.columns)
         try:
-            fields = [field for _, field, form, conversion in Formatter().parse(self.template) if field is not None]
-            simple = all(not form and not conversion for _, _, form, conversion in Formatter().parse(self.template))
+            parts = [part for part in Formatter().parse(self.template) if part[1] is not None]
         except ValueError as error:
             raise ValueError(
-                f"{self.argument}: {self.template!r} is no template ({error}); a brace that is meant is doubled"
+                f"{self.argument}: {self.template!r} is not a template ({error}); double a literal brace"
             ) from error
-        if not simple or sorted(fields) != sorted(self.columns):
-            raise ValueError(f"{self.argument}: {self.template!r} must hold {wanted} once, and nothing else in braces")
+        names = sorted(str(name) for _, name, _, _ in parts)
+        if any(spec or conversion for _, _, spec, conversion in parts) or names != sorted(self.columns):
+            raise ValueError(
+                f"{self.argument}: {self.template!r} must contain {placeholders} once, and nothing else in braces"
+            )
 
     def format(self, *texts: str) -> str:
-        """The template with the texts of a row in it."""
+        """Return the template with the texts of an example inserted."""
         return self.template.format(**dict(zip(self.columns, texts, strict=True)))
 
     def format_truncated(
         self, tokenizer: PreTrainedTokenizerBase, texts: list[list[str]], max_length: int
     ) -> list[str]:
-        """The template around each row, the texts cut so that the rest of it keeps its place.
+        """Insert texts into the template, truncated so that the template itself stays whole.
 
         Args:
-            tokenizer: Counts tokens.
-            texts: The columns.
-            max_length: Tokens of the texts together at most, special tokens included; those of the template come on
-                top, as far as the tokenizer's own limit allows. Of two texts the longer one is cut.
+            tokenizer: Tokenizer that counts tokens.
+            texts: Columns of texts.
+            max_length: Maximum number of tokens of all texts of an example, special tokens included. The tokens of the
+                template are added to it, up to the tokenizer's limit. Of two texts the longer one is truncated.
 
         Raises:
-            ValueError: If the template leaves no room for the texts, or they must be cut and the tokenizer cannot say
-                where.
+            ValueError: If the template leaves no room for the texts, or a slow tokenizer has to truncate.
         """
         special, template_length = tokenizer.num_special_tokens_to_add(), self.num_tokens(tokenizer)
         limit = min(max_length, tokenizer.model_max_length - template_length) - special
         if limit < len(self.columns):
             raise ValueError(
-                f"{self.argument}: has {template_length} tokens, which leaves no room for text in "
-                f"{tokenizer.model_max_length}; "
+                f"{self.argument}: {template_length} tokens leave no room for text in {tokenizer.model_max_length}; "
                 "shorten it"
             )
         lengths = [[len(ids) for ids in tokenizer(column, add_special_tokens=False)["input_ids"]] for column in texts]
-        limits = [_allocate_tokens(row, limit) for row in zip(*lengths, strict=True)]
+        limits = [_allocate_tokens(example, limit) for example in zip(*lengths, strict=True)]
         truncated = [
             self._truncate(tokenizer, column, limits)
             for column, limits in zip(texts, zip(*limits, strict=True), strict=True)
         ]
-        return [self.format(*row) for row in zip(*truncated, strict=True)]
+        return [self.format(*example) for example in zip(*truncated, strict=True)]
 
     def num_tokens(self, tokenizer: PreTrainedTokenizerBase) -> int:
-        """The number of tokens of the template alone."""
+        """Return the number of tokens of the template without texts."""
         return len(tokenizer(self.format(*[""] * len(self.columns)), add_special_tokens=False)["input_ids"])
 
     def _truncate(
@@ -83,21 +98,153 @@ class Prompt:
             return texts
         if not tokenizer.is_fast:
             raise ValueError(
-                f"{self.argument}: {tokenizer.name_or_path!r} is no fast tokenizer and does not say where to cut a "
-                "text that is too long; use a fast one, or raise data.max_length"
+                f"{self.argument}: {tokenizer.name_or_path!r} is not a fast tokenizer and cannot locate where to "
+                "truncate a text; use a fast one, or raise data.max_length"
             )
         encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
-        rows = zip(texts, encoded["offset_mapping"], limits, strict=True)
+        examples = zip(texts, encoded["offset_mapping"], limits, strict=True)
         if tokenizer.truncation_side == "left":
-            return [text if limit is None else text[offsets[-limit][0] :] for text, offsets, limit in rows]
-        return [text if limit is None else text[: offsets[limit - 1][1]] for text, offsets, limit in rows]
+            return [text if limit is None else text[offsets[-limit][0] :] for text, offsets, limit in examples]
+        return [text if limit is None else text[: offsets[limit - 1][1]] for text, offsets, limit in examples]
 
 
 def _allocate_tokens(lengths: tuple[int, ...], limit: int) -> list[int | None]:
-    """How many tokens of each text of a row are kept: what a short one leaves is the other's. None = all."""
+    """Return how many tokens to keep of each text, None for all; a short text leaves its share to the longer one."""
     if sum(lengths) <= limit:
         return [None] * len(lengths)
     half = limit // len(lengths)
-    left = limit - sum(length for length in lengths if length <= half)
-    long = sum(length > half for length in lengths)
-    return [None if length <= half else left // long for length in lengths]
+    remaining = limit - sum(length for length in lengths if length <= half)
+    num_long = sum(length > half for length in lengths)
+    return [None if length <= half else remaining // num_long for length in lengths]
+
+
+def tokenize_texts(
+    tokenizer: PreTrainedTokenizerBase, prompt: Prompt | None, max_length: int, texts: list[list[str]]
+) -> Columns:
+    """Tokenize and truncate texts, or pairs of texts.
+
+    Args:
+        tokenizer: Tokenizer.
+        prompt: Template around the texts; None for the texts alone.
+        max_length: Maximum number of tokens of an example, without those of the template.
+        texts: One or two columns of texts.
+
+    Raises:
+        ValueError: If ``max_length`` leaves no room for text.
+    """
+    special = tokenizer.num_special_tokens_to_add(pair=len(texts) == 2)
+    if max_length < special + len(texts):
+        raise ValueError(
+            f"data.max_length: {max_length} leaves no room for text beside {special} special tokens; "
+            f"give {special + len(texts)} or more"
+        )
+    limit = min(max_length, tokenizer.model_max_length)
+    if prompt is not None:
+        texts = [prompt.format_truncated(tokenizer, texts, max_length)]
+        limit = min(tokenizer.model_max_length, NO_LIMIT)
+    # pairs need token types for a teacher such as BERT even if the student (DistilBERT) has none
+    types = len(texts) == 2 or None
+    return dict(tokenizer(*texts, return_token_type_ids=types, truncation=True, max_length=limit))
+
+
+def group_texts(
+    texts: list[list[int]], word_ids: list[list[int]], length: int, cls_id: int, sep_id: int
+) -> tuple[list[list[int]], list[list[int | None]]]:
+    """Join texts with separators and cut them into examples; the last one may be shorter.
+
+    Args:
+        texts: Token ids of each text, without special tokens.
+        word_ids: Index in its text of the word of each token; may be empty.
+        length: Number of tokens of an example, including the two special tokens around it.
+        cls_id: Token that starts each example.
+        sep_id: Token between texts and at the end of each example.
+
+    Returns:
+        The examples and, if ``word_ids`` are given, the word of each token, counted over all texts; None for special
+        tokens.
+    """
+    tokens: list[int] = []
+    joined_word_ids: list[int | None] = []
+    num_words = 0
+    for index, ids in enumerate(texts):
+        if not ids:
+            continue  # the tokenizer drops all characters of this text
+        if tokens:
+            tokens.append(sep_id)
+            joined_word_ids.append(None)
+        tokens += ids
+        if word_ids:
+            joined_word_ids += [num_words + word for word in word_ids[index]]
+            num_words += max(word_ids[index], default=-1) + 1
+    size = length - NUM_SPECIAL_TOKENS
+    starts = range(0, len(tokens), size)
+    examples = [[cls_id, *tokens[start : start + size], sep_id] for start in starts]
+    return examples, [[None, *joined_word_ids[start : start + size], None] for start in starts]
+
+
+def tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> list[Any]:
+    """Return everything that determines the token ids of a text, as JSON values."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    state = json.loads(backend.to_str()) if backend is not None else tokenizer.get_vocab()
+    for setting in ("truncation", "padding"):  # left over from the latest call
+        state.pop(setting, None)
+    # not part of the backend's state
+    sides = [tokenizer.truncation_side, tokenizer.padding_side, tokenizer.model_input_names]
+    return [tokenizer.model_max_length, sides, state]
+
+
+def encoder_state(cls: type[Any], root: type[Any]) -> list[Any]:
+    """Return everything that determines how a DataModule encodes, as JSON values.
+
+    Args:
+        cls: Class of the DataModule.
+        root: Base class at which to stop.
+
+    Returns:
+        Name and ``ENCODING_VERSION`` of each class, and the source of those outside of this library: our own sources
+        may change without an effect on the encoding.
+    """
+    classes: list[Any] = [base for base in cls.__mro__ if issubclass(base, root)]
+    return [
+        [base.__name__, base.ENCODING_VERSION, None if base.__module__.startswith("lightning_kd.") else _source(base)]
+        for base in classes
+    ]
+
+
+def _source(cls: type[Any]) -> str:
+    """Return the source file of a class, or the bytecode of its ``encode`` if it has none (in a notebook)."""
+    try:
+        return inspect.getsource(inspect.getmodule(cls))  # type: ignore[arg-type]
+    except (OSError, TypeError):
+        code = cls.encode.__code__
+        return repr((code.co_code, code.co_names, [c for c in code.co_consts if isinstance(c, str | int)]))
+
+
+def encode_dataset(
+    raw: datasets.Dataset, encode: Callable[[Columns], Columns], key: str, description: str
+) -> datasets.Dataset:
+    """Encode a data set, or load the result from the cache of ``datasets``.
+
+    Args:
+        raw: Examples.
+        encode: Function of a batch of examples.
+        key: Changes whenever the result does.
+        description: Label of the progress bar.
+
+    Raises:
+        OSError: If the cache cannot be written.
+    """
+    cache = Path(datasets.config.HF_DATASETS_CACHE) / "lightning_kd"
+    file = cache / f"{key}.arrow"
+    if not file.exists():  # a filled cache may be read-only
+        check_writable(cache, "HF_DATASETS_CACHE")
+        cache.mkdir(parents=True, exist_ok=True)
+    with disk_full_errors(file):
+        return raw.map(
+            encode,
+            batched=True,
+            remove_columns=raw.column_names,
+            cache_file_name=str(file),
+            new_fingerprint=key,
+            desc=description,
+        )

@@ -167,7 +167,5 @@ def test_custom_augmentation(data_folder):
 
 
 def test_pairs_are_refused(data_folder):
-    with pytest.raises(
-        ValueError, match=r"data\.augmentation: words single texts anew, and data\.text_columns names two"
-    ):
+    with pytest.raises(ValueError, match=r"data\.augmentation: .*data\.text_columns"):
         TextClassificationDataModule(str(data_folder), text_columns=["a", "b"], augmentation=TfIdfReplacement())

@@ -52,7 +52,7 @@ def test_max_length_without_room_for_text(module, max_length):
 
 
 def test_no_tokenizer(module):
-    with pytest.raises(ValueError, match=r"data\.tokenizer: none given; name the student's hub id or folder"):
+    with pytest.raises(ValueError, match=r"data\.tokenizer: not given"):
         module(tokenizer=None).setup("fit")
 
 

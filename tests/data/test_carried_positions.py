@@ -3,7 +3,7 @@
 import pytest
 from transformers import AutoTokenizer
 
-from lightning_kd.data.carried_positions import NO_TOKEN, align_span_boundaries
+from lightning_kd.data.squad_teacher import NO_TOKEN, align_span_boundaries
 from tests.helpers import TINY_BERT, roberta_tokenizer
 
 TEXTS = [

@@ -2,8 +2,7 @@
 
 import pytest
 
-from lightning_kd.data.corpus import CORPUS_SUFFIXES, read_texts
-from lightning_kd.data.readers import find_split_files
+from lightning_kd.data.readers import CORPUS_SUFFIXES, find_split_files, read_texts
 
 
 def test_lines(write):
@@ -23,7 +22,7 @@ def test_tsv_and_json_lines(write):
 
 
 def test_reading_stops_where_it_is_told_to(write):
-    file = write({"a.txt": "one\ntwo\n" + "more\n" * 10}) / "a.txt"
+    file = write({"a.txt": "one\ntwo\n" + "more\n" * 10_000}) / "a.txt"
     file.write_bytes(file.read_bytes() + b"\xff\n")
     texts = read_texts(file, "text")
     assert [next(texts), next(texts)] == ["one", "two"]  # the broken line far below has not been read
@@ -40,7 +39,7 @@ def test_line_that_is_not_utf8(write, name):
 @pytest.mark.parametrize(("name", "content"), [("a.csv", "id,body\n1,x\n"), ("a.jsonl", '{"id": 1, "body": "x"}\n')])
 def test_missing_column_names_those_there_are(write, name, content):
     file = write({name: content}) / name
-    with pytest.raises(ValueError, match=r"data\.text_column: .* has no column 'text'; it has 'id', 'body'"):
+    with pytest.raises(ValueError, match=r"data\.text_column: .*, line \d: no column 'text'; it has 'id', 'body'"):
         list(read_texts(file, "text"))
 
 
@@ -50,9 +49,8 @@ def test_missing_column_names_those_there_are(write, name, content):
         ("a.csv", "a,text\n1,x\n2\n", r"line 3: 1 fields where the header has 2 \(a, text\)"),
         ("a.csv", 'text\n"x\n', "not CSV .*is a quotation mark missing"),
         ("a.jsonl", '{"text": "x"}\n{"text": \n', r"line 2, column 10: not JSON"),
-        ("a.jsonl", '{"text": 3}\n', r"line 1: expected an object with a text 'text'"),
-        ("a.jsonl", '["x"]\n', r"line 1: expected an object with a text 'text'"),
-        ("a.csv", "", r"has no column 'text'; it has none"),
+        ("a.jsonl", '{"text": 3}\n', r"line 1: expected .*text"),
+        ("a.jsonl", '["x"]\n', r"line 1: expected .*text"),
     ],
 )
 def test_broken_tables(write, name, content, message):

@@ -7,7 +7,6 @@ import torch
 from lightning.pytorch import seed_everything
 
 from lightning_kd import MaskedLMDataModule
-from lightning_kd.data import hub
 from tests.helpers import TINY_BERT
 
 WORDS = "water desk paper plant leak room hello goodbye good morning france later".split()  # noqa: SIM905
@@ -218,13 +217,13 @@ def test_stream_on_two_devices(module):
     [
         ({"mlm_probability": 1.0}, r"data\.mlm_probability: must be in \(0, 1\), got 1\.0"),
         ({"mlm_smoothing": -0.1}, r"data\.mlm_smoothing: must be in \[0, 10\], got -0\.1"),
-        ({"mlm_smoothing": 0.7, "streaming": True}, r"data\.mlm_smoothing: does not go with streaming"),
+        ({"mlm_smoothing": 0.7, "streaming": True}, r"data\.mlm_smoothing: .*streaming"),
         (
             {"mlm_smoothing": 0.7, "whole_word_masking": True},
-            r"data\.mlm_smoothing: does not go with whole_word_masking",
+            r"data\.mlm_smoothing: .*whole_word_masking",
         ),
-        ({"streaming": True, "num_workers": 2}, r"data\.num_workers: does not go with streaming; set it to 0"),
-        ({"streaming": True, "validation_fraction": 0.1}, r"data\.validation_fraction: does not go with streaming"),
+        ({"streaming": True, "num_workers": 2}, r"data\.num_workers: .*streaming"),
+        ({"streaming": True, "validation_fraction": 0.1}, r"data\.validation_fraction: .*streaming"),
         ({"validation_fraction": 1.0}, r"data\.validation_fraction: must be in \[0, 1\)"),
         ({"shuffle_buffer": 0}, r"data\.shuffle_buffer: must be >= 1"),
     ],
@@ -241,7 +240,7 @@ def test_arguments(module, arguments, message):
         ({"train.txt": "\n \n", "dev.txt": TEXT}, {}, "the train split of .* is empty"),
         ({"dev.txt": TEXT}, {}, r"has no train split; add a file named train\.txt"),
         ({"train.txt": TEXT}, {}, r"has no validation split; add a file named validation\.txt"),
-        ({"train.txt": "\u200b\n" * 9, "dev.txt": TEXT}, {}, "no text that makes a token|fewer rows than a batch"),
+        ({"train.txt": "\u200b\n" * 9, "dev.txt": TEXT}, {}, r"train split .* no text|data\.batch_size: .* 4"),
         (
             {"train.txt": TEXT, "dev.txt": TEXT},
             {"max_length": 65},
@@ -272,13 +271,13 @@ def test_tokenizer_without_a_mask(module, tokenizer):
 def test_stream_smaller_than_a_batch(module):
     data = module({"train.txt": "one line\n", "dev.txt": TEXT}, streaming=True)
     data.setup("fit")
-    with pytest.raises(ValueError, match=r"data\.batch_size: the training texts make fewer rows than a batch of 4"):
+    with pytest.raises(ValueError, match=r"data\.batch_size: .* batch of 4"):
         next(iter(data.train_dataloader()))
 
 
 def test_one_text_cannot_be_parted(module):
     data = module({"train.txt": "one line\n"}, validation_fraction=0.5)
-    with pytest.raises(ValueError, match=r"data\.validation_fraction: .* has one text only"):
+    with pytest.raises(ValueError, match=r"data\.validation_fraction: .*only one text"):
         data.setup("fit")
 
 
@@ -290,7 +289,7 @@ def test_nothing_to_predict(module):
 def test_hub(monkeypatch, tokenizer):
     rows = datasets.Dataset.from_dict({"page": ["hello water", "", None, "good morning desk"]})
     loaded = datasets.DatasetDict(train=rows, validation=rows, other=rows)
-    monkeypatch.setattr(hub.datasets, "load_dataset", lambda path, config_name: loaded)
+    monkeypatch.setattr(datasets, "load_dataset", lambda path, config_name: loaded)
     settings = {"tokenizer": tokenizer, "line_by_line": True, "max_length": 16}
     data = MaskedLMDataModule("somebody/pages", text_column="page", config_name="raw", **settings)
     data.setup("fit")

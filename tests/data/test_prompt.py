@@ -57,7 +57,7 @@ def test_the_tokenizers_limit_holds_for_all_together(tokenizer):
     assert filled.endswith(" is")
     assert len(tokenizer(filled)["input_ids"]) <= 16
     tokenizer.model_max_length = 8
-    with pytest.raises(ValueError, match=r"data.prompt: has \d+ tokens, which leaves no room for text in 8; shorten"):
+    with pytest.raises(ValueError, match=r"data.prompt: \d+ tokens leave no room for text in 8"):
         prompt(PROMPT).format_truncated(tokenizer, [["hello"]], max_length=512)
 
 
@@ -69,7 +69,7 @@ def test_braces_that_are_meant():
     "template", ["no text", "{text} and {text}", "{other}", "{text!r}", "{text:>9}", "{}", "{text.upper}", "{text} {"]
 )
 def test_templates_that_are_none(template):
-    with pytest.raises(ValueError, match=r"^data\.prompt: .*(must hold \{text\} once|is no template)"):
+    with pytest.raises(ValueError, match=r"^data\.prompt: .*(must contain \{text\} once|not a template)"):
         prompt(template)
 
 

@@ -117,13 +117,13 @@ def test_two_columns_of_one_name_are_refused(file):
 
 @pytest.mark.parametrize("row", ['["hello"]', '"hello"', "3", "null"])
 def test_row_that_is_no_object_is_named(file, row):
-    assert "row 2: expected an object" in error_message(file("a.jsonl", f'{{"text": "a"}}\n{row}\n'))
+    assert "line 2: expected an object" in error_message(file("a.jsonl", f'{{"text": "a"}}\n{row}\n'))
     assert "row 2: expected an object" in error_message(file("b.json", f'[{{"text": "a"}}, {row}]'))
 
 
 def test_row_with_other_columns_is_named(file):
     message = error_message(file("a.jsonl", '{"text": "a", "label": 0}\n{"text": "b"}\n'))
-    assert "row 2: has the columns ['text'], the first row ['label', 'text']" in message
+    assert "line 2: has the columns ['text'], the first row ['label', 'text']" in message
 
 
 def test_unknown_suffix_names_the_known_ones(file):

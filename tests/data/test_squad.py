@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from lightning_kd import SQuADDataModule
-from lightning_kd.data import hub
 from tests.helpers import TINY_BERT, squad, squad_questions
 
 QUESTION = {"id": "q", "question": "what is it?", "context": "see the water in the room", "answers": ["the water"]}
@@ -132,7 +131,7 @@ def test_predict_needs_no_answers(module, write):
     assert batch["context"] == [QUESTION["context"]]
     batch = single_batch(module({"dev": [QUESTION]}), "predict")
     assert batch["id"] == ["q"]
-    with pytest.raises(ValueError, match=r"data\.predict_path: there is no file"):
+    with pytest.raises(ValueError, match=r"data\.predict_path: 'nowhere\.json'"):
         module({"dev": [QUESTION]}, predict_path="nowhere.json").setup("predict")
 
 
@@ -141,7 +140,7 @@ def test_misplaced_answers_are_counted_named_and_left_out_of_training(module):
     for number in (1, 3):
         content["data"][0]["paragraphs"][number]["qas"][0]["answers"][0]["answer_start"] += 1
     data = module({"train": content, "dev": content})
-    with pytest.warns(UserWarning, match=r"2 of 6 training questions .* first is 't0desk'; they are left out"):
+    with pytest.warns(UserWarning, match=r"2 of 6 training questions, the first is 't0desk', .* left out"):
         rows = data.load("train")
     assert rows["id"][:] == ["t0water", "t0paper", "t0leak", "q"]
     batch = single_batch(data)  # to score them the texts are enough
@@ -157,7 +156,7 @@ def test_question_without_room_for_context(module):
 
 def test_stride_that_leaves_no_progress(module):
     with pytest.raises(
-        ValueError, match=r"data\.stride: 26 is not smaller than the room that question 'q' .*data\.max_length"
+        ValueError, match=r"data\.stride: 26 is not smaller than the 25 of 32 tokens .*'q'.*data\.max_length"
     ):
         module({"dev": [QUESTION]}, stride=26).setup("validate")
     with pytest.raises(ValueError, match=r"data\.stride: must be >= 0 and less than data\.max_length \(32\), got 32"):
@@ -165,7 +164,7 @@ def test_stride_that_leaves_no_progress(module):
 
 
 def test_duplicate_ids(module):
-    with pytest.raises(ValueError, match=r"dev-v1\.1\.json: the id 'q' comes twice"):
+    with pytest.raises(ValueError, match=r"dev-v1\.1\.json: the id 'q' is not unique"):
         module({"dev": [QUESTION, QUESTION]}).setup("validate")
 
 
@@ -174,7 +173,7 @@ def test_question_without_text(module, field):
     content = squad([QUESTION])
     paragraph = content["data"][0]["paragraphs"][0]
     (paragraph if field == "context" else paragraph["qas"][0])[field] = "  "
-    with pytest.raises(ValueError, match=rf"question 'q' has no {field}; fill it or remove the question"):
+    with pytest.raises(ValueError, match=rf"question 'q' has no {field}"):
         module({"dev": content}).setup("validate")
 
 
@@ -182,7 +181,7 @@ def test_question_without_text(module, field):
     "content", [[1], {"data": [{"title": "x"}]}, {"rows": []}, {"data": [{"paragraphs": [{"qas": [{}]}]}]}]
 )
 def test_other_layout(module, content):
-    with pytest.raises(ValueError, match=r"dev-v1\.1\.json, question 1: not in SQuAD's layout \(data, paragraphs"):
+    with pytest.raises(ValueError, match=r"dev-v1\.1\.json, question 1: not in SQuAD's format \(data, paragraphs"):
         module({"dev": {"data": content} if isinstance(content, list) else content}).setup("validate")
 
 
@@ -193,7 +192,7 @@ def test_empty_file(module):
 
 def test_missing_split_says_which_file_is_wanted(module):
     with pytest.raises(
-        ValueError, match=r"has no train split; name a folder with train-v1\.1\.json \(data\.version is 1\.1\)"
+        ValueError, match=r"has no train split; give a folder with train-v1\.1\.json \(data\.version is 1\.1\)"
     ):
         module({"dev": [QUESTION]}).setup("fit")
     with pytest.raises(ValueError, match=r"has no test split; .*`validate`"):
@@ -227,7 +226,7 @@ def test_hub_layout(monkeypatch, tokenizer):
     }
     loaded = datasets.DatasetDict(validation=datasets.Dataset.from_dict(rows))
     monkeypatch.setattr(
-        hub.datasets, "load_dataset", lambda path, config_name: loaded if path == "rajpurkar/squad_v2" else None
+        datasets, "load_dataset", lambda path, config_name: loaded if path == "rajpurkar/squad_v2" else None
     )
     batch = single_batch(SQuADDataModule(tokenizer=tokenizer, version="2.0", max_length=32, stride=4))
     rows = {name: row for row, name in enumerate(batch["id"])}
@@ -247,14 +246,14 @@ def test_blank_answer_is_no_answer(module):
 
 @pytest.mark.parametrize("name", [7, None, ["q"]])
 def test_id_that_is_no_text(module, name):
-    with pytest.raises(ValueError, match=r"dev-v1\.1\.json, question 1: the id must be a text, got"):
+    with pytest.raises(ValueError, match=r"dev-v1\.1\.json, question 1: the id must be a string, got"):
         module({"dev": [{**QUESTION, "id": name}]}).setup("validate")
 
 
 def test_answer_that_is_no_text(module):
     content = squad([QUESTION])
     content["data"][0]["paragraphs"][0]["qas"][0]["answers"][0]["text"] = None
-    with pytest.raises(ValueError, match=r"question 1: not in SQuAD's layout"):
+    with pytest.raises(ValueError, match=r"question 1: not in SQuAD's format"):
         module({"dev": content}).setup("validate")
 
 
@@ -263,7 +262,7 @@ def test_version_as_a_number():
 
 
 def test_what_predict_says_where_there_is_nothing_to_answer(module, write):
-    with pytest.raises(ValueError, match=r"no predict split; name a folder with dev-v1\.1\.json .*data\.predict_path"):
+    with pytest.raises(ValueError, match=r"no predict split; give a folder with dev-v1\.1\.json .*data\.predict_path"):
         module({"train": [QUESTION]}).setup("predict")
     file = write({"none.json": json.dumps(squad([]))}) / "none.json"
     with pytest.raises(ValueError, match=r"data\.predict_path: .*none\.json' has no questions"):
@@ -282,5 +281,5 @@ def test_answer_after_a_space_at_the_front_of_a_context(module):
 
 def test_limit_of_the_tokenizer(module, tokenizer):
     data = module({"dev": [QUESTION]}, tokenizer=tokenizer, max_length=2000, stride=60)
-    with pytest.raises(ValueError, match=r"data\.stride: 60 .* of 64 tokens, which the tokenizer limits; lower it$"):
+    with pytest.raises(ValueError, match=r"data\.stride: 60 .* of 64 tokens .* tokenizer"):
         data.setup("validate")

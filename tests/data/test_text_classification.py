@@ -74,7 +74,7 @@ def test_pairs_of_texts(module, tokenizer):
 
 @pytest.mark.parametrize("columns", [[], ["a", "b", "c"]])
 def test_neither_one_nor_two_text_columns(module, columns):
-    with pytest.raises(ValueError, match=r"data\.text_columns: one column, or two for pairs; got"):
+    with pytest.raises(ValueError, match=r"data\.text_columns: must be one or two columns, got"):
         module(LABELED, text_columns=columns)
 
 
@@ -91,7 +91,7 @@ def test_missing_label_column_is_named(module):
 @pytest.mark.parametrize("blank", ['""', "  "])
 def test_blank_text_names_the_row(module, blank):
     data = module({**LABELED, "validation.csv": f"text,label\nbye,leave\n{blank},greet\n"})
-    with pytest.raises(ValueError, match=r"\(validation\), row 2: no text in column 'text'; fill it or remove the row"):
+    with pytest.raises(ValueError, match=r"\(validation\), row 2: no text in column 'text'"):
         data.setup("fit")
 
 
@@ -150,7 +150,7 @@ def test_missing_validation_split_says_what_to_add(module):
 
 def test_unlabeled_test_split_is_predicted_but_not_scored(module):
     data = module({**LABELED, "test.csv": "text\nhi\nhello\n"})
-    with pytest.raises(ValueError, match=r"test split .* no labels.*; .* `validate`, .* `predict`"):
+    with pytest.raises(ValueError, match=r"test split .* no labels.*; .* `predict`"):
         data.setup("test")
     data.setup("predict")
     (batch,) = data.predict_dataloader()
