@@ -38,9 +38,6 @@ class DataModuleInterface:
     is_stochastic: bool = True
     """True if training examples change from epoch to epoch, as with dynamic masking."""
     teacher_cache_lookup: Callable[[Batch], Batch] | None = None
-    """Adds cached teacher logits to a batch on the CPU; set by a module with ``teacher_cache``."""
-
-    teacher_cache_lookup: Callable[[Batch], Batch] | None = None
     """Adds cached teacher logits to a training batch; set during a fit with a teacher cache."""
 
     @property

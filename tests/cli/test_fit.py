@@ -169,7 +169,7 @@ def test_misspelled_keys_are_named(shell, config, override, named):
         (["--model.student=no/body", f"--data.init_args.tokenizer={TINY_BERT}"], "student 'no/body' is neither"),
         (["--model.student=nobody/nothing"], "data.tokenizer 'nobody/nothing' is neither"),
         (["--model.student.wings=2"], "student.wings: BertConfig has no such field"),
-        (["--data.init_args.path=no/where"], "data.path: 'no/where' is neither a file or folder here"),
+        (["--data.init_args.path=no/where"], "data.path: 'no/where' is neither a local file or folder"),
         (["--data.init_args.batch_size=0"], "data.batch_size: must be >= 1, got 0"),
         ([SOFT], "losses.soft: needs a teacher"),
         ([SOFT, "--model.losses.soft.init_args.temperature=0"], "temperature must be > 0, got 0"),

@@ -139,7 +139,7 @@ def test_variables_that_the_service_would_not_set(entry, changes, message):
         ({"config": "gone.yaml"}, "hyperparameter config: there is no 'gone.yaml' in "),
         ({"model.warm_up": 1}, "model.warm_up"),
         ({"model.losses.hard.init_args.weigth": 1}, "'weigth' is not accepted"),
-        ({"data.init_args.path": "no/where"}, "data.path: 'no/where' is neither a file or folder here"),
+        ({"data.init_args.path": "no/where"}, "data.path: 'no/where' is neither a local file or folder"),
         ({"model.teacher": "${SM_CHANNEL_TRAINING}"}, "teacher "),
     ],
 )
