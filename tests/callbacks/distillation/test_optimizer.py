@@ -120,16 +120,11 @@ def test_gradients_of_the_projection_are_clipped_with_the_others(tmp_path):
 
 
 def test_optimizer_that_computes_its_learning_rate(tmp_path):
-    distillation, before = callback(**HIDDEN), []
-
-    class RecordStart(Callback):
-        def on_train_start(self, trainer, pl_module):
-            before.extend(p.detach().clone() for p in distillation._terms.parameters())
-
+    distillation = callback(**HIDDEN)
+    record = RecordProjection(distillation)
     module = Classifier(build_optimizer=lambda module: Adafactor(module.parameters(), lr=None))
-    fit(module, tmp_path, distillation, callbacks=[RecordStart()])
-    (after,) = distillation._terms.parameters()
-    assert not torch.equal(before[0], after)
+    fit(module, tmp_path, distillation, callbacks=[record])
+    assert not torch.equal(record.weights[0], record.projection)
 
 
 def test_missing_optimizer(tmp_path):
