@@ -1,4 +1,4 @@
-"""The config of a study's trials: what ``fit`` takes, with the settings of a trial put in."""
+"""The config of a study: the arguments of ``fit``, with the overrides of a trial applied."""
 
 import argparse
 import json
@@ -9,7 +9,7 @@ from jsonargparse import Namespace
 from lightning.pytorch import LightningDataModule
 
 from lightning_kd.cli.fit import BuildOnlyCLI
-from lightning_kd.cli.tune.space import Space
+from lightning_kd.cli.tune.space import SearchSpace
 from lightning_kd.training.module import DistillationModule
 
 
@@ -20,79 +20,63 @@ class Configuration:
         args: ``--config`` and other arguments, without the word ``fit``.
 
     Raises:
-        ValueError: If ``fit`` would not take them.
+        ValueError: If ``fit`` rejects them.
     """
 
     def __init__(self, args: list[str]) -> None:
         self.args = args
-        self._parser = self._read({}).parser
+        self._parser = self._parse({}).parser
 
-    def with_settings(self, settings: dict[str, Any]) -> dict[str, Any]:
-        """The config as plain data, as far as it was given, with some keys set.
+    def with_overrides(self, overrides: dict[str, Any]) -> dict[str, Any]:
+        """Return the given part of the config, without defaults, as plain data.
 
         Args:
-            settings: Values by config key.
+            overrides: Values by config key.
 
         Raises:
-            ValueError: If ``fit`` would not take them.
+            ValueError: If ``fit`` rejects them.
         """
         try:
-            config = self._parser.parse_args(["fit", *self.args, *_arguments(settings)], defaults=False)
+            config = self._parser.parse_args(["fit", *self.args, *_to_arguments(overrides)], defaults=False)
         except argparse.ArgumentError as error:
-            raise ValueError(one_line(error)) from error
+            raise ValueError(to_one_line(error)) from error
         given = config.fit.clone()
         given.pop("config", None)
-        plain: dict[str, Any] = yaml.safe_load(self._parser.dump(Namespace(fit=given), skip_validation=True))["fit"]  # type: ignore[no-untyped-call]
+        text = self._parser.dump(Namespace(fit=given), skip_validation=True)  # type: ignore[no-untyped-call]
+        plain: dict[str, Any] = yaml.safe_load(text)["fit"]
         return plain
 
-    def build(self, settings: dict[str, Any]) -> tuple[DistillationModule, LightningDataModule]:
-        """Module and DataModule with some keys set.
-
-        Raises:
-            ValueError: If ``fit`` would not take them.
-        """
-        built = self._read(settings)
-        return built.model, built.datamodule
-
-    def _read(self, settings: dict[str, Any]) -> BuildOnlyCLI:
-        try:
-            return BuildOnlyCLI(["fit", *self.args, *_arguments(settings)])
-        except argparse.ArgumentError as error:
-            raise ValueError(one_line(error)) from error
-
-    def check(self, space: Space) -> list[tuple[DistillationModule, LightningDataModule]]:
+    def check(self, space: SearchSpace) -> list[tuple[DistillationModule, LightningDataModule]]:
         """Build module and DataModule at each choice and at both ends of each number of a space.
 
         Raises:
-            ValueError: Names the first parameter and value that ``fit`` would not take.
+            ValueError: If one cannot be built; names the parameters.
         """
-        built = []
-        for parameter, values in space.samples():
-            settings = space.settings(values)
+        built, params = [], {}
+        samples = space.samples()
+        while True:
             try:
-                built.append(self.build(settings))
+                params, overrides = next(samples)
+                cli = self._parse(overrides)
+            except StopIteration:
+                return built
             except Exception as error:
-                guilty = self._guilty(space, settings) or parameter.name
-                raise ValueError(f"--space: parameter {guilty!r} = {values[guilty]!r}: {one_line(error)}") from error
-        return built
+                values = ", ".join(f"{name} = {value!r}" for name, value in params.items())
+                raise ValueError(f"--search_space: {values}: {to_one_line(error)}") from error
+            built.append((cli.model, cli.datamodule))
 
-    def _guilty(self, space: Space, settings: dict[str, Any]) -> str | None:
-        """The parameter whose key is the first that cannot be set."""
-        some: dict[str, Any] = {}
-        for key, value in settings.items():
-            some[key] = value
-            try:
-                self.build(some)
-            except Exception:
-                return next(parameter.name for parameter in space.parameters if key in parameter.keys)
-        return None
+    def _parse(self, overrides: dict[str, Any]) -> BuildOnlyCLI:
+        try:
+            return BuildOnlyCLI(["fit", *self.args, *_to_arguments(overrides)])
+        except argparse.ArgumentError as error:
+            raise ValueError(to_one_line(error)) from error
 
 
-def _arguments(settings: dict[str, Any]) -> list[str]:
-    """Settings as one types them: texts as they are, all else as JSON."""
-    return [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in settings.items()]
+def _to_arguments(overrides: dict[str, Any]) -> list[str]:
+    """Return overrides as command-line arguments: strings as they are, all else as JSON."""
+    return [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in overrides.items()]
 
 
-def one_line(error: Exception) -> str:
-    """What an error says, or what it is where it says nothing."""
+def to_one_line(error: Exception) -> str:
+    """Return the message of an error in one line, or its class name if it has none."""
     return " ".join(str(error).split()) or type(error).__name__

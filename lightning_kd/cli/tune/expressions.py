@@ -1,4 +1,4 @@
-"""Arithmetic in a search space: ``1 - alpha`` is computed, not evaluated as Python."""
+"""Arithmetic in a search space, such as ``1 - alpha``, computed without running Python code."""
 
 import ast
 import math
@@ -18,13 +18,13 @@ _UNARY: dict[type[ast.unaryop], Callable[[Any], Any]] = {ast.USub: operator.neg,
 
 
 class Expression:
-    """Numbers, names of parameters, ``+ - * / // **`` and parentheses.
+    """An expression of numbers, parameter names, ``+ - * / // **`` and parentheses.
 
     Args:
-        text: Such as ``(1 - alpha) / 2``, or a name alone, which stands for any value.
+        text: The expression, such as ``(1 - alpha) / 2``, or a single parameter name, which stands for any value.
 
     Raises:
-        ValueError: If there is anything else in it.
+        ValueError: If the text contains anything else.
     """
 
     def __init__(self, text: str) -> None:
@@ -32,45 +32,47 @@ class Expression:
         try:
             self._tree = ast.parse(text.strip(), mode="eval").body
         except SyntaxError as error:
-            raise ValueError(f"{text!r} is no arithmetic; write something like 1 - alpha") from error
-        self.names: frozenset[str] = frozenset(self._check(self._tree))
+            raise ValueError(f"{text!r} is not an arithmetic expression; write something like 1 - alpha") from error
+        self.names: frozenset[str] = frozenset(self._collect_names(self._tree))
 
-    def _check(self, node: ast.expr) -> set[str]:
-        """The names below a node."""
+    def _collect_names(self, node: ast.expr) -> set[str]:
         if isinstance(node, ast.Name):
             return {node.id}
         if isinstance(node, ast.Constant) and type(node.value) in (int, float):
             return set()
         if isinstance(node, ast.UnaryOp) and type(node.op) in _UNARY:
-            return self._check(node.operand)
+            return self._collect_names(node.operand)
         if isinstance(node, ast.BinOp) and type(node.op) in _BINARY:
-            return self._check(node.left) | self._check(node.right)
+            return self._collect_names(node.left) | self._collect_names(node.right)
         raise ValueError(
-            f"{self.text!r}: {ast.unparse(node)!r} is neither a number, a parameter nor one of + - * / // **; "
-            "for a text use choices"
+            f"{self.text!r}: {ast.unparse(node)!r} is not a number, a parameter or one of + - * / // **; "
+            "use choices for text"
         )
 
     def __call__(self, values: Mapping[str, Any]) -> Any:
-        """The value, with the parameters' own put in.
+        """Evaluate the expression.
+
+        Args:
+            values: Value of each parameter by name.
 
         Raises:
-            ValueError: If it cannot be computed, as with a division by zero or the root of a negative number.
+            ValueError: If the result is not a finite real number, for example after a division by zero.
         """
         try:
-            result = self._value(self._tree, values)
+            result = self._evaluate(self._tree, values)
             if isinstance(result, complex) or (isinstance(result, float) and not math.isfinite(result)):
-                raise ArithmeticError(f"{result} is no finite real number")
+                raise ArithmeticError(f"{result} is not a finite real number")
         except (ArithmeticError, TypeError) as error:
-            given = ", ".join(f"{name} = {values[name]!r}" for name in sorted(self.names))
-            raise ValueError(f"{self.text!r} cannot be computed with {given}: {error}") from error
+            inputs = ", ".join(f"{name} = {values[name]!r}" for name in sorted(self.names))
+            raise ValueError(f"{self.text!r} cannot be computed with {inputs}: {error}") from error
         return result
 
-    def _value(self, node: ast.expr, values: Mapping[str, Any]) -> Any:
+    def _evaluate(self, node: ast.expr, values: Mapping[str, Any]) -> Any:
         if isinstance(node, ast.Name):
             return values[node.id]
         if isinstance(node, ast.Constant):
             return node.value
         if isinstance(node, ast.UnaryOp):
-            return _UNARY[type(node.op)](self._value(node.operand, values))
+            return _UNARY[type(node.op)](self._evaluate(node.operand, values))
         assert isinstance(node, ast.BinOp)
-        return _BINARY[type(node.op)](self._value(node.left, values), self._value(node.right, values))
+        return _BINARY[type(node.op)](self._evaluate(node.left, values), self._evaluate(node.right, values))

@@ -1,4 +1,4 @@
-"""What a trial is worth: its runs, one for each seed."""
+"""The objective of a study: the mean score of a trial's runs, one for each seed."""
 
 import shutil
 from contextlib import suppress
@@ -7,122 +7,117 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import TYPE_CHECKING, Literal
 
-from lightning_kd.cli.tune import results, storage
-from lightning_kd.cli.tune.configuration import Configuration, one_line
-from lightning_kd.cli.tune.space import Space
-from lightning_kd.cli.tune.trial_run import Metric, ReportToTrial, StudyError, run_trial
+from lightning_kd.cli.tune import results
+from lightning_kd.cli.tune.configuration import Configuration, to_one_line
+from lightning_kd.cli.tune.space import SearchSpace
+from lightning_kd.cli.tune.study import PROCESS_ATTR, process_name
+from lightning_kd.cli.tune.trial import Metric, ReportToTrial, StudyError, run_trial
 from lightning_kd.io.atomic import DISK_FULL_ERRNOS
 
 if TYPE_CHECKING:
     from optuna import Trial
 
-Keep = Literal["best", "all", "none"]
-KEEP: tuple[Keep, ...] = ("best", "all", "none")
+KeepModels = Literal["best", "all", "none"]
+KEEP_MODELS: tuple[KeepModels, ...] = ("best", "all", "none")
 
-STARTUP = 5
-"""Trials with all seeds finished before one is stopped between two seeds."""
+MIN_TRIALS_FOR_SEED_PRUNING = 5
+"""Complete trials before a trial may be pruned between two seeds."""
 
 
 class TrialFailedError(Exception):
-    """A trial that ended with an error of its own, which does not end the study."""
+    """A trial that failed; the study continues."""
 
 
 @dataclass
 class Objective:
-    """Runs a trial.
+    """Run a trial and return its score.
 
     Attributes:
-        space: What to try.
-        configuration: What a trial runs.
-        metric: What is tuned.
-        folder: Of the study.
-        seeds: Of the runs of each trial.
-        trials: Number of trials of the whole study.
-        prune: Whether a trial may be stopped between two seeds, too.
-        keep: Whose students to keep.
-        verbose: Whether to show the bars of each run.
-        running: Number of the trial that runs, or ran last.
+        space: The search space.
+        configuration: The config that the trials override.
+        metric: The metric to optimize.
+        folder: Folder of the study.
+        seeds: Seeds of the runs of each trial.
+        n_trials: Number of trials of the whole study.
+        prune: If True, trials may also be pruned between two seeds.
+        keep_models: Which trials keep their student.
+        verbose: If True, show the progress bar of each run.
+        current_number: Number of the trial that runs, or ran last.
     """
 
-    space: Space
+    space: SearchSpace
     configuration: Configuration
     metric: Metric
     folder: Path
     seeds: list[int]
-    trials: int
+    n_trials: int
     prune: bool
-    keep: Keep
+    keep_models: KeepModels
     verbose: bool
-    running: int | None = None
+    current_number: int | None = None
 
     def __call__(self, trial: "Trial") -> float:
-        """The mean over the seeds of the best value of the metric.
+        """Return the mean over the seeds of the best value of the metric.
 
         Raises:
-            TrialFailedError: After any error that may be this trial's own.
-            TrialPruned: If it is stopped early.
-            StudyError: If the next trial would fail, too.
+            TrialFailedError: After an error that may be specific to this trial.
+            TrialPruned: If the trial is stopped early.
+            StudyError: If all trials would fail alike.
             OSError: If the disk is full.
-            KeyboardInterrupt: If the process was told to end.
+            KeyboardInterrupt: If the process was interrupted.
         """
         import optuna
         from optuna.exceptions import UpdateFinishedTrialError
 
-        self.running = trial.number
-        trial.set_user_attr(storage.PROCESS, storage.identity())
-        if sum(other.number < trial.number for other in results.wanted(trial.study)) >= self.trials:
-            trial.set_user_attr(results.SURPLUS, True)  # two processes began the last one at the same moment
+        self.current_number = trial.number
+        trial.set_user_attr(PROCESS_ATTR, process_name())
+        if sum(other.number < trial.number for other in results.current_trials(trial.study)) >= self.n_trials:
+            trial.set_user_attr(results.DISCARDED_ATTR, True)  # two processes started the last trial together
             raise TrialFailedError
         try:
             return self._run(trial)
         except (optuna.TrialPruned, StudyError):
             raise
-        except (KeyboardInterrupt, SystemExit) as stop:  # Lightning makes an exit of Ctrl-C
-            raise KeyboardInterrupt from stop
+        except (KeyboardInterrupt, SystemExit) as interrupt:  # Lightning exits on Ctrl-C
+            raise KeyboardInterrupt from interrupt
         except Exception as error:
             if isinstance(error, OSError) and error.errno in DISK_FULL_ERRNOS:
                 raise
             kind = "" if isinstance(error, (ValueError, OSError, FloatingPointError)) else f"{type(error).__name__}: "
-            why = kind + one_line(error)
+            message = kind + to_one_line(error)
         finally:
-            for checkpoints in results.trial_folder(self.folder, trial.number).glob("**/checkpoints"):
+            for checkpoints in results.trial_dir(self.folder, trial.number).glob("**/checkpoints"):
                 shutil.rmtree(checkpoints, ignore_errors=True)
-        # only here: the error's traceback would keep the networks in memory
-        with suppress(UpdateFinishedTrialError):  # another process took this one for dead and gave the trial up
-            trial.set_user_attr(results.REASON, why)
-        raise TrialFailedError(why)
+        # outside of the handler: the traceback of the error would keep the models in memory
+        with suppress(UpdateFinishedTrialError):  # another process took this one for dead
+            trial.set_user_attr(results.ERROR_ATTR, message)
+        raise TrialFailedError(message)
 
     def _run(self, trial: "Trial") -> float:
-        settings = self.space.settings(self.space.suggest(trial))
+        overrides = self.space.overrides(trial)
         scores: dict[str, float] = {}
         for seed in self.seeds:
             if scores:
-                self._stop_if_worse(trial, scores)
-            folder = results.trial_folder(self.folder, trial.number)
+                self._prune_between_seeds(trial, scores)
+            folder = results.trial_dir(self.folder, trial.number)
             folder = folder / f"seed_{seed}" if len(self.seeds) > 1 else folder
-            config = {**self.configuration.with_settings(settings), "seed_everything": seed}
+            config = {**self.configuration.with_overrides(overrides), "seed_everything": seed}
             results.write_config(folder / "config.yaml", config, [f"Trial {trial.number}"])
-            watch = ReportToTrial(self.metric, None if scores else lambda step, value: self._report(trial, step, value))
-            scores[str(seed)] = run_trial(folder / "config.yaml", folder, watch, self.keep != "none", self.verbose)
-            trial.set_user_attr(results.SCORES, scores)
+            is_first = not scores  # the pruner compares the first seed with the first seed of other trials
+            callback = ReportToTrial(self.metric, trial if is_first else None)
+            keep_student = self.keep_models != "none"
+            scores[str(seed)] = run_trial(folder / "config.yaml", folder, callback, keep_student, self.verbose)
+            trial.set_user_attr(results.SCORES_ATTR, scores)
         return fmean(scores.values())
 
-    def _report(self, trial: "Trial", step: int, value: float) -> None:
-        """Tell Optuna of a validation of the first seed; its pruner compares with the same one of other trials."""
+    def _prune_between_seeds(self, trial: "Trial", scores: dict[str, float]) -> None:
+        """Prune if the mean so far is worse than the median of complete trials over the same seeds."""
         import optuna
 
-        trial.report(value, step)
-        if trial.should_prune():
-            raise optuna.TrialPruned
-
-    def _stop_if_worse(self, trial: "Trial", scores: dict[str, float]) -> None:
-        """Between two seeds: is the mean so far worse than the median of finished trials over the same seeds."""
-        import optuna
-
-        complete = trial.study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
+        complete = results.complete_trials(trial.study)
         others = [fmean(results.scores(other)[seed] for seed in scores) for other in complete]
-        if not self.prune or len(others) < STARTUP:
+        if not self.prune or len(others) < MIN_TRIALS_FOR_SEED_PRUNING:
             return
-        own, middle = fmean(scores.values()), median(others)
-        if self.metric.best([own, middle]) != own:
+        mean, threshold = fmean(scores.values()), median(others)
+        if self.metric.best([mean, threshold]) != mean:
             raise optuna.TrialPruned

@@ -1,39 +1,37 @@
-"""Which pictures there are, and what they say."""
+"""Plots of a study."""
 
+import matplotlib.pyplot as plt
 import optuna
 import pytest
 
-from lightning_kd.cli.tune import plots
-from lightning_kd.cli.tune.space import read_space
-
-SPACE = """
-optimizer: {choices: [adam, sgd], key: o}
-momentum: {when: {optimizer: sgd}, float: [0.1, 0.9], key: m}
-"""
+from lightning_kd.cli.tune.plots import MIN_TRIALS_FOR_IMPORTANCE, write_plots
 
 
-@pytest.fixture
-def space(tmp_path):
-    (tmp_path / "space.yaml").write_text(SPACE, encoding="utf-8")
-    return read_space(tmp_path / "space.yaml")
+def objective(trial):
+    if trial.suggest_categorical("optimizer", ["adam", "sgd"]) == "adam":
+        return 1.0
+    return trial.suggest_float("momentum", 0.1, 0.9)
 
 
-def study(space, trials):
-    made = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    made.optimize(lambda trial: space.suggest(trial).get("momentum", 1.0), n_trials=trials)
-    return made
+def run_study(trials):
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    study.optimize(objective, n_trials=trials)
+    return study
 
 
-@pytest.mark.parametrize(("trials", "drawn"), [(plots.ENOUGH - 1, False), (plots.ENOUGH, True)])
-def test_importance_needs_some_trials(tmp_path, space, trials, drawn):
-    files = plots.write(tmp_path, study(space, trials), space, "val/loss")
-    assert ("importance.png" in files) == drawn
-    assert {"history.png", "parallel_coordinates.png"} <= set(files)
-
-
-def test_importance_says_what_a_conditional_parameter_counts_for(space):
-    some = study(space, plots.ENOUGH)
-    titles = [
-        plots.importance(some, "val/loss", conditional).axes[0].get_title("left") for conditional in (True, False)
-    ]
-    assert titles == ["a conditional parameter: only among the trials that have it", ""]
+@pytest.mark.parametrize(
+    ("trials", "names"),
+    [
+        (0, []),
+        (1, ["history.png"]),
+        (MIN_TRIALS_FOR_IMPORTANCE - 1, ["history.png", "parallel_coordinates.png"]),
+        (MIN_TRIALS_FOR_IMPORTANCE, ["history.png", "parallel_coordinates.png", "importance.png"]),
+    ],
+)
+def test_plots_as_far_as_there_are_trials(tmp_path, trials, names):
+    style = dict(plt.rcParams)
+    assert write_plots(tmp_path, run_study(trials), "val/loss") == names
+    assert {file.name for file in tmp_path.iterdir()} == set(names)
+    assert all(file.read_bytes().startswith(b"\x89PNG") for file in tmp_path.iterdir())
+    assert plt.get_fignums() == []
+    assert dict(plt.rcParams) == style

@@ -19,13 +19,14 @@ import yaml
 from lightning.pytorch import Callback
 
 from lightning_kd import DistillationModule
-from lightning_kd.cli.tune import command, storage
+from lightning_kd.cli.tune import command
+from lightning_kd.cli.tune import study as tune_study
+from lightning_kd.cli.tune.trial import Metric
 from tests.helpers import LABELS, TINY_BERT, save_model, tiny_bert
 
 SPACE = """
 alpha: {float: [0, 1], set: {model.losses.hard.init_args.weight: 1 - alpha, model.losses.soft.init_args.weight: alpha}}
 optimizer: {choices: [torch.optim.AdamW, torch.optim.SGD], key: model.optimizer.class_path}
-momentum: {when: {optimizer: torch.optim.SGD}, float: [0.1, 0.9], key: model.optimizer.init_args.momentum}
 model.optimizer.init_args.lr: {float: [1e-3, 1e-2], log: true}
 """
 
@@ -54,7 +55,7 @@ def base(tmp_path, clinc_file):
     }
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     (tmp_path / "space.yaml").write_text(SPACE, encoding="utf-8")
-    return ["tune", "--config", tmp_path / "run.yaml", "--space", tmp_path / "space.yaml", "--folder", tmp_path / "study"]  # fmt: skip  # noqa: E501
+    return ["tune", "--config", tmp_path / "run.yaml", "--search_space", tmp_path / "space.yaml", "--output_dir", tmp_path / "study"]  # fmt: skip  # noqa: E501
 
 
 def rows(tmp_path):
@@ -94,19 +95,18 @@ def start(args, **options):
 
 
 def test_study(base, shell, tmp_path):
-    assert shell(*base, "--trials", 1)[0] == 0
+    assert shell(*base, "--n_trials", 1)[0] == 0
     first = load(tmp_path).trials[0].params
     other = {"torch.optim.SGD": "torch.optim.AdamW", "torch.optim.AdamW": "torch.optim.SGD"}[first["optimizer"]]
     load(tmp_path).enqueue_trial({**first, "optimizer": other})
-    code, last = shell(*base, "--trials", 3)  # the study goes on where it ended
+    code, last = shell(*base, "--n_trials", 3)  # the study goes on where it ended
     assert code == 0, last
     table = rows(tmp_path)
     assert [row["state"] for row in table] == ["complete"] * 3
     assert {row["optimizer"] for row in table} == {"torch.optim.SGD", "torch.optim.AdamW"}
     for row in table:
-        assert bool(row["momentum"]) == (row["optimizer"] == "torch.optim.SGD")
         assert row["seed 3"] == row["value"]
-        assert float(row["seconds"]) > 0
+        assert float(row["duration_s"]) > 0
         config = yaml.safe_load(
             (tmp_path / "study" / "trials" / f"{int(row['number']):05}" / "config.yaml").read_text()
         )
@@ -131,7 +131,7 @@ def test_study(base, shell, tmp_path):
     ).read_bytes()
 
     # another cannot have its place
-    code, _ = shell(*base, "--trials", 8, "--trainer.max_epochs=3")
+    code, _ = shell(*base, "--n_trials", 8, "--trainer.max_epochs=3")
     assert "in which config.trainer.max_epochs is 2, here it is 3" in code
     assert len(load(tmp_path).trials) == 3
 
@@ -139,7 +139,7 @@ def test_study(base, shell, tmp_path):
 def test_another_metric_picks_the_best_students_weights_in_the_trial_and_in_the_best_config(base, shell, tmp_path):
     (tmp_path / "space.yaml").write_text("lr: {choices: [2e-4, 3e-4], key: model.optimizer.init_args.lr}")
     folder = tmp_path / "my study"
-    code, last = shell(*base, "--trials", 1, "--folder", folder, "--metric", "val/hard", "--mode", "min")
+    code, last = shell(*base, "--n_trials", 1, "--output_dir", folder, "--metric", "val/hard", "--mode", "min")
     assert code == 0, last
     assert f"#   lightning-kd fit --config '{folder}/best.yaml'" in (folder / "best.yaml").read_text().splitlines()
     code, last = shell("fit", "--config", folder / "best.yaml", "--trainer.enable_progress_bar=false")
@@ -154,15 +154,15 @@ def test_another_metric_picks_the_best_students_weights_in_the_trial_and_in_the_
 
 
 def test_two_seeds(base, shell, tmp_path):
-    more = ["--seeds", 2, "--keep", "none", "--trainer.callbacks+=TemperatureProbe"]
-    code, last = shell(*base, "--trials", 1, *more)
+    more = ["--seeds", 2, "--keep_models", "none", "--trainer.callbacks+=TemperatureProbe"]
+    code, last = shell(*base, "--n_trials", 1, *more)
     assert code == 0, last
     assert "TemperatureProbe" in (tmp_path / "study" / "best.yaml").read_text()
     assert not list((tmp_path / "study").rglob("probe.*"))  # for the run of the best config, as all that is only shown
     for row in rows(tmp_path):
         one, other = float(row["seed 3"]), float(row["seed 4"])
         assert float(row["value"]) == pytest.approx((one + other) / 2)
-        assert float(row["spread"]) == pytest.approx(abs(one - other) / 2**0.5)
+        assert float(row["std"]) == pytest.approx(abs(one - other) / 2**0.5)
     assert not list((tmp_path / "study").glob("trials/**/student"))
 
 
@@ -172,19 +172,19 @@ def test_failing_trial_is_recorded_and_the_study_goes_on(base, shell, tmp_path):
     study = new_study(tmp_path)
     for lr in (1e30, 1e-3):
         study.enqueue_trial({"lr": lr})
-    code, last = shell(*base, "--trials", 2, "--model.optimizer.class_path=torch.optim.SGD")
+    code, last = shell(*base, "--n_trials", 2, "--model.optimizer.class_path=torch.optim.SGD")
     assert code == 0, last
     table = rows(tmp_path)
     assert [row["state"] for row in table] == ["fail", "complete"]
-    assert "is not finite" in table[0]["reason"] or "nan" in table[0]["reason"].lower()
+    assert "is not finite" in table[0]["error"] or "nan" in table[0]["error"].lower()
 
 
 @pytest.mark.parametrize(
-    ("trials", "says"), [(50, "3 trials failed in a row, the last one:"), (1, "no trial is complete, so there is no")]
+    ("trials", "says"), [(50, "3 trials failed in a row, the last with:"), (1, "no trial completed, so there is no")]
 )
 def test_trials_that_all_fail_end_with_an_error(base, shell, tmp_path, trials, says):
     (tmp_path / "space.yaml").write_text(FINE)
-    code, _ = shell(*base, "--trials", trials, with_callback("Fails"))
+    code, _ = shell(*base, "--n_trials", trials, with_callback("Fails"))
     assert says in code
     assert "RuntimeError: out of something" in code
     assert optuna.get_all_study_names(url(tmp_path)) == []  # the name is free again
@@ -208,8 +208,8 @@ def test_trial_worse_than_the_median_is_pruned(base, shell, tmp_path, others, st
             )
         )
     epochs = 3 if seeds == 1 else 1
-    more = ["--seeds", seeds, "--keep", "none", f"--trainer.max_epochs={epochs}"]
-    code, last = shell(*base, "--trials", 6, *more)
+    more = ["--seeds", seeds, "--keep_models", "none", f"--trainer.max_epochs={epochs}"]
+    code, last = shell(*base, "--n_trials", 6, *more)
     assert code == 0, last
     trial = load(tmp_path).trials[5]
     assert trial.state.name == state
@@ -219,7 +219,7 @@ def test_trial_worse_than_the_median_is_pruned(base, shell, tmp_path, others, st
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_interrupted_trial_is_run_again(base, shell, tmp_path, number):
-    process = start([*base, "--trials", 1, "--trainer.max_epochs=400", "--pruner", "none"])
+    process = start([*base, "--n_trials", 1, "--trainer.max_epochs=400", "--pruner", "none"])
     checkpoints = tmp_path / "study" / "trials" / "00000" / "checkpoints"
     while not (checkpoints / "best.ckpt").exists():  # until it trains
         assert process.poll() is None, process.stderr.read()
@@ -236,9 +236,9 @@ def test_interrupted_trial_is_run_again(base, shell, tmp_path, number):
         assert [trial.state.name for trial in study.trials] == ["FAIL", "WAITING"]
     before = study.trials[0].params
     # the same command, but for a length that lets the test end: the study is told it has always been so
-    about = study.user_attrs["about"].replace('"max_epochs": 400', '"max_epochs": 1')
-    study.set_user_attr("about", about)
-    code, last = shell(*base, "--trials", 1, "--trainer.max_epochs=1", "--pruner", "none")
+    about = study.user_attrs["definition"].replace('"max_epochs": 400', '"max_epochs": 1')
+    study.set_user_attr("definition", about)
+    code, last = shell(*base, "--n_trials", 1, "--trainer.max_epochs=1", "--pruner", "none")
     assert code == 0, last
     assert [trial.state.name for trial in load(tmp_path).trials] == ["FAIL", "COMPLETE"]
     assert load(tmp_path).trials[1].params == before
@@ -250,14 +250,14 @@ def test_interrupted_trial_is_run_again(base, shell, tmp_path, number):
 def test_trial_given_up_by_another_process_does_not_end_this_one(base, shell, tmp_path, queued):
     (tmp_path / "space.yaml").write_text(FINE)
     trials = 1 if queued else 2
-    code, last = shell(*base, "--trials", trials, with_callback("GivesUp", url=url(tmp_path), queued=queued))
+    code, last = shell(*base, "--n_trials", trials, with_callback("GivesUp", url=url(tmp_path), queued=queued))
     assert code == 0, last
     assert [trial.state.name for trial in load(tmp_path).trials] == ["FAIL", "COMPLETE"]
     assert [row["state"] for row in rows(tmp_path)] == (["complete"] if queued else ["fail", "complete"])
 
 
 def test_two_processes_work_on_one_study(base, tmp_path):
-    args = [*base, "--trials", 3, "--pruner", "none", with_callback("WaitsForOther", url=url(tmp_path))]
+    args = [*base, "--n_trials", 3, "--pruner", "none", with_callback("WaitsForOther", url=url(tmp_path))]
     both = [start(args) for _ in range(2)]
     for process in both:
         _, errors = process.communicate(timeout=300)
@@ -271,17 +271,17 @@ def test_two_processes_work_on_one_study(base, tmp_path):
 @pytest.mark.parametrize(
     ("space", "args", "says"),
     [
-        ("model.losses.soft.init_args.temprature: {float: [1, 2]}", [], "temprature' = 1: Parser key \"model.losses\""),
-        ("t: {float: [0, 2], key: model.losses.soft.init_args.temperature}", [], "parameter 't' = 0: SoftTargetLoss"),
-        ("modle.x: {float: [1, 2]}", [], "'modle.x' = 1"),
-        ("w: {int: [1, 3], set: {model.warmup_ratio: (w - 2) ** 0.5}}", [], "is no finite real number"),
-        (FINE, ["--mode", "min"], "--mode: of which metric? val/accuracy has one already, max"),
-        (FINE, ["--trials", "0"], "--trials: must be >= 1, got 0"),
+        ("model.losses.soft.init_args.temprature: {float: [1, 2]}", [], "temprature = 1: Parser key \"model.losses\""),
+        ("t: {float: [0, 2], key: model.losses.soft.init_args.temperature}", [], "t = 0: SoftTargetLoss"),
+        ("modle.x: {float: [1, 2]}", [], "modle.x = 1"),
+        ("w: {int: [1, 3], set: {model.warmup_ratio: (w - 2) ** 0.5}}", [], "is not a finite real number"),
+        (FINE, ["--mode", "min"], "--mode: applies to --metric, and val/accuracy is always max"),
+        (FINE, ["--n_trials", "0"], "--trials: must be >= 1, got 0"),
     ],
 )  # fmt: skip
 def test_refused_before_the_first_trial(base, shell, tmp_path, space, args, says):
     (tmp_path / "space.yaml").write_text(space)
-    code, _ = shell(*base, "--trials", 2, *args)
+    code, _ = shell(*base, "--n_trials", 2, *args)
     assert says in code
     assert not (tmp_path / "study" / "trials").exists()
 
@@ -289,8 +289,8 @@ def test_refused_before_the_first_trial(base, shell, tmp_path, space, args, says
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        (["--metric", "val/nothing", "--mode", "max"], "'val/nothing' is not logged; there are val/accuracy"),
-        (["--trainer.devices=2"], "a trial trains on one device, these are 2"),
+        (["--metric", "val/nothing", "--mode", "max"], "'val/nothing' is not logged; choose from val/accuracy"),
+        (["--trainer.devices=2"], "a trial trains on one device, got 2"),
     ],
 )
 def test_refused_before_the_first_step(base, shell, tmp_path, monkeypatch, args, says):
@@ -299,19 +299,19 @@ def test_refused_before_the_first_step(base, shell, tmp_path, monkeypatch, args,
 
     monkeypatch.setattr(DistillationModule, "training_step", step)
     (tmp_path / "space.yaml").write_text(FINE)
-    code, _ = shell(*base, "--trials", 2, *args)
+    code, _ = shell(*base, "--n_trials", 2, *args)
     assert says in code
 
 
 def test_another_metric_needs_a_mode():
-    with pytest.raises(ValueError, match="--mode: whether less or more of 'val/f1_macro' is better"):
-        command._metric(Namespace(metric="val/f1_macro", mode=None), "val/accuracy", "max")
+    with pytest.raises(ValueError, match="--mode: give the direction of 'val/f1_macro'"):
+        command._choose_metric(Namespace(metric="val/f1_macro", mode=None), Metric("val/accuracy", "max"))
 
 
 def test_seed_must_be_a_number():
-    assert command._seeds(7, 2) == [7, 8]
-    with pytest.raises(ValueError, match="trials are compared with the same seed"):
-        command._seeds(True, 2)
+    assert command._consecutive_seeds(7, 2) == [7, 8]
+    with pytest.raises(ValueError, match="all trials share the same seeds"):
+        command._consecutive_seeds(True, 2)
 
 
 @pytest.mark.parametrize(
@@ -319,20 +319,20 @@ def test_seed_must_be_a_number():
 )
 def test_storage_that_cannot_be_opened(tmp_path, given, says):
     with pytest.raises(ValueError, match=f"--storage: .*{says}") as error:
-        storage.open_storage(given, tmp_path)
+        tune_study.open_storage(given, tmp_path)
     assert "secret" not in str(error.value)
 
 
 @pytest.mark.filterwarnings("ignore:Argument ``heartbeat")  # which is experimental; the command leaves it out
 def test_storage_opened_for_the_first_time_by_several_at_once(tmp_path):
     with ThreadPoolExecutor(4) as pool:
-        opened = list(pool.map(lambda _: storage.open_storage(None, tmp_path), range(4)))
+        opened = list(pool.map(lambda _: tune_study.open_storage(None, tmp_path), range(4)))
     assert all(each.get_all_studies() == [] for each in opened)
 
 
 def test_journal_file(base, shell, tmp_path, capsys):
     (tmp_path / "space.yaml").write_text(FINE)
-    assert shell(*base, "--trials", 1, "--storage", tmp_path / "study.log")[0] == 0
+    assert shell(*base, "--n_trials", 1, "--storage", tmp_path / "study.log")[0] == 0
     assert "1 trial: 1 complete, 0 pruned, 0 fail" in capsys.readouterr().out
     assert (tmp_path / "study.log").is_file()
     assert len(rows(tmp_path)) == 1
@@ -340,7 +340,7 @@ def test_journal_file(base, shell, tmp_path, capsys):
 
 @pytest.mark.parametrize("package", ["optuna", "matplotlib"])
 def test_missing_package(base, shell, monkeypatch, package):
-    monkeypatch.setattr(storage, "find_spec", lambda name: None if name == package else object())
+    monkeypatch.setattr(tune_study, "find_spec", lambda name: None if name == package else object())
     assert f"tune needs {package}, not installed; run pip install 'lightning-kd[tune]'" in shell(*base)[0]
 
 
@@ -349,13 +349,22 @@ def test_example_space(shell, tmp_path, monkeypatch):
     data = Path("lightning_kd/data/quickstart/data_oos_plus.json")
     names = sorted({row[1] for split in yaml.safe_load(data.read_text()).values() for row in split})
     teacher = save_model(tiny_bert(names, layers=2), tmp_path / "teacher")
-    shared = ["--trials", 1, "--trainer.max_epochs=1", "--trainer.limit_train_batches=2", f"--model.teacher={teacher}"]
+    shared = [
+        "--n_trials",
+        1,
+        "--trainer.max_epochs=1",
+        "--trainer.limit_train_batches=2",
+        f"--model.teacher={teacher}",
+    ]
     shared += ["--model.ignore_checks+=weak_teacher", f"--data.init_args.path={data}", "--trainer.accelerator=cpu"]
-    for folder, config in (("quickstart", "distill"), ("clinc150", "distill_fast")):
-        where = ["--config", f"configs/{folder}/{config}.yaml", "--space", f"configs/{folder}/tune/space.yaml"]
+    for folder, config, space in (
+        ("quickstart", "distill", "space.py:space"),
+        ("clinc150", "distill_fast", "space.yaml"),
+    ):
+        where = ["--config", f"configs/{folder}/{config}.yaml", "--search_space", f"configs/{folder}/tune/{space}"]
         more = [] if folder == "quickstart" else [f"--model.student.config={teacher}", "--trainer.precision=32-true"]
         more += [f"--model.teacher_cache={tmp_path / 'cache'}"] if more else []
-        code, last = shell("tune", *where, "--folder", tmp_path / folder, *shared, *more)
+        code, last = shell("tune", *where, "--output_dir", tmp_path / folder, *shared, *more)
         assert code == 0, last
         assert (tmp_path / folder / "best.yaml").is_file()
         shutil.rmtree(tmp_path / folder)
@@ -381,7 +390,7 @@ class GivesUp(Callback):
         if trial.number == 0:
             study.tell(0, state=optuna.trial.TrialState.FAIL)
             if self.queued:
-                storage.repeat(study, trial)
+                tune_study.retry(study, trial)
 
 
 class WaitsForOther(Callback):

@@ -1,0 +1,206 @@
+"""Open, join and continue a study."""
+
+import copy
+import hashlib
+import json
+import os
+import socket
+import time
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from lightning_kd.cli.tune.trial import Metric
+from lightning_kd.io.atomic import pid_alive
+
+if TYPE_CHECKING:
+    from optuna import Study
+    from optuna.pruners import BasePruner
+    from optuna.storages import BaseStorage
+    from optuna.trial import FrozenTrial
+
+PrunerName = Literal["median", "hyperband", "none"]
+PRUNERS: tuple[PrunerName, ...] = ("median", "hyperband", "none")
+
+DEFINITION_ATTR = "definition"
+"""User attribute of a study: its search space, config, metric and seeds."""
+
+PROCESS_ATTR = "process"
+"""User attribute of a trial: host and process id that run it."""
+
+HEARTBEAT_INTERVAL, GRACE_PERIOD = 60, 300
+"""Seconds between two heartbeats of a trial, and without one until a trial of another machine counts as dead."""
+
+MAX_RETRIES = 2
+"""Retries of a trial whose process dies; the trial itself may be the cause."""
+
+
+def check_installed() -> None:
+    """Raise if Optuna or a package that it plots with is missing.
+
+    Raises:
+        ValueError: Names the packages and the remedy.
+    """
+    missing = [name for name in ("optuna", "matplotlib", "sklearn") if find_spec(name) is None]
+    if missing:
+        raise ValueError(f"tune needs {' and '.join(missing)}, not installed; run pip install 'lightning-kd[tune]'")
+
+
+def open_storage(address: str | None, folder: Path) -> "BaseStorage":
+    """Open the storage of a study.
+
+    Args:
+        address: URL of a database; a journal file that ends in ``.log``; None = SQLite in the folder.
+        folder: Folder of the study.
+
+    Raises:
+        ValueError: If it cannot be opened.
+    """
+    from optuna.storages import JournalStorage, RDBStorage
+    from optuna.storages.journal import JournalFileBackend
+    from sqlalchemy.exc import DatabaseError
+
+    if address is not None and "://" not in address:
+        if not address.endswith(".log"):
+            raise ValueError(
+                f"--storage: {address!r} is neither a URL such as sqlite:///study.db or postgresql://user@host/base "
+                "nor a journal file that ends in .log"
+            )
+        Path(address).expanduser().parent.mkdir(parents=True, exist_ok=True)
+        return JournalStorage(JournalFileBackend(str(Path(address).expanduser())))
+    url = address or f"sqlite:///{(folder / 'study.db').absolute()}"
+    # a second process waits while the first one writes, instead of failing after five seconds
+    engine = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
+    connect = partial(
+        RDBStorage,
+        url,
+        engine_kwargs=engine,
+        heartbeat_interval=HEARTBEAT_INTERVAL,
+        grace_period=GRACE_PERIOD,
+        heartbeat_stale_trial_callback=retry,
+    )
+    try:
+        try:
+            return connect()
+        except DatabaseError:  # two processes created the tables at the same moment
+            time.sleep(2)
+            return connect()
+    except Exception as error:  # each database driver has its own; ImportError without one
+        host = url.rpartition("@")[2].partition("://")[2] or url.rpartition("@")[2]  # without the password
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(
+            f"--storage: '{url.partition('://')[0]}://{host}' cannot be opened ({reason}); "
+            "check address, login and driver"
+        ) from error
+
+
+def open_study(
+    name: str, storage: "BaseStorage", metric: Metric, definition: dict[str, Any], pruner: PrunerName, seed: int
+) -> "Study":
+    """Create a study, or join or continue the one of that name.
+
+    Args:
+        name: Name of the study in its storage.
+        storage: See ``open_storage``.
+        metric: The metric to optimize.
+        definition: Plain data that must be equal in all processes of the study.
+        pruner: Name of the pruner.
+        seed: Seed of the sampler in the process that creates the study; processes that join derive other seeds.
+
+    Raises:
+        ValueError: If a study of that name has another definition.
+    """
+    import optuna
+    from optuna.samplers import TPESampler
+
+    text = json.dumps(definition, sort_keys=True)
+    direction = "maximize" if metric.mode == "max" else "minimize"
+    try:
+        study = optuna.create_study(storage=storage, study_name=name, direction=direction)
+        study.set_user_attr(DEFINITION_ATTR, text)
+    except optuna.exceptions.DuplicatedStudyError:
+        study = optuna.load_study(study_name=name, storage=storage)
+        existing = study.user_attrs.get(DEFINITION_ATTR, text)  # absent while another process creates the study
+        if existing != text:
+            raise ValueError(
+                f"--study_name: study {name!r} exists, {_describe_difference(json.loads(existing), definition)}; "
+                "restore its search space, config and options, or choose another --output_dir or --study_name"
+            ) from None
+        entropy = f"{seed} {len(study.trials)} {socket.gethostname()} {os.getpid()}"
+        seed = int.from_bytes(hashlib.sha256(entropy.encode()).digest()[:4], "big")
+    study.sampler = TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
+    study.pruner = _create_pruner(pruner)
+    return study
+
+
+def _create_pruner(name: PrunerName) -> "BasePruner":
+    from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner
+
+    if name == "median":
+        return MedianPruner(n_startup_trials=5, n_warmup_steps=2)  # never prunes after the first validation
+    return HyperbandPruner() if name == "hyperband" else NopPruner()
+
+
+def _describe_difference(old: Any, new: Any, path: str = "") -> str:
+    """Describe the first difference between two pieces of plain data."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in dict.fromkeys([*old, *new]):
+            if key not in old or key not in new or old[key] != new[key]:
+                return _describe_difference(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
+    return f"in which {path} is {old!r}, here it is {new!r}"
+
+
+def process_name() -> str:
+    """Return host and id of this process."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def retried_numbers(trials: "list[FrozenTrial]") -> set[int]:
+    """Return the numbers of trials that were queued again under another number."""
+    return {number for trial in trials for number in trial.system_attrs.get("retry_history", [])}
+
+
+def retry(study: "Study", trial: "FrozenTrial", max_retries: int | None = MAX_RETRIES) -> None:
+    """Queue an interrupted trial again with the same parameters.
+
+    Args:
+        study: The study.
+        trial: The interrupted trial.
+        max_retries: Number of retries after which the trial stays failed; None = no limit.
+    """
+    from optuna.storages import RetryHeartbeatStaleTrialCallback
+
+    trial = copy.deepcopy(trial)  # Optuna appends to a list in it
+    # a retry must not look as if the dead process ran it
+    trial.user_attrs = {}
+    RetryHeartbeatStaleTrialCallback(max_retry=max_retries)(study, trial)
+
+
+def retry_dead_trials(study: "Study") -> list[int]:
+    """Queue trials again whose process on this machine was killed, and return their numbers."""
+    from optuna.trial import TrialState
+
+    retried = []
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if not _is_dead(trial):
+            continue
+        try:
+            study.tell(trial.number, state=TrialState.FAIL)
+        except (RuntimeError, ValueError):  # another process was faster
+            continue
+        retry(study, trial)
+        retried.append(trial.number)
+    return retried
+
+
+def dead_trials(study: "Study") -> list[int]:
+    """Return the numbers of retried trials whose process on this machine has ended."""
+    trials = study.get_trials(deepcopy=False)
+    retried = retried_numbers(trials)
+    return [trial.number for trial in trials if trial.number in retried and _is_dead(trial)]
+
+
+def _is_dead(trial: "FrozenTrial") -> bool:
+    host, _, pid = trial.user_attrs.get(PROCESS_ATTR, "").rpartition(":")
+    return host == socket.gethostname() and not pid_alive(pid)
