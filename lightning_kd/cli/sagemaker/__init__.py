@@ -1,1 +1,1 @@
-"""Runs under Amazon SageMaker: the entry of a training job, and the launcher of one."""
+"""Amazon SageMaker: the launcher of a training job, and its entry point."""

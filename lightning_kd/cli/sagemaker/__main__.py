@@ -1,35 +1,29 @@
-"""The entry of a training job: ``python -m lightning_kd.cli.sagemaker``, or a script that calls :func:`main`."""
+"""Entry point of a training job: ``python -m lightning_kd.cli.sagemaker``, or a script that calls :func:`main`."""
 
 import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from lightning_kd.cli.errors import exit_on_error
-from lightning_kd.cli.main import suppress_noise
-from lightning_kd.cli.sagemaker.environment import ScriptMode, keep_failure
+from lightning_kd.cli.sagemaker.environment import ScriptMode, write_failure_file
 
 
 def main() -> None:
-    """Train as the job's YAML file and hyperparameters say; an error is one line, also for the service."""
-    exit_on_error(train, keep_failure)
+    """Train with the job's YAML file and hyperparameters; report an error in one line, also to SageMaker."""
+    exit_on_error(train, write_failure_file)
 
 
 def train() -> None:
-    """Fit, or continue where an interrupted attempt of the same job ended.
+    """Run ``fit``, or resume an interrupted attempt of the same job.
 
-    The arguments of the process are not read: the service puts the same hyperparameters there, less well told apart.
+    Ignores ``sys.argv``: SageMaker passes the hyperparameters there, too, but less precisely.
     """
-    from lightning_kd.cli.sagemaker.fit import (  # here, because it takes seconds and may itself fail
-        fit_arguments,
-        fit_in,
-    )
+    from lightning_kd.cli.sagemaker.fit import fit_arguments, run_fit  # slow to import, and may fail
 
-    suppress_noise()
-    job = ScriptMode.read(os.environ)
-    os.environ.update(job.meeting(os.environ))
+    job = ScriptMode.from_environment(os.environ)
+    os.environ.update(job.rendezvous_variables(os.environ))
     with TemporaryDirectory() as folder:
-        arguments = fit_arguments(job, os.environ, Path(folder))
-        fit_in(job, arguments)
+        run_fit(job, fit_arguments(job, os.environ, Path(folder)))
 
 
 if __name__ == "__main__":

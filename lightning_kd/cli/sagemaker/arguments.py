@@ -1,4 +1,4 @@
-"""From a YAML file and hyperparameters to the command line of ``fit``."""
+"""Convert a YAML file and hyperparameters to arguments of ``fit``."""
 
 import json
 import re
@@ -7,29 +7,29 @@ from pathlib import Path
 from typing import Any
 
 CONFIG = "config"
-"""The hyperparameter that names the YAML file, and the channel that it may lie in."""
+"""Hyperparameter that names the YAML file, and channel that may contain it."""
 
 DEFAULT_CONFIG = "config.yaml"
 
 PLACEHOLDER = re.compile(r"\$\{(SM_[^}]*)\}")
 
-OWN = ("sagemaker_", "_tuning_objective_metric")
-"""How the names begin that are the service's own."""
+RESERVED_PREFIXES = ("sagemaker_", "_tuning_objective_metric")
+"""Prefixes of hyperparameters that SageMaker sets."""
 
 
-def fill_in(text: str, variables: Mapping[str, str], where: str) -> str:
-    """Put the values of ``SM_`` variables in the place of their names.
+def substitute_env(text: str, variables: Mapping[str, str], source: str) -> str:
+    """Replace ``${SM_...}`` by the values of the variables.
 
-    >>> fill_in("path: ${SM_CHANNEL_TEXTS}/train.csv", {"SM_CHANNEL_TEXTS": "/opt/ml/input/data/texts"}, "config.yaml")
+    >>> substitute_env("path: ${SM_CHANNEL_TEXTS}/train.csv", {"SM_CHANNEL_TEXTS": "/opt/ml/input/data/texts"}, "x")
     'path: /opt/ml/input/data/texts/train.csv'
 
     Args:
-        text: Text with names such as ``${SM_CHANNEL_TRAINING}``; other text with a dollar sign stays as it is.
-        variables: The variables of a job.
-        where: What the text is called in the message.
+        text: Text with placeholders such as ``${SM_CHANNEL_TRAINING}``; other dollar signs are kept.
+        variables: Variables of the job.
+        source: Name of the text in error messages.
 
     Raises:
-        ValueError: If there is no such variable.
+        ValueError: If a variable is not set.
     """
 
     def value(match: re.Match[str]) -> str:
@@ -37,40 +37,40 @@ def fill_in(text: str, variables: Mapping[str, str], where: str) -> str:
         if name not in variables:
             channels = ", ".join(sorted(v for v in variables if v.startswith("SM_CHANNEL_"))) or "none"
             raise ValueError(
-                f"{where}: {match[0]} is not set, the channels of this job are {channels}; add the channel to the job "
-                "(--channels.<name> s3://...) or correct the name, which is in upper case"
+                f"{source}: {match[0]} is not set, the channels of this job are {channels}; add the channel to the job "
+                "(--channels.<name> s3://...) or correct the name (upper case)"
             )
         return variables[name]
 
     return PLACEHOLDER.sub(value, text)
 
 
-def overrides(hyperparameters: Mapping[str, Any], variables: Mapping[str, str]) -> list[str]:
-    """Hyperparameters as arguments of ``fit``: their names are the keys of a config.
+def config_overrides(hyperparameters: Mapping[str, Any], variables: Mapping[str, str]) -> list[str]:
+    """Return hyperparameters, named by config keys, as arguments of ``fit``.
 
-    >>> overrides({"model.warmup_ratio": 0.1, "trainer__max_epochs": 3, "model.teacher": None}, {})
+    >>> config_overrides({"model.warmup_ratio": 0.1, "trainer__max_epochs": 3, "model.teacher": None}, {})
     ['--model.teacher=null', '--model.warmup_ratio=0.1', '--trainer.max_epochs=3']
-    >>> overrides({"config": "other.yaml", "sagemaker_program": "train.py"}, {})
+    >>> config_overrides({"config": "other.yaml", "sagemaker_program": "train.py"}, {})
     []
 
     Args:
-        hyperparameters: Values by name. Two underscores are read as a dot, for launchers whose scripts break at dots.
-        variables: For placeholders in values, see :func:`fill_in`.
+        hyperparameters: Values by name. Two underscores stand for a dot, for launchers whose scripts break at dots.
+        variables: Variables for placeholders in the values, see :func:`substitute_env`.
 
     Raises:
         ValueError: If a placeholder has no value.
     """
     arguments = []
     for name, value in hyperparameters.items():
-        if name == CONFIG or name.startswith(OWN):
+        if name == CONFIG or name.startswith(RESERVED_PREFIXES):
             continue
         text = value if isinstance(value, str) else json.dumps(value)
-        arguments.append((name.replace("__", "."), fill_in(text, variables, f"hyperparameter {name}")))
-    return [f"--{key}={text}" for key, text in sorted(arguments)]  # a class comes before its arguments
+        arguments.append((name.replace("__", "."), substitute_env(text, variables, f"hyperparameter {name}")))
+    return [f"--{key}={text}" for key, text in sorted(arguments)]  # a class before its arguments
 
 
 def find_config(hyperparameters: Mapping[str, Any], variables: Mapping[str, str]) -> Path:
-    """The YAML file of a job: in the folder of its source, or in its channel ``config``.
+    """Find the YAML file of a job in the current folder or in the channel ``config``.
 
     Raises:
         ValueError: If it is in neither.
@@ -81,6 +81,6 @@ def find_config(hyperparameters: Mapping[str, Any], variables: Mapping[str, str]
         if (folder / name).is_file():
             return folder / name
     raise ValueError(
-        f"hyperparameter {CONFIG}: there is no {name!r} in {' or '.join(map(str, folders))}; put it into the job's "
-        f"source or into a channel called {CONFIG}"
+        f"hyperparameter {CONFIG}: no {name!r} in {' or '.join(map(str, folders))}; add it to the job's "
+        f"source or to a channel named {CONFIG}"
     )

@@ -1,4 +1,4 @@
-"""What SageMaker's script mode tells a training job: the variables that its toolkits set."""
+"""SageMaker's script mode: the environment variables of a training job."""
 
 import json
 import os
@@ -8,96 +8,100 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-CHECKPOINTS = "/opt/ml/checkpoints"
-"""Where the service keeps checkpoints unless told otherwise. It sets no variable for it."""
+DEFAULT_CHECKPOINT_DIR = "/opt/ml/checkpoints"
+"""SageMaker's default ``LocalPath`` of checkpoints, for which it sets no variable."""
 
-CHECKPOINTS_VARIABLE = "LIGHTNING_KD_CHECKPOINT_DIR"
+CHECKPOINT_DIR_VARIABLE = "LIGHTNING_KD_CHECKPOINT_DIR"
 
-PORT = "7777"
-"""Of the first host, as the service's own toolkits choose it."""
+MASTER_PORT = "7777"
+"""Port of the first host, the one that SageMaker's toolkits use."""
 
 
 @dataclass(frozen=True)
 class ScriptMode:
-    """A training job as one of its hosts sees it.
+    """A training job, seen from one of its hosts.
 
     Attributes:
-        model: Folder that becomes the job's ``model.tar.gz``.
-        output: Folder whose ``failure`` the service shows as the reason why a job failed.
-        output_data: Folder that becomes the job's ``output.tar.gz``.
-        checkpoints: Folder that the service copies to S3 as it changes, and brings back to a job that starts again.
-        hyperparameters: By the names that they were given.
-        hosts: Names of all hosts; the first one makes the meeting point of all processes.
-        host: This one's name.
-        interface: Of the network between the hosts; empty = the system's choice.
+        model_dir: Folder that becomes the job's ``model.tar.gz``.
+        output_dir: Folder of the file ``failure``, which SageMaker shows as the job's failure reason.
+        output_data_dir: Folder that becomes the job's ``output.tar.gz``.
+        checkpoint_dir: Folder that SageMaker syncs to S3, and restores when a job is restarted.
+        hyperparameters: Values by name.
+        hosts: Names of all hosts; the first one is the rendezvous of all processes.
+        host: Name of this host.
+        network_interface: Network interface between the hosts; empty = the system's choice.
     """
 
-    model: Path
-    output: Path
-    output_data: Path
-    checkpoints: Path
+    model_dir: Path
+    output_dir: Path
+    output_data_dir: Path
+    checkpoint_dir: Path
     hyperparameters: dict[str, Any]
     hosts: list[str]
     host: str
-    interface: str = ""
+    network_interface: str = ""
 
     @classmethod
-    def read(cls, variables: Mapping[str, str]) -> "ScriptMode":
-        """Read the variables of a process.
+    def from_environment(cls, variables: Mapping[str, str]) -> "ScriptMode":
+        """Read the environment variables.
 
         Raises:
-            ValueError: If one that script mode always sets is missing or holds something else.
+            ValueError: If a required variable is missing or malformed.
         """
         host = variables.get("SM_CURRENT_HOST", "")
-        hosts = _json(variables, "SM_HOSTS", [host], list)
+        hosts = _read_json(variables, "SM_HOSTS", [host], list)
         if host not in hosts:
-            raise ValueError(f"SM_CURRENT_HOST: {host!r} is none of SM_HOSTS, {hosts}; leave both to the service")
+            raise ValueError(f"SM_CURRENT_HOST: {host!r} is not in SM_HOSTS, {hosts}; SageMaker sets both")
         return cls(
-            _folder(variables, "SM_MODEL_DIR"),
-            _folder(variables, "SM_OUTPUT_DIR"),
-            _folder(variables, "SM_OUTPUT_DATA_DIR"),
-            Path(variables.get(CHECKPOINTS_VARIABLE) or CHECKPOINTS),
-            _json(variables, "SM_HPS", {}, dict),
-            sorted(hosts),  # the same on all, whatever the order that each was told
+            _read_folder(variables, "SM_MODEL_DIR"),
+            _read_folder(variables, "SM_OUTPUT_DIR"),
+            _read_folder(variables, "SM_OUTPUT_DATA_DIR"),
+            Path(variables.get(CHECKPOINT_DIR_VARIABLE) or DEFAULT_CHECKPOINT_DIR),
+            _read_json(variables, "SM_HPS", {}, dict),
+            sorted(hosts),  # the order differs between hosts
             host,
             variables.get("SM_NETWORK_INTERFACE_NAME", ""),
         )
 
-    def meeting(self, variables: Mapping[str, str]) -> dict[str, str]:
-        """The variables by which Lightning's processes on several hosts find each other.
+    def rendezvous_variables(self, variables: Mapping[str, str]) -> dict[str, str]:
+        """Return the variables that Lightning's processes need to find each other across hosts.
 
-        Empty on one host, and where torchrun has set its own. What is set already is left: the toolkit of the PyTorch
-        images sets the address and port.
+        Empty on one host and under torchrun. Existing variables are kept: the toolkit of the PyTorch images sets
+        address and port.
         """
         if len(self.hosts) == 1 or "TORCHELASTIC_RUN_ID" in variables:
             return {}
-        wanted = {"MASTER_ADDR": self.hosts[0], "MASTER_PORT": PORT, "NODE_RANK": str(self.hosts.index(self.host))}
-        if self.interface:
-            wanted |= dict.fromkeys(("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"), self.interface)
-        return {name: value for name, value in wanted.items() if name not in variables}
+        required = {
+            "MASTER_ADDR": self.hosts[0],
+            "MASTER_PORT": MASTER_PORT,
+            "NODE_RANK": str(self.hosts.index(self.host)),
+        }
+        if self.network_interface:
+            required |= dict.fromkeys(("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"), self.network_interface)
+        return {name: value for name, value in required.items() if name not in variables}
 
 
-def keep_failure(line: str) -> None:
-    """Write why a job failed to where the service reads it, unless another process of this host was first."""
+def write_failure_file(message: str) -> None:
+    """Write the failure reason for SageMaker, unless another process of this host already did."""
     if folder := os.environ.get("SM_OUTPUT_DIR"):
         with suppress(OSError), (Path(folder) / "failure").open("x", encoding="utf-8") as file:
-            file.write(line)
+            file.write(message)
 
 
-def _folder(variables: Mapping[str, str], name: str) -> Path:
+def _read_folder(variables: Mapping[str, str], name: str) -> Path:
     if not variables.get(name):
         raise ValueError(
-            f"{name}: not set, so this is no training job in SageMaker's script mode; start one with lightning-kd "
-            "sagemaker, or train here with lightning-kd fit"
+            f"{name}: not set; this entry point runs in SageMaker's script mode only, use lightning-kd sagemaker to "
+            "start a job, or lightning-kd fit to train here"
         )
     return Path(variables[name])
 
 
-def _json(variables: Mapping[str, str], name: str, default: Any, kind: type) -> Any:
+def _read_json(variables: Mapping[str, str], name: str, default: Any, kind: type) -> Any:
     try:
         value = json.loads(variables[name]) if name in variables else default
     except json.JSONDecodeError as error:
-        raise ValueError(f"{name}: no JSON ({error}): {variables[name]!r}; leave it to the service") from error
+        raise ValueError(f"{name}: not JSON ({error}), got {variables[name]!r}; SageMaker sets it") from error
     if not isinstance(value, kind):
-        raise ValueError(f"{name}: expected a JSON {kind.__name__}, got {variables[name]!r}; leave it to the service")
+        raise ValueError(f"{name}: expected a JSON {kind.__name__}, got {variables[name]!r}; SageMaker sets it")
     return value

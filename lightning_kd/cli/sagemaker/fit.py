@@ -1,4 +1,4 @@
-"""One ``fit`` in a training job: where it starts, and where its results go."""
+"""Run ``fit`` in a training job."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,67 +9,66 @@ from lightning.pytorch import Trainer
 
 from lightning_kd.cli.fit import FitCLI, run
 from lightning_kd.cli.run_dirs import last_checkpoint_path
-from lightning_kd.cli.sagemaker.arguments import fill_in, find_config, overrides
+from lightning_kd.cli.sagemaker.arguments import config_overrides, find_config, substitute_env
 from lightning_kd.cli.sagemaker.environment import ScriptMode
 from lightning_kd.cli.sagemaker.progress import ProgressLines
 
-STUDENT = "student"
+STUDENT_DIRNAME = "student"
 
 
 class ScriptModeCLI(FitCLI):
-    """The command line of a job's ``fit``."""
+    """``fit`` with log lines after each validation."""
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """The trainer, with lines for the job's log."""
+        """Create the trainer."""
         trainer = super().instantiate_trainer(**kwargs)
         trainer.callbacks.insert(0, ProgressLines())  # type: ignore[attr-defined]
         return trainer
 
 
 def fit_arguments(job: ScriptMode, variables: Mapping[str, str], folder: Path) -> list[str]:
-    """The command line of a job's ``fit``.
+    """Return the arguments of ``fit`` for a job.
 
     Args:
         job: The job.
-        variables: Its variables, for placeholders.
-        folder: Where the YAML file without placeholders goes.
+        variables: Variables for placeholders.
+        folder: Folder for the YAML file with placeholders replaced.
 
     Raises:
         ValueError: If there is no YAML file, or a placeholder has no value.
     """
     source = find_config(job.hyperparameters, variables)
     config = folder / source.name
-    config.write_text(fill_in(source.read_text(encoding="utf-8"), variables, source.name), encoding="utf-8")
-    arguments = ["--config", str(config), *overrides(job.hyperparameters, variables)]
-    # the service's, whatever the file says; written under another name, because the model's folder may be a mount
-    arguments += [f"--trainer.num_nodes={len(job.hosts)}", f"--export.output_dir={job.model / STUDENT}"]
-    if (last := last_checkpoint_path(job.checkpoints)).exists():
-        print(f"Continuing from {last}, which an earlier attempt left", flush=True)
+    config.write_text(substitute_env(source.read_text(encoding="utf-8"), variables, source.name), encoding="utf-8")
+    arguments = ["--config", str(config), *config_overrides(job.hyperparameters, variables)]
+    # the student is moved later, because the model folder may be a mount, which cannot be renamed
+    arguments += [f"--trainer.num_nodes={len(job.hosts)}", f"--export.output_dir={job.model_dir / STUDENT_DIRNAME}"]
+    if (last := last_checkpoint_path(job.checkpoint_dir)).exists():
+        print(f"Resuming from {last}", flush=True)
         arguments += ["--ckpt_path", str(last)]
     return arguments
 
 
-def fit_in(job: ScriptMode, arguments: list[str]) -> None:
-    """Run ``fit`` and leave the student and the run's records where the service takes them from.
+def run_fit(job: ScriptMode, arguments: list[str]) -> None:
+    """Run ``fit`` and move student and logs to the folders that SageMaker uploads.
 
-    The folder of checkpoints is the run folder, so that logs survive an interruption, too. Only the first process of
-    all hosts writes.
+    The checkpoint folder is the run folder, so that logs also survive an interruption. Only the global rank 0 writes.
 
     Args:
         job: The job.
-        arguments: From :func:`fit_arguments`.
+        arguments: Result of :func:`fit_arguments`.
     """
-    job.checkpoints.mkdir(parents=True, exist_ok=True)
-    trainer = run(["fit", *arguments], job.checkpoints, ScriptModeCLI).trainer
+    job.checkpoint_dir.mkdir(parents=True, exist_ok=True)
+    trainer = run(["fit", *arguments], job.checkpoint_dir, ScriptModeCLI).trainer
     if not trainer.is_global_zero:
         return
-    student = job.model / STUDENT
+    student = job.model_dir / STUDENT_DIRNAME
     if student.is_dir():  # absent after a fast_dev_run
         for file in student.iterdir():
-            file.replace(job.model / file.name)
+            file.replace(job.model_dir / file.name)
         student.rmdir()
-        print(f"Student moved to {job.model}", flush=True)
-    job.output_data.mkdir(parents=True, exist_ok=True)
-    for file in job.checkpoints.iterdir():
+        print(f"Student moved to {job.model_dir}", flush=True)
+    job.output_data_dir.mkdir(parents=True, exist_ok=True)
+    for file in job.checkpoint_dir.iterdir():
         if file.is_file():
-            copyfile(file, job.output_data / file.name)
+            copyfile(file, job.output_data_dir / file.name)

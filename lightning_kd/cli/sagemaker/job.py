@@ -1,4 +1,4 @@
-"""A training job as its launcher is told, and the request that creates it."""
+"""A training job, and the CreateTrainingJob request that starts it."""
 
 import re
 from collections.abc import Mapping
@@ -6,68 +6,68 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lightning_kd.cli.sagemaker.arguments import CONFIG
-from lightning_kd.cli.sagemaker.environment import CHECKPOINTS
+from lightning_kd.cli.sagemaker.environment import DEFAULT_CHECKPOINT_DIR
 
-ENTRY = "train.py"
+ENTRY_POINT = "train.py"
 
-CHANNELS = "/opt/ml/input/data"
-"""The service puts each channel into a folder of its name in this one."""
+CHANNEL_DIR = "/opt/ml/input/data"
+"""Folder that contains a folder for each channel."""
 
-VALUE_LIMIT, COUNT_LIMIT = 2500, 100
+MAX_VALUE_LENGTH, MAX_HYPERPARAMETERS = 2500, 100
 
-MOST_HOURS, WAITING_HOURS = 28 * 24.0, 24.0
-"""The service's limit, and how long a job on spare machines may wait for some."""
+MAX_RUN, SPOT_WAIT = 28 * 24 * 3600, 24 * 3600
+"""SageMaker's limit of ``max_run``, and how long a spot job may wait for instances, in seconds."""
 
-S3 = r"s3://[^/\s]+(/\S*)?"
+S3_URI = r"s3://[^/\s]+(/\S*)?"
 
 PATTERNS = {
     "role": (r"arn:aws[a-z-]*:iam::\d{12}:role/?[\w+=,.@/-]+", "such as arn:aws:iam::123456789012:role/training"),
-    "image": (r"\S{1,255}", "such as <account>.dkr.ecr.<region>.amazonaws.com/pytorch-training:<tag>"),
+    "image_uri": (r"\S{1,255}", "such as <account>.dkr.ecr.<region>.amazonaws.com/pytorch-training:<tag>"),
     "instance_type": (r"ml\.[a-z0-9.-]+", "such as ml.g5.xlarge"),
-    "output": (S3, "such as s3://bucket/prefix"),
-    "checkpoints": (S3, "such as s3://bucket/prefix, or leave it out"),
-    "name": (r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,42}", "of up to 43 letters, digits and hyphens"),
+    "output_path": (S3_URI, "such as s3://bucket/prefix"),
+    "checkpoint_s3_uri": (S3_URI, "such as s3://bucket/prefix, or leave it out"),
+    "base_job_name": (r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,42}", "of up to 43 letters, digits and hyphens"),
 }
-"""What the service accepts, and what to say otherwise. Of a name it takes 63 characters; 20 are the time's."""
+"""Pattern of each argument, and the example in its error message. A job name has 63 characters, 20 of them a time."""
 
 
 @dataclass
 class Job:
-    """A training job to start.
+    """Settings of a training job, in the words of SageMaker's Python SDK.
 
     Args:
-        role: ARN of the role that the job runs as; it reads the channels and writes the output.
-        image: Container image with PyTorch >= 2.6 and SageMaker's training toolkit, such as AWS's own for PyTorch
-            training in your region.
-        instance_type: Kind of machine.
-        output: Where on S3 source, results and checkpoints go, each in a folder of the job's name.
-        instance_count: Number of machines, >= 1.
-        channels: S3 locations by name; in YAML file and hyperparameters, ``${SM_CHANNEL_<NAME>}`` is the folder.
-        hyperparameters: Changes to the YAML file, each as ``key=value``.
-        name: How the job's name begins.
-        checkpoints: Where on S3 checkpoints go, if not to the output; a job given the place of an earlier one
-            continues it.
-        spot: Take spare machines, which are cheaper and may be taken away; the job then continues on the next.
-        max_hours: The job is ended after so many hours of training, at most 672 (28 days).
-        volume_gb: Disk of each machine in GB, >= 1.
+        role: ARN of the IAM role of the job; it must be able to read the channels and write the output.
+        image_uri: Container image with PyTorch >= 2.6 and SageMaker's training toolkit, such as AWS's image for
+            PyTorch training in your region.
+        instance_type: Instance type, such as ``ml.g5.xlarge``.
+        output_path: S3 URI for source, results and checkpoints, each in a folder named after the job.
+        instance_count: Number of instances, >= 1.
+        channels: S3 URIs by name; ``${SM_CHANNEL_<NAME>}`` in YAML file and hyperparameters is the local folder.
+        hyperparameters: Config overrides, each as ``key=value``.
+        base_job_name: Prefix of the job's name.
+        checkpoint_s3_uri: S3 URI of the checkpoints; null = below ``output_path``. A job with the URI of an earlier one
+            resumes it.
+        use_spot_instances: Use spot instances, which are cheaper and may be interrupted; the job then resumes.
+        max_run: Maximum training time in seconds, in [60, 2419200] (28 days).
+        volume_size: Disk of each instance in GB, >= 1.
         request: Further fields of CreateTrainingJob as JSON, such as ``{"Environment": {"HF_HUB_OFFLINE": "1"}}``.
 
     Raises:
-        ValueError: If something is not what the service accepts.
+        ValueError: If SageMaker would reject an argument.
     """
 
     role: str
-    image: str
+    image_uri: str
     instance_type: str
-    output: str
+    output_path: str
     instance_count: int = 1
     channels: dict[str, str] = field(default_factory=dict)
     hyperparameters: list[str] = field(default_factory=list)
-    name: str = "lightning-kd"
-    checkpoints: str | None = None
-    spot: bool = False
-    max_hours: float = 24.0
-    volume_gb: int = 30
+    base_job_name: str = "lightning-kd"
+    checkpoint_s3_uri: str | None = None
+    use_spot_instances: bool = False
+    max_run: int = 24 * 3600
+    volume_size: int = 30
     request: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -75,97 +75,100 @@ class Job:
             value = getattr(self, key)
             if value is not None and not re.fullmatch(pattern, value):
                 raise ValueError(f"{key}: must be {example}, got {value!r}")
-        for key in ("instance_count", "volume_gb"):
+        for key in ("instance_count", "volume_size"):
             if getattr(self, key) < 1:
                 raise ValueError(f"{key}: must be >= 1, got {getattr(self, key)}")
-        if not 0.01 <= self.max_hours <= MOST_HOURS:
-            raise ValueError(f"max_hours: must be in [0.01, {MOST_HOURS:.0f}], got {self.max_hours}")
-        for channel, place in self.channels.items():
-            # SM_CHANNEL_<NAME> is no name for a shell otherwise
+        if not 60 <= self.max_run <= MAX_RUN:
+            raise ValueError(f"max_run: must be in [60, {MAX_RUN}] seconds, got {self.max_run}")
+        for channel, uri in self.channels.items():
+            # other characters are invalid in the variable SM_CHANNEL_<NAME>
             if not re.fullmatch(r"[A-Za-z0-9_]{1,64}", channel):
-                raise ValueError(f"channels: must be named with letters, digits and underscores, got {channel!r}")
-            if not re.fullmatch(S3, place):
-                raise ValueError(f"channels.{channel}: must be such as s3://bucket/prefix, got {place!r}")
-        if same := _twice([channel.upper() for channel in self.channels]):
-            raise ValueError(f"channels: two are both SM_CHANNEL_{same}, which is in upper case; rename one")
-        self.overrides()
+                raise ValueError(f"channels: a name must consist of letters, digits and underscores, got {channel!r}")
+            if not re.fullmatch(S3_URI, uri):
+                raise ValueError(f"channels.{channel}: must be an S3 URI such as s3://bucket/prefix, got {uri!r}")
+        if duplicate := _first_duplicate([channel.upper() for channel in self.channels]):
+            raise ValueError(f"channels: two names become SM_CHANNEL_{duplicate}; rename one")
+        self.parse_hyperparameters()
 
-    def overrides(self) -> dict[str, str]:
-        """The hyperparameters by name."""
-        pairs = [given.partition("=") for given in self.hyperparameters]
+    def parse_hyperparameters(self) -> dict[str, str]:
+        """Return the hyperparameters by name."""
+        pairs = [text.partition("=") for text in self.hyperparameters]
         for name, equals, value in pairs:
-            if not equals or not name or name.startswith("-") or len(value) > VALUE_LIMIT:
+            if not equals or not name or name.startswith("-") or len(value) > MAX_VALUE_LENGTH:
                 raise ValueError(
-                    f"hyperparameters: must be key=value with at most {VALUE_LIMIT} characters of value, got "
+                    f"hyperparameters: must be key=value with at most {MAX_VALUE_LENGTH} characters of value, got "
                     f"{name + equals + value!r:.100}"
                 )
         result = {name: value for name, _, value in pairs}
-        if same := _twice([name.replace("__", ".") for name, _, _ in pairs]):
-            raise ValueError(f"hyperparameters: {same} is given twice; leave one out")
+        if duplicate := _first_duplicate([name.replace("__", ".") for name, _, _ in pairs]):
+            raise ValueError(f"hyperparameters: {duplicate} is given twice; remove one")
         if CONFIG in result:
-            raise ValueError(f"hyperparameters: {CONFIG} is not one here; name the file with --config")
-        if len(result) > COUNT_LIMIT - 2:  # two are the toolkit's
+            raise ValueError(f"hyperparameters: {CONFIG} is reserved; use --config")
+        if len(result) > MAX_HYPERPARAMETERS - 2:  # the toolkit adds two
             raise ValueError(
-                f"hyperparameters: at most {COUNT_LIMIT - 2}, got {len(result)}; put some into the YAML file"
+                f"hyperparameters: at most {MAX_HYPERPARAMETERS - 2}, got {len(result)}; move some to the YAML file"
             )
         return result
 
-    def variables(self) -> dict[str, str]:
-        """The variables that the YAML file may name, as they are going to be."""
+    def environment(self) -> dict[str, str]:
+        """Return the variables of the job that the YAML file may use."""
         folders = {"SM_MODEL_DIR": "/opt/ml/model", "SM_OUTPUT_DATA_DIR": "/opt/ml/output/data"}
-        return {**folders, **{f"SM_CHANNEL_{name.upper()}": f"{CHANNELS}/{name}" for name in self.channels}}
+        return {**folders, **{f"SM_CHANNEL_{name.upper()}": f"{CHANNEL_DIR}/{name}" for name in self.channels}}
 
-    def folder(self, full_name: str) -> str:
-        """Where everything of a job goes on S3."""
-        return f"{self.output.rstrip('/')}/{full_name}"
+    def s3_prefix(self, job_name: str) -> str:
+        """Return the S3 URI below which a job writes."""
+        return f"{self.output_path.rstrip('/')}/{job_name}"
 
-    def full_request(self, full_name: str, source: str, metrics: list[str]) -> dict[str, Any]:
-        """The arguments of CreateTrainingJob.
+    def create_request(self, job_name: str, source_uri: str, metrics: list[str]) -> dict[str, Any]:
+        """Return the arguments of CreateTrainingJob.
 
         Args:
-            full_name: Name of the job, which must be new.
-            source: Where on S3 the packed source is.
-            metrics: Names of the metrics that the service finds in the lines of the log.
+            job_name: Unique name of the job.
+            source_uri: S3 URI of the source archive.
+            metrics: Names of the metrics to extract from the log.
 
         Raises:
-            ValueError: If ``request`` has a field that is made of other arguments.
+            ValueError: If ``request`` has a field that follows from other arguments.
         """
-        found = [{"Name": name, "Regex": f"{name}=([-+.0-9e]+)"} for name in metrics]  # see progress.py
-        algorithm = {"TrainingImage": self.image, "TrainingInputMode": "File", "MetricDefinitions": found}
-        limits = {"MaxRuntimeInSeconds": round(3600 * self.max_hours)}
-        if self.spot:
-            limits["MaxWaitTimeInSeconds"] = round(3600 * min(self.max_hours + WAITING_HOURS, MOST_HOURS))
-        place = self.folder(full_name)
-        toolkit = {"sagemaker_program": ENTRY, "sagemaker_submit_directory": source}
-        channels = [_channel(name, place) for name, place in self.channels.items()]
+        definitions = [{"Name": name, "Regex": f"{name}=([-+.0-9e]+)"} for name in metrics]  # see progress.py
+        algorithm = {"TrainingImage": self.image_uri, "TrainingInputMode": "File", "MetricDefinitions": definitions}
+        limits = {"MaxRuntimeInSeconds": self.max_run}
+        if self.use_spot_instances:
+            limits["MaxWaitTimeInSeconds"] = min(self.max_run + SPOT_WAIT, MAX_RUN)
+        prefix = self.s3_prefix(job_name)
+        toolkit = {"sagemaker_program": ENTRY_POINT, "sagemaker_submit_directory": source_uri}
+        channels = [_channel(name, uri) for name, uri in self.channels.items()]
         request = {
-            "TrainingJobName": full_name,
+            "TrainingJobName": job_name,
             "RoleArn": self.role,
             "AlgorithmSpecification": algorithm,
-            "HyperParameters": {**self.overrides(), **toolkit},
-            "OutputDataConfig": {"S3OutputPath": self.output},
+            "HyperParameters": {**self.parse_hyperparameters(), **toolkit},
+            "OutputDataConfig": {"S3OutputPath": self.output_path},
             "ResourceConfig": {
                 "InstanceType": self.instance_type,
                 "InstanceCount": self.instance_count,
-                "VolumeSizeInGB": self.volume_gb,
+                "VolumeSizeInGB": self.volume_size,
             },
             "StoppingCondition": limits,
-            "EnableManagedSpotTraining": self.spot,
-            "CheckpointConfig": {"S3Uri": self.checkpoints or f"{place}/checkpoints", "LocalPath": CHECKPOINTS},
+            "EnableManagedSpotTraining": self.use_spot_instances,
+            "CheckpointConfig": {
+                "S3Uri": self.checkpoint_s3_uri or f"{prefix}/checkpoints",
+                "LocalPath": DEFAULT_CHECKPOINT_DIR,
+            },
             **({"InputDataConfig": channels} if channels else {}),
         }
-        if taken := sorted(request.keys() & self.request.keys()):
+        if conflicts := sorted(request.keys() & self.request.keys()):
             raise ValueError(
-                f"request: {', '.join(taken)} is made of other arguments; use those, or change what --dry_run prints "
-                "and send it yourself"
+                f"request: {', '.join(conflicts)} follows from other arguments; use those, or edit the output of "
+                "--dry_run and send it yourself"
             )
         return {**request, **self.request}
 
 
-def _twice(names: list[str]) -> str | None:
-    return next((name for place, name in enumerate(names) if name in names[:place]), None)
+def _first_duplicate(names: list[str]) -> str | None:
+    return next((name for index, name in enumerate(names) if name in names[:index]), None)
 
 
-def _channel(name: str, place: str) -> Mapping[str, Any]:
-    copied = {"S3DataType": "S3Prefix", "S3Uri": place, "S3DataDistributionType": "FullyReplicated"}
-    return {"ChannelName": name, "DataSource": {"S3DataSource": copied}}
+def _channel(name: str, uri: str) -> Mapping[str, Any]:
+    source = {"S3DataType": "S3Prefix", "S3Uri": uri, "S3DataDistributionType": "FullyReplicated"}
+    return {"ChannelName": name, "DataSource": {"S3DataSource": source}}

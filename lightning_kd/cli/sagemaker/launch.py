@@ -1,4 +1,4 @@
-"""``lightning-kd sagemaker``: starts a training job, or prints the request that would."""
+"""``lightning-kd sagemaker``: start a training job, or print its request."""
 
 import json
 import sys
@@ -13,94 +13,99 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from lightning_kd.cli.sagemaker.arguments import fill_in, overrides
+from lightning_kd.cli.sagemaker.arguments import config_overrides, substitute_env
 from lightning_kd.cli.sagemaker.job import Job
-from lightning_kd.cli.sagemaker.places import check_places
+from lightning_kd.cli.sagemaker.remote_paths import check_remote_paths
 from lightning_kd.cli.sagemaker.source import pack
 
 
 def main(args: list[str]) -> None:
-    """Check what would stop the job there, then start it."""
+    """Check the config as the job will, then start the job."""
     parser = ArgumentParser(
         prog="lightning-kd sagemaker", description="Run a config as an Amazon SageMaker training job."
     )
     parser.add_argument("--config", type=str, required=True, help="YAML file of the run, as for fit.")
-    parser.add_class_arguments(Job, skip={"hyperparameters", "spot"})
-    changes = "Changes to the YAML file, each as key=value; ${SM_CHANNEL_<NAME>} in a value is a channel's folder."
-    parser.add_argument("--hyperparameters", type=str, nargs="+", default=[], help=changes)
-    spare = "Take spare machines, which are cheaper and may be taken away; the job then continues on the next."
-    parser.add_argument("--spot", action="store_true", help=spare)
-    parser.add_argument("--source", type=str | None, help="Folder whose files the job finds beside its config.")
-    parser.add_argument("--region", type=str | None, help="AWS region; null = as configured for boto3.")
+    parser.add_class_arguments(Job, skip={"hyperparameters", "use_spot_instances"})
+    overrides = "Config overrides, each as key=value; ${SM_CHANNEL_<NAME>} in a value is the folder of a channel."
+    parser.add_argument("--hyperparameters", type=str, nargs="+", default=[], help=overrides)
+    spot = "Use spot instances, which are cheaper and may be interrupted; the job then resumes."
+    parser.add_argument("--use_spot_instances", action="store_true", help=spot)
+    parser.add_argument("--source", type=str | None, help="Folder whose files are added to the job's source.")
+    parser.add_argument("--region", type=str | None, help="AWS region; null = boto3's default.")
     parser.add_argument("--dry_run", action="store_true", help="Print the request as JSON and send nothing.")
-    given = parser.parse_args(args[1:])
-    config = Path(given.config).expanduser()
-    source = Path(given.source).expanduser() if given.source is not None else None
-    settings = vars(given)
+    options = parser.parse_args(args[1:])
+    config = Path(options.config).expanduser()
+    source = Path(options.source).expanduser() if options.source is not None else None
+    settings = vars(options)
     job = Job(**{name: settings[name] for name in Job.__dataclass_fields__})
-    if not given.dry_run and find_spec("boto3") is None:
-        raise ValueError("boto3 is not installed: pip install 'lightning-kd[sagemaker]', or --dry_run")
-    for name, path, there in (("config", config, config.is_file()), ("source", source, not source or source.is_dir())):
-        if not there:
-            raise ValueError(f"{name}: there is no {str(path)!r}")
-    monitored = check(config, job, source)
-    full_name = f"{job.name}-{time.strftime('%Y-%m-%d-%H-%M-%S', time.gmtime())}"
-    packed = f"{job.folder(full_name)}/source/sourcedir.tar.gz"
-    request = job.full_request(full_name, packed, [monitored, "train/loss"])
+    if not options.dry_run and find_spec("boto3") is None:
+        raise ValueError("boto3 is not installed; run pip install 'lightning-kd[sagemaker]', or use --dry_run")
+    for name, path, exists in (("config", config, config.is_file()), ("source", source, not source or source.is_dir())):
+        if not exists:
+            raise ValueError(f"{name}: {str(path)!r} does not exist; check the path")
+    monitor = check_config(config, job, source)
+    job_name = f"{job.base_job_name}-{time.strftime('%Y-%m-%d-%H-%M-%S', time.gmtime())}"
+    source_uri = f"{job.s3_prefix(job_name)}/source/sourcedir.tar.gz"
+    request = job.create_request(job_name, source_uri, [monitor, "train/loss"])
     check_request(request)
     with TemporaryDirectory() as folder:
         archive = Path(folder) / "sourcedir.tar.gz"
         pack(archive, config, source)
-        if given.dry_run:
+        if options.dry_run:
             print(json.dumps(request, indent=2))
         else:
-            submit(request, archive, packed, given.region)
+            submit(request, archive, source_uri, options.region)
 
 
-def check(config: Path, job: Job, source: Path | None) -> str:
-    """Parse the run as the job is going to, so that a misspelt key costs no machine.
+def check_config(config: Path, job: Job, source: Path | None) -> str:
+    """Parse the config as the job will, so that a misspelt key fails before an instance starts.
 
     Args:
         config: The YAML file.
         job: The job.
-        source: The user's folder, whose modules can be imported there.
+        source: The user's folder, whose modules are importable in the job.
 
     Returns:
-        The metric by which the run picks its best student.
+        The metric that selects the best student.
 
     Raises:
-        ValueError: If a placeholder has no value, or a teacher, a base or data are only on this machine.
-        jsonargparse.ArgumentError: If a key or a value is wrong.
+        ValueError: If a placeholder has no value, or teacher, student or data exist on this machine only.
+        jsonargparse.ArgumentError: If a key or a value is invalid.
     """
     from lightning_kd.cli.fit import ParseOnlyCLI, run  # takes seconds
 
-    variables = job.variables()
-    with TemporaryDirectory() as folder, importable(source):
-        filled = Path(folder) / config.name
-        filled.write_text(fill_in(config.read_text(encoding="utf-8"), variables, config.name), encoding="utf-8")
-        cli = run(["fit", "--config", str(filled), *overrides(job.overrides(), variables)], cli_class=ParseOnlyCLI)
-        check_places(cli.config["fit"], source)
+    variables = job.environment()
+    with TemporaryDirectory() as folder, importable_from(source):
+        resolved = Path(folder) / config.name
+        resolved.write_text(
+            substitute_env(config.read_text(encoding="utf-8"), variables, config.name), encoding="utf-8"
+        )
+        cli = run(
+            ["fit", "--config", str(resolved), *config_overrides(job.parse_hyperparameters(), variables)],
+            cli_class=ParseOnlyCLI,
+        )
+        check_remote_paths(cli.config["fit"], source)
         task: Any = locate(cli.config["fit"].model.task.class_path)
     return f"val/{task.monitor}"
 
 
 @contextmanager
-def importable(source: Path | None) -> Iterator[None]:
-    """Find modules in the user's folder first, as the job does."""
-    before = list(sys.path)
+def importable_from(source: Path | None) -> Iterator[None]:
+    """Put the user's folder first on the module search path, as in the job."""
+    original = list(sys.path)
     if source is not None:
         sys.path.insert(0, str(source.resolve()))
     try:
         yield
     finally:
-        sys.path[:] = before
+        sys.path[:] = original
 
 
 def check_request(request: dict[str, Any]) -> None:
-    """Refuse what is not as botocore describes it, where that is installed.
+    """Validate the request with botocore's service description, if botocore is installed.
 
     Raises:
-        ValueError: If a field is unknown, missing or of another kind.
+        ValueError: If a field is unknown, missing or of the wrong type.
     """
     if find_spec("botocore") is None:
         return
@@ -113,11 +118,11 @@ def check_request(request: dict[str, Any]) -> None:
         raise ValueError(f"request: {report.generate_report()}")
 
 
-def submit(request: dict[str, Any], archive: Path, place: str, region: str | None) -> None:
+def submit(request: dict[str, Any], archive: Path, source_uri: str, region: str | None) -> None:
     """Upload the source and create the job."""
     import boto3
 
-    bucket, _, key = place.removeprefix("s3://").partition("/")
+    bucket, _, key = source_uri.removeprefix("s3://").partition("/")
     session = boto3.Session(region_name=region)
     session.client("s3").upload_file(str(archive), bucket, key)
     created = session.client("sagemaker").create_training_job(**request)

@@ -1,11 +1,11 @@
-"""Lines for a job's log, where a progress bar shows nothing before its end."""
+"""Progress for a log file, which cannot show a progress bar."""
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
 
 class ProgressLines(Callback):
-    """Prints the metrics after each validation, as the definitions in a job's request find them."""
+    """Print the metrics after each validation, in the format of the job's metric definitions."""
 
     @rank_zero_only
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

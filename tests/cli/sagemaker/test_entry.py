@@ -62,7 +62,7 @@ def test_distils_from_a_channel_with_hyperparameters(host):
     assert list((host.root / "output" / "data").glob("events.out.tfevents.*"))
     lines = [line for line in host.log().splitlines() if line.startswith("step ")]
     assert [line.partition(":")[0] for line in lines] == ["step 18, epoch 0", "step 36, epoch 1"]
-    for found in Job("arn:aws:iam::123456789012:role/r", "i", "ml.m5.large", "s3://b").full_request(
+    for found in Job("arn:aws:iam::123456789012:role/r", "i", "ml.m5.large", "s3://b").create_request(
         "name", "s3://b/c", ["val/accuracy", "train/loss"]
     )["AlgorithmSpecification"]["MetricDefinitions"]:
         assert all(0 <= float(re.search(found["Regex"], line)[1]) < 10 for line in lines)

@@ -76,12 +76,12 @@ def test_two_processes_that_lightning_starts(host):
     assert host.failure() is None
 
 
-def meeting(make_host, name="algo-2", hosts=("algo-2", "algo-1", "algo-3"), **set_already):
-    return ScriptMode.read(make_host(hosts=hosts, name=name).variables()).meeting(set_already)
+def rendezvous(make_host, name="algo-2", hosts=("algo-2", "algo-1", "algo-3"), **set_already):
+    return ScriptMode.from_environment(make_host(hosts=hosts, name=name).variables()).rendezvous_variables(set_already)
 
 
 def test_hosts_meet_at_the_first(make_host):
-    assert meeting(make_host) == {
+    assert rendezvous(make_host) == {
         "MASTER_ADDR": "algo-1",
         "MASTER_PORT": "7777",
         "NODE_RANK": "1",
@@ -92,12 +92,12 @@ def test_hosts_meet_at_the_first(make_host):
 
 def test_what_a_toolkit_has_set_is_left(make_host):
     set_already = {"MASTER_ADDR": "algo-1", "MASTER_PORT": "7778", "NCCL_SOCKET_IFNAME": "eth0"}
-    assert meeting(make_host, **set_already) == {"NODE_RANK": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    assert rendezvous(make_host, **set_already) == {"NODE_RANK": "1", "GLOO_SOCKET_IFNAME": "lo"}
 
 
 def test_torchrun_knows_where_its_processes_meet(make_host):
-    assert meeting(make_host, TORCHELASTIC_RUN_ID="none") == {}
+    assert rendezvous(make_host, TORCHELASTIC_RUN_ID="none") == {}
 
 
 def test_one_host_meets_nobody(make_host):
-    assert meeting(make_host, "algo-1", ("algo-1",)) == {}
+    assert rendezvous(make_host, "algo-1", ("algo-1",)) == {}

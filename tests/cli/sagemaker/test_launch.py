@@ -9,7 +9,7 @@ import tarfile
 import pytest
 
 from lightning_kd.cli.sagemaker.job import Job
-from lightning_kd.cli.sagemaker.launch import check
+from lightning_kd.cli.sagemaker.launch import check_config
 from tests.cli.sagemaker.host import PACKED
 from tests.cli.sagemaker.service import Service
 from tests.helpers import save_model, tiny_bert
@@ -25,9 +25,9 @@ def arguments(tmp_path):
     return {
         "config": config,
         "role": ROLE,
-        "image": IMAGE,
+        "image_uri": IMAGE,
         "instance_type": "ml.g5.xlarge",
-        "output": "s3://bucket/kd/",
+        "output_path": "s3://bucket/kd/",
         "channels.training": "s3://bucket/texts",
     }
 
@@ -90,7 +90,7 @@ def refused():
 
 def test_request_is_what_the_service_describes(launch, arguments, refused):
     changes = ["model.losses.hard.init_args.weight=0.25", "data.init_args.path=${SM_CHANNEL_TRAINING}"]
-    given = ["--dry_run", "--spot", "--instance_count=2", "--hyperparameters", *changes]
+    given = ["--dry_run", "--use_spot_instances", "--instance_count=2", "--hyperparameters", *changes]
     request = json.loads(launch(arguments, *given))
     assert refused(request) == []
     name = request["TrainingJobName"]
@@ -122,7 +122,7 @@ def test_further_fields(launch, arguments, refused):
     subnets = {"SecurityGroupIds": ["sg-1"], "Subnets": ["subnet-1"]}
     more = {"Environment": {"HF_HUB_OFFLINE": "1"}, "VpcConfig": subnets}
     request = json.loads(
-        launch(arguments, "--dry_run", f"--request={json.dumps(more)}", "--checkpoints=s3://bucket/old")
+        launch(arguments, "--dry_run", f"--request={json.dumps(more)}", "--checkpoint_s3_uri=s3://bucket/old")
     )
     assert refused(request) == []
     assert {name: request[name] for name in more} == more
@@ -169,23 +169,26 @@ def test_submits_what_the_dry_run_prints(launch, arguments, monkeypatch, tmp_pat
     [
         ({"role": "admin"}, "role: must be such as arn:aws:iam::123456789012:role/training, got 'admin'"),
         ({"instance_type": "g5.xlarge"}, "instance_type: must be such as ml.g5.xlarge, got 'g5.xlarge'"),
-        ({"output": "/data"}, "output: must be such as s3://bucket/prefix, got '/data'"),
-        ({"name": "my_job"}, "name: must be of up to 43 letters, digits and hyphens, got 'my_job'"),
-        ({"name": "x" * 44}, "name: must be of up to 43"),
+        ({"output_path": "/data"}, "output_path: must be such as s3://bucket/prefix, got '/data'"),
+        ({"base_job_name": "my_job"}, "base_job_name: must be of up to 43 letters, digits and hyphens, got 'my_job'"),
+        ({"base_job_name": "x" * 44}, "base_job_name: must be of up to 43"),
         ({"instance_count": 0}, "instance_count: must be >= 1, got 0"),
-        ({"max_hours": 0}, "max_hours: must be in [0.01, 672], got 0.0"),
-        ({"channels.training": "texts"}, "channels.training: must be such as s3://bucket/prefix, got 'texts'"),
-        ({"channels.a-b": "s3://b/c"}, "channels: must be named with letters, digits and underscores, got 'a-b'"),
-        ({"config": "gone.yaml"}, "config: there is no 'gone.yaml'"),
-        ({"source": "gone"}, "source: there is no 'gone'"),
+        ({"max_run": 0}, "max_run: must be in [60, 2419200] seconds, got 0"),
+        (
+            {"channels.training": "texts"},
+            "channels.training: must be an S3 URI such as s3://bucket/prefix, got 'texts'",
+        ),
+        ({"channels.a-b": "s3://b/c"}, "channels: a name must consist of letters, digits and underscores, got 'a-b'"),
+        ({"config": "gone.yaml"}, "config: 'gone.yaml' does not exist"),
+        ({"source": "gone"}, "source: 'gone' does not exist"),
         ({"hyperparameters": "model.warmup_ratio"}, "hyperparameters: must be key=value"),
-        ({"hyperparameters": "config=other.yaml"}, "hyperparameters: config is not one here; name the file with"),
+        ({"hyperparameters": "config=other.yaml"}, "hyperparameters: config is reserved; use --config"),
         ({"hyperparameters": "model.warm_up=1"}, "model.warm_up"),
         ({"hyperparameters": "model.losses.hard.init_args.weigth=1"}, "'weigth' is not accepted"),
         ({"hyperparameters": "model.teacher=${SM_CHANNEL_TEACHER}"}, "${SM_CHANNEL_TEACHER} is not set, the channels"),
-        ({"channels.Training": "s3://b/c"}, "channels: two are both SM_CHANNEL_TRAINING"),
-        ({"request": '{"RoleArn": "x", "VpcConfig": {}}'}, "request: RoleArn is made of other arguments"),
-        ({"request": '{"InputDataConfig": []}'}, "request: InputDataConfig is made of other arguments"),
+        ({"channels.Training": "s3://b/c"}, "channels: two names become SM_CHANNEL_TRAINING"),
+        ({"request": '{"RoleArn": "x", "VpcConfig": {}}'}, "request: RoleArn follows from other arguments"),
+        ({"request": '{"InputDataConfig": []}'}, "request: InputDataConfig follows from other arguments"),
     ],
 )
 def test_what_would_fail_there_is_refused_here(shell, arguments, changes, message):
@@ -226,15 +229,17 @@ def test_what_is_only_on_this_machine(arguments, tmp_path, monkeypatch, field):
     monkeypatch.chdir(tmp_path)
     own = tmp_path / "own"
     save_model(tiny_bert(), own / "net" / "work")
-    places = {"channels": {"training": "s3://bucket/texts"}, "output": arguments["output"]}
+    settings = {"channels": {"training": "s3://bucket/texts"}, "output_path": arguments["output_path"]}
 
     def look(place, source=None):
-        job = Job(ROLE, IMAGE, "ml.g5.xlarge", hyperparameters=[f"{field}={place}"], **places)
-        return check(arguments["config"], job, source)
+        job = Job(ROLE, IMAGE, "ml.g5.xlarge", hyperparameters=[f"{field}={place}"], **settings)
+        return check_config(arguments["config"], job, source)
 
     only_here = [("own/net", None), (own / "net" / "work", own), ("runs/not/yet", None), ("../own/net", own)]
     for place, source in only_here:
-        message = f"^{field.replace('.init_args', '')}.*: the job has no '{re.escape(str(place))}'; copy it to S3"
+        message = (
+            f"^{field.replace('.init_args', '')}.*: '{re.escape(str(place))}' does not exist in the job; copy it to S3"
+        )
         with pytest.raises(ValueError, match=message):
             look(place, source)
     for place, source in (("net/work", own), ("org/name", None), ("/opt/in-the-image", None)):
@@ -247,7 +252,7 @@ def test_file_of_the_users_in_the_way_of_ours(shell, arguments, tmp_path):
     code, _ = shell(
         "sagemaker", "--dry_run", *(f"--{n}={v}" for n, v in {**arguments, "source": tmp_path / "own"}.items())
     )
-    assert "has the name of a file of ours" in code
+    assert "has a reserved name" in code
 
 
 def test_boto3_is_missed_before_anything_else(shell, arguments, monkeypatch):

@@ -53,7 +53,7 @@ def submitted(host, shell, monkeypatch, tmp_path):
         monkeypatch.setenv(name, value)
     config = tmp_path / "distill.yaml"
     config.write_text(PACKED, encoding="utf-8")
-    places = ["--output=s3://bucket/kd", "--channels.training=s3://bucket/texts"]
+    places = ["--output_path=s3://bucket/kd", "--channels.training=s3://bucket/texts"]
     machine = ["--instance_type=ml.m5.large", "--role=arn:aws:iam::123456789012:role/training", "--image=pytorch"]
     change = ["--hyperparameters", "model.losses.hard.init_args.label_smoothing=0.1"]
     assert shell("sagemaker", f"--config={config}", *places, *machine, *change)[0] == 0
