@@ -276,7 +276,7 @@ def test_two_processes_work_on_one_study(base, tmp_path):
         ("modle.x: {float: [1, 2]}", [], "modle.x = 1"),
         ("w: {int: [1, 3], set: {model.warmup_ratio: (w - 2) ** 0.5}}", [], "is not a finite real number"),
         (FINE, ["--mode", "min"], "--mode: applies to --metric, and val/accuracy is always max"),
-        (FINE, ["--n_trials", "0"], "--trials: must be >= 1, got 0"),
+        (FINE, ["--n_trials", "0"], "--n_trials: must be >= 1, got 0"),
     ],
 )  # fmt: skip
 def test_refused_before_the_first_trial(base, shell, tmp_path, space, args, says):
