@@ -1,17 +1,17 @@
-"""The teacher stands outside the module tree: shared by copies, loaded when it is first needed, never trained."""
+"""The teacher is outside the module tree: shared by copies, loaded on first use, never trained."""
 
 import copy
-import json
 import pickle
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from transformers import AutoModelForSequenceClassification
 
 from lightning_kd import DistillationModule, LayerInitialization, SequenceClassification
-from lightning_kd.teachers.teacher import Teacher
+from lightning_kd.teachers import Teacher
 from tests.helpers import LABELS, STUDENT, data, module, save_model, tiny_bert, trainer
 
 BATCH = {
@@ -19,146 +19,153 @@ BATCH = {
     "attention_mask": torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]]),
     "row_id": torch.tensor([0, 1]),
 }
+CPU = torch.device("cpu")
 
 
-def teacher(source):
+def make_teacher(source):
     return Teacher(source, SequenceClassification())
 
 
-def logits(teacher):
+def teacher_logits(teacher):
     return teacher(BATCH).heads["label"].logits
 
 
-def model_logits(network):
-    with torch.no_grad():
-        return network.eval()(BATCH["input_ids"], attention_mask=BATCH["attention_mask"]).logits
+@torch.no_grad()
+def model_logits(model):
+    return model.eval()(BATCH["input_ids"], attention_mask=BATCH["attention_mask"]).logits
 
 
-def test_copies_of_the_module_share_it(teacher_folder):
+# ---- loading
+
+
+def test_copies_of_the_module_share_the_teacher(teacher_folder):
     distillation = module(teacher_folder)
     assert copy.deepcopy(distillation).teacher is distillation.teacher
     assert not any("teacher" in name for name, _ in distillation.named_modules())
 
 
-def test_pickle_carries_neither_weights_nor_networks(teacher_folder):
-    first = teacher(teacher_folder)
-    first.align_classes(LABELS[::-1], ignore_mismatch=False)
-    expected = logits(first)
-    pickled = pickle.dumps(first)
+def test_pickle_without_weights(teacher_folder):
+    teacher = make_teacher(teacher_folder)
+    teacher.align_classes(LABELS[::-1], ignore_mismatch=False)
+    expected = teacher_logits(teacher)
+    pickled = pickle.dumps(teacher)
     assert len(pickled) < 2000
-    second = pickle.loads(pickled)
-    assert not second.models[0].is_loaded
-    assert torch.equal(logits(second), expected)
+    unpickled = pickle.loads(pickled)
+    assert not unpickled.models[0].is_loaded
+    assert torch.equal(teacher_logits(unpickled), expected)
 
 
-def test_networks_are_loaded_once_and_only_when_needed(tmp_path, teacher_folder):
-    lazy = teacher([teacher_folder, "no/where"])
-    assert lazy.names == [teacher_folder, "no/where"]
-    assert lazy.label_names() == LABELS  # needs the configuration only
-    assert not any(model.is_loaded for model in lazy.models)
-    with pytest.raises(OSError, match="teacher 'no/where' is neither a local folder"):
-        lazy.load()
-    once = teacher(teacher_folder)
-    assert once.load()[0] is once.load()[0]
+def test_models_are_loaded_once_and_on_first_use(teacher_folder):
+    teacher = make_teacher([teacher_folder, "no/where"])
+    assert teacher.names == [teacher_folder, "no/where"]
+    assert teacher.label_names() == LABELS
+    assert not any(model.is_loaded for model in teacher.models)
+    with pytest.raises(OSError, match="teacher 'no/where'"):
+        teacher.load()
+    teacher = make_teacher(teacher_folder)
+    assert teacher.load()[0] is teacher.load()[0]
 
 
-def test_networks_are_frozen_and_in_eval_mode(teacher_folder):
-    given = tiny_bert().train()
-    for network in (given, teacher(teacher_folder).load()[0]):
-        assert all(not m.training for m in teacher(network).load()[0].modules())
-        assert not any(p.requires_grad for p in network.parameters())
-    assert not logits(teacher(given)).requires_grad
-
-
-def test_one_network_answers_as_it_does_alone():
-    network = tiny_bert(layers=3, seed=4)
-    torch.testing.assert_close(logits(teacher(network)), model_logits(network))
-
-
-def test_ensemble_of_three_is_the_mean_in_the_students_order():
-    orders = [LABELS, ["oos", "greet", "leave"], ["Leave", "OOS", "Greet"]]
-    networks = [tiny_bert(labels=order, seed=seed) for seed, order in enumerate(orders)]
-    ensemble = teacher(networks)
-    ensemble.align_classes(LABELS, ignore_mismatch=False)
-    first, second, third = map(model_logits, networks)
-    expected = (first + second[:, [1, 2, 0]] + third[:, [2, 0, 1]]) / 3
-    torch.testing.assert_close(logits(ensemble), expected)
-    assert ensemble.names == ["BertForSequenceClassification"] * 3
-
-
-def test_ensemble_mean_is_taken_in_float32(tmp_path):
-    folders = [save_model(tiny_bert(seed=seed), tmp_path / str(seed)) for seed in range(3)]
-    ensemble = teacher(folders)
-    ensemble.to(torch.device("cpu"), torch.bfloat16)
-    half = [model_logits(network) for network in ensemble.load()]
-    assert {x.dtype for x in half} == {torch.bfloat16}
-    torch.testing.assert_close(logits(ensemble), sum(x.float() for x in half) / 3)
+def test_models_are_frozen_and_in_eval_mode(teacher_folder):
+    for source in (tiny_bert().train(), teacher_folder):
+        teacher = make_teacher(source)
+        (model,) = teacher.load()
+        assert not any(part.training for part in model.modules())
+        assert not any(parameter.requires_grad for parameter in model.parameters())
+        assert not teacher_logits(teacher).requires_grad
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
-def test_moved_with_its_label_order(tmp_path, teacher_folder, device):
-    moved = teacher([save_model(tiny_bert(labels=LABELS[::-1]), tmp_path / "other"), teacher_folder])
-    moved.align_classes(LABELS, ignore_mismatch=False)
-    moved.to(torch.device(device), torch.float16)
-    tensors = [*(p for n in moved.load() for p in n.parameters()), moved.models[0].class_permutation]
+def test_models_from_folders_take_device_and_dtype(tmp_path, teacher_folder, device):
+    teacher = make_teacher([save_model(tiny_bert(labels=LABELS[::-1]), tmp_path / "other"), teacher_folder])
+    teacher.align_classes(LABELS, ignore_mismatch=False)
+    teacher.to(torch.device(device), torch.float16)
+    tensors = [*(p for model in teacher.load() for p in model.parameters()), teacher.models[0].class_permutation]
     assert {t.device.type for t in tensors} == {device}
     assert {t.dtype for t in tensors} == {torch.float16, torch.int64}
-    assert moved.models[1].class_permutation is None  # in the student's order already
+    assert teacher.models[1].class_permutation is None
 
 
-def test_module_keeps_its_precision():
-    moved = teacher(tiny_bert())
-    moved.to(torch.device("meta"), torch.float16)
-    assert {(p.device.type, p.dtype) for p in moved.load()[0].parameters()} == {("meta", torch.float32)}
+def test_module_keeps_its_dtype():
+    teacher = make_teacher(tiny_bert())
+    teacher.to(torch.device("meta"), torch.float16)
+    assert {(p.device.type, p.dtype) for p in teacher.load()[0].parameters()} == {("meta", torch.float32)}
 
 
-def test_rows_that_only_pad_are_left_out():
-    padded = {**BATCH, "row_id": torch.tensor([0, -1])}
-    assert teacher(tiny_bert())(padded).num_targets == 1
+# ---- outputs
 
 
-def test_other_labels_in_any_network_are_refused_and_can_be_ignored():
-    pair = [tiny_bert(), tiny_bert(labels=["greet", "leave", "other"])]
-    with pytest.raises(ValueError, match=r"teacher 'BertForSequence.*only in the second: other.*label_mismatch"):
-        teacher(pair).align_classes(LABELS, ignore_mismatch=False)
-    ignored = teacher(pair)
+def test_single_model():
+    model = tiny_bert(layers=3, seed=4)
+    torch.testing.assert_close(teacher_logits(make_teacher(model)), model_logits(model))
+
+
+def test_ensemble_is_the_mean_in_the_students_label_order():
+    orders = [LABELS, ["oos", "greet", "leave"], ["Leave", "OOS", "Greet"]]
+    models = [tiny_bert(labels=order, seed=seed) for seed, order in enumerate(orders)]
+    ensemble = make_teacher(models)
+    ensemble.align_classes(LABELS, ignore_mismatch=False)
+    first, second, third = map(model_logits, models)
+    expected = (first + second[:, [1, 2, 0]] + third[:, [2, 0, 1]]) / 3
+    torch.testing.assert_close(teacher_logits(ensemble), expected)
+    assert ensemble.names == ["BertForSequenceClassification"] * 3
+
+
+def test_ensemble_mean_in_float32(tmp_path):
+    ensemble = make_teacher([save_model(tiny_bert(seed=seed), tmp_path / str(seed)) for seed in range(3)])
+    ensemble.to(CPU, torch.bfloat16)
+    logits = [model_logits(model) for model in ensemble.load()]
+    assert {z.dtype for z in logits} == {torch.bfloat16}
+    torch.testing.assert_close(teacher_logits(ensemble), sum(z.float() for z in logits) / 3)
+
+
+def test_padding_examples_are_left_out():
+    assert make_teacher(tiny_bert())({**BATCH, "row_id": torch.tensor([0, -1])}).num_targets == 1
+
+
+# ---- labels
+
+
+def test_different_labels():
+    models = [tiny_bert(), tiny_bert(labels=["greet", "leave", "other"])]
+    with pytest.raises(ValueError, match=r"teacher 'BertForSequence.*other.*label_mismatch"):
+        make_teacher(models).align_classes(LABELS, ignore_mismatch=False)
+    ignored = make_teacher(models)
     ignored.align_classes(LABELS, ignore_mismatch=True)
-    torch.testing.assert_close(logits(ignored), sum(map(model_logits, pair)) / 2)
+    torch.testing.assert_close(teacher_logits(ignored), sum(map(model_logits, models)) / 2)
 
 
-def test_another_number_of_labels_cannot_be_ignored(tmp_path):
+def test_different_number_of_labels(tmp_path):
     folder = save_model(tiny_bert(labels=["greet", "leave"]), tmp_path)
-    with pytest.raises(ValueError, match=rf"teacher '{folder}' have different label sets \(3 against 2 labels"):
-        teacher(folder).align_classes(LABELS, ignore_mismatch=True)
+    with pytest.raises(ValueError, match=rf"teacher '{folder}' .*3 .* 2 labels"):
+        make_teacher(folder).align_classes(LABELS, ignore_mismatch=True)
+    unnamed = make_teacher(tiny_bert(labels=None, num_labels=2))
+    for check in (partial(unnamed.align_classes, LABELS, ignore_mismatch=True), partial(unnamed.check_num_labels, 3)):
+        with pytest.raises(ValueError, match=r"teacher 'BertForSequenceClassification': .*2 labels.* 3"):
+            check()
 
 
-def test_placeholders_for_label_names_are_warned_about_for_each_network():
-    nameless = teacher([tiny_bert(), tiny_bert(labels=None, num_labels=3)])
-    assert [model.label_names() for model in nameless.models] == [LABELS, None]
-    with pytest.warns(UserWarning, match="does not name its labels"):
-        nameless.align_classes(LABELS, ignore_mismatch=False)
+def test_placeholder_label_names():
+    teacher = make_teacher([tiny_bert(), tiny_bert(labels=None, num_labels=3)])
+    assert [model.label_names() for model in teacher.models] == [LABELS, None]
+    with pytest.warns(UserWarning, match="teacher 'BertForSequenceClassification' does not name its labels"):
+        teacher.align_classes(LABELS, ignore_mismatch=False)
 
 
-def test_placeholders_in_another_number_are_refused():
-    with pytest.raises(ValueError, match="teacher 'BertForSequenceClassification': has 2 labels, expected 3"):
-        teacher(tiny_bert(labels=None, num_labels=2)).align_classes(LABELS, ignore_mismatch=True)
-
-
-def test_empty_list():
-    with pytest.raises(ValueError, match="teacher: the list is empty"):
-        teacher([])
+# ---- options of from_pretrained
 
 
 INT8_CONFIG = {
     "quant_method": "torchao",
     "quant_type": {"default": {"_type": "Int8WeightOnlyConfig", "_version": 2, "_data": {"version": 2}}},
 }
-BF16_KWARGS = {"dtype": "bfloat16", "attn_implementation": "eager"}
 
 
 @pytest.fixture
-def run_yaml(tmp_path, clinc_file):
-    def write(teacher):
+def fit_config(tmp_path, clinc_file, shell):
+    """Function that trains from a YAML file with a teacher, and returns the checkpoint."""
+
+    def run(teacher, *arguments):
         config = {
             "trainer": {"accelerator": "cpu", "max_epochs": 1, "default_root_dir": str(tmp_path)},
             "model": {
@@ -170,75 +177,72 @@ def run_yaml(tmp_path, clinc_file):
             },
             "data": {"class_path": "CLINC150DataModule", "init_args": {"path": str(clinc_file)}},
         }
-        (tmp_path / "run.yaml").write_text(json.dumps(config), encoding="utf-8")
-        return tmp_path / "run.yaml"
+        (tmp_path / "run.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+        code, message = shell("fit", "--config", tmp_path / "run.yaml", *arguments)
+        assert code == 0, message
+        return tmp_path / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"
 
-    return write
+    return run
 
 
-def test_quantized_teacher_from_yaml(tmp_path, teacher_folder, run_yaml, shell):
+def test_quantized_teacher(teacher_folder, fit_config):
     pytest.importorskip("torchao")
     teacher = {"pretrained": "overridden", "quantization_config": INT8_CONFIG}
-    code, message = shell("fit", "--config", run_yaml(teacher), f"--model.teacher.pretrained={teacher_folder}")
-    assert code == 0, message
-    checkpoint = tmp_path / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"
+    checkpoint = fit_config(teacher, f"--model.teacher.pretrained={teacher_folder}")
     saved = torch.load(checkpoint, weights_only=True)
     assert saved["hyper_parameters"]["teacher"] == [{"pretrained": teacher_folder, "quantization_config": INT8_CONFIG}]
-    loaded = DistillationModule.load_from_checkpoint(checkpoint)
-    network = loaded.teacher.load()[0]
-    assert type(network.bert.encoder.layer[0].attention.self.query.weight).__name__ == "Int8Tensor"
-    loaded.teacher.to(torch.device("cpu"), torch.bfloat16)
-    assert network.bert.embeddings.word_embeddings.weight.dtype == torch.float32  # left as it was loaded
-    difference = (logits(loaded.teacher) - logits(Teacher(teacher_folder, SequenceClassification()))).abs().max()
+    loaded = DistillationModule.load_from_checkpoint(checkpoint).teacher
+    (model,) = loaded.load()
+    assert type(model.bert.encoder.layer[0].attention.self.query.weight).__name__ == "Int8Tensor"
+    loaded.to(CPU, torch.bfloat16)
+    assert model.bert.embeddings.word_embeddings.weight.dtype == torch.float32  # not cast
+    difference = (teacher_logits(loaded) - teacher_logits(make_teacher(teacher_folder))).abs().max()
     assert 0 < difference < 0.01
 
 
-def test_ensemble_of_mappings(tmp_path, teacher_folder, run_yaml, shell):
-    teacher = [teacher_folder, {"pretrained": teacher_folder, **BF16_KWARGS}]
-    code, message = shell("fit", "--config", run_yaml(teacher))
-    assert code == 0, message
-    loaded = Teacher(
-        [teacher_folder, {"pretrained": Path(teacher_folder), "dtype": torch.bfloat16}], SequenceClassification()
-    )
-    assert loaded.source_config == [teacher_folder, {"pretrained": teacher_folder, "dtype": "bfloat16"}]
-    loaded = Teacher(teacher, SequenceClassification())
-    loaded.to(torch.device("cpu"), torch.float32)
-    assert [network.dtype for network in loaded.load()] == [torch.float32, torch.bfloat16]
-    assert loaded.load()[1].config._attn_implementation == "eager"
-
-
-def test_quantized_teacher_gives_its_layers_as_they_are_on_disk(tmp_path, clinc_file, teacher_folder):
+def test_layers_of_a_quantized_teacher_are_copied_from_disk(tmp_path, clinc_file, teacher_folder):
     pytest.importorskip("torchao")
-    student = {"config": teacher_folder, "num_hidden_layers": 2}
-    still = partial(torch.optim.SGD, lr=0.0)
     fitted = module(
-        {"pretrained": teacher_folder, "quantization_config": INT8_CONFIG}, student=student, optimizer=still
+        {"pretrained": teacher_folder, "quantization_config": INT8_CONFIG},
+        student={"config": teacher_folder, "num_hidden_layers": 2},
+        optimizer=partial(torch.optim.SGD, lr=0.0),
     )
     trainer(tmp_path, callbacks=[LayerInitialization()], max_steps=1).fit(fitted, data(clinc_file))
-    own = AutoModelForSequenceClassification.from_pretrained(teacher_folder)
-    ours = fitted.student.bert.encoder.layer[1].state_dict()
-    assert all(torch.equal(w, ours[n]) for n, w in own.bert.encoder.layer[3].state_dict().items())
+    expected = AutoModelForSequenceClassification.from_pretrained(teacher_folder).bert.encoder.layer[3].state_dict()
+    copied = fitted.student.bert.encoder.layer[1].state_dict()
+    assert all(torch.equal(weight, copied[name]) for name, weight in expected.items())
+
+
+def test_ensemble_with_options(teacher_folder, fit_config):
+    source = [teacher_folder, {"pretrained": teacher_folder, "dtype": "bfloat16", "attn_implementation": "eager"}]
+    teacher = DistillationModule.load_from_checkpoint(fit_config(source)).teacher
+    assert teacher.source_config == source
+    teacher.to(CPU, torch.float32)
+    assert [model.dtype for model in teacher.load()] == [torch.float32, torch.bfloat16]
+    assert teacher.load()[1].config._attn_implementation == "eager"
+    from_python = make_teacher([teacher_folder, {"pretrained": Path(teacher_folder), "dtype": torch.bfloat16}])
+    assert from_python.source_config == [teacher_folder, {"pretrained": teacher_folder, "dtype": "bfloat16"}]
 
 
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ({"dtype": "bfloat16"}, "teacher: a mapping needs the key 'pretrained'.*got .'dtype'.*"),
-        (
-            {"pretrained": tiny_bert(), "dtype": "bfloat16"},
-            "teacher.pretrained: must be a hub id or folder, got Bert",
-        ),
-        (
-            {"pretrained": "x", "device_map": torch.device("cpu")},
-            "teacher.device_map: device cannot be saved",
-        ),
+        ({"dtype": "bfloat16"}, r"teacher: .*'pretrained'.*\['dtype'\]"),
+        ({"pretrained": tiny_bert(), "dtype": "bfloat16"}, r"teacher\.pretrained: .*BertForSequenceClassification"),
+        ({"pretrained": "x", "device_map": CPU}, r"teacher\.device_map: device"),
+        ({"pretrained": "x", "combine": "logits"}, r"teacher\.combine: "),
+        ({"ensemble": ["x"], "combine": "votes"}, r"teacher\.combine: .*'votes'"),
+        ({"ensemble": ["x"], "mean": "logits"}, r"teacher\.mean: "),
+        ({"ensemble": "x"}, r"teacher\.ensemble: .*str"),
+        ({"ensemble": []}, r"teacher: .*empty"),
+        ([], r"teacher: .*empty"),
     ],
 )
-def test_invalid_mapping(source, message):
+def test_invalid_source(source, message):
     with pytest.raises(ValueError, match=message):
-        Teacher(source, SequenceClassification())
+        make_teacher(source)
 
 
-def test_misspelt_argument_is_named(teacher_folder):
+def test_unknown_option(teacher_folder):
     with pytest.raises(ValueError, match=r"teacher\.quantisation_config"):
-        Teacher({"pretrained": teacher_folder, "quantisation_config": {}}, SequenceClassification()).load()
+        make_teacher({"pretrained": teacher_folder, "quantisation_config": {}}).load()
