@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.optim import SGD, Adagrad, AdamW, lr_scheduler
@@ -149,16 +149,17 @@ def test_sharded_optimizer(tmp_path):
     fit(Classifier(build_optimizer=build), tmp_path, callback())
 
 
-def checkpoints(folder):
+def checkpoints(folder, *callbacks):
     keep = ModelCheckpoint(folder, filename="{epoch}", save_top_k=-1, save_last=True)
-    return {"callbacks": [keep], "enable_checkpointing": True}
+    return {"callbacks": [*callbacks, keep], "enable_checkpointing": True}
 
 
-@pytest.mark.parametrize("build", BUILDS.values(), ids=BUILDS)
+@pytest.mark.parametrize("build", [*BUILDS.values(), None], ids=[*BUILDS, "averaged weights"])
 def test_resumed_run_is_bit_identical(tmp_path, build):
     def run(folder, **settings):
         module, distillation = Classifier(build_optimizer=build), callback(**SOFT_AND_HIDDEN)
-        fit(module, folder, distillation, **checkpoints(folder), **settings)
+        average = [] if build else [EMAWeightAveraging(decay=0.5, use_buffers=False)]
+        fit(module, folder, distillation, **checkpoints(folder, *average), **settings)
         return weights(module), distillation.state_dict()["losses"]["hidden"][0]
 
     whole = run(tmp_path / "whole", max_epochs=3)

@@ -112,20 +112,11 @@ class LayerZoo(nn.Module):
         self.activation = nn.ReLU()
 
 
-@pytest.mark.parametrize(
-    ("path", "width"),
-    [
-        ("linear", 5),
-        ("images", 6),
-        ("group", 8),
-        ("words", 7),
-        ("block", 4),
-        ("encoder", 8),
-        ("bert.encoder.layer.1", 16),
-        ("bert.embeddings", 16),
-        ("bert.encoder.layer.0.intermediate", 32),
-    ],
-)
+WIDTHS = {"linear": 5, "images": 6, "group": 8, "words": 7, "block": 4, "encoder": 8, "bert.encoder.layer.1": 16}
+WIDTHS |= {"bert.embeddings": 16, "bert.encoder.layer.0.intermediate": 32}
+
+
+@pytest.mark.parametrize(("path", "width"), WIDTHS.items())
 def test_width_of_a_layer(path, width):
     assert Layer.find(LayerZoo(), path, "student") == Layer(path, width)
     assert Layer.find(torch.compile(LayerZoo(), backend="eager"), path, "student") == Layer(path, width)
@@ -137,16 +128,17 @@ def test_unknown_width(path):
         Layer.find(LayerZoo(), path, "teacher")
 
 
-@pytest.mark.parametrize(
-    ("shape", "expected"),
-    [
-        ((2, 4), (2, 1, 4)),
-        ((2, 3, 4), (2, 3, 4)),
-        ((2, 4, 3), (2, 3, 4)),
-        ((2, 4, 3, 5), (2, 15, 4)),
-        ((2, 3, 5, 4), (2, 15, 4)),
-    ],
-)
+SHAPES = {(2, 4): (2, 1, 4), (2, 3, 4): (2, 3, 4), (2, 4, 3): (2, 3, 4)}
+SHAPES |= {(2, 4, 3, 5): (2, 15, 4), (2, 3, 5, 4): (2, 15, 4)}
+    (2, 4): (2, 1, 4),
+    (2, 3, 4): (2, 3, 4),
+    (2, 4, 3): (2, 3, 4),
+    (2, 4, 3, 5): (2, 15, 4),
+    (2, 3, 5, 4): (2, 15, 4),
+}
+
+
+@pytest.mark.parametrize(("shape", "expected"), SHAPES.items())
 def test_hidden_states_of_vectors_tokens_and_feature_maps(shape, expected):
     output = torch.arange(torch.tensor(shape).prod()).reshape(shape)
     states = Layer("layer", 4).extract_states(Call(layers={"layer": output}))

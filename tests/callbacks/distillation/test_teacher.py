@@ -6,7 +6,7 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule
 from torch import nn
-from torch.nn.functional import cross_entropy, kl_div, mse_loss
+from torch.nn.functional import kl_div, mse_loss
 from torch.utils.data import DataLoader
 from transformers import BertForQuestionAnswering, BertForTokenClassification, BertModel, DistilBertConfig
 from transformers import DistilBertForSequenceClassification as DistilBert
@@ -19,7 +19,6 @@ from tests.callbacks.distillation.helpers import (
     callback,
     fit,
     fit_and_get_logs,
-    kl,
     make_examples,
     mlp,
 )
@@ -146,17 +145,6 @@ def test_checkpoint_that_cannot_be_loaded(tmp_path):
     fit(NoHyperparameters(mlp()), tmp_path).save_checkpoint(tmp_path / "unsaved.ckpt")
     with pytest.raises(ValueError, match=r"teacher: .*TypeError: .*'net'; call save_hyperparameters"):
         fit(NoHyperparameters(mlp()), tmp_path, callback(teacher=str(tmp_path / "unsaved.ckpt")))
-
-
-def test_padding_is_masked_in_token_classification(tmp_path):
-    student, teacher = (bert(seed, model_class=BertForTokenClassification) for seed in (0, 1))
-    batch = texts(labels=torch.randint(3, (4, 6)))
-    losses = {"soft": SoftTargetLoss(), "hard": HardLabelLoss()}
-    found = fit_and_get_logs(tmp_path, TextClassifier(student), batch, teacher=teacher, losses=losses, labels="labels")
-    keep = batch["attention_mask"].bool()
-    student_logits, teacher_logits = (predict(model).logits[keep] for model in (student, teacher))
-    assert found["soft"] == pytest.approx(float(kl(student_logits, teacher_logits)), rel=1e-4)
-    assert found["hard"] == pytest.approx(float(cross_entropy(student_logits, batch["labels"][keep])), rel=1e-5)
 
 
 def test_two_heads(tmp_path):

@@ -138,10 +138,17 @@ def test_causal_model_with_ambiguous_labels(tmp_path):
 
 
 @pytest.mark.parametrize("labels", [None, "labels"])
-def test_unlabeled_tokens_are_dropped_if_labels_are_set(tmp_path, labels):
-    batch = {"input_ids": torch.randint(5, 1200, (2, 6)), "labels": torch.tensor([[0, -100, 2, 1, -100, 0]] * 2)}
+def test_padding_and_unlabeled_tokens_are_dropped(tmp_path, labels):
+    """Unlabeled tokens are dropped only if labels are set."""
+    batch = {**make_batch(7), "labels": torch.tensor([[0, -100, 2, 1, 0, 1, 2]] * 3)}
+    keep, losses = batch["attention_mask"].bool(), {"soft": SoftTargetLoss()}
+    if labels is not None:
+        keep, losses["hard"] = keep & (batch["labels"] != -100), HardLabelLoss()
     module, teacher = TextClassifier(token_classifier(0)), token_classifier(1)
-    found = fit_and_get_logs(tmp_path, module, batch, teacher=teacher, **SOFT, labels=labels)
-    keep = torch.ones(2, 6).bool() if labels is None else batch["labels"] != -100
-    expected = kl(*predict(token_classifier, keep, input_ids=batch["input_ids"]))
-    assert found["soft"] == pytest.approx(expected.item(), rel=1e-3)
+    found = fit_and_get_logs(tmp_path, module, batch, teacher=teacher, losses=losses, labels=labels)
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    student_logits, teacher_logits = predict(token_classifier, keep, **inputs)
+    assert found["soft"] == pytest.approx(kl(student_logits, teacher_logits).item(), rel=1e-3)
+    if labels is not None:
+        expected = cross_entropy(student_logits, batch["labels"][keep])
+        assert found["hard"] == pytest.approx(expected.item(), rel=1e-5)

@@ -10,7 +10,6 @@ from lightning.pytorch.callbacks import (
     Callback,
     EMAWeightAveraging,
     LearningRateFinder,
-    ModelCheckpoint,
     StochasticWeightAveraging,
 )
 from lightning.pytorch.plugins import MixedPrecision
@@ -182,23 +181,6 @@ def test_exponential_moving_average(tmp_path):
     torch.testing.assert_close(weights(fit_module(tmp_path, callbacks=[ema])), average)
     assert not any(part._forward_hooks for part in ema._average_model.modules())
     assert "training_step" not in ema._average_model.module.__dict__
-
-
-def test_resumed_run_with_averaged_weights_is_bit_identical(tmp_path):
-    def run(folder, **settings):
-        module, distillation = Classifier(), callback(**SOFT_AND_HIDDEN)
-        keep = ModelCheckpoint(tmp_path / folder, filename="{epoch}", save_top_k=-1)
-        settings["callbacks"] = [EMAWeightAveraging(decay=0.5, use_buffers=False), keep]
-        fit(module, tmp_path, distillation, enable_checkpointing=True, max_epochs=3, **settings)
-        return weights(module), distillation.state_dict()["losses"]["hidden"][0]
-
-    whole = run("whole")
-    checkpoint = torch.load(tmp_path / "whole" / "epoch=0.ckpt", weights_only=True)
-    assert checkpoint["state_dict"].keys() == whole[0].keys()
-    with pytest.warns(UserWarning, match="dirpath has changed"):
-        resumed = run("resumed", ckpt_path=tmp_path / "whole" / "epoch=0.ckpt")
-    assert equal_tensors(whole[0], resumed[0])
-    assert equal_tensors(whole[1], resumed[1])
 
 
 def test_stochastic_weight_averaging(tmp_path):
