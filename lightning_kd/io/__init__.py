@@ -1,1 +1,1 @@
-"""Atomic files, checkpoints, and objects as plain data."""
+"""Atomic files, checkpoints, and serialization of objects as plain data."""

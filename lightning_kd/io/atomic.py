@@ -1,4 +1,4 @@
-"""Folders that are complete or absent, and what stops one from being written."""
+"""Write files and directories atomically, and report full or read-only disks."""
 
 import errno
 import glob
@@ -9,20 +9,20 @@ from contextlib import contextmanager
 from pathlib import Path
 
 DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
-"""What the system says where a disk or a quota is full."""
+"""Error numbers of a full disk and an exceeded quota."""
 
 
 @contextmanager
 def disk_full_errors(target: Path) -> Iterator[None]:
-    """Make one error of a full disk, whatever a library makes of it, and let it name what was being written.
+    """Re-raise any disk-full error as an ``OSError`` that names the target.
 
     Raises:
-        OSError: In place of PyTorch's RuntimeError, safetensors' own error, and one of the system's without a name.
+        OSError: Instead of PyTorch's ``RuntimeError``, the error of safetensors, or an ``OSError`` without a filename.
     """
     try:
         yield
     except Exception as error:
-        text = f"{error} {error.__context__}"  # PyTorch hides the reason there
+        text = f"{error} {error.__context__}"  # the context holds the cause of PyTorch's error
         code = next((code for code in DISK_FULL_ERRNOS if os.strerror(code) in text), None)
         other_os_error = isinstance(error, OSError) and error.strerror not in (
             None,
@@ -34,30 +34,46 @@ def disk_full_errors(target: Path) -> Iterator[None]:
 
 
 def check_writable(target: Path, field: str) -> None:
-    """Refuse a path at which nothing can be written, before there is anything to lose.
+    """Raise if a path cannot be written, before there are results to lose.
 
     Args:
-        target: File or folder that is going to be written.
-        field: What the path is called in the message.
+        target: File or directory that will be written.
+        field: Name of the argument, for the error message.
 
     Raises:
-        ValueError: If the folder that it would lie in is read-only, or is no folder.
+        ValueError: If its closest existing parent is read-only or not a directory.
     """
     parent = next(folder for folder in target.absolute().parents if folder.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK):
-        why = "is read-only" if parent.is_dir() else "is no folder"
-        raise ValueError(f"{field}: {str(target)!r} cannot be written, {str(parent)!r} {why}; choose another place")
+        reason = "is read-only" if parent.is_dir() else "is not a directory"
+        raise ValueError(f"{field}: cannot write {str(target)!r}, {str(parent)!r} {reason}; choose another path")
+
+
+@contextmanager
+def atomic_write(target: Path) -> Iterator[Path]:
+    """Yield a temporary path beside a file; on success it replaces the file, on error it is deleted.
+
+    Args:
+        target: File to write or replace; missing parent directories are created.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = _temporary_path(target, target.suffix)
+    try:
+        with disk_full_errors(target):
+            yield partial
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 @contextmanager
 def atomic_directory(target: Path) -> Iterator[Path]:
-    """A fresh folder beside the target that takes its place at the end, or vanishes if something is raised.
+    """Yield a new temporary directory beside a directory; on success it replaces it, on error it is deleted.
 
-    Whenever the process is killed, the target is whole, old or new; only between two renames is it absent, and the
-    old one then lies beside it under the name ``.<name>.<process>.old``.
+    If the process is killed, the target is complete, old or new; see ``replace_path`` for the moment in between.
 
     Args:
-        target: Folder to write or to replace; folders above it are made.
+        target: Directory to write or replace; missing parent directories are created.
     """
     temporary = _temporary_path(target)
     temporary.mkdir(parents=True)
@@ -70,10 +86,10 @@ def atomic_directory(target: Path) -> Iterator[Path]:
 
 
 def replace_path(temporary: Path, target: Path) -> None:
-    """Put a file or folder in the place of a file or folder.
+    """Replace a file or directory by another file or directory.
 
-    Between two files at once; else the target is absent between two renames, and the old one then lies beside it under
-    the name ``.<name>.<process>.old``.
+    A file replaces a file atomically. Otherwise the target is absent between two renames, and the old one is then
+    beside it as ``.<name>.<process id>.old``.
     """
     if not target.is_dir() and not (target.exists() and temporary.is_dir()):
         temporary.replace(target)
@@ -92,7 +108,7 @@ def replace_path(temporary: Path, target: Path) -> None:
 
 
 def _temporary_path(target: Path, suffix: str = "") -> Path:
-    """A name of this process's own beside the target; what killed processes left under theirs is removed."""
+    """Return a temporary path for this process beside the target, and delete those of processes that have ended."""
     for leftover in target.parent.glob(f".{glob.escape(target.name)}.*.tmp{suffix}"):
         if not pid_alive(leftover.name.removeprefix(f".{target.name}.").partition(".")[0]):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
@@ -100,28 +116,11 @@ def _temporary_path(target: Path, suffix: str = "") -> Path:
 
 
 def pid_alive(pid: str) -> bool:
-    """Whether there is such a process on this machine."""
+    """Return True if another process with this id runs on this machine."""
     try:
         os.kill(int(pid), 0)
     except (ProcessLookupError, ValueError):
         return False
-    except OSError:  # somebody else's
+    except OSError:  # another user's process
         return True
     return int(pid) != os.getpid()
-
-
-@contextmanager
-def atomic_write(target: Path) -> Iterator[Path]:
-    """A path beside the target to write to, which takes its place at the end, or vanishes if something is raised.
-
-    Args:
-        target: File to write or to replace; folders above it are made.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = _temporary_path(target, target.suffix)
-    try:
-        with disk_full_errors(target):
-            yield partial
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)

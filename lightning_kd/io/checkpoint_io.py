@@ -1,4 +1,4 @@
-"""Checkpoints that are whole on disk, and refused where they are not."""
+"""Write checkpoints atomically, and check them before they are loaded."""
 
 import os
 import pickle
@@ -16,46 +16,46 @@ from lightning_kd.io.atomic import atomic_write
 
 @contextmanager
 def checked_checkpoint(path: Any) -> Iterator[None]:
-    """Check a checkpoint before it is loaded, and say in one line why it cannot be.
+    """Check a checkpoint, then explain in one line why the body of the context cannot load it.
 
-    PyTorch does not look at the checksums that it saves, and would load a file with zeros in its middle.
+    PyTorch ignores the checksums that it saves, and would load a file with zeros in its middle.
 
     Args:
-        path: Path of a checkpoint; an address or a stream is not checked before.
+        path: Checkpoint; a URL or stream is not checked beforehand.
 
     Raises:
-        ValueError: If it is damaged, or holds more than tensors and plain data.
+        ValueError: If it is damaged, or holds objects other than tensors and plain data.
     """
     file = Path(path if isinstance(path, str | os.PathLike) else "")
-    remedy = "take another (--ckpt_path), such as best.ckpt or last.ckpt beside it, or start again"
+    remedy = "use another (--ckpt_path), such as best.ckpt or last.ckpt beside it, or start a new run"
     try:
         if file.is_file():
             with ZipFile(file) as archive:
                 if (damaged := archive.testzip()) is not None:
-                    raise BadZipFile(f"the checksum of {damaged} differs")
+                    raise BadZipFile(f"wrong checksum of {damaged}")
         yield
     except BadZipFile as error:
         raise ValueError(f"checkpoint {str(path)!r} is damaged ({error}); {remedy}") from error
     except pickle.UnpicklingError as error:
         objects = torch.serialization.get_unsafe_globals_in_checkpoint(file) if file.is_file() else []
         raise ValueError(
-            f"checkpoint {str(path)!r} holds more than tensors and plain data ({', '.join(objects) or 'unknown'}), "
-            f"which could run a program when it is loaded; {remedy}"
+            f"checkpoint {str(path)!r} holds objects other than tensors and plain data ({', '.join(objects) or '?'}), "
+            f"which could execute code when loaded; {remedy}"
         ) from error
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes beside the target and renames, so that a checkpoint is whole whenever the run is killed or the disk full.
+    """Writes to a temporary file and renames it, so that no checkpoint is incomplete after a kill or on a full disk.
 
-    Lightning makes it in memory, writes to the system's temporary folder, and moves that file, which is a copy where
-    that folder is on another disk. Loads tensors and plain data only.
+    Lightning (2.6) writes to the system's temporary directory and moves the file, which is a copy across disks.
+    Loads only tensors and plain data.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Write a checkpoint.
+        """Save a checkpoint.
 
         Raises:
-            OSError: If the disk is full, for instance; what was at the path is still there.
+            OSError: If it cannot be written, for instance on a full disk; an existing file stays.
         """
         if "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
@@ -66,10 +66,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Load a checkpoint; nothing in it is executed.
+        """Load a checkpoint, always with ``weights_only=True``.
 
         Raises:
-            ValueError: If it is damaged, or holds more than tensors and plain data.
+            ValueError: If it is damaged, or holds objects other than tensors and plain data.
         """
         with checked_checkpoint(path):
             return super().load_checkpoint(path, map_location, weights_only=True)

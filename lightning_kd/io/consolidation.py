@@ -1,4 +1,4 @@
-"""Checkpoints in either form: a file, or the folder of a strategy that lets each process write its part."""
+"""Read single-file and sharded checkpoints, and convert the latter to the former."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,16 +10,16 @@ from lightning_kd.io.atomic import atomic_write
 from lightning_kd.io.checkpoint_io import checked_checkpoint
 
 METADATA_FILENAME = "meta.pt"
-"""What of a folder is no tensor: loops, hyperparameters, scores."""
+"""File of a sharded checkpoint with everything but tensors: loops, hyperparameters, scores."""
 
 
 def is_sharded_checkpoint(path: Path) -> bool:
-    """Whether a path is the folder of a distributed checkpoint."""
+    """Return True if a path is the folder of a sharded checkpoint."""
     return (path / METADATA_FILENAME).is_file()
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """A checkpoint without weights, or with weights that are read when they are used."""
+    """Return a sharded checkpoint without its tensors, or a single-file one with tensors that are read on use."""
     file = path / METADATA_FILENAME if is_sharded_checkpoint(path) else path
     with checked_checkpoint(file):
         metadata: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
@@ -27,11 +27,11 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The checkpoint as Lightning keeps it in a file; needs no other process."""
+    """Return a checkpoint in the layout of a single file, in one process."""
     checkpoint = read_metadata(path)
     if not is_sharded_checkpoint(path):
         return checkpoint
-    from torch.distributed.checkpoint.format_utils import dcp_to_torch_save  # takes long to import
+    from torch.distributed.checkpoint.format_utils import dcp_to_torch_save  # slow to import
 
     with TemporaryDirectory(dir=path.parent) as folder:
         file = Path(folder) / "weights.pt"
@@ -43,17 +43,15 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def consolidate(source: Path, target: Path) -> None:
-    """Make a file of a distributed checkpoint, from which one process or any strategy continues.
+    """Convert a sharded checkpoint to a single file, from which any strategy can resume.
 
-    Lightning's own ``consolidate_checkpoint`` expects the keys of another strategy.
+    Lightning's ``consolidate_checkpoint`` (2.6) expects the keys of ``FSDPStrategy``.
 
     Raises:
-        ValueError: If the source is no distributed checkpoint, or the target exists.
+        ValueError: If the source is not a sharded checkpoint, or the target exists.
     """
     if not is_sharded_checkpoint(source):
-        raise ValueError(
-            f"checkpoint: {str(source)!r} is no folder of a distributed checkpoint (with {METADATA_FILENAME} in it)"
-        )
+        raise ValueError(f"checkpoint: {str(source)!r} is not a sharded checkpoint, a folder with {METADATA_FILENAME}")
     if target.exists():
         raise ValueError(f"output: {str(target)!r} exists; choose another name")
     with atomic_write(target) as file:

@@ -1,4 +1,4 @@
-"""Objects as plain data and back, so that checkpoints load with ``weights_only=True``."""
+"""Convert objects to plain data and back, so that checkpoints load with ``weights_only=True``."""
 
 import importlib
 import inspect
@@ -15,11 +15,11 @@ import numpy as np
 T = TypeVar("T")
 
 UNSERIALIZABLE_KEY = "unserializable"
-"""Key under which stands the class of an object that is no plain data and must be passed again."""
+"""Key for the class name of an object that cannot be serialized and must be passed again."""
 
 
 def is_serializable(value: Any) -> bool:
-    """Whether a value is made of what checkpoints may hold: numbers, text, None, and lists and mappings of these."""
+    """Return True if a value consists of numbers, text, None, and lists and mappings of these."""
     if isinstance(value, dict):
         return all(isinstance(k, (str, int)) and is_serializable(v) for k, v in value.items())
     if isinstance(value, (list, tuple)):
@@ -29,7 +29,7 @@ def is_serializable(value: Any) -> bool:
 
 def to_builtins(value: Any) -> Any:
     """Convert NumPy numbers to Python's and dataclasses to mappings; return anything else unchanged."""
-    # a NumPy number, as from a sweep over np.logspace, would keep a checkpoint from loading with weights_only=True
+    # weights_only=True refuses NumPy numbers, such as those of a sweep over np.logspace
     if isinstance(value, np.generic):
         return value.item()
     if is_dataclass(value) and not isinstance(value, type):
@@ -42,21 +42,18 @@ def _is_class_config(value: Any) -> bool:
 
 
 def unserializable_marker(value: Any) -> dict[str, Any]:
-    """What a checkpoint holds in place of an object that cannot be described as plain data."""
+    """Return the entry of a checkpoint for an object that cannot be serialized."""
     return {UNSERIALIZABLE_KEY: type(value).__name__}
 
 
 def class_path(cls: type[Any]) -> str | None:
-    """Find the shortest path by which another process can import a class, such as ``torch.optim.AdamW``.
-
-    Args:
-        cls: The class.
+    """Return the shortest path by which another process can import a class, such as ``torch.optim.AdamW``.
 
     Returns:
-        The first package on the way down to its module that exports the class under its name, and that name; None
-        where there is no such path: for a local class, and for one of the script or notebook that is running.
+        The outermost package that exports the class, and its name; None for a local class and for a class of the
+        running script or notebook.
     """
-    if cls.__module__ in ("__main__", "__mp_main__"):  # the second: in processes that were spawned
+    if cls.__module__ in ("__main__", "__mp_main__"):  # the latter in spawned processes
         return None
     for package in accumulate(cls.__module__.split("."), "{}.{}".format):
         with suppress(AttributeError):
@@ -74,16 +71,16 @@ def init_arguments(value: Any) -> dict[str, Any] | None:
 def to_config(value: Any) -> dict[str, Any]:
     """Describe an object, a class or a ``functools.partial`` of a class by class path and arguments.
 
-    An object must keep each constructor argument under the argument's name. A dataclass among the arguments becomes a
-    mapping, which the constructor must take, too.
+    An object must store each constructor argument in the attribute of that name. A dataclass argument becomes a
+    mapping, which the constructor must also accept.
 
     Returns:
-        ``{"class_path": ..., "init_args": {...}}``, or ``unserializable_marker`` for what cannot be described so (a
-        lambda, a class without a ``class_path``, an argument that is no plain data).
+        ``{"class_path": ..., "init_args": {...}}``; ``unserializable_marker`` for a lambda, a class without a
+        ``class_path``, or arguments that are not plain data.
     """
     arguments: dict[str, Any] = {}
     if isinstance(value, partial):
-        # the command line gives partial(instantiator, cls, **arguments), people write partial(cls, **arguments)
+        # jsonargparse passes partial(instantiator, cls, **arguments), users pass partial(cls, **arguments)
         cls = next((part for part in (value.func, *value.args) if inspect.isclass(part)), None)
         arguments = dict(value.keywords)
     elif inspect.isclass(value):
@@ -104,42 +101,51 @@ def to_config(value: Any) -> dict[str, Any]:
 
 
 def check_restorable(value: Any, argument: str) -> None:
-    """Stop where a checkpoint holds only the name of what was passed.
+    """Raise if a value is an ``unserializable_marker``.
+
+    Args:
+        value: Value from a checkpoint.
+        argument: Name of the argument, for the error message.
 
     Raises:
-        ValueError: Says which argument to pass again.
+        ValueError: With the argument to pass again.
     """
     if isinstance(value, dict) and UNSERIALIZABLE_KEY in value:
         raise ValueError(
-            f"{argument}: was given as an object of {value[UNSERIALIZABLE_KEY]}, which a checkpoint does not save; "
-            f"pass it again, as in load_from_checkpoint(path, {argument.partition('.')[0]}=...)"
+            f"{argument}: the {value[UNSERIALIZABLE_KEY]} object is not saved in the checkpoint; pass it again, as in "
+            f"load_from_checkpoint(path, {argument.partition('.')[0]}=...)"
         )
 
 
-def _located(path: str) -> Any:
-    """Import the longest prefix that is a module and look the rest up in it, so that nested classes are found."""
+def _import_object(path: str) -> Any:
+    """Import the longest prefix that is a module, and get the remaining names as attributes (for nested classes)."""
     module, _, name = path.rpartition(".")
     try:
         found = importlib.import_module(module)
     except ModuleNotFoundError as error:
-        # the module may be there and miss one that it imports itself
+        # if it is a dependency of the module that is missing, report that
         if "." not in module or not f"{module}.".startswith(f"{error.name}."):
             raise
-        found = _located(module)
+        found = _import_object(module)
     return getattr(found, name)
 
 
 def class_from_config(value: Any, base: type[T], argument: str) -> Any:
-    """The class that ``to_config`` described, with its arguments; anything else is returned as it is.
+    """Return the class of a ``to_config`` mapping as a partial with its arguments, and any other value unchanged.
+
+    Args:
+        value: Mapping from ``to_config``, or any other value.
+        base: Required base class.
+        argument: Name of the argument, for error messages.
 
     Raises:
-        ValueError: If the object was not saved, or its class is not found or not a subclass of ``base``.
+        ValueError: If the object was not saved, or its class cannot be imported or is not a subclass of ``base``.
     """
     check_restorable(value, argument)
     if not _is_class_config(value):
         return value
     try:
-        cls = _located(str(value["class_path"]))
+        cls = _import_object(str(value["class_path"]))
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"{argument}: cannot import {value['class_path']!r} ({error}); pass it again") from error
     if not (inspect.isclass(cls) and issubclass(cls, base)):
@@ -148,6 +154,6 @@ def class_from_config(value: Any, base: type[T], argument: str) -> Any:
 
 
 def from_config(value: Any, base: type[T], argument: str) -> Any:
-    """The object that ``to_config`` described; errors as in ``class_from_config``."""
+    """Return the object of a ``to_config`` mapping, and any other value unchanged; see ``class_from_config``."""
     factory = class_from_config(value, base, argument)
     return factory() if _is_class_config(value) else value

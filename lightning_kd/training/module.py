@@ -30,15 +30,13 @@ from lightning_kd.losses.base import DistillationLoss
 from lightning_kd.models import Model, labels, sharding
 from lightning_kd.models.prompt_config import check_prompt, set_config_prompt
 from lightning_kd.optim.lazy_adamw import LazyAdamW, set_sparse_gradients
-from lightning_kd.optim.schedules import (
+from lightning_kd.optim.parameter_groups import (
     DEFAULT_OPTIMIZER,
     OptimizerFactory,
-    build_lr_scheduler,
-    check_lr_scheduler,
     optimizer_state_by_name,
     parameter_groups,
-    require_total_steps,
 )
+from lightning_kd.optim.schedules import build_lr_scheduler, check_lr_scheduler, require_total_steps
 from lightning_kd.outputs import AUGMENTED, TEACHER_LOGITS, Batch, Outputs, Requirement, with_inputs
 from lightning_kd.tasks.base import Task
 from lightning_kd.teachers import checks as teacher_checks

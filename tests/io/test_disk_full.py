@@ -110,7 +110,7 @@ def read_only(tmp_path):
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-@pytest.mark.parametrize("kind", ["is read-only", "is no folder"])
+@pytest.mark.parametrize("kind", ["is read-only", "is not a directory"])
 def test_unwritable_path(request, shell, config, tmp_path, kind, monkeypatch):
     """Found before training, not when there is something to write."""
     place = request.getfixturevalue("read_only") if kind == "is read-only" else config
@@ -121,8 +121,11 @@ def test_unwritable_path(request, shell, config, tmp_path, kind, monkeypatch):
     ):
         code, message = shell(command, "--config", config, f"--{field}={value}")
         assert code
-        assert f"error: {field}: '{value}" in message
-        assert f"cannot be written, '{place}' {kind}; choose another place" in message
+        assert f"error: {field}: cannot write '{value}" in message
+        assert f"'{place}' {kind}" in message
         assert not list(version_dir(tmp_path).rglob("*.ckpt"))
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", place)
-    assert f"error: HF_DATASETS_CACHE: '{place}" in shell("fit", "--config", config, "--data.init_args.max_length=9")[1]
+    assert (
+        f"error: HF_DATASETS_CACHE: cannot write '{place}"
+        in shell("fit", "--config", config, "--data.init_args.max_length=9")[1]
+    )

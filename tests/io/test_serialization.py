@@ -116,7 +116,7 @@ def test_lazy_export_is_found_and_nothing_else_imported(package):
 
 
 def test_module_that_does_not_import_is_named_with_what_it_misses(package):
-    with pytest.raises(ValueError, match=r"cannot import 'lazy_package.broken.Loss' .*'what_is_not_installed'"):
+    with pytest.raises(ValueError, match=r"'lazy_package\.broken\.Loss' .*'what_is_not_installed'"):
         from_config({"class_path": "lazy_package.broken.Loss"}, DistillationLoss, "losses.soft")
 
 
@@ -196,7 +196,7 @@ def local_class():
 def test_unserializable_objects_are_marked(value, kind, tmp_path):
     assert to_config(value) == {"unserializable": kind}
     saved = save_and_load(to_config(value), tmp_path / "config.pt")
-    with pytest.raises(ValueError, match=rf"optimizer: .* object of {kind}, .* pass it again, .*optimizer=\.\.\."):
+    with pytest.raises(ValueError, match=rf"^optimizer: .*{kind}.*optimizer=\.\.\."):
         class_from_config(saved, Optimizer, "optimizer")
 
 
@@ -214,7 +214,7 @@ def test_serializable_arguments_are_accepted(value):
 
 
 def test_wrong_base_class_raises():
-    with pytest.raises(ValueError, match=r"optimizer: 'lightning_kd\..*SoftTargetLoss' is not a Optimizer"):
+    with pytest.raises(ValueError, match=r"^optimizer: 'lightning_kd\..*SoftTargetLoss'.*Optimizer"):
         class_from_config(to_config(SoftTargetLoss()), Optimizer, "optimizer")
 
 
@@ -222,7 +222,7 @@ def test_wrong_base_class_raises():
     "path", ["no_such_module.Loss", "no_such.module.Loss", "lightning_kd.losses.NoSuchLoss", "Loss", ""]
 )
 def test_missing_class_raises(path):
-    with pytest.raises(ValueError, match=rf"losses.soft: cannot import '{path}' .*pass it again"):
+    with pytest.raises(ValueError, match=rf"^losses\.soft: .*'{path}'"):
         from_config({"class_path": path}, DistillationLoss, "losses.soft")
 
 

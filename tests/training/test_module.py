@@ -10,7 +10,7 @@ from torch import nn
 
 from lightning_kd import DistillationModule
 from lightning_kd.losses import HardLabelLoss, LogitMSELoss, SoftTargetLoss
-from lightning_kd.optim.schedules import DEFAULT_OPTIMIZER
+from lightning_kd.optim.parameter_groups import DEFAULT_OPTIMIZER
 from tests.helpers import LABELS, STUDENT, TINY_BERT, data, module, save_model, tiny_bert, trainer
 
 
