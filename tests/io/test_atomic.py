@@ -1,4 +1,4 @@
-"""Folders and files are whole, old or new, whatever happens."""
+"""Files and directories are complete, old or new, after errors and kills."""
 
 import os
 import signal
@@ -64,7 +64,7 @@ def test_directory_is_complete_or_absent_after_a_kill(tmp_path, delay):
 def test_leftovers_of_killed_processes_are_removed(tmp_path):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    for process in (dead.pid, 1):  # 1 lives
+    for process in (dead.pid, 1):  # 1 is alive
         (tmp_path / f".x.{process}.tmp").mkdir()
         (tmp_path / f".y.ckpt.{process}.tmp.ckpt").touch()
     with atomic_directory(tmp_path / "x"), atomic_write(tmp_path / "y.ckpt") as file:

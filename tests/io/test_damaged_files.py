@@ -1,4 +1,4 @@
-"""Damaged files, and ones that would run a program when loaded: one line that says so, and nothing else changes."""
+"""Damaged and malicious files give a one-line error, and no file changes."""
 
 import os
 import threading
@@ -32,7 +32,7 @@ def flip_bytes(file):
 
 
 class MaliciousObject:
-    """Would leave a mark where it is unpickled."""
+    """Creates a directory when unpickled."""
 
     def __init__(self, mark):
         self.mark = mark
@@ -59,7 +59,7 @@ DAMAGES = [
 
 
 @pytest.mark.parametrize(("damage", "message"), DAMAGES)
-def test_every_command_refuses_a_damaged_checkpoint(tmp_path, config, shell, damage, message):
+def test_damaged_checkpoint_in_every_command(tmp_path, config, shell, damage, message):
     assert shell("fit", "--config", config, "--trainer.max_epochs=1")[0] == 0
     run_dir = version_dir(tmp_path)
     last = run_dir / "checkpoints" / "last.ckpt"
@@ -79,8 +79,8 @@ def test_every_command_refuses_a_damaged_checkpoint(tmp_path, config, shell, dam
 
 
 @pytest.mark.filterwarnings("ignore:.*multiple `ModelCheckpoint` callbacks")
-def test_python_api_refuses_a_malicious_checkpoint(tmp_path, clinc_file):
-    """The best checkpoint, which the exporter and ``ckpt_path="best"`` read, and a resumed fit."""
+def test_malicious_checkpoint_in_python(tmp_path, clinc_file):
+    """Read by ``ckpt_path="best"``, by the export, and by a resumed fit."""
     best = ModelCheckpoint(tmp_path / "checkpoints", "best", monitor="val/accuracy")
     fit = trainer(tmp_path, callbacks=[best, LastCheckpoint()], enable_checkpointing=True)
     rows, fitted = data(clinc_file), module()
@@ -103,7 +103,7 @@ def test_python_api_refuses_a_malicious_checkpoint(tmp_path, clinc_file):
 
 @pytest.fixture
 def file_server(tmp_path):
-    """Of a folder that is served on this machine."""
+    """Serve a folder on localhost."""
     served = tmp_path / "served"
     served.mkdir()
 
@@ -118,7 +118,7 @@ def file_server(tmp_path):
 
 
 def test_malicious_checkpoint_from_a_url(tmp_path, clinc_file, file_server, monkeypatch):
-    """Where Lightning itself would unpickle."""
+    """Lightning unpickles checkpoints from a URL (2.6)."""
     served, url = file_server
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
     fit = trainer(tmp_path, callbacks=[LastCheckpoint()], enable_checkpointing=True)

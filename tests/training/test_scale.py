@@ -135,7 +135,7 @@ def test_distributed_checkpoint_is_consolidated(runs, resumed, expected, build, 
     code, message = shell("consolidate", folder, f"--output={file}")
     assert code != 0
     assert "output: '" in message
-    with pytest.raises(ValueError, match="checkpoint: .*is not a sharded checkpoint"):
+    with pytest.raises(ValueError, match=r"checkpoint: .*is not a sharded checkpoint"):
         consolidate(file, file.with_name("again"))
 
 
