@@ -1,4 +1,4 @@
-"""Folders that hold a network: which program runs it, and how large it is."""
+"""Model folders: which program runs them, and their size."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,14 +16,14 @@ BYTES_PER_MB = 1e6
 
 @dataclass(frozen=True)
 class Artifact:
-    """A network, ready to be run.
+    """A model that is ready to run.
 
     Attributes:
-        name: How it is called in a report.
-        runtime: What runs it.
-        model: Takes inputs by name; has a ``config``.
-        num_parameters: Numbers in it, tied ones counted once.
-        megabytes: Its folder on the disk, in 10⁶ bytes; None where it has none.
+        name: Name of the model in a report.
+        runtime: Program that runs it, such as ``ONNX Runtime``.
+        model: Takes inputs by name and has a ``config``.
+        num_parameters: Number of parameters; tied ones count once.
+        megabytes: Size of its folder on disk, in 10⁶ bytes; None if it has no folder.
     """
 
     name: str
@@ -34,51 +34,47 @@ class Artifact:
 
 
 def open_artifact(source: str, task: Task, role: str = "model") -> Artifact:
-    """Open a folder that an exporter wrote, or transformers, or a hub id.
+    """Open an exported folder, a transformers folder or a hub id.
 
     Args:
-        source: The folder or id.
-        task: The task whose heads the network has.
-        role: What it is to the user, for error messages.
+        source: The folder or hub id.
+        task: The task of the model.
+        role: Name of the model in error messages.
 
     Raises:
-        OSError: If it cannot be loaded.
-        ValueError: If it is for a device or a program that is not here.
+        OSError: If the model cannot be loaded.
+        ValueError: If this machine lacks the device or program that runs it.
     """
     folder = Path(source).expanduser()
-    size = (
-        sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / BYTES_PER_MB
-        if folder.is_dir()
-        else None
-    )
-    config = load_config(str(folder) if folder.exists() else source, role)
+    source = str(folder) if folder.exists() else source
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    megabytes = sum(file.stat().st_size for file in files) / BYTES_PER_MB if folder.is_dir() else None
+    config = load_config(source, role)
+    compiler = tracing.detect_compiler(folder)
     if (folder / onnx.ONNX_WEIGHTS_NAME).is_file():
-        num_parameters = count_parameters(build_on_meta(config, task.auto_class))
-        return Artifact(
-            folder.name, "ONNX Runtime", onnx.ONNXModel(folder, torch.get_num_threads()), num_parameters, size
-        )
-    if (compiler := tracing.detect_compiler(folder)) is not None:
+        runtime, model = "ONNX Runtime", onnx.ONNXModel(folder, torch.get_num_threads())
+    elif compiler is not None:
         runtime = "TorchScript" if compiler.runtime_module is None else "Neuron"
-        return Artifact(
-            folder.name,
-            runtime,
-            tracing.TracedModel(folder, task.logits_per_token),
-            count_parameters(build_on_meta(config, task.auto_class)),
-            size,
-        )
-    model = load_model(str(folder) if folder.exists() else source, task.auto_class, role)
-    return Artifact(folder.name, "PyTorch", model, count_parameters(model), size)
+        model = tracing.TracedModel(folder, task.logits_per_token)
+    else:
+        model = load_model(source, task.auto_class, role)
+        return Artifact(folder.name, "PyTorch", model, count_parameters(model), megabytes)
+    return Artifact(folder.name, runtime, model, count_parameters(build_on_meta(config, task.auto_class)), megabytes)
 
 
 def open_artifacts(sources: list[str], task: Task) -> list[Artifact]:
-    """Open several, each under the shortest end of its path that no other has.
+    """Open several models, each named by the shortest unique end of its path.
+
+    Args:
+        sources: Folders or hub ids.
+        task: The task of the models.
 
     Raises:
-        ValueError: If one is named twice.
+        ValueError: If a model is given twice.
     """
     paths = [Path(source).expanduser().absolute() for source in sources]
     if duplicate := next((source for source, path in zip(sources, paths, strict=True) if paths.count(path) > 1), None):
-        raise ValueError(f"models: {duplicate!r} is named twice; leave it out once")
+        raise ValueError(f"models: {duplicate!r} is given twice; remove one")
     longest = max(len(path.parts) for path in paths)
     artifacts = []
     for source, path in zip(sources, paths, strict=True):
@@ -90,11 +86,11 @@ def open_artifacts(sources: list[str], task: Task) -> list[Artifact]:
 
 
 def infer_task(source: str) -> Task:
-    """The task whose head a network has, by the architecture in its configuration.
+    """Return the task of a model, by the architecture in its configuration.
 
     Raises:
         OSError: If there is no configuration.
-        ValueError: If it names none of our tasks.
+        ValueError: If no task has this architecture.
     """
     config = load_config(source, "model")
     for kind in (getattr(tasks, name) for name in tasks.__all__):
@@ -102,6 +98,6 @@ def infer_task(source: str) -> Task:
             task: Task = kind()
             return task
     raise ValueError(
-        f"task: {source!r} does not say what it is for (architectures: {config.architectures}); name it, for instance "
+        f"task: cannot be inferred from {source!r} (architectures: {config.architectures}); set it, for instance "
         "--task SequenceClassification"
     )

@@ -27,13 +27,13 @@ NUM_RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class EvalResult:
-    """What a network says about a split.
+    """Evaluation result of a model on a split.
 
     Attributes:
-        scores: Its metrics by name.
-        confidence_interval: Ends of the 95 % interval of the task's ``monitor``.
-        predictions: The class it chose for each row and head.
-        num_examples: How many rows, questions or hidden tokens were scored.
+        scores: Metrics by name.
+        confidence_interval: 95 % interval of the task's ``monitor``.
+        predictions: Prediction for each example and head.
+        num_examples: Number of examples, questions or masked tokens that were scored.
     """
 
     scores: dict[str, float]
@@ -60,19 +60,19 @@ def bootstrap_interval(statistics: Tensor, score: Callable[[Tensor], float], see
 
 
 def _not_distributed() -> bool:
-    """For metrics: one process measures, the others do not wait for it to compare notes."""
+    """For metrics: rank 0 evaluates alone, so that there is nothing to synchronize."""
     return False
 
 
 @torch.no_grad()
 def evaluate(model: nn.Module, task: Task, label_names: list[str], batches: Iterable[Batch]) -> EvalResult:
-    """Score a network on labelled batches.
+    """Score a model on labeled batches.
 
     Args:
-        model: In eval mode.
+        model: The model in eval mode.
         task: Its task.
-        label_names: Its labels, in whose order those of the batches are.
-        batches: On its device.
+        label_names: Its label names, in whose order the batches are labeled.
+        batches: Batches on its device.
     """
     scores, units = task.metrics(label_names), task.per_example_metric()
     for metric in (*scores.values(), units):
@@ -92,18 +92,23 @@ def evaluate(model: nn.Module, task: Task, label_names: list[str], batches: Iter
 def time_interleaved(
     forward_fns: list[Callable[[Batch], object]], batches: list[Batch], repetitions: int = 3
 ) -> list[NDArray[np.float64]]:
-    """Seconds that each program takes for each batch, all of them in turn on one batch before the next.
+    """Time functions in turn on each batch, so that a temporary slowdown of the machine affects all of them.
 
-    So whatever slows the machine down for a while slows all of them. The first pass warms up and is not counted.
+    A first pass over the batches warms up and is not timed.
+
+    Args:
+        forward_fns: The functions to time.
+        batches: The batches to call them on.
+        repetitions: Number of timed passes over the batches.
 
     Returns:
-        (repetitions * batches,) of each.
+        For each function its durations in seconds, (repetitions * batches,).
     """
     times: list[list[float]] = [[] for _ in forward_fns]
     for repetition in range(repetitions + 1):
         for number, batch in enumerate(batches):
             for offset in range(len(forward_fns)):
-                turn = (offset + number) % len(forward_fns)  # nobody always runs on the caches of the same neighbour
+                turn = (offset + number) % len(forward_fns)  # vary which function ran before, for its CPU caches
                 started = time.perf_counter()
                 forward_fns[turn](batch)
                 if repetition:
@@ -112,11 +117,11 @@ def time_interleaved(
 
 
 def make_forward_fn(model: nn.Module, batch: Batch) -> Callable[[Batch], object]:
-    """What is timed: a forward pass, from tensors to tensors.
+    """Return a function that runs a model's forward pass on a batch, to be timed.
 
     Args:
-        model: In eval mode.
-        batch: Any; names the inputs.
+        model: The model in eval mode.
+        batch: A batch whose keys determine the inputs.
     """
     names = input_names(model, batch)
 
@@ -135,18 +140,18 @@ def build_report(
     ignore_label_mismatch: bool = False,
     enable_progress_bar: bool = True,
 ) -> Report:
-    """Score and time networks on a split.
+    """Score and time models on a split.
 
     Args:
-        artifacts: The first is what the others are compared with.
-        task: The task whose heads they have.
-        datamodule: With labelled rows.
-        split: Which of them.
-        ignore_label_mismatch: Take label sets of the same size to be the same, whatever their names.
-        enable_progress_bar: Whether to show progress.
+        artifacts: The models; the first is the reference of the others.
+        task: The task of the models.
+        datamodule: The data.
+        split: A labeled split.
+        ignore_label_mismatch: If True, label sets of the same size are taken to be the same, whatever their names.
+        enable_progress_bar: If True, show progress bars.
 
     Raises:
-        ValueError: If a network knows other labels than the data.
+        ValueError: If the labels of a model differ from those of the data.
     """
     with unsharded_dataloaders(datamodule):
         data_names = datamodule.label_names or []

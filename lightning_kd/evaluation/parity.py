@@ -1,4 +1,4 @@
-"""Whether an exported network still says what the original says."""
+"""Comparison of an exported model with the original."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ from lightning_kd.tasks.base import Task
 
 @dataclass(frozen=True)
 class Parity:
-    """How far two networks are apart on the same rows.
+    """Differences between two models on the same examples.
 
     Attributes:
-        num_predictions: How often a class was chosen: once a row and head, in masked LM once a masked token.
-        max_difference: The largest difference of two logits that count.
-        num_changed: How many decisions are another class.
+        num_predictions: Number of predictions: one per example and head, in masked LM one per masked token.
+        max_difference: Largest difference between two logits; infinite if only one of them is finite.
+        num_changed: Number of predictions that differ.
     """
 
     num_predictions: int
@@ -25,22 +25,19 @@ class Parity:
     num_changed: int
 
     def __str__(self) -> str:
-        return (
-            f"largest difference of a logit {self.max_difference:.2g}, {self.num_changed} of {self.num_predictions} "
-            f"predictions "
-            "changed"
-        )
+        changed = f"{self.num_changed} of {self.num_predictions} predictions changed"
+        return f"largest difference of a logit {self.max_difference:.2g}, {changed}"
 
 
 @torch.no_grad()
 def measure_parity(task: Task, original: nn.Module, exported: nn.Module, batches: Iterable[Batch]) -> Parity:
-    """Run both on the same batches.
+    """Run two models on the same batches and compare their outputs.
 
     Args:
-        task: The task whose heads both have, in the same order of labels.
-        original: In eval mode, on the CPU.
-        exported: Likewise.
-        batches: On the CPU.
+        task: The task of both models, which have the same label order.
+        original: The original model, in eval mode on the CPU.
+        exported: The exported model, in eval mode on the CPU.
+        batches: Batches on the CPU.
     """
     num_predictions = num_changed = 0
     max_difference = 0.0

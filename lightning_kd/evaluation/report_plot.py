@@ -1,4 +1,4 @@
-"""A report as a picture: score against latency, size as area."""
+"""Plot of a compression report: score over latency, with size as area."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ MAX_MARKER_AREA = 2000
 
 
 def plot_report(report: Report) -> "Figure":
-    """Each network at its median latency and score, with the score's interval; the area is its size on the disk."""
+    """Plot each model's score over its median latency, with the score's interval and its size as area."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullLocator
 
@@ -33,7 +33,7 @@ def plot_report(report: Report) -> "Figure":
         axes.scatter(row.p50, scores[number], area, color=color, alpha=0.35, linewidths=0)
         label = f"{row.name}, {row.runtime}: {sizes[number]:.0f} MB, {row.speedup:.1f}x"
         axes.scatter(row.p50, scores[number], 12, color=color, label=label)
-    axes.set(xscale="log", xlabel="median latency of a row, ms", ylabel=f"{report.split} {report.monitor}")
+    axes.set(xscale="log", xlabel="median latency, ms", ylabel=f"{report.split} {report.monitor}")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_locator(NullLocator())

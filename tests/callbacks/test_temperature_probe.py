@@ -265,7 +265,7 @@ def test_missing_matplotlib_is_named_before_training(tmp_path, clinc_file, monke
 
 def test_task_whose_classes_have_no_names(tmp_path, squad_folder):
     run = trainer(tmp_path, callbacks=[probe()])
-    with pytest.raises(ValueError, match="shows classes by name, and those of QuestionAnswering are positions or tok"):
+    with pytest.raises(ValueError, match="requires named classes, those of QuestionAnswering"):
         run.fit(module(task=QuestionAnswering()), squad_data(squad_folder))
 
 
@@ -276,7 +276,7 @@ def test_pairs_of_texts(tmp_path):
     settings = {"tokenizer": str(TINY_BERT), "text_columns": ["text", "other"], "batch_size": 2}
     rows = TextClassificationDataModule(str(tmp_path), **settings)
     teacher = tiny_bert(labels=["greet", "leave"])
-    assert_refused(tmp_path, r"sentences: a row of .* has 2 texts \(text, text_pair\)", rows, teacher=teacher)
+    assert_refused(tmp_path, r"sentences: an example of .* has 2 texts \(text, text_pair\)", rows, teacher=teacher)
     fit(tmp_path, None, probe(sentences=None, num_examples=1), teacher=teacher, rows=rows)
     assert result(tmp_path)["sentences"][0]["text"] in ("good morning | to you", "see you | later")
 

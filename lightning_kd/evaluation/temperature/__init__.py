@@ -1,1 +1,1 @@
-"""What a temperature makes of a network's probabilities: for single sentences, and over a split."""
+"""The temperature probe: effect of temperatures on single sentences and over a split."""

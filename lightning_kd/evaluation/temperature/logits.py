@@ -1,4 +1,4 @@
-"""What a network says about a split, and about sentences of one's own."""
+"""Logits of a model on a split and on sentences."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -14,17 +14,17 @@ from lightning_kd.data import TextDataModule
 from lightning_kd.outputs import IGNORE_INDEX, Batch, Outputs
 
 LogitsFn = Callable[[Batch], Outputs]
-"""A network: from a batch to its heads."""
+"""Function that runs a model on a batch."""
 
 
 @dataclass(frozen=True)
 class ModelLogits:
-    """Logits of a network, on the CPU.
+    """Logits of a model, on the CPU.
 
     Attributes:
-        name: Of the network.
-        split_logits: Of the rows of a split in order, (N, C).
-        sentence_logits: Of the sentences, (S, C); None where there are none.
+        name: Name of the model.
+        split_logits: Logits of a split's examples, in order, (N, C).
+        sentence_logits: Logits of the sentences, (S, C); None if there are none.
     """
 
     name: str
@@ -33,10 +33,10 @@ class ModelLogits:
 
 
 class SplitLogits(Metric):
-    """Keeps the logits of a split, in the order of its rows, those of all devices together.
+    """Collects logits and labels of a split from all ranks, ordered by example.
 
     Args:
-        single_process: Whether one process asks about the whole split, so that there is nothing to put together.
+        single_process: If True, one rank runs the whole split, so that there is nothing to synchronize.
     """
 
     full_state_update = False
@@ -50,7 +50,7 @@ class SplitLogits(Metric):
             self.add_state(name, [], dist_reduce_fx="cat")
 
     def update(self, outputs: Outputs, batch: Batch) -> None:
-        """Keep a batch; rows that only pad it are not in the outputs."""
+        """Add a batch; its padding examples (``row_id`` -1) are not in the outputs."""
         (head,) = outputs.heads.values()
         row_ids = batch["row_id"][batch["row_id"] >= 0]
         self.row_ids.append(row_ids)
@@ -58,7 +58,7 @@ class SplitLogits(Metric):
         self.labels.append(torch.full_like(row_ids, IGNORE_INDEX) if head.labels is None else head.labels)
 
     def compute(self) -> tuple[Tensor, Tensor]:
-        """Logits (N, C) and labels (N,), < 0 where unknown, on the CPU."""
+        """Return logits (N, C) and labels (N,), < 0 if unknown, on the CPU."""
         order = dim_zero_cat(self.row_ids).argsort()
         return dim_zero_cat(self.logits)[order].cpu(), dim_zero_cat(self.labels)[order].cpu()
 
@@ -72,18 +72,18 @@ def collect_logits(
     sentence_logits_fn: LogitsFn,
     sentences: Batch | None,
 ) -> tuple[ModelLogits, Tensor]:
-    """Run a network on a split and on sentences.
+    """Run a model on a split and on sentences.
 
     Args:
-        name: How to call it.
-        split_logits_fn: Answers the batches of the split.
-        batches: On its device.
-        metric: What keeps them, on its device.
-        sentence_logits_fn: Answers the sentences.
-        sentences: A batch, on its device; None = none.
+        name: Name of the model.
+        split_logits_fn: Runs the model on the split.
+        batches: Batches of the split, on its device.
+        metric: Collects the logits, on its device.
+        sentence_logits_fn: Runs the model on the sentences.
+        sentences: A batch on its device; None for no sentences.
 
     Returns:
-        What it says, and the labels of the split, (N,).
+        The logits, and the labels of the split, (N,).
     """
     for batch in batches:
         metric.update(split_logits_fn(batch), batch)
@@ -100,36 +100,41 @@ def _text_columns(raw: Dataset) -> list[str]:
 
 
 def load_raw_split(datamodule: TextDataModule, split: str) -> Dataset:
-    """A split before it is tokenised.
+    """Return a split before tokenization.
 
     Raises:
         ValueError: If there is no such split.
     """
     raw = datamodule.load(split)
     if raw is None:
-        raise ValueError(f"split: {datamodule.path!r} has no {split} split; probe another")
+        raise ValueError(f"split: {datamodule.path!r} has no {split} split; use another split")
     return raw
 
 
 def get_texts(raw: Dataset, indices: list[int]) -> list[str]:
-    """The texts of some rows; those of a pair with a bar between them."""
+    """Return the texts of examples; those of a pair are joined by a bar."""
     return [" | ".join(raw[index][name] for name in _text_columns(raw)) for index in indices]
 
 
 def encode_sentences(datamodule: TextDataModule, raw: Dataset, sentences: list[str]) -> Batch:
-    """Sentences as the networks would get them from the DataModule.
+    """Return sentences as a batch of the DataModule.
+
+    Args:
+        datamodule: The data.
+        raw: A split before tokenization, which has the text columns.
+        sentences: The texts.
 
     Raises:
-        ValueError: If its rows are not single texts.
+        ValueError: If its examples are not single texts.
     """
     columns = _text_columns(raw)
     if len(columns) != 1:
         raise ValueError(
-            f"TemperatureProbe.sentences: a row of {datamodule.path!r} has {len(columns)} texts "
-            f"({', '.join(columns)}), so one sentence is none; leave them out, to see the most and least certain rows"
+            f"TemperatureProbe.sentences: an example of {datamodule.path!r} has {len(columns)} texts "
+            f"({', '.join(columns)}); remove sentences, to see the most and least confident examples"
         )
     rows: dict[str, list[Any]] = {columns[0]: sentences}
-    if "label" in raw.column_names:  # rows without one are to predict, and those the teacher does not read
+    if "label" in raw.column_names:  # without labels, they would be encoded for prediction, without teacher inputs
         rows["label"] = [IGNORE_INDEX] * len(sentences)
     encoded = datamodule.encode(rows)
     encoded["row_id"] = list(range(len(sentences)))

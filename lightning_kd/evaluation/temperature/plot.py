@@ -1,4 +1,4 @@
-"""A probe as a picture: a row of bar charts for each sentence, one for each temperature."""
+"""Plot of a probe: one row of bar charts per sentence, one column per temperature."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,20 +14,20 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BAR_HEIGHT = 0.17
-"""Inches of a bar."""
+"""Height of a bar in inches."""
 
 REPLACEMENT_CHARACTER = "\ufffd"
-"""In the place of what the font cannot draw."""
+"""Shown instead of characters that the font lacks."""
 
 COLORS = ("#31688e", "#e08214")
-"""Teacher, student."""
+"""Colors of teacher and student."""
 
 
 def plot_probe(probe: ProbeResult) -> "Figure":
-    """Likeliest and least likely classes of each sentence.
+    """Plot the most and the least likely classes of each sentence.
 
-    Axes are linear, as is what a loss sees, and the same in all charts of a temperature; a dotted line marks 1/C.
-    Characters that matplotlib's fonts have not are replaced, and warned about.
+    All charts of a temperature have the same linear axis; a dotted line marks 1/C. Characters that matplotlib's fonts
+    lack are replaced with a warning.
     """
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -50,18 +50,18 @@ def plot_probe(probe: ProbeResult) -> "Figure":
         _draw_class_names(axes, sentence, probe.num_classes, replacements)
         axes.set_title(" ", fontsize=11)
         title = _truncate(format_heading(sentence), 28 * columns).translate(replacements)
-        # not as the title: it would widen the chart
+        # not a title, which would widen the chart
         style = {"fontsize": 11, "fontweight": "bold", "parse_math": False, "in_layout": False}
         axes.annotate(title, (0, 1), (0, 7), xycoords="axes fraction", textcoords="offset points", **style)
     legend = dict(zip(*reversed(grid[0, 0].get_legend_handles_labels()), strict=True))
-    lines = {f"1/{probe.num_classes}, all classes alike": grid[0, 0].lines[0]}
+    lines = {f"1/{probe.num_classes}, uniform": grid[0, 0].lines[0]}
     entries = {**legend, **lines}
     figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     return figure
 
 
 def _glyph_replacements(text: str) -> dict[int, str]:
-    """What to replace, because no font that is set draws it; matplotlib warns of each character, each time."""
+    """Return replacements of the characters that matplotlib's fonts lack; it would warn about each of them."""
     from matplotlib import rcParams
     from matplotlib.font_manager import FontProperties, findfont, get_font
 
@@ -74,15 +74,14 @@ def _glyph_replacements(text: str) -> dict[int, str]:
     missing = sorted(set(text) - set(map(chr, supported)))
     if missing:
         rank_zero_warn(
-            f"{CALLBACK_NAME}: probe.png shows {REPLACEMENT_CHARACTER} for {len(missing)} characters that "
-            f"matplotlib's font has not, such as "
-            f"{' '.join(missing[:5])}; probe.md has them all, and font.family in a matplotlibrc names other fonts"
+            f"{CALLBACK_NAME}: probe.png shows {REPLACEMENT_CHARACTER} for {len(missing)} characters missing from "
+            f"matplotlib's font, such as {' '.join(missing[:5])}; set font.family in a matplotlibrc, or read probe.md"
         )
     return dict.fromkeys(map(ord, missing), REPLACEMENT_CHARACTER)
 
 
 def _bar_positions(sentence: Sentence) -> list[float]:
-    """Where each class is, from above; there is a gap before the least likely ones."""
+    """Return the vertical position of each class, with a gap before the least likely ones."""
     return [position + (rank > position + 1) for position, rank in enumerate(sentence.ranks)]
 
 

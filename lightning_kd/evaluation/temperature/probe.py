@@ -1,4 +1,4 @@
-"""Probes networks that lie in folders."""
+"""Probe of models in folders."""
 
 from torch import nn
 from tqdm.auto import tqdm
@@ -27,16 +27,14 @@ from lightning_kd.training.checks import check_lengths
 
 
 def check_named_labels(task: Task) -> None:
-    """Refuse a task whose classes have no names.
+    """Raise if the classes of a task have no names.
 
     Raises:
-        ValueError: If so.
+        ValueError: If the classes are positions or tokens.
     """
     if not task.named_labels:
         kind = type(task).__name__
-        raise ValueError(
-            f"{CALLBACK_NAME}: shows classes by name, and those of {kind} are positions or tokens; leave it out"
-        )
+        raise ValueError(f"{CALLBACK_NAME}: requires named classes, those of {kind} are positions or tokens; remove it")
 
 
 def probe_models(
@@ -47,20 +45,19 @@ def probe_models(
     sources: list[str],
     enable_progress_bar: bool = True,
 ) -> ProbeResult:
-    """Probe a teacher and maybe its student.
+    """Probe a teacher and optionally its student.
 
     Args:
-        selection: What to show.
-        task: The task whose head they have.
-        datamodule: With labelled rows.
-        split: Which of them.
-        sources: Folder or hub id of the teacher, then maybe of the student.
-        enable_progress_bar: Whether to show progress.
+        selection: The sentences, classes and temperatures to show.
+        task: The task of the models.
+        datamodule: The data.
+        split: A labeled split.
+        sources: Folder or hub id of the teacher and, optionally, of the student.
+        enable_progress_bar: If True, show progress bars.
 
     Raises:
-        OSError: If a network cannot be loaded.
-        ValueError: If a network knows other labels or reads other tokens, or there are fewer classes than are to be
-            shown.
+        OSError: If a model cannot be loaded.
+        ValueError: If labels or tokenizers differ, or there is only one class.
     """
     check_named_labels(task)
     teacher = Teacher(sources[0], task)
@@ -69,9 +66,7 @@ def probe_models(
     names = teacher.label_names() or data_names
     teacher.align_classes(names, False)
     selection.check_num_classes(len(names))
-    index = align_labels(
-        data_names, names, "data and teacher", "probe it with the data it was made for", False, subset=True
-    )
+    index = align_labels(data_names, names, "data and teacher", "use the data it was trained on", False, subset=True)
     logits_fns: dict[str, LogitsFn] = {"teacher": teacher}
     student = _load_student(sources[1], task, datamodule) if len(sources) > 1 else None
     if student is not None:
@@ -84,7 +79,7 @@ def probe_models(
         for name, logits_fn in logits_fns.items():
             batches = tqdm(
                 split_dataloader(datamodule, split),
-                desc=f"Asking the {name}",
+                desc=f"Running the {name}",
                 leave=False,
                 disable=not enable_progress_bar,
             )
@@ -100,8 +95,8 @@ def _load_student(source: str, task: Task, datamodule: TextDataModule) -> Artifa
     student_fingerprint = tokenizer_fingerprint(load_tokenizer(source, "tokenizer of the student"))
     if student_fingerprint != tokenizer_fingerprint(datamodule.tokenizer):
         raise ValueError(
-            f"student: {source!r} has another tokenizer than the data; name the student's with data.tokenizer, and the "
-            "teacher's, where it is another, with data.teacher_tokenizer"
+            f"student: {source!r} and the data have different tokenizers; set data.tokenizer to the student's, and "
+            "data.teacher_tokenizer to the teacher's if it differs"
         )
     student = open_artifact(source, task, "student")
     check_prompt(student.model, datamodule.prompt, "the student", "prompt")
@@ -109,12 +104,12 @@ def _load_student(source: str, task: Task, datamodule: TextDataModule) -> Artifa
 
 
 def _permute_classes(student: Artifact, task: Task, label_names: list[str]) -> LogitsFn:
-    """The student with its logits in the teacher's order of labels."""
+    """Return a function that runs the student, with its logits in the teacher's label order."""
     student_names = get_label_names(get_id2label(student.model))
     if student_names is None:
         check_num_labels(student.model, len(label_names), "student")
     class_permutation = align_labels(
-        label_names, student_names or label_names, "teacher and student", "probe it with its own teacher", False
+        label_names, student_names or label_names, "teacher and student", "use the teacher it was distilled from", False
     )
 
     def logits_fn(batch: Batch) -> Outputs:

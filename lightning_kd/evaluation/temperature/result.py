@@ -1,4 +1,4 @@
-"""What temperatures make of a teacher's probabilities, and of a student's: as numbers and as tables."""
+"""Result of a probe: its numbers, and how they are printed."""
 
 import json
 import math
@@ -18,14 +18,16 @@ DIFFERENCE_HEADER = "(2nd - last) / 2nd, %"
 
 @dataclass(frozen=True)
 class SplitStats:
-    """A network at a temperature, over a split. Rows without a label count for entropy and divergence only.
+    """A model at a temperature, averaged over a split.
+
+    Examples without a label are used only for entropy and divergence.
 
     Attributes:
-        model: Its name.
-        temperature: T.
-        entropy: Mean, in nats.
-        off_target_mass: Mean of 1 - p(true class); None where no row has a label.
-        calibration_error: Expected calibration error, 15 bins; None where no row has a label.
+        model: Name of the model.
+        temperature: The temperature.
+        entropy: Mean entropy in nats.
+        off_target_mass: Mean of 1 - p(true class); None without labels.
+        calibration_error: Expected calibration error, 15 bins; None without labels.
         kl_divergence: Mean KL(teacher ‖ student) in nats; None for the teacher.
     """
 
@@ -39,16 +41,16 @@ class SplitStats:
 
 @dataclass(frozen=True)
 class TextProbabilities:
-    """A network's probabilities for a sentence, a list for each temperature.
+    """Probabilities of a model for a sentence, by temperature.
 
     Attributes:
-        model: Its name.
-        probabilities: Of the classes shown.
-        second_class: Its second class, whether shown or not; it is the same at all temperatures.
-        last_class: Its last class.
-        second_probabilities: Of its second class.
-        last_probabilities: Of its last class.
-        relative_difference: (second - last) / second in %, from 0 to 100.
+        model: Name of the model.
+        probabilities: Probabilities of the shown classes.
+        second_class: Second most likely class, which is the same at all temperatures.
+        last_class: Least likely class.
+        second_probabilities: Probability of the second class.
+        last_probabilities: Probability of the last class.
+        relative_difference: (second - last) / second, in [0, 100] %.
     """
 
     model: str
@@ -62,14 +64,14 @@ class TextProbabilities:
 
 @dataclass(frozen=True)
 class Sentence:
-    """A sentence and the classes that are shown of it.
+    """A sentence and its shown classes.
 
     Attributes:
         text: The sentence.
-        label: Its true class; None where it is not known.
-        ranks: Places of the classes with the teacher, from 1, the likeliest.
-        classes: Their names.
-        model_probabilities: The teacher's, then the student's.
+        label: Its true class; None if unknown.
+        ranks: The teacher's ranks of the shown classes; 1 is the most likely.
+        classes: Names of the shown classes.
+        model_probabilities: Probabilities of the teacher, then of the student.
     """
 
     text: str
@@ -81,19 +83,19 @@ class Sentence:
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """A teacher, maybe a student, at several temperatures.
+    """A teacher and optionally a student at several temperatures.
 
     Attributes:
-        sources: What each network is, by its name: a folder, a hub id.
-        temperatures: As given.
-        sentences: Those shown.
-        split_stats: The split, by network and temperature.
-        split: Its name.
-        num_examples: Its number of rows.
+        sources: Folder or hub id of each model, by name.
+        temperatures: The temperatures.
+        sentences: The shown sentences.
+        split_stats: Averages over the split, by model and temperature.
+        split: Name of the split.
+        num_examples: Number of its examples.
         num_classes: Number of classes.
-        accuracy: Share of the labelled rows where the likeliest class is the true one, by network.
-        agreement: Share of the rows where teacher and student have the same likeliest class; None without a student.
-        best_temperature: Where the labels of the split are likeliest, by network; None where there is no such.
+        accuracy: Accuracy on the labeled examples, by model.
+        agreement: Share of examples with the same prediction of teacher and student; None without a student.
+        best_temperature: Temperature that maximizes the likelihood of the labels, by model; None if out of range.
     """
 
     sources: dict[str, str]
@@ -108,11 +110,11 @@ class ProbeResult:
     best_temperature: dict[str, float | None]
 
     def json(self) -> str:
-        """All numbers as they are."""
+        """Return all numbers, not rounded."""
         return json.dumps(asdict(self), indent=1, ensure_ascii=False)
 
     def markdown(self) -> str:
-        """A table for the split, and one for each sentence."""
+        """Return Markdown tables of the split and of each sentence."""
         parts = [markdown_table(*self._split_cells()), self.caption()]
         for sentence in self.sentences:
             parts += [
@@ -122,17 +124,17 @@ class ProbeResult:
         return "\n\n".join(parts) + "\n"
 
     def tables(self) -> Iterator[Table]:
-        """For the terminal."""
+        """Yield tables for the terminal."""
         for sentence in self.sentences:
-            for entry in sentence.model_probabilities:  # side by side they would be wider than a terminal
+            for entry in sentence.model_probabilities:  # side by side would be wider than a terminal
                 yield _rich_table(
                     f"{entry.model}: {format_heading(sentence)}", "", *self._sentence_cells(sentence, [entry])
                 )
-        yield _rich_table(f"{self.split}, {self.num_examples:,} rows", self.caption(), *self._split_cells())
+        yield _rich_table(f"{self.split}, {self.num_examples:,} examples", self.caption(), *self._split_cells())
 
     def caption(self) -> str:
-        """What belongs below the table of the split."""
-        parts = [f"{self.split.capitalize()}, {self.num_examples:,} rows, {self.num_classes} classes"]
+        """Return the caption of the split's table."""
+        parts = [f"{self.split.capitalize()}, {self.num_examples:,} examples, {self.num_classes} classes"]
         if self.accuracy:
             parts.append("accuracy: " + ", ".join(f"{name} {value:.1%}" for name, value in self.accuracy.items()))
         if self.agreement is not None:
@@ -140,7 +142,7 @@ class ProbeResult:
         found = {name: value for name, value in self.best_temperature.items() if value is not None}
         if found:
             temperatures = ", ".join(f"{name} {value:.2f}" for name, value in found.items())
-            parts.append(f"temperature at which the labels are likeliest: {temperatures}")
+            parts.append(f"best temperature: {temperatures}")
         units = (
             f"Entropy, at most {math.log(self.num_classes):.2f}, and KL in nats; "
             f"calibration in {calibration.NUM_BINS} bins."
@@ -172,43 +174,27 @@ class ProbeResult:
         prefixes = [f"{entry.model}, " if len(model_probabilities) > 1 else "" for entry in model_probabilities]
         headers = [f"{prefix}T = {t:g}" for prefix in prefixes for t in self.temperatures]
         rows = [
-            [
-                name,
-                str(rank),
-                *(format_probability(p[position]) for entry in model_probabilities for p in entry.probabilities),
-            ]
-            for position, (name, rank) in enumerate(zip(sentence.classes, sentence.ranks, strict=True))
+            [name, str(rank), *(format_probability(p[i]) for m in model_probabilities for p in m.probabilities)]
+            for i, (name, rank) in enumerate(zip(sentence.classes, sentence.ranks, strict=True))
         ]
-        if self.num_classes > 2:  # of two classes the second is the last
-            second = _row_label("2nd class", model_probabilities, [entry.second_class for entry in model_probabilities])
-            last = _row_label("last class", model_probabilities, [entry.last_class for entry in model_probabilities])
-            rows.append(
-                [
-                    second,
-                    "",
-                    *(format_probability(p) for entry in model_probabilities for p in entry.second_probabilities),
-                ]
-            )
-            rows.append(
-                [last, "", *(format_probability(p) for entry in model_probabilities for p in entry.last_probabilities)]
-            )
-            rows.append(
-                [
-                    DIFFERENCE_HEADER,
-                    "",
-                    *(f"{value:.2f}" for entry in model_probabilities for value in entry.relative_difference),
-                ]
-            )
+        if self.num_classes > 2:  # with two classes the second is the last
+            second = _row_label("2nd class", model_probabilities, [m.second_class for m in model_probabilities])
+            last = _row_label("last class", model_probabilities, [m.last_class for m in model_probabilities])
+            rows += [
+                [second, "", *(format_probability(p) for m in model_probabilities for p in m.second_probabilities)],
+                [last, "", *(format_probability(p) for m in model_probabilities for p in m.last_probabilities)],
+                [DIFFERENCE_HEADER, "", *(f"{d:.2f}" for m in model_probabilities for d in m.relative_difference)],
+            ]
         return ["class", "teacher's rank", *headers], rows
 
 
 def format_probability(probability: float, digits: int = 3) -> str:
-    """Three decimals, and of small ones so many digits that count."""
+    """Format a probability with three decimals or, below 0.1, with significant digits."""
     return f"{probability:.3f}" if probability >= 0.1 else f"{probability:#.{digits}g}"
 
 
 def format_heading(sentence: Sentence) -> str:
-    """The sentence in one line, and its true class."""
+    """Return the sentence in one line, with its true class."""
     text = " ".join(sentence.text.split())
     return text if sentence.label is None else f"{text} ({sentence.label})"
 

@@ -1,4 +1,4 @@
-"""What a probe looks at."""
+"""Selection of sentences, classes and temperatures, and the probe's result for them."""
 
 import math
 from dataclasses import dataclass
@@ -13,23 +13,22 @@ from lightning_kd.evaluation.temperature.result import ProbeResult, Sentence, Sp
 CALLBACK_NAME = "TemperatureProbe"
 
 MAX_SENTENCES = 20
-"""Of more, the picture takes minutes to draw, and nobody looks at it."""
+"""The plot of more takes minutes."""
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Which sentences, which classes of them, at which temperatures.
+    """The sentences, classes and temperatures to show.
 
     Attributes:
-        sentences: Texts, at most 20; None = rows of the split.
-        num_examples: How many of the teacher's most certain, and of its least certain rows are shown without
-            sentences, from 1 to 10.
-        temperatures: Each > 0.
-        top_k: How many of the likeliest classes are shown, >= 1; all where there are fewer.
-        bottom_k: How many of the least likely, >= 1.
+        sentences: Texts, at most 20; None selects examples of the split.
+        num_examples: Number of most confident and of least confident examples to show without ``sentences``, 1-10.
+        temperatures: Temperatures, each > 0.
+        top_k: Number of most likely classes to show, >= 1.
+        bottom_k: Number of least likely classes to show, >= 1.
 
     Raises:
-        ValueError: If a number is out of range, or a sentence has no text.
+        ValueError: If a value is out of range, or a sentence is empty.
     """
 
     sentences: list[str] | None
@@ -45,56 +44,52 @@ class Selection:
             )
         if self.sentences is not None and not self.sentences:
             raise ValueError(
-                f"{CALLBACK_NAME}.sentences: the list is empty; name a sentence, or null for rows of the split"
+                f"{CALLBACK_NAME}.sentences: is empty; add a sentence, or set null for examples of the split"
             )
         if len(self.sentences or []) > MAX_SENTENCES:
             raise ValueError(
                 f"{CALLBACK_NAME}.sentences: at most {MAX_SENTENCES}, got {len(self.sentences or [])}; probe the "
-                f"others apart"
+                f"others separately"
             )
         for number, sentence in enumerate(self.sentences or [], 1):
             if not isinstance(sentence, str) or not sentence.strip():
-                raise ValueError(f"{CALLBACK_NAME}.sentences: number {number} has no text, got {sentence!r}; remove it")
+                raise ValueError(f"{CALLBACK_NAME}.sentences: number {number} is empty, got {sentence!r}; remove it")
         if not self.temperatures:
-            raise ValueError(f"{CALLBACK_NAME}.temperatures: the list is empty; name some, for instance 1, 4, 19")
+            raise ValueError(f"{CALLBACK_NAME}.temperatures: is empty; add some, for instance 1, 4, 19")
         for temperature in self.temperatures:
             if not (temperature > 0 and math.isfinite(temperature)):
                 raise ValueError(
-                    f"{CALLBACK_NAME}.temperatures: each must be > 0, got {temperature}; 1 leaves logits alone"
+                    f"{CALLBACK_NAME}.temperatures: must be > 0, got {temperature}; 1 does not change the logits"
                 )
         for name in ("num_examples", "top_k", "bottom_k"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{CALLBACK_NAME}.{name}: must be >= 1, got {getattr(self, name)}")
         if self.num_examples > MAX_SENTENCES // 2:
             raise ValueError(
-                f"{CALLBACK_NAME}.num_examples: must be <= {MAX_SENTENCES // 2}, got {self.num_examples}: so many of "
-                f"the most and of the least "
-                "certain rows are shown; means are over the whole split anyway"
+                f"{CALLBACK_NAME}.num_examples: must be <= {MAX_SENTENCES // 2}, got {self.num_examples}; averages "
+                "are over the whole split in any case"
             )
 
     @staticmethod
     def check_num_classes(num_classes: int) -> None:
-        """Refuse a single class.
+        """Raise if there are fewer than two classes.
 
         Raises:
             ValueError: Names the number of classes.
         """
         if num_classes < 2:
-            raise ValueError(
-                f"{CALLBACK_NAME}: there is {num_classes} class, and a temperature changes nothing about it; leave "
-                f"it out"
-            )
+            raise ValueError(f"{CALLBACK_NAME}: requires at least 2 classes, got {num_classes}; remove it")
 
     def ranks(self, num_classes: int) -> list[int]:
-        """The places shown, from 0, the likeliest class; each once."""
+        """Return the ranks to show, each once; 0 is the most likely class."""
         top, bottom = range(min(self.top_k, num_classes)), range(max(num_classes - self.bottom_k, 0), num_classes)
         return sorted({*top, *bottom})
 
     def select_by_confidence(self, logits: Tensor) -> list[int]:
-        """The rows with the highest, then those with the lowest probability of the likeliest class, at T = 1.
+        """Return the indices of the most confident, then of the least confident examples, at T = 1.
 
         Args:
-            logits: Of the rows of a split, (N, C).
+            logits: Logits of a split, (N, C).
         """
         order = (
             calibration.log_probabilities(logits, 1.0).max(dim=-1).values.argsort(descending=True, stable=True).tolist()
@@ -112,57 +107,62 @@ def build_probe_result(
     labels: Tensor,
     model_logits: list[ModelLogits],
 ) -> ProbeResult:
-    """Put together what the networks say.
+    """Compute the result of a probe from logits.
 
     Args:
-        selection: What to show.
-        sources: What each network is.
-        label_names: Names of the classes, in the order of the logits.
+        selection: The sentences, classes and temperatures to show.
+        sources: Folder or hub id of each model.
+        label_names: Class names in the order of the logits.
         split: Name of the split.
-        raw: Its rows before they were tokenised.
-        labels: Of its rows, (N,), < 0 where unknown.
-        model_logits: The teacher's, then maybe the student's.
+        raw: The split before tokenization.
+        labels: Labels of the split, (N,), < 0 if unknown.
+        model_logits: Logits of the teacher and, optionally, of the student.
     """
-    indices = selection.select_by_confidence(model_logits[0].split_logits) if selection.sentences is None else None
-    texts = selection.sentences or get_texts(raw, indices or [])
-    labeled = labels >= 0
+    if selection.sentences is None:
+        indices = selection.select_by_confidence(model_logits[0].split_logits)
+        texts, shown_labels = get_texts(raw, indices), labels[indices].tolist()
+        shown_logits = [model.split_logits[indices] for model in model_logits]
+    else:
+        texts, shown_labels = selection.sentences, [-1] * len(selection.sentences)
+        shown_logits = [model.sentence_logits for model in model_logits if model.sentence_logits is not None]
     ranks = selection.ranks(len(label_names))
+    names = [model.name for model in model_logits]
     sentences = []
-    for position, text in enumerate(texts):
-        logits_per_model = [
-            model.split_logits[indices[position]] if indices is not None else model.sentence_logits[position]
-            for model in model_logits
-        ]  # type: ignore[index]
+    for text, label, *logits_per_model in zip(texts, shown_labels, *shown_logits, strict=True):
         classes = logits_per_model[0].argsort(descending=True, stable=True)[ranks]
-        label = int(labels[indices[position]]) if indices is not None else -1
         sentences.append(
             Sentence(
-                text,
-                label_names[label] if label >= 0 else None,
-                [rank + 1 for rank in ranks],
-                [label_names[i] for i in classes.tolist()],
-                [
-                    _text_probabilities(model.name, logits, classes, selection, label_names)
-                    for model, logits in zip(model_logits, logits_per_model, strict=True)
+                text=text,
+                label=label_names[label] if label >= 0 else None,
+                ranks=[rank + 1 for rank in ranks],
+                classes=[label_names[index] for index in classes.tolist()],
+                model_probabilities=[
+                    _text_probabilities(name, logits, classes, selection, label_names)
+                    for name, logits in zip(names, logits_per_model, strict=True)
                 ],
             )
         )
     predictions = [model.split_logits.argmax(dim=-1) for model in model_logits]
-    scored_models = [(model, d) for model, d in zip(model_logits, predictions, strict=True) if labeled.any()]
+    labeled = labels >= 0
+    accuracy, best_temperature = {}, {}
+    for model, prediction in zip(model_logits if labeled.any() else [], predictions, strict=False):
+        accuracy[model.name] = float((prediction == labels)[labeled].double().mean())
+        best_temperature[model.name] = calibration.best_temperature(model.split_logits[labeled], labels[labeled])
     return ProbeResult(
-        {model.name: source for model, source in zip(model_logits, sources, strict=True)},
-        selection.temperatures,
-        sentences,
-        [_split_stats(model_logits[0], model, t, labels) for model in model_logits for t in selection.temperatures],
-        split,
-        len(labels),
-        len(label_names),
-        {model.name: float((d == labels)[labeled].double().mean()) for model, d in scored_models},
-        float((predictions[0] == predictions[1]).double().mean()) if len(model_logits) == 2 else None,
-        {
-            model.name: calibration.best_temperature(model.split_logits[labeled], labels[labeled])
-            for model, _ in scored_models
-        },
+        sources=dict(zip(names, sources, strict=True)),
+        temperatures=selection.temperatures,
+        sentences=sentences,
+        split_stats=[
+            _split_stats(model_logits[0], model, temperature, labels)
+            for model in model_logits
+            for temperature in selection.temperatures
+        ],
+        split=split,
+        num_examples=len(labels),
+        num_classes=len(label_names),
+        accuracy=accuracy,
+        agreement=float((predictions[0] == predictions[1]).double().mean()) if len(predictions) == 2 else None,
+        best_temperature=best_temperature,
     )
 
 
@@ -170,16 +170,16 @@ def _text_probabilities(
     name: str, logits: Tensor, classes: Tensor, selection: Selection, label_names: list[str]
 ) -> TextProbabilities:
     order = logits.argsort(descending=True, stable=True).tolist()
-    log_ps = [calibration.log_probabilities(logits[None], t) for t in selection.temperatures]
+    log_ps = [calibration.log_probabilities(logits[None], temperature) for temperature in selection.temperatures]
     ranked = [log_p.exp().sort(descending=True).values[0] for log_p in log_ps]
     return TextProbabilities(
-        name,
-        [log_p.exp()[0, classes].tolist() for log_p in log_ps],
-        label_names[order[1]],
-        label_names[order[-1]],
-        [float(p[1]) for p in ranked],
-        [float(p[-1]) for p in ranked],
-        [float(calibration.relative_difference(log_p)) for log_p in log_ps],
+        model=name,
+        probabilities=[log_p.exp()[0, classes].tolist() for log_p in log_ps],
+        second_class=label_names[order[1]],
+        last_class=label_names[order[-1]],
+        second_probabilities=[float(p[1]) for p in ranked],
+        last_probabilities=[float(p[-1]) for p in ranked],
+        relative_difference=[float(calibration.relative_difference(log_p)) for log_p in log_ps],
     )
 
 
@@ -190,10 +190,10 @@ def _split_stats(teacher: ModelLogits, model: ModelLogits, temperature: float, l
     if model is not teacher:
         kl = calibration.kl_divergence(calibration.log_probabilities(teacher.split_logits, temperature), log_p)
     return SplitStats(
-        model.name,
-        temperature,
-        calibration.entropy(log_p),
-        calibration.off_target_mass(log_p[labeled], labels[labeled]) if labeled.any() else None,
-        calibration.calibration_error(log_p[labeled], labels[labeled]) if labeled.any() else None,
-        kl,
+        model=model.name,
+        temperature=temperature,
+        entropy=calibration.entropy(log_p),
+        off_target_mass=calibration.off_target_mass(log_p[labeled], labels[labeled]) if labeled.any() else None,
+        calibration_error=calibration.calibration_error(log_p[labeled], labels[labeled]) if labeled.any() else None,
+        kl_divergence=kl,
     )

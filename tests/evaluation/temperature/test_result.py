@@ -6,12 +6,11 @@ from io import BytesIO, StringIO
 import pytest
 import torch
 from datasets import Dataset
-from lightning_kd.evaluation.temperature.compare import build_probe_result
 from rich.console import Console
 
 from lightning_kd.evaluation.temperature.logits import ModelLogits
 from lightning_kd.evaluation.temperature.plot import plot_probe
-from lightning_kd.evaluation.temperature.selection import Selection
+from lightning_kd.evaluation.temperature.selection import Selection, build_probe_result
 
 NAMES = ["a|b", "$5 or $6", "third", "fourth", "fifth"]
 TEACHER = torch.tensor([[4.0, 3.0, 2.0, 1.0, 0.0], [0.1, 0.0, 0.3, 0.2, 0.15], [0.0, 9.0, 2.0, 1.0, 3.0]])
@@ -129,7 +128,7 @@ def test_glyphs_missing_from_the_font():
     model_logits = [ModelLogits("teacher", TEACHER, TEACHER[:2])]
     probe = build_probe_result(chosen, ["t"], ["\u8bed", *NAMES[1:]], "validation", RAW, LABELS, model_logits)
     with pytest.warns(
-        UserWarning, match="3 characters that matplotlib's font has not, such as \u597d \u8bed \u8fd9;"
+        UserWarning, match="3 characters missing from matplotlib's font, such as \u597d \u8bed \u8fd9;"
     ) as record:
         figure = plot_probe(probe)
     figure.savefig(BytesIO())  # without the warnings of matplotlib
@@ -154,7 +153,7 @@ def test_plot(tmp_path, num_models, top_k):
     assert names == (["$5 or $6", "fifth", "... 2 more ...", "a|b"] if top_k == 2 else probe.sentences[0].classes)
     assert figure.axes[0].get_xlim() == figure.axes[2].get_xlim()  # the same temperature
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert labels == [*["teacher", "student"][:num_models], "1/5, all classes alike"]
+    assert labels == [*["teacher", "student"][:num_models], "1/5, uniform"]
     figure.savefig(tmp_path / "x.png")
     assert (tmp_path / "x.png").read_bytes()[:4] == b"\x89PNG"
 
@@ -163,13 +162,13 @@ def test_plot(tmp_path, num_models, top_k):
     ("settings", "message"),
     [
         ({"sentences": "one"}, r"sentences: must be a list, got the text 'one'"),
-        ({"sentences": []}, r"sentences: the list is empty"),
-        ({"sentences": ["one", " "]}, r"sentences: number 2 has no text, got ' '; remove it"),
-        ({"temperatures": []}, r"temperatures: the list is empty"),
-        ({"temperatures": [1, 0]}, r"temperatures: each must be > 0, got 0"),
-        ({"temperatures": [-1.0]}, r"temperatures: each must be > 0, got -1.0"),
-        ({"temperatures": [float("nan")]}, r"temperatures: each must be > 0, got nan"),
-        ({"temperatures": [float("inf")]}, r"temperatures: each must be > 0, got inf"),
+        ({"sentences": []}, r"sentences: is empty"),
+        ({"sentences": ["one", " "]}, r"sentences: number 2 is empty, got ' '"),
+        ({"temperatures": []}, r"temperatures: is empty"),
+        ({"temperatures": [1, 0]}, r"temperatures: must be > 0, got 0"),
+        ({"temperatures": [-1.0]}, r"temperatures: must be > 0, got -1.0"),
+        ({"temperatures": [float("nan")]}, r"temperatures: must be > 0, got nan"),
+        ({"temperatures": [float("inf")]}, r"temperatures: must be > 0, got inf"),
         ({"num_examples": 0}, r"num_examples: must be >= 1, got 0"),
         ({"num_examples": 11}, r"num_examples: must be <= 10, got 11"),
         ({"sentences": ["one"] * 21}, r"sentences: at most 20, got 21"),
@@ -185,7 +184,7 @@ def test_invalid_arguments(settings, message):
 def test_top_k_larger_than_num_classes():
     assert make_selection(top_k=6, bottom_k=6).ranks(5) == [0, 1, 2, 3, 4]
     assert make_selection(top_k=5, bottom_k=3).ranks(2) == [0, 1]
-    with pytest.raises(ValueError, match="there is 1 class"):
+    with pytest.raises(ValueError, match="requires at least 2 classes, got 1"):
         make_selection(top_k=1).check_num_classes(1)
 
 
