@@ -76,7 +76,7 @@ def test_probe_of_confident_examples_and_permuted_labels(probe, content, tmp_pat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--temperatures", 1, 0], "temperatures: each must be > 0, got 0.0"),
+        (["--temperatures", 1, 0], "temperatures: must be > 0, got 0.0"),
         (["--sentences", "good", " "], "sentences: "),
         (["--top_k", 0], "top_k: must be >= 1, got 0"),
         (["--output_dir", __file__], "output_dir: "),
