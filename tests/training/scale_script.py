@@ -188,7 +188,9 @@ def run_on_two_processes(folder: Path, kind: str) -> dict[str, object]:
             results[f"{build} from one"] = full_state_dict(resumed)
         cached = runs.fit_cached(f"{kind} cache", LAZY if kind == "ddp" else SGD)
         results["cached"] = full_state_dict(cached)
-        results["cached examples"] = len(cached.cached_teachers["train"].store)
+        store = cached.cached_teachers["train"].store
+        store.refresh()  # the other process has written as well
+        results["cached examples"] = len(store)
     if kind == "fsdp2":  # DDP refuses a student of whose head no loss reads anything
         results["relations"] = full_state_dict(runs.fit_relations())
     for build in ("classifier", "masked"):
