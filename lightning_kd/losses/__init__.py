@@ -1,4 +1,4 @@
-"""Losses: each a pure function (tensors in, scalar out) with a thin module beside it."""
+"""Losses: pure functions of tensors, each with a thin module."""
 
 from lightning_kd.losses.attention_score import AttentionScoreLoss, attention_score_loss
 from lightning_kd.losses.base import DistillationLoss

@@ -1,27 +1,26 @@
-"""Distance between the attention scores."""
+"""Mean squared error of attention scores."""
 
 import math
 
 import torch
 from torch import Tensor
 
-from lightning_kd.losses.base import DistillationLoss, mean_over_heads
-from lightning_kd.losses.layer_map import LayerMap, check_layer_map, layer_index
+from lightning_kd.losses.base import DistillationLoss, LayerMap, check_layer_map, layer_index, mean_over_heads
 from lightning_kd.outputs import QKV, ModelDims, Outputs
 
 
 def attention_score_loss(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Squared difference of the attention scores before the softmax, mean over heads and pairs of tokens.
+    """Compute the squared error of the attention scores before the softmax, averaged over heads and pairs of tokens.
 
     Jiao et al. 2020, TinyBERT, equation 7.
 
     Args:
         student: (B, heads, L, L), any floating dtype; computed in float32.
         teacher: (B, heads, L, L).
-        mask: (B, L), True = the position counts, as the one that attends and as the one attended to; None = all.
+        mask: (B, L), True = included, both as query and as key; None = all.
 
     Returns:
-        Float32 scalar; 0 with zero gradient if no pair is left.
+        Float32 scalar; 0 with zero gradient if no position is included.
 
     Example:
         >>> import torch
@@ -32,13 +31,13 @@ def attention_score_loss(student: Tensor, teacher: Tensor, mask: Tensor | None =
     if mask is None:
         return (student - teacher).square().mean()
     pair_mask = (mask.bool().unsqueeze(1) & mask.bool().unsqueeze(2)).unsqueeze(1)
-    # padding may hold anything, and the gradient of inf - inf is NaN: make both equal before subtracting
+    # scores of padding may be infinite, and the gradient of inf - inf is NaN: make them equal before subtracting
     student, teacher = student.masked_fill(~pair_mask, 0.0), teacher.masked_fill(~pair_mask, 0.0)
     return (student - teacher).square().mean(dim=1).sum() / pair_mask.sum().clamp(min=1)
 
 
 def attention_scores(qkv: QKV) -> Tensor:
-    """Scaled products of queries and keys, (B, heads, L, L), float32."""
+    """Return the scaled products of queries and keys, (B, heads, L, L), float32."""
     query, key = (
         vectors.float().unflatten(-1, (qkv.num_attention_heads, -1)).transpose(1, 2) for vectors in (qkv.query, qkv.key)
     )
@@ -48,18 +47,18 @@ def attention_scores(qkv: QKV) -> Tensor:
 
 
 class AttentionScoreLoss(DistillationLoss):
-    """Squared difference of the student's and the teacher's attention scores.
+    """Mean squared error of the student's and the teacher's attention scores.
 
-    The scores are computed from queries and keys, so any attention implementation does. Scores that depend on positions
-    as well (MPNet) are taken without that part.
+    The scores are computed from queries and keys, so it works with any attention implementation. The position bias of
+    some models (MPNet) is not included.
 
     Args:
-        weight: Factor of this loss in the total, >= 0.
-        layer_map: Student's layer to teacher's, 1 = the first, negative from the end; the mean over the pairs. Null =
+        weight: Weight of this loss in the total, >= 0.
+        layer_map: Student's layer to teacher's, 1 = the first, negative = from the end; averaged over the pairs. Null =
             the last of both.
 
     Raises:
-        ValueError: Before the first step, if the numbers of heads differ or a layer is off the end.
+        ValueError: Before the first step, if the numbers of attention heads differ or a layer does not exist.
     """
 
     requires = frozenset({"qkv"})
@@ -69,27 +68,24 @@ class AttentionScoreLoss(DistillationLoss):
         self.layer_map = layer_map
 
     def setup(self, student: ModelDims, teacher: ModelDims) -> None:
-        """Check heads and layers."""
+        """Check the numbers of attention heads and the layers."""
         check_layer_map(self.layer_map or {}, student, teacher, type(self).__name__, min_index=1)
         if student.num_attention_heads != teacher.num_attention_heads:
             raise ValueError(
-                f"AttentionScoreLoss: the student has {student.num_attention_heads} attention heads and the teacher "
-                f"{teacher.num_attention_heads}; give it as many, or use SelfAttentionRelationLoss, which takes any "
-                f"number"
+                f"AttentionScoreLoss: the student has {student.num_attention_heads} attention heads, the teacher "
+                f"{teacher.num_attention_heads}; use a student with as many heads, or SelfAttentionRelationLoss"
             )
 
     def num_elements(self, student: Outputs) -> Tensor:
-        """The pairs of tokens."""
-        return (
-            super().num_elements(student)
-            if student.token_mask is None
-            else student.token_mask.sum(dim=1).square().sum()
-        )
+        """Return the number of pairs of tokens."""
+        if student.token_mask is None:
+            return super().num_elements(student)
+        return student.token_mask.sum(dim=1).square().sum()
 
     def forward(self, student: Outputs, teacher: Outputs | None) -> Tensor:
-        """Mean over the pairs of ``attention_score_loss``."""
-        assert teacher is not None  # promised by requires_teacher
-        assert student.qkv is not None  # promised by requires
+        """Return the mean of ``attention_score_loss`` over the pairs of layers."""
+        assert teacher is not None  # guaranteed by requires_teacher
+        assert student.qkv is not None  # guaranteed by requires
         assert teacher.qkv is not None
         losses = []
         for student_layer, teacher_layer in (self.layer_map or {-1: -1}).items():

@@ -1,28 +1,31 @@
-"""What every loss has in common."""
+"""Base class of the losses, and what several of them need."""
 
 import math
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lightning_kd.outputs import ModelDims, Outputs, Requirement
+from lightning_kd.outputs import Batch, Head, ModelDims, Outputs, Requirement
 
 
 class DistillationLoss(nn.Module):
-    """Base of all losses.
+    """Base class of all losses.
 
-    A subclass keeps each constructor argument in an attribute of the same name: checkpoints save a loss as its class
+    A subclass stores each constructor argument as an attribute of the same name: checkpoints save a loss as its class
     and arguments, and ``loss_schedules`` change these attributes over the run.
 
     Attributes:
-        requires_teacher: Whether ``forward`` reads the teacher's outputs.
-        requires: What it reads of both networks beside their heads.
-        requires_augmented: Whether it reads what the student returned for other wordings of the rows; only in training.
-        averages_tokens: Whether it is a mean over tokens; else over the rows of the heads.
-        compares_examples: Whether a class must mean the same in all rows, which positions of a row do not.
+        requires_teacher: True if ``forward`` reads the teacher's outputs.
+        requires: Intermediate outputs of both models that ``forward`` reads.
+        requires_classes: True if ``forward`` reads heads as distributions over classes, see ``Head.as_categorical``.
+        requires_augmented: True if ``forward`` reads the student's outputs for augmented examples; training only.
+        averages_tokens: True if the loss is a mean over tokens, not over the targets of the heads.
+        compares_examples: True if a class must have the same meaning in all examples, which positions do not.
 
     Args:
-        weight: Factor of this loss in the total, any finite number >= 0.
+        weight: Weight of the loss in the total, any finite number >= 0.
 
     Raises:
         ValueError: If ``weight`` is negative or not finite.
@@ -30,90 +33,148 @@ class DistillationLoss(nn.Module):
 
     requires_teacher: bool = True
     requires: frozenset[Requirement] = frozenset()
+    requires_classes: bool = False
     requires_augmented: bool = False
     averages_tokens: bool = False
     compares_examples: bool = False
 
     def __init__(self, weight: float = 1.0) -> None:
         super().__init__()
-        if not (math.isfinite(weight) and weight >= 0):
-            raise ValueError(f"{type(self).__name__}: weight must be a finite number >= 0, got {weight}")
+        self._check_nonnegative(weight=weight)
         self.weight = weight
 
+    def _check_nonnegative(self, **arguments: float) -> None:
+        for name, value in arguments.items():
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{type(self).__name__}: {name} must be a finite number >= 0, got {value}")
+
+    def _check_temperature(self, temperature: float) -> None:
+        if not (math.isfinite(temperature) and temperature > 0):
+            raise ValueError(
+                f"{type(self).__name__}: temperature must be > 0, got {temperature}; "
+                "1 keeps the teacher's probabilities, 2 to 20 soften them"
+            )
+
     def setup(self, student: ModelDims, teacher: ModelDims) -> None:
-        """Check, before the first step, that the sizes of the networks fit. Called for losses with ``requires``.
+        """Check before the first step that the dimensions of the models fit; called for losses with ``requires``.
 
         Raises:
             ValueError: If they do not.
         """
 
+    def check_data(self, datamodule: Any, field: str) -> None:
+        """Check before the first step that the data have what the loss needs.
+
+        Args:
+            datamodule: Has the attributes of ``lightning_kd.data.interface.DataModuleInterface``.
+            field: Name of this loss for messages, such as ``losses.soft``.
+
+        Raises:
+            ValueError: If they do not.
+        """
+
+    def extend_outputs(self, student: Outputs, batch: Batch, run_student: Callable[[Batch], Outputs]) -> Outputs:
+        """Add outputs that only this loss needs to the student's outputs for a training batch."""
+        return student
+
     def forward(self, student: Outputs, teacher: Outputs | None) -> Tensor:
         """Compute the loss, **not** multiplied by ``weight``.
 
         Args:
-            student: What the student returned for the batch.
-            teacher: What the teacher returned for the same rows; None only where ``requires_teacher`` is False.
+            student: The student's outputs for a batch.
+            teacher: The teacher's outputs for the same batch; None is allowed if ``requires_teacher`` is False.
 
         Returns:
-            A float32 scalar with gradient to the student.
+            A float32 scalar with a gradient to the student.
         """
         raise TypeError(f"{type(self).__name__} does not define forward(student, teacher)")
 
     def num_elements(self, student: Outputs) -> Tensor:
-        """How many values ``forward`` takes the mean over, (); of several devices one with more counts for more."""
+        """Return the number of elements averaged by ``forward`` (scalar tensor); weights the loss across devices."""
         if self.averages_tokens and student.token_mask is not None:
             return student.token_mask.sum()
-        rows = [len(h.logits) if h.mask is None else h.mask.any(dim=-1).sum() for h in student.heads.values()]
-        return torch.as_tensor(sum(rows))
+        heads = self._heads(student).values()
+        return torch.as_tensor(sum(len(h.logits) if h.mask is None else h.mask.any(dim=-1).sum() for h in heads))
+
+    def _heads(self, outputs: Outputs) -> dict[str, Head]:
+        """Return the heads, as distributions over classes if the loss requires them."""
+        return outputs.as_categorical(type(self).__name__).heads if self.requires_classes else outputs.heads
+
+    def _head_pairs(self, student: Outputs, teacher: Outputs | None) -> Iterator[tuple[Head, Head]]:
+        """Iterate over the heads of student and teacher."""
+        assert teacher is not None  # guaranteed by requires_teacher
+        return Outputs(self._heads(student)).zip_heads(Outputs(self._heads(teacher)))
 
 
-def check_temperature(temperature: float, loss_name: str) -> None:
-    """Raise if a temperature is not a finite number > 0.
-
-    Raises:
-        ValueError: Names the loss and the value.
-    """
-    if not (math.isfinite(temperature) and temperature > 0):
-        raise ValueError(
-            f"{loss_name}: temperature must be > 0, got {temperature}; "
-            "1 keeps the teacher's probabilities, 2 to 20 soften them"
-        )
-
-
-def mean_over_rows(values: Tensor) -> Tensor:
-    """Mean of per-row values (N,); 0, still attached to the graph, where no row is left."""
+def mean_or_zero(values: Tensor) -> Tensor:
+    """Return the mean of values (N,), or 0 with a zero gradient if there are none."""
     return values.sum() / max(values.numel(), 1)
 
 
 def mean_over_heads(values: list[Tensor]) -> Tensor:
-    """Mean of the scalars that a loss gave for each head."""
+    """Return the mean of scalars, one per head or pair of layers."""
     return torch.stack(values).mean()
 
 
-def drop_masked_rows(mask: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
-    """Keep the rows in which at least one class counts: the others have no distribution.
+def drop_masked_targets(mask: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+    """Keep the targets with at least one included class; the others have no distribution.
 
     Args:
-        mask: (N, C), True = counts.
+        mask: (N, C), True = included.
         tensors: Each (N, ...).
 
     Returns:
-        The mask and the tensors with M <= N rows.
+        The mask and the tensors with M <= N targets.
     """
     keep = mask.any(dim=-1)
     return mask[keep], *(tensor[keep] for tensor in tensors)
 
 
 def masked_log_softmax(logits: Tensor, mask: Tensor | None) -> Tensor:
-    """Log-probabilities over the classes that count.
+    """Return the log-probabilities over the included classes.
 
     Args:
         logits: (N, C), float32.
-        mask: (N, C), True = counts; None = all. Each row needs one class that counts.
+        mask: (N, C), True = included, at least one class per target; None = all.
 
     Returns:
-        (N, C). A masked class has -inf, that is a probability of exactly 0. Zero it before multiplying.
+        (N, C); -inf, a probability of exactly 0, at masked classes. Zero them before multiplying.
     """
     if mask is not None:
         logits = logits.masked_fill(~mask, -torch.inf)
     return logits.log_softmax(dim=-1)
+
+
+LayerMap = dict[int, int]
+"""Student's layer to teacher's layer: 0 = the embeddings, n = the output of layer n, negative = from the end."""
+
+
+def layer_index(layer: int) -> int:
+    """Return the index of a layer in a list without the embeddings; layer 1 is the first."""
+    return layer - 1 if layer > 0 else layer
+
+
+def check_layer_map(
+    layer_map: LayerMap, student: ModelDims, teacher: ModelDims, loss_name: str, min_index: int
+) -> None:
+    """Raise if a layer does not exist.
+
+    Args:
+        layer_map: The pairs of layers.
+        student: Dimensions of the student.
+        teacher: Dimensions of the teacher.
+        loss_name: Name of the loss, for the message.
+        min_index: Lowest index: 0 if the embeddings are allowed, else 1.
+
+    Raises:
+        ValueError: Names the layer and the number of layers.
+    """
+    for student_layer, teacher_layer in layer_map.items():
+        for role, index, dims in (("student", student_layer, student), ("teacher", teacher_layer, teacher)):
+            last = dims.num_hidden_layers
+            if not (min_index <= index <= last or min_index - last - 1 <= index < 0):
+                embeddings = " (0 = the embeddings)" if min_index == 0 else ""
+                raise ValueError(
+                    f"{loss_name}.layer_map: {student_layer}: {teacher_layer} names layer {index} of the {role}, which "
+                    f"has layers {min_index} to {last}{embeddings}; negative indices count from the last"
+                )

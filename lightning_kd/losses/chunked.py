@@ -1,4 +1,4 @@
-"""A sum over rows whose intermediate results are kept for a few rows at a time."""
+"""Sum over the rows of a matrix of logits, in chunks that bound the memory of intermediate results."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,21 +7,21 @@ import torch
 from torch import Tensor
 
 MIN_CHUNK_SIZE = 2**18
-"""Logits (rows x classes) that are worked on together at least: 1 MB in float32, which a processor's cache holds."""
+"""Minimum number of logits (rows x classes) per chunk: 1 MB in float32, which fits into a CPU cache."""
 
 MAX_CHUNKS = 64
-"""Parts into which larger inputs are cut at most: each starts a dozen kernels."""
+"""Maximum number of chunks of larger inputs: each launches a dozen kernels."""
 
 RowSumFn = Callable[[Tensor, slice], Tensor]
-"""Takes some rows of the student's logits and their place, and returns a scalar."""
+"""Maps rows of the student's logits, and their slice, to a scalar."""
 
 
 class _ChunkedSum(torch.autograd.Function):
-    """Works out the gradient with the value, chunk by chunk, so that only the gradient is kept for all rows."""
+    """Computes the gradient together with the value, chunk by chunk, and keeps only the gradient for all rows."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, row_sum: RowSumFn, chunk_rows: int) -> Tensor:
-        # in float16 small entries would be lost before the loss scale of mixed precision is applied to them
+        # in float16 small entries would underflow before the gradient scaler of mixed precision multiplies them
         grad_dtype = torch.float32 if logits.dtype == torch.float16 else logits.dtype
         gradient, total = torch.empty_like(logits, dtype=grad_dtype), logits.new_zeros((), dtype=torch.float32)
         for start in range(0, len(logits), chunk_rows):
@@ -36,19 +36,19 @@ class _ChunkedSum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
-        # in place, and so once: a second copy would double what is kept
+        # in place, so only once: a copy would double the memory
         gradient, ctx.gradient = ctx.gradient, None
         if gradient is None:
-            raise RuntimeError("a loss over a vocabulary can go backward once only; compute it again")
+            raise RuntimeError("backward can run only once through a loss over a vocabulary; compute the loss again")
         return gradient.mul_(grad_outputs[0]).to(ctx.dtype), None, None
 
 
 def chunked_sum(logits: Tensor, row_sum: RowSumFn) -> Tensor:
-    """Sum over the rows, in ``MAX_CHUNKS`` chunks or fewer, of at least about ``MIN_CHUNK_SIZE`` logits.
+    """Return the sum over the rows, in at most ``MAX_CHUNKS`` chunks of at least about ``MIN_CHUNK_SIZE`` logits.
 
     Args:
-        logits: (N, C), of the student.
-        row_sum: The sum over some of the rows; must not mix rows.
+        logits: The student's logits, (N, C).
+        row_sum: Returns the sum over some of the rows; must treat rows independently.
 
     Returns:
         Float32 scalar.

@@ -1,12 +1,11 @@
 """Decoupled knowledge distillation: the target class against the others, and the others among themselves."""
 
-import math
-
 import torch
 from torch import Tensor
 
-from lightning_kd.losses.base import DistillationLoss, check_temperature, mean_over_heads
-from lightning_kd.losses.soft_target import divergence, sum_over_rows
+from lightning_kd.losses.base import DistillationLoss, mean_over_heads
+from lightning_kd.losses.logit_transforms import masked_logsumexp
+from lightning_kd.losses.soft_target import divergence, sum_over_targets
 from lightning_kd.outputs import IGNORE_INDEX, Head, Outputs
 
 
@@ -19,29 +18,29 @@ def decoupled_kd_loss(
     nontarget_weight: float = 8.0,
     mask: Tensor | None = None,
 ) -> Tensor:
-    r"""Forward KL taken apart at the target class, times T², mean over the rows that have a label.
+    r"""Compute the forward KL divergence, decoupled at the target class, times T², averaged over labeled targets.
 
     .. math::
         T^2\,(\alpha\,KL(b^t \| b^s) + \beta\,KL(\hat p^t \| \hat p^s))
 
-    where b are the probabilities of the target and of all others together, and p̂ those of the others among themselves.
-    Weights of 1 and 1 - p_target of the teacher would be the plain KL, which hardly looks at the others where the
-    teacher is sure. Zhao et al. 2022, Decoupled Knowledge Distillation, equation 7.
+    where b are the probabilities of the target class and of all others together, and p̂ those of the others among
+    themselves. Weights of 1 and 1 - p_target of the teacher would give the plain KL divergence, which hardly depends on
+    the others if the teacher is confident. Zhao et al. 2022, Decoupled Knowledge Distillation, equation 7.
 
     Args:
         student_logits: (N, C), any floating dtype; computed in float32 log-space.
         teacher_logits: (N, C).
-        labels: (N,), class indices; -100 drops the row.
+        labels: (N,), class indices; -100 = unlabeled.
         temperature: T > 0; divides both logits.
-        target_weight: Of the target class, alpha >= 0.
-        nontarget_weight: Of the others, beta >= 0.
-        mask: (N, C), True = the class counts; None = all of them. A label must not point at a masked class.
+        target_weight: Weight alpha >= 0 of the target class.
+        nontarget_weight: Weight beta >= 0 of the others.
+        mask: (N, C), True = included; None = all. The label of a target must be included.
 
     Returns:
-        Float32 scalar; 0 with zero gradient if no row is left.
+        Float32 scalar; 0 with zero gradient if there is no labeled target.
 
     Example:
-        >>> student, teacher = torch.tensor([[1.0, 1.0, 0.0]]), torch.tensor([[5.0, 1.0, 0.0]])  # agree on the others
+        >>> student, teacher = torch.tensor([[1.0, 1.0, 0.0]]), torch.tensor([[5.0, 1.0, 0.0]])  # equal for the others
         >>> decoupled_kd_loss(student, teacher, torch.tensor([0]), target_weight=0.0, nontarget_weight=1.0)
         tensor(0.)
     """
@@ -53,43 +52,37 @@ def decoupled_kd_loss(
         student, teacher = (z.float() / temperature for z in (student, teacher_logits[row_slice]))
         others = class_mask[row_slice].scatter(-1, target[row_slice], False)
         target_kl = divergence(
-            _target_vs_rest_logits(others, student, target[row_slice]),
-            _target_vs_rest_logits(others, teacher, target[row_slice]),
+            *(torch.cat([z.gather(-1, target[row_slice]), masked_logsumexp(z, others)], -1) for z in (student, teacher))
         )
-        # without any others the target is alone, and there is nothing to diverge
+        # if the target is the only class, compare it with itself: the divergence is 0
         compared = torch.where(others.any(dim=-1, keepdim=True), others, class_mask[row_slice])
         nontarget_kl = divergence(student, teacher, mask=compared)
         return (target_weight * target_kl + nontarget_weight * nontarget_kl).sum()
 
-    total = sum_over_rows(student_logits, teacher_logits, row_sum)
+    total = sum_over_targets(student_logits, teacher_logits, row_sum)
     return total / max(len(student_logits), 1) * temperature**2
 
 
-def _target_vs_rest_logits(others: Tensor, logits: Tensor, target: Tensor) -> Tensor:
-    """The target's logit and that of all others together, (N, 2)."""
-    # not -inf: where there are no others, their gradient would be NaN
-    rest = logits.masked_fill(~others, torch.finfo(logits.dtype).min).logsumexp(dim=-1, keepdim=True)
-    return torch.cat([logits.gather(-1, target), rest], dim=-1)
-
-
 class DecoupledKDLoss(DistillationLoss):
-    """Distance from the teacher's soft targets, the target class and the others weighed apart.
+    """Decoupled KL divergence from the teacher: the target class and the others have separate weights.
 
-    The paper's weights are 1 and 8 for CIFAR-100, 1 and 0.5 for ImageNet (at temperature 1): the surer the teacher, the
-    larger ``nontarget_weight``. The official code lets the weight rise from 0 over the first epochs, as the
-    schedule ``weight: {start: 0, end: 1, until: 0.1}`` does.
+    The paper's weights are 1 and 8 for CIFAR-100, and 1 and 0.5 for ImageNet (at temperature 1): the more confident the
+    teacher, the larger ``nontarget_weight``. The official code increases the weight from 0 over the first epochs, as
+    ``loss_schedules: {<name>: {weight: {start: 0, end: 1, until: 0.1}}}`` does.
 
     Args:
-        weight: Factor of this loss in the total, >= 0.
+        weight: Weight of this loss in the total, >= 0.
         temperature: Divides both logits, > 0.
         target_weight: Weight of the target class against all others, >= 0.
         nontarget_weight: Weight of the others among themselves, >= 0.
-        pseudo_labels: Let the teacher's most likely class be the target of rows without a label; else these are left
-            out.
+        pseudo_labels: If True, unlabeled examples have the teacher's most likely class as target; else they are
+            ignored.
 
     Raises:
         ValueError: If an argument is out of range; on use, if the batch has no labels and ``pseudo_labels`` is False.
     """
+
+    requires_classes = True
 
     def __init__(
         self,
@@ -100,45 +93,33 @@ class DecoupledKDLoss(DistillationLoss):
         pseudo_labels: bool = False,
     ) -> None:
         super().__init__(weight)
-        check_temperature(temperature, type(self).__name__)
+        self._check_temperature(temperature)
+        self._check_nonnegative(target_weight=target_weight, nontarget_weight=nontarget_weight)
         self.temperature = temperature
-        for name, value in (("target_weight", target_weight), ("nontarget_weight", nontarget_weight)):
-            if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"DecoupledKDLoss: {name} must be a finite number >= 0, got {value}")
         self.target_weight = target_weight
         self.nontarget_weight = nontarget_weight
         self.pseudo_labels = pseudo_labels
 
     def num_elements(self, student: Outputs) -> Tensor:
-        """The rows that have a target."""
-        labels = [head.labels for head in student.heads.values() if head.labels is not None]
-        if self.pseudo_labels or not labels:
+        """Return the number of targets with a label or pseudo-label."""
+        all_labels = [head.labels for head in self._heads(student).values() if head.labels is not None]
+        if self.pseudo_labels or not all_labels:
             return super().num_elements(student)
-        return torch.stack([(head_labels != IGNORE_INDEX).sum() for head_labels in labels]).sum()
+        return torch.stack([(labels != IGNORE_INDEX).sum() for labels in all_labels]).sum()
 
     def forward(self, student: Outputs, teacher: Outputs | None) -> Tensor:
-        """Mean over the heads of ``decoupled_kd_loss``."""
-        assert teacher is not None  # promised by requires_teacher
+        """Return the mean of ``decoupled_kd_loss`` over the heads."""
+        arguments = (self.temperature, self.target_weight, self.nontarget_weight)
         losses = []
-        for name, (student_head, teacher_head) in zip(student.heads, student.zip_heads(teacher), strict=True):
-            labels = student_head.labels
+        for name, (head, teacher_head) in zip(student.heads, self._head_pairs(student, teacher), strict=True):
+            labels = head.labels
             if self.pseudo_labels:
-                guess = Head(teacher_head.logits, mask=student_head.mask).prediction
-                labels = guess if labels is None else torch.where(labels == IGNORE_INDEX, guess, labels)
+                pseudo_labels = Head(teacher_head.logits, mask=head.mask).prediction
+                labels = pseudo_labels if labels is None else torch.where(labels == IGNORE_INDEX, pseudo_labels, labels)
             if labels is None:
                 raise ValueError(
-                    f"DecoupledKDLoss: head {name!r} has no labels, and the target class is one; train on labelled "
-                    "rows, set pseudo_labels, or use SoftTargetLoss"
+                    f"DecoupledKDLoss: head {name!r} has no labels; use labeled data, set pseudo_labels, or use "
+                    "SoftTargetLoss"
                 )
-            losses.append(
-                decoupled_kd_loss(
-                    student_head.logits,
-                    teacher_head.logits,
-                    labels,
-                    self.temperature,
-                    self.target_weight,
-                    self.nontarget_weight,
-                    student_head.mask,
-                )
-            )
+            losses.append(decoupled_kd_loss(head.logits, teacher_head.logits, labels, *arguments, head.mask))
         return mean_over_heads(losses)

@@ -1,22 +1,14 @@
-"""Correlation of the student's and the teacher's probabilities, within rows and within classes."""
-
-import math
+"""Correlation of the student's and the teacher's probabilities, within examples and within classes."""
 
 from torch import Tensor
 
-from lightning_kd.losses.base import (
-    DistillationLoss,
-    check_temperature,
-    drop_masked_rows,
-    masked_log_softmax,
-    mean_over_heads,
-)
-from lightning_kd.losses.standardized import standardize_logits
+from lightning_kd.losses.base import DistillationLoss, drop_masked_targets, masked_log_softmax, mean_over_heads
+from lightning_kd.losses.logit_transforms import standardize_logits
 from lightning_kd.outputs import Outputs
 
 
 def _correlation_distance(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
-    """1 - Pearson's correlation of each row, mean over the rows; 0 without rows."""
+    """Return 1 - Pearson's correlation, averaged over rows; 0 if there are none."""
     product = standardize_logits(student, mask) * standardize_logits(teacher, mask)
     count = product.shape[-1] if mask is None else mask.sum(dim=-1)
     return (1 - product.sum(dim=-1) / count).sum() / max(len(product), 1)
@@ -30,31 +22,31 @@ def dist_loss(
     intra_weight: float = 1.0,
     mask: Tensor | None = None,
 ) -> Tensor:
-    r"""1 - Pearson's correlation of the probabilities, over classes (inter) and over rows (intra), times T².
+    r"""Compute 1 - Pearson's correlation of the probabilities over classes (inter) and over targets (intra), times T².
 
     .. math::
         T^2 \Bigl(\frac{\beta}{N} \sum_n (1 - \rho(q_{n:}, p_{n:}))
         + \frac{\gamma}{C} \sum_c (1 - \rho(q_{:c}, p_{:c}))\Bigr)
 
-    The student need not match the teacher's probabilities, only how they rise and fall. Huang et al. 2022, Knowledge
-    Distillation from A Stronger Teacher, section 3; T² as in the official code. There a constant is added to
-    the divisor, so that classes that no row of a batch is likely to have hardly count; here all classes count alike.
+    The student matches the teacher's probabilities up to shift and scale only. Huang et al. 2022, Knowledge
+    Distillation from A Stronger Teacher, section 3; T² as in the official code. The official code adds a constant to
+    the divisor, so classes that are unlikely in the whole batch hardly contribute; here all classes weigh the same.
 
     Args:
         student_logits: (N, C), any floating dtype; computed in float32.
         teacher_logits: (N, C).
         temperature: T > 0; divides both logits.
-        inter_weight: Of the correlations over the classes of each row, beta >= 0.
-        intra_weight: Of the correlations over the rows of each class, gamma >= 0. These rows are one batch's on one
-            device; accumulating gradients or adding devices does not add rows.
-        mask: (N, C), True = the class counts; None = all of them. Only with ``intra_weight`` 0.
+        inter_weight: Weight beta >= 0 of the correlations over the classes of each target.
+        intra_weight: Weight gamma >= 0 of the correlations over the targets of each class, within the batch of one
+            device; gradient accumulation and more devices do not add targets.
+        mask: (N, C), True = included; None = all. Requires ``intra_weight`` 0.
 
     Returns:
-        Float32 scalar; 0 with zero gradient if no row is left. What is constant, in student or teacher, has no
-        correlation: it counts 1, with the gradient of the covariance.
+        Float32 scalar; 0 with zero gradient if there is no target. Constant probabilities, of student or teacher, have
+        no correlation: they contribute 1, with the gradient of the covariance.
 
     Raises:
-        ValueError: If there is a mask and ``intra_weight`` is not 0: a column then holds a class of some rows only.
+        ValueError: If there is a mask and ``intra_weight`` is not 0, because a class would lack some targets.
 
     Example:
         >>> import torch
@@ -64,57 +56,51 @@ def dist_loss(
     """
     if mask is not None and intra_weight:
         raise ValueError(
-            f"dist_loss: intra_weight must be 0 where classes are masked, got {intra_weight}; classes that are "
-            "positions of a row have nothing in common between rows"
+            f"dist_loss: intra_weight must be 0 with masked classes, got {intra_weight}; classes that are positions "
+            "cannot be compared between examples"
         )
     if mask is not None:
-        mask, student_logits, teacher_logits = drop_masked_rows(mask, student_logits, teacher_logits)
+        mask, student_logits, teacher_logits = drop_masked_targets(mask, student_logits, teacher_logits)
     log_q, log_p = (masked_log_softmax(z.float() / temperature, mask) for z in (student_logits, teacher_logits))
     total = inter_weight * _correlation_distance(log_q.exp(), log_p.exp(), mask)
     if intra_weight and len(log_q):
-        # a correlation does not change with the scale: without it the squares of small probabilities are 0
+        # a correlation does not depend on the scale, but the squares of small probabilities would underflow
         scaled = [(z - z.detach().amax(dim=0)).exp().T for z in (log_q, log_p)]
         total = total + intra_weight * _correlation_distance(*scaled)
     return total * temperature**2
 
 
 class DISTLoss(DistillationLoss):
-    """Correlation of the student's with the teacher's probabilities, within each row and within each class.
+    """Correlation of the student's and the teacher's probabilities, within each example and within each class.
 
     The paper weighs both parts alike, at temperature 1 for ImageNet and 4 for CIFAR-100. The part within classes
-    compares the rows of a batch on one device, so batches should have many.
+    compares the examples of a batch on one device, so it needs large batches.
 
     Args:
-        weight: Factor of this loss in the total, >= 0.
+        weight: Weight of this loss in the total, >= 0.
         temperature: Divides both logits, > 0.
-        inter_weight: Weight of the part within rows, >= 0.
+        inter_weight: Weight of the part within examples, >= 0.
         intra_weight: Weight of the part within classes, >= 0; 0 for question answering, whose classes are positions.
 
     Raises:
         ValueError: If an argument is out of range.
     """
 
+    requires_classes = True
+
     def __init__(
-        self,
-        weight: float = 1.0,
-        temperature: float = 1.0,
-        inter_weight: float = 1.0,
-        intra_weight: float = 1.0,
+        self, weight: float = 1.0, temperature: float = 1.0, inter_weight: float = 1.0, intra_weight: float = 1.0
     ) -> None:
         super().__init__(weight)
-        check_temperature(temperature, type(self).__name__)
+        self._check_temperature(temperature)
+        self._check_nonnegative(inter_weight=inter_weight, intra_weight=intra_weight)
         self.temperature = temperature
-        for name, value in (("inter_weight", inter_weight), ("intra_weight", intra_weight)):
-            if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"DISTLoss: {name} must be a finite number >= 0, got {value}")
         self.inter_weight = inter_weight
         self.intra_weight = intra_weight
         self.compares_examples = intra_weight > 0
 
     def forward(self, student: Outputs, teacher: Outputs | None) -> Tensor:
-        """Mean over the heads of ``dist_loss``."""
-        assert teacher is not None  # promised by requires_teacher
-        weights = (self.inter_weight, self.intra_weight)
-        return mean_over_heads(
-            [dist_loss(s.logits, t.logits, self.temperature, *weights, s.mask) for s, t in student.zip_heads(teacher)]
-        )
+        """Return the mean of ``dist_loss`` over the heads."""
+        arguments = (self.temperature, self.inter_weight, self.intra_weight)
+        pairs = self._head_pairs(student, teacher)
+        return mean_over_heads([dist_loss(s.logits, t.logits, *arguments, s.mask) for s, t in pairs])

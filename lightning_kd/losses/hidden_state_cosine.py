@@ -1,25 +1,24 @@
-"""Angle between the hidden states."""
+"""Cosine distance of hidden states."""
 
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from lightning_kd.losses.base import DistillationLoss, mean_over_heads, mean_over_rows
-from lightning_kd.losses.layer_map import LayerMap, check_layer_map
+from lightning_kd.losses.base import DistillationLoss, LayerMap, check_layer_map, mean_or_zero, mean_over_heads
 from lightning_kd.outputs import ModelDims, Outputs
 
 
 def hidden_state_cosine_loss(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
-    r"""1 - cosine of the hidden states, mean over the tokens.
+    r"""Compute 1 - cosine similarity of the hidden states, averaged over tokens.
 
     Sanh et al. 2019, DistilBERT, section 2 (the loss called L_cos).
 
     Args:
         student: (B, L, H), any floating dtype; computed in float32.
         teacher: (B, L, H).
-        mask: (B, L), True = the position counts; None = all of them.
+        mask: (B, L), True = included; None = all.
 
     Returns:
-        Float32 scalar in [0, 2]; 0 with zero gradient if no position is left.
+        Float32 scalar in [0, 2]; 0 with zero gradient if no position is included.
 
     Example:
         >>> import torch
@@ -28,19 +27,19 @@ def hidden_state_cosine_loss(student: Tensor, teacher: Tensor, mask: Tensor | No
     """
     if mask is not None:
         student, teacher = student[mask.bool()], teacher[mask.bool()]
-    return mean_over_rows(1 - cosine_similarity(student.float(), teacher.float(), dim=-1).flatten())
+    return mean_or_zero(1 - cosine_similarity(student.float(), teacher.float(), dim=-1).flatten())
 
 
 class HiddenStateCosineLoss(DistillationLoss):
-    """Angle between the student's and the teacher's hidden states; both must have the same width.
+    """Cosine distance of the student's and the teacher's hidden states, which must have the same width.
 
     Args:
-        weight: Factor of this loss in the total, >= 0.
-        layer_map: Student's hidden state to teacher's: 0 = the embeddings, n = the output of layer n, negative from the
-            end; the mean over the pairs. Null = the last of both.
+        weight: Weight of this loss in the total, >= 0.
+        layer_map: Student's hidden state to teacher's: 0 = the embeddings, n = the output of layer n, negative = from
+            the end; averaged over the pairs. Null = the last of both.
 
     Raises:
-        ValueError: Before the first step, if the widths differ or an index is off the end.
+        ValueError: Before the first step, if the widths differ or a layer does not exist.
     """
 
     requires = frozenset({"hidden_states"})
@@ -51,25 +50,23 @@ class HiddenStateCosineLoss(DistillationLoss):
         self.layer_map = layer_map
 
     def setup(self, student: ModelDims, teacher: ModelDims) -> None:
-        """Check widths and layers."""
+        """Check the widths and the layers."""
         check_layer_map(self.layer_map or {}, student, teacher, type(self).__name__, min_index=0)
         if student.hidden_size != teacher.hidden_size:
             raise ValueError(
-                f"HiddenStateCosineLoss: the student is {student.hidden_size} wide and the teacher "
-                f"{teacher.hidden_size}, so there is no angle between them; use HiddenStateMSELoss, which learns a "
-                "projection, or SelfAttentionRelationLoss"
+                f"HiddenStateCosineLoss: the hidden sizes differ, {student.hidden_size} of the student and "
+                f"{teacher.hidden_size} of the teacher; use HiddenStateMSELoss, which learns a projection, or "
+                "SelfAttentionRelationLoss"
             )
 
     def forward(self, student: Outputs, teacher: Outputs | None) -> Tensor:
-        """Mean over the pairs of ``hidden_state_cosine_loss``."""
-        assert teacher is not None  # promised by requires_teacher
-        assert student.hidden_states is not None  # promised by requires
+        """Return the mean of ``hidden_state_cosine_loss`` over the pairs of layers."""
+        assert teacher is not None  # guaranteed by requires_teacher
+        assert student.hidden_states is not None  # guaranteed by requires
         assert teacher.hidden_states is not None
         return mean_over_heads(
             [
-                hidden_state_cosine_loss(
-                    student.hidden_states[student_layer], teacher.hidden_states[teacher_layer], student.token_mask
-                )
-                for student_layer, teacher_layer in (self.layer_map or {-1: -1}).items()
+                hidden_state_cosine_loss(student.hidden_states[i], teacher.hidden_states[j], student.token_mask)
+                for i, j in (self.layer_map or {-1: -1}).items()
             ]
         )

@@ -1,26 +1,25 @@
-"""Distance between the hidden states."""
+"""Mean squared error of hidden states."""
 
 from typing import Any
 
 from torch import Tensor, nn
 
-from lightning_kd.losses.base import DistillationLoss, mean_over_heads, mean_over_rows
-from lightning_kd.losses.layer_map import LayerMap, check_layer_map
+from lightning_kd.losses.base import DistillationLoss, LayerMap, check_layer_map, mean_or_zero, mean_over_heads
 from lightning_kd.outputs import ModelDims, Outputs
 
 
 def hidden_state_mse_loss(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Squared difference of the hidden states, mean over their dimensions, then over the tokens.
+    """Compute the squared error of the hidden states, averaged over dimensions, then over tokens.
 
     Jiao et al. 2020, TinyBERT, equation 8, for states of the same width.
 
     Args:
         student: (B, L, H), any floating dtype; computed in float32.
         teacher: (B, L, H).
-        mask: (B, L), True = the position counts; None = all of them.
+        mask: (B, L), True = included; None = all.
 
     Returns:
-        Float32 scalar; 0 with zero gradient if no position is left.
+        Float32 scalar; 0 with zero gradient if no position is included.
 
     Example:
         >>> import torch
@@ -29,22 +28,22 @@ def hidden_state_mse_loss(student: Tensor, teacher: Tensor, mask: Tensor | None 
     """
     if mask is not None:
         student, teacher = student[mask.bool()], teacher[mask.bool()]
-    return mean_over_rows((student.float() - teacher.float()).square().mean(dim=-1).flatten())
+    return mean_or_zero((student.float() - teacher.float()).square().mean(dim=-1).flatten())
 
 
 class HiddenStateMSELoss(DistillationLoss):
-    """Squared difference of the student's and the teacher's hidden states.
+    """Mean squared error of the student's and the teacher's hidden states.
 
-    Where the widths differ, the student's states go through a linear projection to the teacher's width, the same for
-    all pairs. It is trained with the student, saved in checkpoints, and no part of the exported student.
+    If the widths differ, a linear projection, shared by all pairs, maps the student's states to the teacher's width. It
+    is trained with the student and saved in checkpoints, but is not part of the exported student.
 
     Args:
-        weight: Factor of this loss in the total, >= 0.
-        layer_map: Student's hidden state to teacher's: 0 = the embeddings, n = the output of layer n, negative from the
-            end; the mean over the pairs. Null = the last of both.
+        weight: Weight of this loss in the total, >= 0.
+        layer_map: Student's hidden state to teacher's: 0 = the embeddings, n = the output of layer n, negative = from
+            the end; averaged over the pairs. Null = the last of both.
 
     Raises:
-        ValueError: Before the first step, if an index is off the end.
+        ValueError: Before the first step, if a layer does not exist.
     """
 
     requires = frozenset({"hidden_states"})
@@ -56,7 +55,7 @@ class HiddenStateMSELoss(DistillationLoss):
         self.projection: nn.Linear | None = None
 
     def setup(self, student: ModelDims, teacher: ModelDims) -> None:
-        """Check the layers, and make the projection where the widths differ."""
+        """Check the layers, and create the projection if the widths differ."""
         check_layer_map(self.layer_map or {}, student, teacher, type(self).__name__, min_index=0)
         if student.hidden_size == teacher.hidden_size:
             self.projection = None
@@ -64,25 +63,21 @@ class HiddenStateMSELoss(DistillationLoss):
             self.projection = nn.Linear(student.hidden_size, teacher.hidden_size, bias=False)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        # a checkpoint that is loaded where there is no teacher to tell the width
+        # load_from_checkpoint does not call setup, because there may be no teacher
         saved = state_dict.get(f"{prefix}projection.weight")
         if saved is not None and self.projection is None:
             self.projection = nn.Linear(saved.shape[1], saved.shape[0], bias=False)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def forward(self, student: Outputs, teacher: Outputs | None) -> Tensor:
-        """Mean over the pairs of ``hidden_state_mse_loss``."""
-        assert teacher is not None  # promised by requires_teacher
-        assert student.hidden_states is not None  # promised by requires
+        """Return the mean of ``hidden_state_mse_loss`` over the pairs of layers."""
+        assert teacher is not None  # guaranteed by requires_teacher
+        assert student.hidden_states is not None  # guaranteed by requires
         assert teacher.hidden_states is not None
         project = nn.Identity() if self.projection is None else self.projection
         return mean_over_heads(
             [
-                hidden_state_mse_loss(
-                    project(student.hidden_states[student_layer]),
-                    teacher.hidden_states[teacher_layer],
-                    student.token_mask,
-                )
-                for student_layer, teacher_layer in (self.layer_map or {-1: -1}).items()
+                hidden_state_mse_loss(project(student.hidden_states[i]), teacher.hidden_states[j], student.token_mask)
+                for i, j in (self.layer_map or {-1: -1}).items()
             ]
         )

@@ -1,13 +1,13 @@
-"""Mean squared error between the logits."""
+"""Mean squared error of logits."""
 
 from torch import Tensor
 
-from lightning_kd.losses.base import DistillationLoss, drop_masked_rows, mean_over_heads, mean_over_rows
+from lightning_kd.losses.base import DistillationLoss, drop_masked_targets, mean_or_zero, mean_over_heads
 from lightning_kd.outputs import Outputs
 
 
 def logit_mse_loss(student_logits: Tensor, teacher_logits: Tensor, mask: Tensor | None = None) -> Tensor:
-    r"""Squared difference of the logits, mean over the classes that count, then over the rows.
+    r"""Compute the squared error of the logits, averaged over the included classes, then over targets.
 
     .. math:: \frac{1}{N} \sum_n \frac{1}{K_n} \sum_{c \in kept_n} (z^s_{nc} - z^t_{nc})^2
 
@@ -16,10 +16,10 @@ def logit_mse_loss(student_logits: Tensor, teacher_logits: Tensor, mask: Tensor 
     Args:
         student_logits: (N, C), any floating dtype; computed in float32.
         teacher_logits: (N, C).
-        mask: (N, C), True = the class counts; None = all of them.
+        mask: (N, C), True = included; None = all.
 
     Returns:
-        Float32 scalar; 0 with zero gradient if no row is left.
+        Float32 scalar; 0 with zero gradient if there is no target.
 
     Example:
         >>> import torch
@@ -27,21 +27,21 @@ def logit_mse_loss(student_logits: Tensor, teacher_logits: Tensor, mask: Tensor 
         tensor(5.)
     """
     if mask is None:
-        return mean_over_rows((student_logits.float() - teacher_logits.float()).square().mean(dim=-1))
-    mask, student_logits, teacher_logits = drop_masked_rows(mask, student_logits, teacher_logits)
+        return mean_or_zero((student_logits.float() - teacher_logits.float()).square().mean(dim=-1))
+    mask, student_logits, teacher_logits = drop_masked_targets(mask, student_logits, teacher_logits)
     # masked logits may be infinite, and inf - inf is NaN: make them equal before subtracting
     student_logits, teacher_logits = (z.float().masked_fill(~mask, 0.0) for z in (student_logits, teacher_logits))
-    return mean_over_rows((student_logits - teacher_logits).square().sum(dim=-1) / mask.sum(dim=-1))
+    return mean_or_zero((student_logits - teacher_logits).square().sum(dim=-1) / mask.sum(dim=-1))
 
 
 class LogitMSELoss(DistillationLoss):
-    """Mean squared error between the student's and the teacher's logits.
+    """Mean squared error of the student's and the teacher's logits, for heads of any kind.
 
     Args:
-        weight: Factor of this loss in the total, >= 0.
+        weight: Weight of this loss in the total, >= 0.
     """
 
     def forward(self, student: Outputs, teacher: Outputs | None) -> Tensor:
-        """Mean over the heads of ``logit_mse_loss``."""
-        assert teacher is not None  # promised by requires_teacher
-        return mean_over_heads([logit_mse_loss(s.logits, t.logits, s.mask) for s, t in student.zip_heads(teacher)])
+        """Return the mean of ``logit_mse_loss`` over the heads."""
+        pairs = self._head_pairs(student, teacher)
+        return mean_over_heads([logit_mse_loss(s.logits, t.logits, s.mask) for s, t in pairs])

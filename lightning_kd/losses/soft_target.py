@@ -1,4 +1,4 @@
-"""Divergence between the student's and the teacher's softened distributions."""
+"""Divergence of the student's and the teacher's softened distributions."""
 
 import math
 from typing import Any
@@ -6,24 +6,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_kd.losses.base import (
-    DistillationLoss,
-    check_temperature,
-    drop_masked_rows,
-    masked_log_softmax,
-    mean_over_heads,
-)
+from lightning_kd.losses.base import DistillationLoss, drop_masked_targets, masked_log_softmax, mean_over_heads
 from lightning_kd.losses.chunked import RowSumFn, chunked_sum
-from lightning_kd.losses.pooled_tail import merge_tail_classes
-from lightning_kd.losses.standardized import standardize_logits
+from lightning_kd.losses.logit_transforms import merge_tail_classes, standardize_logits
 from lightning_kd.outputs import Outputs
 
 
 def _log_mixture_ratio(log_ratio: Tensor, weight: float, rest: float) -> Tensor:
     """Compute log(rest + weight * exp(log_ratio)), where rest = 1 - weight, to full precision in float32.
 
-    Near log_ratio = 0 by log1p, because the result is near 0 there. Away from it by logaddexp, because expm1 overflows
-    for large ratios, and for small ones with a weight near 1 the rest is lost in rounding.
+    Uses log1p near log_ratio = 0, where the result is near 0. Uses logaddexp elsewhere: expm1 overflows for large
+    ratios, and for small ratios with a weight near 1 the rest is lost in rounding.
     """
     low = -1.0 if weight > 0.5 else -math.inf
     near = torch.log1p(weight * torch.expm1(log_ratio.clamp(low, 10.0)))
@@ -32,9 +25,9 @@ def _log_mixture_ratio(log_ratio: Tensor, weight: float, rest: float) -> Tensor:
 
 
 class _ForwardKL(torch.autograd.Function):
-    """KL(p || q) of each row, (N,), whose gradient at the student's logits is known: (q - p) / T.
+    """KL(p || q) of each target, (N,), with the closed form of its gradient at the student's logits: (q - p) / T.
 
-    Half the passes over the classes that autograd takes, which counts where they are a vocabulary.
+    Needs half as many passes over the classes as autograd, which matters for vocabularies.
     """
 
     @staticmethod
@@ -63,32 +56,32 @@ def soft_target_loss(
     standardize: bool = False,
     top_k: int | None = None,
 ) -> Tensor:
-    r"""Divergence of the softened distributions p (teacher) and q (student), times T², mean over rows.
+    r"""Compute the divergence of the softened distributions p (teacher) and q (student), times T², mean over targets.
 
-    With ``beta = 0`` the forward KL divergence of Hinton et al. 2015 (section 2), with ``beta = 1`` the reverse,
-    between them the generalised Jensen-Shannon divergence of Agarwal et al. 2024 (On-Policy Distillation,
+    With ``beta = 0`` the forward KL divergence of Hinton et al. 2015 (section 2), with ``beta = 1`` the reverse KL
+    divergence, between them the generalized Jensen-Shannon divergence of Agarwal et al. 2024 (On-Policy Distillation,
     equation 1), divided by its curvature so that it is continuous at both ends:
 
     .. math::
         \frac{\beta\,KL(p \| m) + (1 - \beta)\,KL(q \| m)}{\beta (1 - \beta)} \cdot T^2,
         \quad m = \beta p + (1 - \beta) q
 
+    Large inputs (vocabularies) are computed in chunks: instead of some ten intermediate results in float32, only the
+    gradient is kept for all targets, in the dtype of the student's logits.
+
     Args:
         student_logits: (N, C), any floating dtype; computed in float32 log-space.
         teacher_logits: (N, C).
-        temperature: T > 0; divides both logits. T² keeps the gradient's size independent of T.
+        temperature: T > 0; divides both logits. T² makes the scale of the gradient independent of T.
         beta: In [0, 1]; 0 = forward KL, 1 = reverse KL.
-        mask: (N, C), True = the class counts; a masked class has probability exactly 0 in both. None = all.
-        standardize: Compare z-scores of the logits (``standardize_logits``), so that the student need not have the
-            teacher's spread; ``temperature`` is then the base temperature of Sun et al. 2024, algorithm 2.
-        top_k: Keep the teacher's k most likely classes of each row, and pool all others into one
+        mask: (N, C), True = included; a masked class has probability exactly 0 in both. None = all.
+        standardize: If True, compare z-scores of the logits (``standardize_logits``), so that the student need not
+            match the teacher's spread; ``temperature`` is then the base temperature of Sun et al. 2024, algorithm 2.
+        top_k: Keep the teacher's k most likely classes of each target and merge all others into one
             (``merge_tail_classes``). None = keep all.
 
-    Large inputs (vocabularies) are worked on a few rows at a time: what is kept for all rows is one gradient in the
-    precision of the student's logits, instead of some ten intermediate results in float32.
-
     Returns:
-        Float32 scalar; 0 with zero gradient if no row is left.
+        Float32 scalar; 0 with zero gradient if there is no target.
 
     Example:
         >>> student, teacher = torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 0.0]])
@@ -96,7 +89,7 @@ def soft_target_loss(
         tensor(0.)
     """
     if mask is not None:
-        mask, student_logits, teacher_logits = drop_masked_rows(mask, student_logits, teacher_logits)
+        mask, student_logits, teacher_logits = drop_masked_targets(mask, student_logits, teacher_logits)
 
     def row_sum(student: Tensor, row_slice: slice) -> Tensor:
         teacher, class_mask = teacher_logits[row_slice], None if mask is None else mask[row_slice]
@@ -107,12 +100,12 @@ def soft_target_loss(
         merged = merge_tail_classes(student.float() / temperature, teacher.float() / temperature, top_k, class_mask)
         return divergence(merged[0], merged[1], 1.0, beta, merged[2]).sum()
 
-    total = sum_over_rows(student_logits, teacher_logits, row_sum)
+    total = sum_over_targets(student_logits, teacher_logits, row_sum)
     return total / max(len(student_logits), 1) * temperature**2
 
 
-def sum_over_rows(student_logits: Tensor, teacher_logits: Tensor, row_sum: RowSumFn) -> Tensor:
-    """``chunked_sum``, but at once where the teacher learns, too, as in mutual learning: its gradient is wanted."""
+def sum_over_targets(student_logits: Tensor, teacher_logits: Tensor, row_sum: RowSumFn) -> Tensor:
+    """Return ``chunked_sum``, but not in chunks if the teacher needs a gradient, too, as in mutual learning."""
     if teacher_logits.requires_grad:
         return row_sum(student_logits, slice(None))
     return chunked_sum(student_logits, row_sum)
@@ -125,7 +118,7 @@ def divergence(
     beta: float = 0.0,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """The divergence of each row, (N,), without T²; arguments as of ``soft_target_loss``."""
+    """Return the divergence of each target, (N,), without T²; see ``soft_target_loss`` for the arguments."""
     if beta == 0 and not teacher_logits.requires_grad:
         forward_kl: Tensor = _ForwardKL.apply(  # type: ignore[no-untyped-call]
             student_logits, teacher_logits, temperature, mask
@@ -137,8 +130,8 @@ def divergence(
     if mask is not None:
         log_q, log_p = log_q.masked_fill(~mask, 0.0), log_p.masked_fill(~mask, 0.0)
     difference = log_p - log_q
-    # A divergence is of second order in its distributions' difference. Adding the first-order term p - q, whose sum
-    # over the classes is 0, cancels rounding errors, which T² and the division by beta(1 - beta) would magnify.
+    # A divergence is of second order in the difference of the distributions. Adding the first-order term p - q, whose
+    # sum over the classes is 0, cancels rounding errors that T² and the division by beta(1 - beta) would amplify.
     if beta == 0:
         values = p * difference - (p - q)
     elif beta == 1:
@@ -151,20 +144,22 @@ def divergence(
 
 
 class SoftTargetLoss(DistillationLoss):
-    """Distance of the student's distribution from the teacher's soft targets.
+    """Divergence of the student's distribution from the teacher's soft targets.
 
     Args:
-        weight: Factor of this loss in the total, >= 0.
-        temperature: Divides both logits, > 0. 1 keeps the teacher's probabilities, 2 to 20 show more of
-            what it thinks of the wrong classes.
+        weight: Weight of this loss in the total, >= 0.
+        temperature: Divides both logits, > 0. 1 keeps the teacher's probabilities; 2 to 20 soften them, so that the
+            student also learns from the classes that the teacher considers wrong.
         beta: In [0, 1]; 0 = forward KL (Hinton), 0.5 = 4 x Jensen-Shannon, 1 = reverse KL.
-        standardize: Divide the logits of each row by their standard deviation first, so that the student need not have
-            the teacher's spread (Sun et al. 2024, who take a temperature of 2 and a weight of 9).
-        top_k: Compare the teacher's k most likely classes and all others as one; null = each class by itself.
+        standardize: If True, divide the logits of each example by their standard deviation first, so that the student
+            need not match the teacher's spread (Sun et al. 2024, who use a temperature of 2 and a weight of 9).
+        top_k: Compare the teacher's k most likely classes, and all others merged into one; null = all classes.
 
     Raises:
         ValueError: If ``temperature`` is not > 0, ``beta`` is outside [0, 1] or ``top_k`` is below 1.
     """
+
+    requires_classes = True
 
     def __init__(
         self,
@@ -175,22 +170,21 @@ class SoftTargetLoss(DistillationLoss):
         top_k: int | None = None,
     ) -> None:
         super().__init__(weight)
-        check_temperature(temperature, type(self).__name__)
-        self.temperature = temperature
+        self._check_temperature(temperature)
         if not 0 <= beta <= 1:
             raise ValueError(f"SoftTargetLoss: beta must be in [0, 1], got {beta}; 0 is forward KL, 1 is reverse KL")
         if top_k is not None and top_k < 1:
-            raise ValueError(f"SoftTargetLoss: top_k must be >= 1, got {top_k}; null compares each class by itself")
+            raise ValueError(f"SoftTargetLoss: top_k must be >= 1, got {top_k}; null compares all classes")
+        self.temperature = temperature
         self.beta = beta
         self.standardize = standardize
         self.top_k = top_k
 
     def forward(self, student: Outputs, teacher: Outputs | None) -> Tensor:
-        """Mean over the heads of ``soft_target_loss``."""
-        assert teacher is not None  # promised by requires_teacher
+        """Return the mean of ``soft_target_loss`` over the heads."""
         return mean_over_heads(
             [
                 soft_target_loss(s.logits, t.logits, self.temperature, self.beta, s.mask, self.standardize, self.top_k)
-                for s, t in student.zip_heads(teacher)
+                for s, t in self._head_pairs(student, teacher)
             ]
         )

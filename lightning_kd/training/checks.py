@@ -110,13 +110,18 @@ def check_cacheable_losses(losses: Losses) -> None:
             )
 
 
-def check_losses_between_examples(losses: Losses, task: Task) -> None:
-    """Raise if a loss compares a class between examples and the task's classes are positions.
+def check_heads(losses: Losses, task: Task) -> None:
+    """Raise if a loss does not make sense for the heads of the task.
 
     Raises:
         ValueError: Names the loss.
     """
     for name, loss in losses.items():
+        if loss.requires_classes and task.head_kind not in ("categorical", "binary"):
+            raise ValueError(
+                f"losses.{name}: {type(loss).__name__} compares classes, but the heads of {type(task).__name__} "
+                f"are of kind {task.head_kind!r}; use LogitMSELoss"
+            )
         if loss.compares_examples and task.predicts_positions:
             raise ValueError(
                 f"losses.{name}: {type(loss).__name__} compares each class between examples, and the classes of "
@@ -139,26 +144,15 @@ def check_unlabeled(datamodule: DataModuleInterface, losses: Losses, teacher: Te
         )
 
 
-def check_augmentation(datamodule: DataModuleInterface, losses: Losses) -> None:
-    """Raise if a loss needs augmented examples and there are none; warn if no loss reads them.
+def check_data(datamodule: DataModuleInterface, losses: Losses) -> None:
+    """Raise if the data lack what a loss needs; warn if no loss reads the augmented examples.
 
     Raises:
         ValueError: Names the loss.
     """
-    consistency_losses = [name for name, loss in losses.items() if loss.requires_augmented]
-    has_augmentation = datamodule.augmentation is not None
-    if consistency_losses and not has_augmentation:
-        raise ValueError(
-            f"losses.{consistency_losses[0]}: needs augmented examples; set data.augmentation, for instance to "
-            "TfIdfReplacement"
-        )
-    for name in consistency_losses:
-        if not getattr(losses[name], "include_labeled", True) and not datamodule.allow_unlabeled:
-            raise ValueError(
-                f"losses.{name}: uses unlabeled examples only, but data.allow_unlabeled is false; enable it, or set "
-                "include_labeled: true"
-            )
-    if has_augmentation and not consistency_losses:
+    for name, loss in losses.items():
+        loss.check_data(datamodule, f"losses.{name}")
+    if datamodule.augmentation is not None and not any(loss.requires_augmented for loss in losses.values()):
         rank_zero_warn("data.augmentation: no loss reads augmented examples; add ConsistencyLoss or remove it")
 
 

@@ -1,7 +1,6 @@
 """The LightningModule that trains a student, with or without a teacher."""
 
 import os
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -37,7 +36,7 @@ from lightning_kd.optim.parameter_groups import (
     parameter_groups,
 )
 from lightning_kd.optim.schedules import build_lr_scheduler, check_lr_scheduler, require_total_steps
-from lightning_kd.outputs import AUGMENTED, TEACHER_LOGITS, Batch, Outputs, Requirement, with_inputs
+from lightning_kd.outputs import TEACHER_LOGITS, Batch, Outputs, Requirement
 from lightning_kd.tasks.base import Task
 from lightning_kd.teachers import checks as teacher_checks
 from lightning_kd.teachers.cache import TeacherCache
@@ -117,7 +116,7 @@ class DistillationModule(LightningModule):
         self.task: Task = from_config(task, Task, "task")
         terms = {name: from_config(loss, DistillationLoss, f"losses.{name}") for name, loss in losses.items()}
         checks.check_loss_names(terms)
-        checks.check_losses_between_examples(terms, self.task)
+        checks.check_heads(terms, self.task)
         if isinstance(teacher_cache, (str, os.PathLike)):
             teacher_cache = TeacherCache(os.fspath(teacher_cache))
         self.teacher_cache: TeacherCache | None = from_config(teacher_cache, TeacherCache, "teacher_cache")
@@ -138,7 +137,6 @@ class DistillationModule(LightningModule):
         self._ignore_label_mismatch = "label_mismatch" in self.ignore_checks
         self._label_index: Tensor | None = None
         self._requires = frozenset(requirement for loss in terms.values() for requirement in loss.requires)
-        self._needs_augmented = any(loss.requires_augmented for loss in terms.values())
 
         self.teacher_scores: dict[str, float] = {}
         self.cached_teachers: dict[str, CachedTeacher] = {}
@@ -234,11 +232,10 @@ class DistillationModule(LightningModule):
 
     def remap_labels(self, batch: Batch) -> Batch:
         """Return the batch with its labels, which are in the data's order, in the student's order."""
-        if self._label_index is None or "labels" not in batch:
+        if self._label_index is None:
             return batch
-        batch_labels = batch["labels"]
-        self._label_index = index = self._label_index.to(batch_labels.device)
-        return {**batch, "labels": labels.remap_labels(batch_labels, index)}
+        self._label_index = self._label_index.to(self.device)
+        return self.task.remap_labels(batch, self._label_index, len(self.label_names or []))
 
     # ---- setup
 
@@ -302,7 +299,7 @@ class DistillationModule(LightningModule):
         set_sparse_gradients(self.student, is_lazy)
         checks.check_lengths(datamodule, self.student, teacher)
         checks.check_unlabeled(datamodule, losses, teacher)
-        checks.check_augmentation(datamodule, losses)
+        checks.check_data(datamodule, losses)
         if teacher is not None:
             if self.task.num_labels is not None:
                 teacher.check_num_labels(self.task.num_labels)
@@ -415,8 +412,8 @@ class DistillationModule(LightningModule):
             self.log_dict({f"train/{name}": value for name, value in values.items()})
         batch = self.remap_labels(batch)
         student = self(batch, self._requires)
-        if self._needs_augmented:
-            student = replace(student, augmented=self(with_inputs(batch, batch[AUGMENTED])))
+        for loss in losses.values():
+            student = loss.extend_outputs(student, batch, self)
         active_teacher = self.cached_teachers.get("train", self.active_teacher)
         teacher = active_teacher(batch, self._requires) if active_teacher is not None else None
         terms = {name: loss(student, teacher) for name, loss in losses.items()}

@@ -6,7 +6,7 @@ import torch
 from scipy.special import log_softmax
 
 from lightning_kd.losses import DistillationLoss, HardLabelLoss, LogitMSELoss, SoftTargetLoss
-from lightning_kd.losses.base import drop_masked_rows, masked_log_softmax, mean_over_heads, mean_over_rows
+from lightning_kd.losses.base import drop_masked_targets, masked_log_softmax, mean_or_zero, mean_over_heads
 from lightning_kd.outputs import Head, Outputs
 
 LOSSES = [HardLabelLoss, LogitMSELoss, SoftTargetLoss]
@@ -49,13 +49,13 @@ def test_loss_without_forward_says_so():
         Unfinished()(Outputs({}), None)
 
 
-def test_mean_over_rows():
-    assert mean_over_rows(torch.tensor([1.0, 2.0, 6.0])) == 3
+def test_mean_or_zero():
+    assert mean_or_zero(torch.tensor([1.0, 2.0, 6.0])) == 3
 
 
 def test_mean_over_no_rows_is_zero_with_gradient():
     values = torch.zeros(0, requires_grad=True)
-    mean = mean_over_rows(values)
+    mean = mean_or_zero(values)
     mean.backward()
     assert mean == 0
     assert values.grad.shape == (0,)
@@ -68,7 +68,7 @@ def test_mean_over_heads():
 def test_rows_with_one_class_that_counts_are_kept():
     mask = torch.tensor([[True, True], [False, False], [False, True]])
     rows = torch.arange(3)
-    kept_mask, kept_rows = drop_masked_rows(mask, rows)
+    kept_mask, kept_rows = drop_masked_targets(mask, rows)
     assert kept_mask.tolist() == [[True, True], [False, True]]
     assert kept_rows.tolist() == [0, 2]
 

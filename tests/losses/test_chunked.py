@@ -101,7 +101,7 @@ def test_second_backward_is_refused(monkeypatch):
     monkeypatch.setattr(chunked, "MIN_CHUNK_SIZE", 80)
     value = soft_target_loss(torch.randn(10, 40, requires_grad=True), torch.randn(10, 40))
     value.backward(retain_graph=True)
-    with pytest.raises(RuntimeError, match="backward once only"):
+    with pytest.raises(RuntimeError, match="backward"):
         value.backward()
 
 

@@ -144,7 +144,7 @@ def test_half_precision_is_computed_in_float32():
 
 def test_mask_and_intra_are_refused():
     student, teacher = tensors(*random_logits())
-    with pytest.raises(ValueError, match=r"intra_weight must be 0 where classes are masked, got 0\.5"):
+    with pytest.raises(ValueError, match=r"intra_weight .* 0\.5"):
         dist_loss(student, teacher, 1.0, 1.0, 0.5, torch.ones(6, 5, dtype=torch.bool))
 
 

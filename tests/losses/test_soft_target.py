@@ -53,7 +53,7 @@ def test_low_temperature_limit():
     assert soft_target_loss(student, teacher, 0.01).item() == pytest.approx(0.01 * 3, rel=1e-4)
 
 
-def test_mean_over_rows_not_over_classes():
+def test_mean_or_zero_not_over_classes():
     student, teacher = logits()
     expected = F.kl_div((student / 2).log_softmax(-1), (teacher / 2).softmax(-1), reduction="batchmean") * 4
     torch.testing.assert_close(soft_target_loss(student, teacher, 2.0), expected)

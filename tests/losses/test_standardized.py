@@ -5,7 +5,7 @@ from scipy.special import softmax
 from scipy.stats import entropy, zscore
 
 from lightning_kd.losses import SoftTargetLoss, soft_target_loss
-from lightning_kd.losses.standardized import standardize_logits
+from lightning_kd.losses.logit_transforms import standardize_logits
 from lightning_kd.outputs import Head, Outputs
 from tests.losses.numeric import numeric_gradient, random_logits
 

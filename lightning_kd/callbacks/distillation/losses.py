@@ -9,15 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from lightning_kd.callbacks.distillation.outputs import Layer
-from lightning_kd.losses import DecoupledKDLoss, DISTLoss, HardLabelLoss, SoftTargetLoss
 from lightning_kd.losses.base import DistillationLoss
 from lightning_kd.outputs import ModelDims, Outputs
 from lightning_kd.training.loss_schedules import LossSchedules, apply_schedules
 
 FIELD = "DistillationCallback.losses"
-
-SOFTMAX_LOSSES = (SoftTargetLoss, HardLabelLoss, DecoupledKDLoss, DISTLoss)
-"""Losses that apply a softmax to the logits."""
 
 
 class LossTerms:
@@ -122,7 +118,7 @@ class LossTerms:
         """
         single_logit_head = next((name for name, head in student.heads.items() if head.logits.shape[-1] == 1), None)
         for name, copies in self.copies.items():
-            if single_logit_head is not None and isinstance(copies[0], SOFTMAX_LOSSES):
+            if single_logit_head is not None and copies[0].requires_classes:
                 raise ValueError(
                     f"{FIELD}.{name}: {type(copies[0]).__name__} needs at least two classes, but {single_logit_head!r} "
                     "has one logit; use LogitMSELoss, or a model with two classes"
