@@ -6,6 +6,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
+from lightning_kd.callbacks.base import find_callbacks
 from lightning_kd.callbacks.distillation.checks import check_run
 from lightning_kd.callbacks.distillation.losses import LossTerms, check_losses
 from lightning_kd.callbacks.distillation.optimizer import add_parameters
@@ -131,8 +132,7 @@ class DistillationCallback(Callback):
         self._terms.load_state_dict(trainer.strategy.broadcast(self._restored_state or self._terms.state_dict()))
         self._terms.to(pl_module.device, dtype)
         add_parameters(trainer, self._terms.parameters())
-        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        several = sum(isinstance(callback, DistillationCallback) for callback in callbacks) > 1
+        several = len(find_callbacks(trainer, DistillationCallback)) > 1
         self._step_patch = StepPatch(
             trainer,
             pl_module,

@@ -2,10 +2,12 @@
 
 from typing import Any
 
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import BaseFinetuning
 from lightning.pytorch.core.optimizer import _MockOptimizer
 from torch import nn
+
+from lightning_kd.callbacks.base import find_callbacks
 
 
 def add_parameters(trainer: Trainer, parameters: list[nn.Parameter]) -> None:
@@ -24,14 +26,12 @@ def add_parameters(trainer: Trainer, parameters: list[nn.Parameter]) -> None:
     """
     if not parameters:
         return
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    for callback in callbacks:
-        if isinstance(callback, BaseFinetuning):
-            raise ValueError(
-                f"DistillationCallback.losses: {type(callback).__name__} expects only the module's parameters in the "
-                "optimizer, but these losses have projections; compare layers of equal width or logits, or remove the "
-                "callback"
-            )
+    for callback in find_callbacks(trainer, BaseFinetuning):
+        raise ValueError(
+            f"DistillationCallback.losses: {type(callback).__name__} expects only the module's parameters in the "
+            "optimizer, but these losses have projections; compare layers of equal width or logits, or remove the "
+            "callback"
+        )
     optimizer = trainer.optimizers[0]
     name = type(optimizer).__name__
     if isinstance(optimizer, _MockOptimizer):  # Lightning 2.6: stands for configure_optimizers returning None

@@ -221,5 +221,5 @@ def infer_auto_class(student: nn.Module) -> str:
     head = re.search(r"(For[A-Z]\w+|LMHeadModel|Model)$", type(student).__name__)
     if head is None or not isinstance(student, transformers.PreTrainedModel):
         return ""
-    auto_class = f"AutoModel{ {'LMHeadModel': 'ForCausalLM', 'Model': ''}.get(head[1], head[1]) }"
-    return auto_class if hasattr(transformers, auto_class) else ""
+    suffix = {"LMHeadModel": "ForCausalLM", "Model": ""}.get(head[1], head[1])
+    return f"AutoModel{suffix}" if hasattr(transformers, f"AutoModel{suffix}") else ""
