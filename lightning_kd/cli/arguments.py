@@ -12,7 +12,7 @@ from lightning.pytorch import LightningDataModule
 from lightning_kd import data, tasks  # noqa: F401  makes their classes known by name
 from lightning_kd.tasks.base import Task
 
-DATA_HINT = "name one with --data, for files of your own TextClassificationDataModule"
+DATA_HINT = "choose one with --data, such as TextClassificationDataModule for your own files"
 
 
 def create_parser(command: str, description: str) -> ArgumentParser:

@@ -12,6 +12,8 @@ from lightning_kd.cli.fit import DistillationCLI
 class CacheCLI(DistillationCLI):
     """Takes the arguments of ``fit``, fills the teacher's cache and stops before the first step."""
 
+    fit_command = "cache"
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the arguments of the filling to those of ``fit``."""
         super().add_arguments_to_parser(parser)

@@ -5,7 +5,7 @@ Private methods of LightningCLI are overridden in this file only; Lightning 2.6 
 
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from lightning_kd import data, losses, tasks  # noqa: F401  their classes can be named without a module path
 from lightning_kd.callbacks import LastCheckpoint, PredictionWriter, RunSummary, StudentExport
+from lightning_kd.cli.main import COMMANDS
 from lightning_kd.cli.run_dirs import (
     LOGS_DIR,
     create_run_dir,
@@ -28,10 +29,6 @@ from lightning_kd.io.checkpoint_io import checked_checkpoint
 from lightning_kd.io.consolidation import is_sharded_checkpoint
 from lightning_kd.training.module import DistillationModule
 
-FIT_DESCRIPTION = (
-    "Train a student, with or without a teacher. `fit --resume <run folder>` continues a run that was interrupted."
-)
-
 
 class DistillationCLI(LightningCLI):
     """LightningCLI for DistillationModule, with a run folder and the callbacks of every run.
@@ -43,6 +40,9 @@ class DistillationCLI(LightningCLI):
     Attributes:
         created_run_dir: The folder that this run created, removed if the run stops before it keeps anything.
     """
+
+    fit_command: ClassVar[str] = "fit"
+    """Command under which ``fit`` is called, for its help."""
 
     def __init__(self, args: list[str], run_dir: Path | None = None) -> None:
         self.run_dir = run_dir
@@ -60,7 +60,10 @@ class DistillationCLI(LightningCLI):
             save_config_callback=None if is_resumed else SaveConfigCallback,
             save_config_kwargs={"overwrite": True},
             seed_everything_default=42,
-            parser_kwargs={"prog": "lightning-kd", "fit": {"description": FIT_DESCRIPTION}},
+            parser_kwargs={
+                "prog": "lightning-kd",
+                **{name: _help_texts(self.fit_command if name == "fit" else name) for name in self.subcommands()},
+            },
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -152,6 +155,14 @@ class DistillationCLI(LightningCLI):
                 f"ckpt_path: {path!r} is a sharded checkpoint; convert it with lightning-kd consolidate "
                 f"{shlex.quote(path)}"
             )
+
+
+def _help_texts(command: str) -> dict[str, str]:
+    resume = " [--resume RUN_DIR]" if command == "fit" else ""
+    return {
+        "usage": f"lightning-kd {command} [--config FILE]{resume} [--KEY VALUE ...]",  # argparse's has 100 lines
+        "description": f"{COMMANDS[command][1].capitalize()}.",
+    }
 
 
 class FitCLI(DistillationCLI):

@@ -27,11 +27,11 @@ COMMANDS = {
     "consolidate": ("consolidate", "convert a sharded checkpoint to a single file"),
     "sagemaker": ("sagemaker.launch", "run fit as an Amazon SageMaker training job"),
 }
-"""Each command's module in ``lightning_kd.cli``, whose ``main`` takes the arguments from the command's name on."""
+"""Module in ``lightning_kd.cli`` and one-line summary of each command; ``main`` of the module runs it."""
 
 
 def main() -> None:
-    """Run the command line of the process; print one line for an error, its traceback if ``LIGHTNING_KD_DEBUG``."""
+    """Run the command line of the process; an error is printed as one line."""
     exit_on_error(lambda: run_command(sys.argv[1:]))
 
 
@@ -60,7 +60,7 @@ def _create_parser() -> argparse.ArgumentParser:
         prog="lightning-kd",
         usage="lightning-kd <command> [arguments]",
         description=f"Train small transformers with the outputs of large ones.\n\ncommands:\n{commands}",
-        epilog="lightning-kd <command> --help lists the arguments of a command.",
+        epilog="lightning-kd <command> --help lists the arguments of a command. LIGHTNING_KD_DEBUG=1 shows tracebacks.",
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -78,7 +78,7 @@ def unknown_name(kind: str, name: str, known: list[str]) -> str:
 def suppress_noise() -> None:
     """Silence advertisements, and warnings about intended behavior.
 
-    Changes the warning filters and loggers of the process, hence is called where a process of ours starts only.
+    Call it only where a process of ours starts: it changes the warning filters and loggers of the process.
     """
     for message in (
         "Be aware that when using `ckpt_path`, callbacks used to create.*",  # the best checkpoint's, in test or predict
@@ -93,9 +93,9 @@ def suppress_noise() -> None:
     ):
         warnings.filterwarnings("ignore", message=message)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_informative)
-    from transformers.utils.logging import disable_progress_bar  # takes most of a second
+    from transformers.utils.logging import disable_progress_bar  # imported here: takes most of a second
 
-    disable_progress_bar()  # of loading and saving a file or two
+    disable_progress_bar()  # of loading and saving a model
 
 
 def _is_informative(record: logging.LogRecord) -> bool:

@@ -53,7 +53,7 @@ def test_arguments_begin_with_the_name(monkeypatch):
 def test_help_of_a_command(command, shell):
     code, shown = shell(command, "--help")
     assert code == 0
-    assert "usage: lightning-kd" in shown
+    assert f"usage: lightning-kd {command} " in shown
 
 
 def test_module_is_executable(monkeypatch, capsys):
