@@ -20,7 +20,7 @@ from lightning_kd.models.labels import set_config_labels
 if TYPE_CHECKING:
     Model = nn.Module
 else:
-    # the annotation of arguments: with nn.Module, --help would list hundreds of PyTorch's own modules
+    # the annotation of arguments: with nn.Module, --help would list hundreds of PyTorch modules
     Model = Callable[..., Any]
 
 HUB_KWARGS = ("revision", "subfolder", "trust_remote_code", "cache_dir")

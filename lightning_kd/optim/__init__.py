@@ -1,1 +1,1 @@
-"""Learning rate schedules, parameter groups and optimizers."""
+"""Learning rate schedules, parameter groups and ``LazyAdamW``."""

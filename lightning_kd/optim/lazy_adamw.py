@@ -1,4 +1,4 @@
-"""AdamW that leaves alone what a batch did not touch."""
+"""AdamW that updates only the word embeddings of tokens in the batch."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,23 +9,24 @@ from torch.optim import AdamW
 
 
 class LazyAdamW(AdamW):
-    """AdamW (Loshchilov and Hutter 2019) that updates only those rows of a word embedding that occur in the batch.
+    """AdamW (Loshchilov and Hutter 2019) that updates only the rows of a word embedding that occur in the batch.
 
-    A batch touches some hundred of the tens of thousands of rows; AdamW walks over all of them, and over two moments
-    of each, which for a small student is most of a step. Here a row that does not occur keeps its value and its
-    moments: its momentum does not move it on, and it does not decay. PyTorch's ``SparseAdam`` and TensorFlow's
-    ``LazyAdam`` do the same. All other parameters are updated as by ``AdamW``. ``DistillationModule`` asks the
-    student's word embeddings for sparse gradients where this optimiser is used (on several devices only CPUs can add
-    these up); embeddings that are tied to an output
-    layer have dense gradients and are updated as by ``AdamW``.
+    A batch contains a few hundred of the tens of thousands of tokens, but AdamW updates all rows and their two moments,
+    which takes most of a step of a small student. Here, a row that does not occur keeps its value and its moments,
+    without momentum and weight decay, as in PyTorch's ``SparseAdam`` and TensorFlow's ``LazyAdam``. All other
+    parameters are updated as in ``AdamW``.
+
+    ``DistillationModule`` enables sparse gradients of the student's word embeddings for this optimizer (on several
+    devices only CPUs can reduce them). Embeddings tied to an output layer have dense gradients and are updated as in
+    ``AdamW``.
 
     Args:
-        params: Parameters or groups of them.
+        params: Parameters or parameter groups.
         lr: Learning rate.
-        betas: Decay of the two moments, each in [0, 1).
+        betas: Decay rates of the two moments, each in [0, 1).
         eps: Added to the root of the second moment.
-        weight_decay: Decoupled decay.
-        fused: One kernel for all dense parameters; false or null = several.
+        weight_decay: Decoupled weight decay.
+        fused: If true, update all dense parameters in one kernel.
     """
 
     def __init__(
@@ -38,7 +39,8 @@ class LazyAdamW(AdamW):
         fused: bool | None = True,
     ) -> None:
         super().__init__(params, lr, betas, eps, weight_decay, fused=fused)
-        self._step_supports_amp_scaling = False  # a scaler is to unscale the gradients itself
+        # a private flag that AdamW sets if fused (torch 2.13): GradScaler then leaves unscaling to the optimizer
+        self._step_supports_amp_scaling = False
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -77,7 +79,7 @@ class LazyAdamW(AdamW):
 
 
 def set_sparse_gradients(model: nn.Module, enabled: bool) -> None:
-    """Let the word embeddings of a network have sparse gradients or not; never if their weights are used elsewhere."""
+    """Enable or disable sparse gradients of a model's word embeddings; tied embeddings always have dense ones."""
     get_embeddings = getattr(model, "get_input_embeddings", None)
     embeddings = get_embeddings() if get_embeddings is not None else None
     if isinstance(embeddings, nn.Embedding):
@@ -86,9 +88,9 @@ def set_sparse_gradients(model: nn.Module, enabled: bool) -> None:
 
 
 def dense_gradient_views(parameters: list[nn.Parameter]) -> list[nn.Parameter]:
-    """Parameters whose gradients are those of the given ones, in the same memory, and none of which is sparse.
+    """Return parameters with dense gradients that share memory with the given ones' gradients.
 
-    PyTorch does not clip sparse gradients.
+    For gradient clipping, which PyTorch does not implement for sparse gradients.
     """
     dense = []
     for parameter in parameters:

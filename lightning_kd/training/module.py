@@ -570,7 +570,7 @@ class DistillationModule(LightningModule):
         """Load a checkpoint as Lightning does, but unpickle objects only if ``weights_only=False``.
 
         Raises:
-            ValueError: If the checkpoint is damaged, or holds more than tensors and plain data.
+            ValueError: If the checkpoint is damaged, or holds objects other than tensors and plain data.
         """
         with checked_checkpoint(checkpoint_path):
             return super().load_from_checkpoint(

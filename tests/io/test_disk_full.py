@@ -74,7 +74,7 @@ def test_no_space_for_tokenized_data(small_disk, shell, config, free_bytes, tmp_
 
 
 def test_no_space_for_logs_of_a_subprocess(small_disk, config):
-    """TensorBoard writes in a thread, whose error must not come with a traceback of its own."""
+    """TensorBoard writes in a thread, whose traceback is not printed."""
     fill_disk(small_disk, 8192)
     arguments = ["--config", config, f"--trainer.default_root_dir={small_disk}", "--last_checkpoint.every_minutes=100"]
     command = [sys.executable, "-m", "lightning_kd", "fit", *map(str, arguments)]

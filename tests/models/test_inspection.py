@@ -26,8 +26,8 @@ def test_encoder_layers(model_type):
 
 def test_tied_parameters_count_once():
     config = transformers.BertConfig(**SMALL, num_hidden_layers=1)
-    tied, own = (
+    tied, untied = (
         transformers.BertForMaskedLM(transformers.BertConfig(**{**config.to_dict(), "tie_word_embeddings": tie}))
         for tie in (True, False)
     )
-    assert models.count_parameters(own) - models.count_parameters(tied) >= 50 * 16
+    assert models.count_parameters(untied) - models.count_parameters(tied) >= 50 * 16

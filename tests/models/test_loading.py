@@ -42,12 +42,12 @@ def test_damaged_folder(tmp_path, file, damage, detail):
 
 @pytest.mark.parametrize("source", ["no/where", "nobody", "some/where/else", "./nothing", "/no where"])
 def test_missing_source(source):
-    for load, what in (
+    for load, role in (
         (lambda: models.load_model(source, CLASSIFIER, "student"), "student"),
         (lambda: models.load_config(source, "student config"), "student config"),
         (lambda: models.load_tokenizer(source, "tokenizer"), "tokenizer"),
     ):
-        with pytest.raises(OSError, match=rf"^{what} '{source}' is neither a local folder nor.*path of a local folder"):
+        with pytest.raises(OSError, match=rf"^{role} '{source}' is neither a local folder nor.*path of a local folder"):
             load()
 
 

@@ -1,4 +1,4 @@
-"""Rows of a batch as by AdamW, the others as they were."""
+"""Rows in the batch are updated as in AdamW; the others do not change."""
 
 import copy
 from functools import partial
@@ -30,18 +30,18 @@ def step(model, optimizer, rows):
 
 
 @pytest.mark.parametrize("sparse", [True, False])
-def test_where_every_row_is_in_each_batch_it_is_adamw(sparse):
+def test_equals_adamw_if_every_batch_has_all_rows(sparse):
     lazy, dense = model_pair(sparse)
     optimizers = LazyAdamW(lazy.parameters(), **SETTINGS), torch.optim.AdamW(dense.parameters(), **SETTINGS)
     for _ in range(20):
-        rows = [*range(12), 3, 3]  # two rows come more than once
+        rows = [*range(12), 3, 3]  # one row occurs three times
         step(lazy, optimizers[0], rows)
         step(dense, optimizers[1], rows)
     for ours, theirs in zip(lazy.parameters(), dense.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
-def test_first_step_of_a_row_is_adamws_and_other_rows_keep_value_and_moments():
+def test_first_step_equals_adamw_and_other_rows_keep_value_and_moments():
     lazy, dense = model_pair(sparse=True)
     optimizers = LazyAdamW(lazy.parameters(), **SETTINGS), torch.optim.AdamW(dense.parameters(), **SETTINGS)
     before = lazy[0].weight.detach().clone()
@@ -59,8 +59,8 @@ def test_first_step_of_a_row_is_adamws_and_other_rows_keep_value_and_moments():
     assert float(state["step"]) == 2
 
 
-def test_moments_of_a_row_follow_the_formula():
-    """Closed form of the two moments and the update of a row that comes in steps 1 and 3 of 3."""
+def test_moments_closed_form():
+    """Moments and value of a row that occurs in steps 1 and 3 of 3."""
     weight = nn.Parameter(torch.ones(3, 1, dtype=torch.float64))
     optimizer = LazyAdamW([weight], fused=False, **SETTINGS)
     gradients = {1: 2.0, 3: -1.0}
@@ -81,7 +81,7 @@ def test_moments_of_a_row_follow_the_formula():
     assert weight[0].item() == pytest.approx(value, rel=1e-12)
 
 
-def test_state_goes_over_to_a_new_optimizer():
+def test_state_dict_round_trips():
     lazy, _ = model_pair(sparse=True)
     optimizer = LazyAdamW(lazy.parameters(), **SETTINGS)
     step(lazy, optimizer, [1, 2])
@@ -104,7 +104,7 @@ def test_tied_embeddings_keep_dense_gradients():
     classifier = tiny_bert()
     set_sparse_gradients(classifier, True)
     assert classifier.get_input_embeddings().sparse
-    set_sparse_gradients(nn.Linear(2, 2), True)  # has none
+    set_sparse_gradients(nn.Linear(2, 2), True)  # no embeddings
 
 
 def test_dense_gradient_views_share_the_gradients():
@@ -116,9 +116,9 @@ def test_dense_gradient_views_share_the_gradients():
     torch.testing.assert_close(model[0].weight.grad.to_dense(), dense[0].weight.grad)
 
 
-def test_student_goes_on_with_another_optimizer(tmp_path, clinc_file):
+def test_second_fit_with_another_optimizer(tmp_path, clinc_file):
     student = tiny_bert()
-    for optimizer in (LazyAdamW, torch.optim.AdamW):  # which takes no sparse gradients
+    for optimizer in (LazyAdamW, torch.optim.AdamW):  # rejects sparse gradients
         trainer(tmp_path, max_steps=2).fit(
             module(student=student, optimizer=partial(optimizer, lr=1e-3)), data(clinc_file)
         )
@@ -127,7 +127,7 @@ def test_student_goes_on_with_another_optimizer(tmp_path, clinc_file):
 
 @pytest.mark.parametrize("settings", [{}, {"gradient_clip_val": 0.1}, {"accumulate_grad_batches": 2}])
 def test_run(tmp_path, clinc_file, settings):
-    """In a run only rows of tokens that occur have changed; clipping and accumulation work."""
+    """Only the rows of tokens in the data change, also with gradient clipping and accumulation."""
     fitted = module(optimizer=partial(LazyAdamW, lr=1e-2))
     datamodule = data(clinc_file)
     start = None
@@ -144,7 +144,7 @@ def test_run(tmp_path, clinc_file, settings):
 
 
 def test_clipped_norm_of_a_step(tmp_path, clinc_file):
-    """With plain gradient descent in place of AdamW's step the change is the clipped gradient."""
+    """The optimizer receives gradients of the clipped norm."""
     norms = []
 
     class Spy(LazyAdamW):
