@@ -112,18 +112,12 @@ def check_tokenizers(
         )
 
 
-def check_separate_tokenization(
-    tokenizers: Sequence[PreTrainedTokenizerBase], losses: nn.ModuleDict, teacher: Teacher
-) -> None:
-    """Check the losses and the number of tokenizers for a teacher with a separate tokenization.
-
-    Raises:
-        ValueError: If a loss compares layers, or there is neither one tokenizer nor one per model.
-    """
-    if len(tokenizers) not in (1, len(teacher.models)):
+def _check_separate_tokenization(num_tokenizers: int, losses: nn.ModuleDict, num_models: int) -> None:
+    """Raise if a loss compares layers, or there is neither one tokenizer nor one per model."""
+    if num_tokenizers not in (1, num_models):
         raise ValueError(
-            f"data.teacher_tokenizer: {len(tokenizers)} tokenizers for {len(teacher.models)} models; give one per "
-            "model, or one for all"
+            f"data.teacher_tokenizer: {num_tokenizers} tokenizers for {num_models} models; give one per model, or one "
+            "for all"
         )
     for name, loss in losses.items():
         assert isinstance(loss, DistillationLoss)
@@ -146,21 +140,16 @@ def check_teacher_inputs(
         ignore_mismatch: Allow different tokenizers.
 
     Raises:
-        ValueError: See ``check_tokenizers`` and ``check_separate_tokenization``.
+        ValueError: If they are not, if there is neither one tokenizer nor one per model, or if the teacher has a
+            separate tokenization and a loss compares layers.
     """
-    teacher_tokenizers = datamodule.teacher_tokenizers
+    tokenizer, teacher_tokenizers = datamodule.tokenizer, datamodule.teacher_tokenizers
     if teacher_tokenizers:
-        check_separate_tokenization(teacher_tokenizers, losses, teacher)
-    tokenizer = datamodule.tokenizer
+        _check_separate_tokenization(len(teacher_tokenizers), losses, len(teacher.models))
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         return
-    check_tokenizers(
-        teacher,
-        tokenizer,
-        ignore_mismatch,
-        teacher_tokenizers,
-        datamodule.supports_teacher_tokenizer,
-    )
+    supports_teacher_tokenizer = datamodule.supports_teacher_tokenizer
+    check_tokenizers(teacher, tokenizer, ignore_mismatch, teacher_tokenizers, supports_teacher_tokenizer)
     argument, prompt = (
         ("teacher_prompt", datamodule.teacher_prompt) if teacher_tokenizers else ("prompt", datamodule.prompt)
     )
