@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from lightning_kd import models
-from tests.helpers import LABELS, TINY_BERT, save_model, tiny_bert
+from lightning_kd import DistillationModule, models
+from tests.helpers import LABELS, TINY_BERT, save_model, tiny_bert, version_dir
 
 CLASSIFIER = "AutoModelForSequenceClassification"
 
@@ -80,3 +80,15 @@ def test_saved_configuration_comes_back_through_json():
     rebuilt = models.build_student(saved, CLASSIFIER, None)
     rebuilt.load_state_dict(model.state_dict())
     assert rebuilt.config.id2label == dict(enumerate(LABELS))
+
+
+def test_pretrained_student_in_runs(tmp_path, config, shell):
+    folder = save_model(tiny_bert(), tmp_path / "model")
+    student = f"--model.student={{pretrained: {folder}, attn_implementation: eager}}"
+    assert shell("fit", "--config", config, student, "--trainer.max_epochs=1")[0] == 0
+    checkpoint = version_dir(tmp_path) / "checkpoints" / "best.ckpt"
+    assert shell("test", "--config", config, student, f"--ckpt_path={checkpoint}")[0] == 0
+    resumed = shell("fit", "--resume", version_dir(tmp_path), "--trainer.max_epochs=2")
+    assert resumed[0] == 0, resumed
+    loaded = DistillationModule.load_from_checkpoint(checkpoint)
+    assert loaded.student.config._attn_implementation == "eager"
