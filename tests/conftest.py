@@ -140,7 +140,7 @@ def small_disk(tmp_path):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """A folder for the tests of a file together, with the rows and a teacher in it."""
+    """Return a folder with data and a teacher, shared by the tests of a file."""
     folder = tmp_path_factory.mktemp("my runs")
     (folder / "data_oos_plus.json").write_text(json.dumps(clinc_rows()), encoding="utf-8")
     save_model(tiny_bert(layers=4, seed=1), folder / "teacher")

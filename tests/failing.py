@@ -1,4 +1,4 @@
-"""A callback that fails, for tests/training/test_watchdog.py."""
+"""A failing callback for tests/training/test_watchdog.py."""
 
 import os
 import signal
@@ -12,8 +12,8 @@ class FailingCallback(Callback):
     """Fails on one of two devices in the third step, or at the end.
 
     Args:
-        mode: ``raise``; ``nan`` (the loss); ``kill`` (as with -9), when the other one waits for nobody; or ``export``
-            (at the end, where exporters work and the others wait).
+        mode: ``raise`` an error; ``nan``, a loss that is not finite; ``kill``, SIGKILL while the other process sleeps;
+            or ``export``, an error at the end of ``fit``, where exporters run and the other process waits.
         rank: The device.
     """
 

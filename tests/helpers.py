@@ -298,7 +298,7 @@ def best_checkpoint(**settings):
 
 
 def run_with_degraded_last_epoch(folder, clinc_file, *callbacks, teacher=None, **settings):
-    """Fit a student that learns the rows and then forgets them; returns trainer and module."""
+    """Fit a student whose last epoch is worse than its best one; return trainer and module."""
     run = trainer(folder, callbacks=[*callbacks, FlipClassifierHead()], max_epochs=8, enable_checkpointing=True)
     student = tiny_bert(layers=1, seed=2, initializer_range=0.2).config.to_dict()
     fitted = module(teacher, **{"student": {"config": student}, **settings})

@@ -1,4 +1,4 @@
-"""What importing the package imports."""
+"""Imports of the package: lazy, and without effect on other packages."""
 
 import ast
 import subprocess
@@ -79,6 +79,6 @@ print([old == new for old, new in zip(before, state())])
 
 
 def test_import_changes_nothing_outside():
-    """Lightning's strategies, warning filters and loggers."""
+    """Lightning's strategies, warning filters and loggers stay as they were."""
     done = subprocess.run([sys.executable, "-c", SHOW_CHANGES], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[True, True, True]"

@@ -1,6 +1,6 @@
 """Arguments that the commands for finished models share.
 
-These commands have a parser of their own: LightningCLI's subcommands must be methods of the Trainer.
+They do not use LightningCLI, whose subcommands must be methods of the Trainer.
 """
 
 from collections.abc import Callable
