@@ -1,4 +1,4 @@
-"""Files for the DataModules to read."""
+"""Fixtures of files for the DataModules."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[[dict[str, str | bytes]], Path]:
-    """Writes files, ``{"train.csv": content}``, into a folder and returns the folder."""
+    """Return a function that writes files, such as ``{"train.csv": content}``, and returns their folder."""
 
     def write(files: dict[str, str | bytes]) -> Path:
         for name, content in files.items():

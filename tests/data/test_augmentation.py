@@ -1,4 +1,4 @@
-"""Other wordings: TF-IDF against scikit-learn's, draws by their frequencies, batches the same whoever asks."""
+"""Augmentation: TF-IDF against scikit-learn's, frequencies of replacements, and reproducible batches."""
 
 from collections import Counter
 
@@ -21,7 +21,7 @@ def replacement():
 
 
 def tfidf_scores(text):
-    """TF-IDF of each word of a text, by scikit-learn: relative counts times the logarithm of n / df."""
+    """Return scikit-learn's TF-IDF of each word: relative counts times the logarithm of n / df."""
     vectorizer = TfidfVectorizer(smooth_idf=False, norm=None, token_pattern=r"\w+").fit(TEXTS)
     words = vectorizer.build_analyzer()(text)
     idf = {word: vectorizer.idf_[index] - 1 for word, index in vectorizer.vocabulary_.items()}
@@ -29,15 +29,15 @@ def tfidf_scores(text):
 
 
 @pytest.mark.parametrize("text", [TEXTS[0], TEXTS[-1], "what is the hello of france"])
-def test_probabilities_are_those_of_the_paper(replacement, text):
+def test_probabilities_of_the_paper(replacement, text):
     original = tfidf_scores(text)
     margins = original.max() - original
     expected = np.minimum(0.4 * margins / (margins.sum() / len(original)), 1)
     np.testing.assert_allclose(replacement.replacement_probabilities(text), expected, rtol=1e-9)
-    assert expected.min() == 0  # the word that says most stays
+    assert expected.min() == 0  # the most informative word stays
 
 
-def test_words_are_replaced_and_drawn_as_often_as_they_should(replacement):
+def test_frequencies_of_replacements(replacement):
     text, generator = TEXTS[0], np.random.default_rng(0)
     words, drawn, changed = text.split(), Counter(), np.zeros(len(text.split()))
     for _ in range(4000):
@@ -51,7 +51,7 @@ def test_words_are_replaced_and_drawn_as_often_as_they_should(replacement):
     occurrences = totals / vectorizer.idf_
     weights = (occurrences * (vectorizer.idf_ - 1)).max() - occurrences * (vectorizer.idf_ - 1)
     share = dict(zip(names, weights / weights.sum(), strict=True))
-    # a word that is replaced by itself does not show
+    # a word may be replaced by itself
     p = replacement.replacement_probabilities(text) * [1 - share[word] for word in words]
     np.testing.assert_allclose(changed / 4000, p, atol=0.03)
     for word in ("goodbye", "hello", "france"):
@@ -59,20 +59,20 @@ def test_words_are_replaced_and_drawn_as_often_as_they_should(replacement):
         assert drawn[word] / 4000 == pytest.approx(share[word] * others, abs=0.02)
 
 
-def test_letters_keep_the_signs_that_belong_to_them():
+def test_combining_marks():
     augmentation = TfIdfReplacement(1.0)
     augmentation.fit(["टिकट चाहिए", "पानी चाहिए", "काम चाहिए"])
     assert augmentation._vocabulary == sorted(["टिकट", "चाहिए", "पानी", "काम"])
 
 
-def test_what_stands_between_words_stays(replacement):
+def test_punctuation_stays(replacement):
     replacement.probability = 1.0
     assert replacement("hello, (good) morning!", np.random.default_rng(0)).count(",") == 1
     assert "(" in replacement("hello, (good) morning!", np.random.default_rng(1))
 
 
 @pytest.mark.parametrize("text", ["", "...", "hello", "unknownword otherword"])
-def test_texts_of_which_nothing_can_be_told(replacement, text):
+def test_texts_without_informative_words(replacement, text):
     assert isinstance(replacement(text, np.random.default_rng(0)), str)
     alone = TfIdfReplacement()
     alone.fit([text])
@@ -80,16 +80,14 @@ def test_texts_of_which_nothing_can_be_told(replacement, text):
 
 
 @pytest.mark.parametrize("probability", [0.0, -0.1, 1.1, float("nan")])
-def test_share_out_of_range(probability):
+def test_probability_out_of_range(probability):
     with pytest.raises(ValueError, match=r"TfIdfReplacement.probability: must be in \(0, 1\], got"):
         TfIdfReplacement(probability)
 
 
-class Shout(Augmentation):
-    """Somebody's own."""
-
+class AppendHello(Augmentation):
     def fit(self, texts):
-        self.texts = len(texts)
+        self.num_texts = len(texts)
 
     def __call__(self, text, generator):
         return f"{text} hello"
@@ -135,16 +133,16 @@ def test_only_augmented_texts_change_between_epochs(data_folder):
     assert decode(datamodule, reverse["augmented"]) == decode(datamodule, first["augmented"])[::-1]
 
 
-def test_loader_draws_anew_in_the_next_epoch_and_workers_alike(data_folder):
+def test_augmented_texts_change_with_the_epoch_but_not_with_workers(data_folder):
     seen = []
-    for workers in (0, 1):
-        datamodule = make_datamodule(data_folder, TfIdfReplacement(0.5), num_workers=workers)
+    for num_workers in (0, 1):
+        datamodule = make_datamodule(data_folder, TfIdfReplacement(0.5), num_workers=num_workers)
         loader = datamodule.train_dataloader()
         epochs = []
         for epoch in range(2):
             loader.sampler.set_state(epoch, 0)
             pairs = [zip(b["row_id"].tolist(), decode(datamodule, b["augmented"]), strict=True) for b in loader]
-            epochs.append({row: text for batch in pairs for row, text in batch})
+            epochs.append({row_id: text for batch in pairs for row_id, text in batch})
         assert epochs[0].keys() == epochs[1].keys()
         assert epochs[0] != epochs[1]
         seen.append(epochs)
@@ -158,14 +156,14 @@ def test_augmented_texts_keep_the_prompt(data_folder):
 
 
 def test_custom_augmentation(data_folder):
-    shout = Shout()
-    datamodule = make_datamodule(data_folder, shout)
+    augmentation = AppendHello()
+    datamodule = make_datamodule(data_folder, augmentation)
     batch = next(iter(datamodule.train_dataloader()))
-    assert shout.texts == len(datamodule._splits["train"])
+    assert augmentation.num_texts == len(datamodule._splits["train"])
     original, augmented = decode(datamodule, batch), decode(datamodule, batch["augmented"])
     assert all(augmented_text == f"{text} hello" for text, augmented_text in zip(original, augmented, strict=True))
 
 
-def test_pairs_are_refused(data_folder):
+def test_pairs_cannot_be_augmented(data_folder):
     with pytest.raises(ValueError, match=r"data\.augmentation: .*data\.text_columns"):
         TextClassificationDataModule(str(data_folder), text_columns=["a", "b"], augmentation=TfIdfReplacement())

@@ -1,4 +1,4 @@
-"""What all DataModules share: arguments, batches, loaders."""
+"""Arguments, batches and loaders of all DataModules."""
 
 import pickle
 
@@ -25,7 +25,7 @@ def as_lists(loader):
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "least"),
+    ("name", "value", "minimum"),
     [
         ("batch_size", 0, 1),
         ("batch_size", -4, 1),
@@ -34,19 +34,19 @@ def as_lists(loader):
         ("num_workers", -1, 0),
     ],
 )
-def test_number_out_of_range(name, value, least):
-    with pytest.raises(ValueError, match=rf"^data\.{name}: must be >= {least}, got {value}$"):
+def test_number_out_of_range(name, value, minimum):
+    with pytest.raises(ValueError, match=rf"^data\.{name}: must be >= {minimum}, got {value}$"):
         CLINC150DataModule(**{name: value})
 
 
-def test_evaluation_batches_are_twice_as_large_unless_told():
+def test_default_eval_batch_size():
     assert CLINC150DataModule(batch_size=5).eval_batch_size == 10
     assert CLINC150DataModule(batch_size=5, eval_batch_size=3).eval_batch_size == 3
 
 
 @pytest.mark.parametrize("max_length", [1, 2])
 def test_max_length_without_room_for_text(module, max_length):
-    # [CLS] and [SEP] alone fill it; tokenizers then cut nothing, or everything
+    # [CLS] and [SEP] fill it, and tokenizers then truncate nothing or everything
     with pytest.raises(ValueError, match=rf"data\.max_length: .*{max_length}"):
         module(max_length=max_length).setup("fit")
 
@@ -57,8 +57,8 @@ def test_no_tokenizer(module):
 
 
 def test_tokenizer_that_cannot_be_loaded(module):
-    with pytest.raises(OSError, match=r"data\.tokenizer 'nobody/nothing' is neither .* local folder"):
-        module(tokenizer="nobody/nothing").setup("fit")
+    with pytest.raises(OSError, match=r"data\.tokenizer 'no/where' is neither .* local folder"):
+        module(tokenizer="no/where").setup("fit")
 
 
 def test_tokenizer_as_folder_or_object(module, tokenizer):
@@ -83,7 +83,7 @@ def test_batch(module, tokenizer):
         assert data.texts()["text"] == [text for text, _ in TEST_ROWS]
 
 
-def test_longer_texts_are_cut(module, tokenizer):
+def test_longer_texts_are_truncated(module, tokenizer):
     data = module(max_length=5)
     data.setup("fit")
     for batch in [*data.train_dataloader(), *data.val_dataloader()]:
@@ -92,7 +92,7 @@ def test_longer_texts_are_cut(module, tokenizer):
 
 
 @pytest.mark.parametrize("eval_batch_size", [1, 7, 36, 100])
-def test_evaluation_covers_each_row_once(module, eval_batch_size):
+def test_evaluation_covers_each_example_once(module, eval_batch_size):
     data = module(eval_batch_size=eval_batch_size)
     for stage in ("fit", "test", "predict"):
         data.setup(stage)
@@ -102,7 +102,7 @@ def test_evaluation_covers_each_row_once(module, eval_batch_size):
         assert len(loader) == -(-36 // eval_batch_size)
 
 
-def test_training_covers_each_row_once(module):
+def test_training_covers_each_example_once(module):
     data = module()
     data.setup("fit")
     rows = torch.cat([batch["row_id"] for batch in data.train_dataloader()]).tolist()
@@ -111,16 +111,16 @@ def test_training_covers_each_row_once(module):
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_workers_give_the_same_batches(module):
+def test_workers_do_not_change_batches(module):
     torch.manual_seed(1)
-    alone, two = module(num_workers=0), module(num_workers=2)
-    for data in (alone, two):
+    without, with_workers = module(num_workers=0), module(num_workers=2)
+    for data in (without, with_workers):
         data.setup("fit")
-    assert as_lists(alone.train_dataloader()) == as_lists(two.train_dataloader())
-    assert as_lists(alone.val_dataloader()) == as_lists(two.val_dataloader())
+    assert as_lists(without.train_dataloader()) == as_lists(with_workers.train_dataloader())
+    assert as_lists(without.val_dataloader()) == as_lists(with_workers.val_dataloader())
 
 
-def test_order_depends_on_the_seed_which_is_saved(module):
+def test_order_depends_on_the_saved_seed(module):
     torch.manual_seed(1)
     first = module()
     first.setup("fit")
@@ -149,15 +149,15 @@ def test_train_loader_without_a_trainer(module):
 
 
 class Pickler(LightningModule):
-    """Pickles while it runs what goes to worker processes that are not forked (macOS, Windows, Python 3.14)."""
+    """Pickles the objects that are sent to worker processes which are not forked (macOS, Windows, Python 3.14)."""
 
     def validation_step(self, batch, _):
         loader = self.trainer.datamodule.val_dataloader()
         self.pickled = pickle.dumps((loader.dataset, loader.collate_fn))
 
 
-def test_nothing_of_the_trainer_goes_to_a_worker(module):
-    network = Pickler()
+def test_trainer_is_not_sent_to_workers(module):
+    model = Pickler()
     off = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
-    Trainer(accelerator="cpu", limit_val_batches=1, **off).validate(network, module(), verbose=False)
-    assert b"Trainer" not in network.pickled
+    Trainer(accelerator="cpu", limit_val_batches=1, **off).validate(model, module(), verbose=False)
+    assert b"Trainer" not in model.pickled

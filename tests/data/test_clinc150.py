@@ -16,7 +16,7 @@ REAL = os.environ.get("LIGHTNING_KD_CLINC150")
 
 @pytest.fixture
 def module(write):
-    """Makes a DataModule of what a JSON file holds."""
+    """Return a function that builds a DataModule of the content of a JSON file."""
 
     def make(content, name="data_oos_plus.json", **arguments):
         return CLINC150DataModule(str(write({name: json.dumps(content)}) / name), TINY_BERT, **arguments)
@@ -44,30 +44,34 @@ def test_file_or_its_folder(clinc_file, as_folder):
     assert sizes == [12 * 4 + 6 * 4, 12 * 2 + 6 * 2, 12 * 2 + 6 * 2, 12 * 2 + 6 * 2]
 
 
-def test_rows_out_of_scope_come_after_the_others(clinc_file):
+def test_out_of_scope_examples_come_last(clinc_file):
     rows = clinc_rows()
     split = CLINC150DataModule(str(clinc_file), TINY_BERT).load("test")
     assert split["text"][:] == [text for text, _ in rows["test"] + rows["oos_test"]]
     assert [LABELS[i] for i in split["label"]] == [intent for _, intent in rows["test"] + rows["oos_test"]]
 
 
-def test_rows_out_of_scope_may_be_missing(module):
+def test_no_out_of_scope_examples(module):
     data = module({"train": [["hello", "greet"]], "val": [["hi", "greet"]], "test": [["hi", "greet"]]})
     assert [len(data.load(split)) for split in ("train", "validation", "test")] == [1, 1, 1]
 
 
-def test_other_intents_are_in_alphabetical_order(module):
-    assert module(of([["bye", "leave"], ["what", "oos"], ["hello", "greet"]])).label_names == ["greet", "leave", "oos"]
+def test_other_intents_are_sorted(module):
+    assert module(of([["bye", "leave"], ["what", "oos"], ["hello", "greet"]])).label_names == [
+        "greet",
+        "leave",
+        "oos",
+    ]
 
 
-def test_some_of_the_real_intents_keep_the_order_of_all(module):
+def test_subset_of_the_intents_keeps_their_order(module):
     data = module(of([["move my money", "transfer"], ["what", "oos"], ["a table for two", "restaurant_reservation"]]))
     assert data.label_names == CANONICAL
     assert [CANONICAL[i] for i in data.load("train")["label"]] == ["transfer", "oos", "restaurant_reservation"]
 
 
 @pytest.mark.parametrize("variant", ["small", "imbalanced"])
-def test_variants_have_files_of_their_own(write, variant):
+def test_file_of_each_variant(write, variant):
     folder = write(
         {
             "data_oos_plus.json": json.dumps(of([["a", "plus"]])),
@@ -79,7 +83,7 @@ def test_variants_have_files_of_their_own(write, variant):
 
 
 @pytest.mark.parametrize(("variant", "name"), [("plus", "data_oos_plus.json"), ("small", "data_small.json")])
-def test_missing_file_is_named(write, variant, name):
+def test_missing_file(write, variant, name):
     folder = write({"data_full.json": "{}"})
     with pytest.raises(ValueError, match=re.escape(f"data.path: '{folder}' has no {name}")):
         CLINC150DataModule(str(folder), TINY_BERT, config_name=variant).setup("fit")
@@ -94,14 +98,14 @@ def test_missing_key(module, missing):
 
 
 @pytest.mark.parametrize("content", [[["hello", "greet"]], "hello", None])
-def test_json_of_another_layout(module, content):
+def test_json_in_another_layout(module, content):
     with pytest.raises(ValueError, match="is not in CLINC150's layout"):
         module(content).setup("fit")
 
 
 @pytest.mark.parametrize("row", ["hello", ["hello"], ["hello", "greet", 1], {"text": "hello"}, None, ["hello", ["a"]]])
 @pytest.mark.parametrize("key", ["train", "oos_train"])
-def test_malformed_row_is_named(module, row, key):
+def test_malformed_row(module, row, key):
     rows = {**of([]), key: [["hello", "greet"], row]}
     with pytest.raises(ValueError, match=r"data_oos_plus\.json .*, row 2: expected \[text, intent\], got "):
         module(rows).setup("fit")
@@ -109,24 +113,24 @@ def test_malformed_row_is_named(module, row, key):
 
 @pytest.mark.parametrize("key", ["train", "oos_test"])
 @pytest.mark.parametrize("content", [None, 3])
-def test_key_that_holds_no_rows_is_named(module, key, content):
+def test_key_without_a_list(module, key, content):
     with pytest.raises(ValueError, match=rf"data_oos_plus\.json.*{key}"):
         module({**of([["hello", "greet"]]), key: content}).setup("fit")
 
 
 @pytest.mark.parametrize("text", ["", " ", None, 3])
-def test_row_without_text_is_named(module, text):
+def test_row_without_text(module, text):
     with pytest.raises(ValueError, match=r"\(train\), row 2: no text"):
         module(of([["hello", "greet"], [text, "greet"]])).setup("fit")
 
 
-def test_broken_json_names_line_and_column(write):
+def test_invalid_json(write):
     folder = write({"data_oos_plus.json": '{"train": [],\n "val": [}'})
     with pytest.raises(ValueError, match=r"data_oos_plus\.json, line 2, column 10: not JSON"):
         CLINC150DataModule(str(folder), TINY_BERT).setup("fit")
 
 
-@pytest.mark.skipif(REAL is None, reason="LIGHTNING_KD_CLINC150 names no folder with data_oos_plus.json")
+@pytest.mark.skipif(REAL is None, reason="LIGHTNING_KD_CLINC150 is not set to a folder with data_oos_plus.json")
 def test_sizes_of_the_release():
     data = CLINC150DataModule(str(Path(REAL)), TINY_BERT)
     assert data.label_names == CANONICAL

@@ -1,4 +1,4 @@
-"""What the DataModules make of rows only changes with ``ENCODING_VERSION``, and what they keep with that alone."""
+"""Encodings change only with ``ENCODING_VERSION``, which is part of the cache keys."""
 
 import hashlib
 import importlib
@@ -32,7 +32,7 @@ TEXTS = ["Where is the water?", LONG, "  bridge over\ttroubled Water 42  ", "xyl
 
 
 def word_pieces(*words):
-    """A tokenizer of few words and all letters, made here, so that no file of it changes."""
+    """Build a tokenizer with few words and all letters, independent of any file."""
     vocabulary = [*SPECIAL, *words, *LETTERS, *(f"##{letter}" for letter in LETTERS), *".,?"]
     backend = Tokenizer(models.WordPiece({token: i for i, token in enumerate(vocabulary)}, unk_token="[UNK]"))
     backend.normalizer = normalizers.BertNormalizer()
@@ -47,7 +47,7 @@ STUDENT = partial(word_pieces, "the", "water", "bridge", "mill", "##er", "is", "
 
 
 def table(folder, separator, *columns):
-    """Training and validation rows that are alike."""
+    """Write the same table as training and validation split."""
     lines = [separator.join(row) for row in zip(*columns, strict=True)]
     for split in ("train", "dev"):
         (folder / f"{split}.{'tsv' if separator == chr(9) else 'csv'}").write_text("\n".join(lines), encoding="utf-8")
@@ -102,7 +102,7 @@ def masked(folder, **settings):
     return MaskedLMDataModule(str(folder), STUDENT(), max_length=16, dynamic_masking=False, **settings)
 
 
-# name: (makes the DataModule in a folder, checksum of its rows)
+# name: (builds the DataModule in a folder, checksum of its batches)
 SAMPLES = {
     "CLINC150": (clinc150, "200bc7e7729d2fb2"),
     "SST-2": (sst2, "71f57944b8e719d9"),
@@ -116,42 +116,42 @@ SAMPLES = {
     "SQuAD 1.1": (questions, "d5406b061ec41c23"),
     "SQuAD 2.0": (partial(questions, version="2.0"), "c05b5326013b3aa2"),
     "SQuAD for a teacher": (partial(questions, teacher_tokenizer=word_pieces()), "5d919bdfa6d7d83f"),
-    "blocks": (masked, "ee071aab512103c6"),
-    "lines": (partial(masked, line_by_line=True), "93257f4a27a86ebb"),
+    "joined texts": (masked, "ee071aab512103c6"),
+    "line by line": (partial(masked, line_by_line=True), "93257f4a27a86ebb"),
     "whole words": (partial(masked, whole_word_masking=True), "88f0e00390319ddd"),
     "smoothed masks": (partial(masked, mlm_smoothing=0.5), "90a4508dfe892711"),
     "masks for a teacher": (partial(masked, teacher_prompt="where is {text} ?"), "74afdf3f330bfb9e"),
 }
 
 
-def plain(value):
+def to_lists(value):
     if isinstance(value, dict):
-        return {name: plain(each) for name, each in value.items()}
+        return {name: to_lists(each) for name, each in value.items()}
     if isinstance(value, list):
-        return [plain(each) for each in value]
+        return [to_lists(each) for each in value]
     return value.tolist() if isinstance(value, torch.Tensor) else value
 
 
-def rows_of(data):
-    """Batches of all rows of both splits, as numbers and text."""
-    torch.manual_seed(7)  # of the masks
+def all_batches(data):
+    """Return all batches of both splits as lists."""
+    torch.manual_seed(7)  # seeds the masks
     data.setup("fit")
     loaders = [
         data.subset_dataloader(split, range(len(data.row_lengths(split))), batch_size=2)
         for split in ("train", "validation")
     ]
-    return [plain(dict(batch)) for loader in loaders for batch in loader]
+    return [to_lists(dict(batch)) for loader in loaders for batch in loader]
 
 
 @pytest.mark.parametrize("name", SAMPLES)
-def test_rows_are_those_of_the_version(name, tmp_path):
+def test_checksum_of_the_encoding(name, tmp_path):
     make, stored = SAMPLES[name]
     data = make(tmp_path)
-    checksum = hashlib.sha256(json.dumps(rows_of(data), sort_keys=True).encode()).hexdigest()[:16]
+    checksum = hashlib.sha256(json.dumps(all_batches(data), sort_keys=True).encode()).hexdigest()[:16]
     versioned = next(cls for cls in type(data).__mro__ if "ENCODING_VERSION" in vars(cls))
     assert checksum == stored, (
-        f"the rows of {name!r} have changed: raise ENCODING_VERSION of {versioned.__name__} (of TextDataModule if all "
-        f"samples have changed), so that caches are made anew, and store {checksum!r} here"
+        f"the encoding of {name!r} has changed: raise ENCODING_VERSION of {versioned.__name__} "
+        f"(of TextDataModule if all samples have changed), so that caches are filled again, and store {checksum!r} here"
     )
 
 
@@ -161,8 +161,8 @@ def test_each_datamodule_has_a_sample(tmp_path_factory):
     assert kinds == {type(make(tmp_path_factory.mktemp("sample"))) for make, _ in SAMPLES.values()}
 
 
-def row_keys(folder):
-    """By which tokenized rows and teacher caches are found again."""
+def cache_keys(folder):
+    """Return the cache keys of three DataModules."""
     keys = []
     for make in (sst2, questions, masked):
         (folder / make.__name__).mkdir(exist_ok=True)
@@ -173,19 +173,19 @@ def row_keys(folder):
     return keys
 
 
-def test_our_own_files_are_not_in_the_key(tmp_path):
+def test_key_does_not_depend_on_our_source_files(tmp_path):
     copy = shutil.copytree(Path(lightning_kd.__file__).parent, tmp_path / "copy" / "lightning_kd")
     for file in copy.rglob("*.py"):
         file.write_text(f"{file.read_text(encoding='utf-8')}\n# another line\n", encoding="utf-8")
-    keys = row_keys(tmp_path)
+    keys = cache_keys(tmp_path)
     code = f"""
 import sys
 from pathlib import Path
 import datasets
 datasets.config.HF_DATASETS_CACHE = {str(tmp_path / "cache")!r}
 import lightning_kd
-from tests.data.test_encoding_version import row_keys
-print(lightning_kd.__file__, *row_keys(Path({str(tmp_path)!r})), sep="\\n")
+from tests.data.test_encoding_version import cache_keys
+print(lightning_kd.__file__, *cache_keys(Path({str(tmp_path)!r})), sep="\\n")
 """
     paths = os.pathsep.join([str(copy.parent), str(Path(__file__).parents[2])])
     done = subprocess.run(
@@ -202,14 +202,14 @@ print(lightning_kd.__file__, *row_keys(Path({str(tmp_path)!r})), sep="\\n")
 
 
 @pytest.mark.parametrize("cls", [TextDataModule, TextClassificationDataModule, SST2DataModule])
-def test_version_is_in_the_key_of_the_class_and_those_derived_from_it(cls, tmp_path, monkeypatch):
-    before = row_keys(tmp_path)
+def test_version_changes_the_key_of_the_class_and_its_subclasses(cls, tmp_path, monkeypatch):
+    before = cache_keys(tmp_path)
     monkeypatch.setattr(cls, "ENCODING_VERSION", 2, raising=False)
-    changed = [key != other for key, other in zip(row_keys(tmp_path), before, strict=True)]
+    changed = [key != other for key, other in zip(cache_keys(tmp_path), before, strict=True)]
     assert changed == [True, cls is TextDataModule, cls is TextDataModule]
 
 
-def test_corpus_is_read_again_for_another_version(tmp_path, monkeypatch):
+def test_version_changes_the_key_of_a_corpus(tmp_path, monkeypatch):
     before = masked(tmp_path).load("train")
     monkeypatch.setattr(MaskedLMDataModule, "ENCODING_VERSION", 2)
     monkeypatch.setattr("lightning_kd.data.text_source.read_texts", lambda file, column: iter(["another reading"]))
@@ -218,36 +218,36 @@ def test_corpus_is_read_again_for_another_version(tmp_path, monkeypatch):
     assert after._fingerprint != before._fingerprint
 
 
-USERS = """
+CUSTOM = """
 from lightning_kd import CLINC150DataModule
 
-class Own(CLINC150DataModule):
+class Custom(CLINC150DataModule):
     def encode(self, rows):
         return super().encode({**rows, "text": [text + "%s" for text in rows["text"]]})
 """
 
 
 @pytest.mark.parametrize("change", ["source", "version"])
-def test_source_of_a_users_class_is_in_the_key(change, tmp_path, monkeypatch):
+def test_source_of_a_users_class_changes_the_key(change, tmp_path, monkeypatch):
     path = clinc150(tmp_path).path
 
     def key():
-        data = module.Own(path, STUDENT())
+        data = module.Custom(path, STUDENT())
         data.setup("fit")
         return data.cache_key("train")
 
-    file = tmp_path / "users_rows.py"
-    file.write_text(USERS % "a")
+    file = tmp_path / "users_datamodule.py"
+    file.write_text(CUSTOM % "a")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
-    module = importlib.import_module("users_rows")
+    module = importlib.import_module("users_datamodule")
     before = key()
     assert key() == before
     if change == "version":
-        module.Own.ENCODING_VERSION = 2
+        module.Custom.ENCODING_VERSION = 2
     else:
-        file.write_text(USERS % "another")
+        file.write_text(CUSTOM % "another")
         module = importlib.reload(module)
     after = key()
-    del sys.modules["users_rows"]
+    del sys.modules["users_datamodule"]
     assert after != before

@@ -1,4 +1,4 @@
-"""Text for masked language models: blocks and lines, masks that are drawn anew, streams."""
+"""Texts for masked language models: joined or line by line, dynamic masks, streams."""
 
 import datasets
 import numpy as np
@@ -16,7 +16,7 @@ TEXT = "\n".join(LINES) + "\n"
 
 @pytest.fixture
 def module(write):
-    """Makes a DataModule of files; other arguments go to its constructor."""
+    """Return a function that builds a DataModule of files."""
 
     def make(files=None, **arguments):
         seed_everything(5, verbose=False)
@@ -28,7 +28,7 @@ def module(write):
 
 
 def original_ids(batch):
-    """The tokens before any was hidden."""
+    """Return the tokens before masking."""
     return torch.where(batch["labels"] >= 0, batch["labels"], batch["input_ids"])
 
 
@@ -47,7 +47,7 @@ def tokens_by_row(batches):
     }
 
 
-def test_blocks_hold_the_whole_text(module, tokenizer):
+def test_joined_texts(module, tokenizer):
     data = module()
     data.setup("fit")
     rows = [
@@ -63,14 +63,14 @@ def test_blocks_hold_the_whole_text(module, tokenizer):
     assert all(row[0] == tokenizer.cls_token_id and row[-1] == tokenizer.sep_token_id for row in ids)
 
 
-def test_lines_are_rows(module, tokenizer):
+def test_line_by_line(module, tokenizer):
     data = module(line_by_line=True, max_length=8)
     data.setup("fit")
     expected = tokenizer(LINES, truncation=True, max_length=8)["input_ids"]
     assert [row[:] for row in data._splits["train"]["input_ids"]] == expected
 
 
-def test_masks_change_with_the_epoch_and_not_with_the_batch(module):
+def test_masks_depend_on_the_epoch_but_not_on_the_batch(module):
     data = module()
     data.setup("fit")
     first, again = (
@@ -85,7 +85,7 @@ def test_masks_change_with_the_epoch_and_not_with_the_batch(module):
     assert tokens_by_row(epoch_batches(data.train_dataloader())) == first
 
 
-def test_masks_for_scoring_are_always_the_same(module):
+def test_evaluation_masks_are_fixed(module):
     data = module()
     data.setup("fit")
     first = tokens_by_row(data.val_dataloader())
@@ -95,15 +95,15 @@ def test_masks_for_scoring_are_always_the_same(module):
     assert tokens_by_row(other.val_dataloader()) == first
 
 
-def test_workers_change_nothing(module):
+def test_workers_do_not_change_masks(module):
     data = module()
     data.setup("fit")
-    here = tokens_by_row(epoch_batches(data.train_dataloader(), 2))
+    expected = tokens_by_row(epoch_batches(data.train_dataloader(), 2))
     data.num_workers = 2
-    assert tokens_by_row(epoch_batches(data.train_dataloader(), 2)) == here
+    assert tokens_by_row(epoch_batches(data.train_dataloader(), 2)) == expected
 
 
-def test_padding_and_special_tokens_are_never_hidden(module, tokenizer):
+def test_padding_and_special_tokens_are_never_masked(module, tokenizer):
     data = module(line_by_line=True, mlm_probability=0.9)
     data.setup("fit")
     for batch in data.train_dataloader():
@@ -124,23 +124,23 @@ def test_whole_words(module, tokenizer):
     )
     data.setup("fit")
     pieces = len(tokenizer.tokenize(word))
-    hidden = set()
+    counts = set()
     for epoch in range(5):
         for batch in epoch_batches(data.train_dataloader(), epoch):
             for labels in batch["labels"]:
                 for start in (1, 2 + pieces):
-                    hidden.add(int((labels[start : start + pieces] >= 0).sum()))
-    assert hidden == {0, pieces}
+                    counts.add(int((labels[start : start + pieces] >= 0).sum()))
+    assert counts == {0, pieces}
 
 
-def test_whole_words_in_blocks_do_not_join_over_texts(module):
+def test_word_ids_of_joined_texts(module):
     data = module({"train.txt": "water\ndesk\n" * 30, "dev.txt": TEXT}, whole_word_masking=True)
     data.setup("fit")
     (row, *_) = data._splits["train"]["word_ids"]
     assert len(set(row)) == sum(word >= 0 for word in row) + 1  # each word is a token here
 
 
-def test_smoothing_counts_the_training_text(module, tokenizer):
+def test_smoothing_uses_counts_of_the_training_texts(module, tokenizer):
     data = module({"train.txt": "water water water desk\n" * 50, "dev.txt": TEXT}, mlm_smoothing=0.7)
     data.setup("fit")
     counts = {word: data.token_weights[tokenizer.convert_tokens_to_ids(word)] for word in ("water", "desk")}
@@ -157,9 +157,9 @@ def test_table_in_another_language(module, tokenizer):
     assert "你" in tokenizer.backend_tokenizer.normalizer.normalize_str("你好")
 
 
-def test_held_out_texts(module):
+def test_validation_fraction(module):
     data = module({"all.txt": TEXT}, validation_fraction=0.25, line_by_line=True)
-    # a folder's file must be named after a split
+    # files in a folder must be named after splits
     with pytest.raises(ValueError, match="no file named after a split"):
         data.setup("fit")
     data = module({"all.txt": TEXT}, validation_fraction=0.25, line_by_line=True)
@@ -168,7 +168,7 @@ def test_held_out_texts(module):
     assert (len(data._splits["train"]), len(data._splits["validation"])) == (45, 15)
 
 
-def test_position_of_an_interrupted_epoch(module):
+def test_resume_within_an_epoch(module):
     for streaming in (False, True):
         data = module(streaming=streaming, line_by_line=True, shuffle_buffer=10)
         data.setup("fit")
@@ -180,7 +180,7 @@ def test_position_of_an_interrupted_epoch(module):
         assert all(torch.equal(a["input_ids"], b["input_ids"]) for a, b in zip(rest, whole[3:], strict=True))
 
 
-def test_stream_holds_every_line_once_in_random_order(module, tokenizer):
+def test_stream_covers_each_line_once_in_random_order(module, tokenizer):
     data = module(streaming=True, line_by_line=True, shuffle_buffer=10, max_length=32)
     data.setup("fit")
     assert "train" not in data._splits
@@ -228,7 +228,7 @@ def test_stream_on_two_devices(module):
         ({"shuffle_buffer": 0}, r"data\.shuffle_buffer: must be >= 1"),
     ],
 )
-def test_arguments(module, arguments, message):
+def test_invalid_arguments(module, arguments, message):
     with pytest.raises(ValueError, match=message):
         module(**arguments)
 
@@ -251,7 +251,7 @@ def test_arguments(module, arguments, message):
         ({"train.txt": b"fine\nna\xefve\n", "dev.txt": TEXT}, {}, r"train\.txt, line 2: not UTF-8"),
     ],
 )
-def test_bad_input(module, streaming, files, arguments, message):
+def test_invalid_files(module, streaming, files, arguments, message):
     data = module(files, streaming=streaming, **arguments)
 
     def read():
@@ -275,7 +275,7 @@ def test_stream_smaller_than_a_batch(module):
         next(iter(data.train_dataloader()))
 
 
-def test_one_text_cannot_be_parted(module):
+def test_one_text_cannot_be_split(module):
     data = module({"train.txt": "one line\n"}, validation_fraction=0.5)
     with pytest.raises(ValueError, match=r"data\.validation_fraction: .*only one text"):
         data.setup("fit")
@@ -291,16 +291,16 @@ def test_hub(monkeypatch, tokenizer):
     loaded = datasets.DatasetDict(train=rows, validation=rows, other=rows)
     monkeypatch.setattr(datasets, "load_dataset", lambda path, config_name: loaded)
     settings = {"tokenizer": tokenizer, "line_by_line": True, "max_length": 16}
-    data = MaskedLMDataModule("somebody/pages", text_column="page", config_name="raw", **settings)
+    data = MaskedLMDataModule("someone/pages", text_column="page", config_name="raw", **settings)
     data.setup("fit")
     assert [tokenizer.decode(row[1:-1]) for row in data._splits["train"]["input_ids"]] == [
         "hello water",
         "good morning desk",
     ]
     with pytest.raises(
-        ValueError, match=r"data\.text_column: 'somebody/pages' has no column 'text' of texts; it has 'page'"
+        ValueError, match=r"data\.text_column: 'someone/pages' has no column 'text' of texts; it has 'page'"
     ):
-        MaskedLMDataModule("somebody/pages", **settings).setup("fit")
+        MaskedLMDataModule("someone/pages", **settings).setup("fit")
     loaded["train"] = datasets.Dataset.from_dict({"page": [1, 2]})
     with pytest.raises(ValueError, match=r"has no column 'page' of texts; it has 'page'"):
-        MaskedLMDataModule("somebody/pages", text_column="page", **settings).setup("fit")
+        MaskedLMDataModule("someone/pages", text_column="page", **settings).setup("fit")

@@ -1,11 +1,18 @@
-"""Local files of every kind, and what is said of those that cannot be read."""
+"""Readers of local files, and errors that name file and line."""
 
 import json
 import re
 
 import pytest
 
-from lightning_kd.data.readers import read_columns, read_json, read_splits
+from lightning_kd.data.readers import (
+    CORPUS_SUFFIXES,
+    find_split_files,
+    read_columns,
+    read_json,
+    read_splits,
+    read_texts,
+)
 
 
 @pytest.fixture
@@ -13,8 +20,12 @@ def file(write):
     return lambda name, content: write({name: content}) / name
 
 
+def texts(path, column="text"):
+    return list(read_texts(path, column))
+
+
 def error_message(path, read=read_columns):
-    """The message with which a file is refused: one line that begins with its path."""
+    """Return the message of a reader's error: one line that starts with the path."""
     with pytest.raises(ValueError, match="^" + re.escape(str(path))) as caught:
         read(path)
     assert "\n" not in str(caught.value)
@@ -22,25 +33,16 @@ def error_message(path, read=read_columns):
 
 
 def test_csv(file):
-    path = file("a.csv", 'text,label\n"hello, you",a\n"she said ""hi""",b\n"two\nlines",c\n\nbye,d\n')
-    assert read_columns(path) == {
-        "text": ["hello, you", 'she said "hi"', "two\nlines", "bye"],
-        "label": ["a", "b", "c", "d"],
-    }
+    path = file("a.csv", 'text,label\n"hello, you",a\n"she said ""hi""",b\n"two\nlines",c\n\n,d\n')
+    expected = ["hello, you", 'she said "hi"', "two\nlines", ""]
+    assert read_columns(path) == {"text": expected, "label": ["a", "b", "c", "d"]}
+    assert texts(path) == expected[:3]
 
 
-@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
-def test_byte_order_mark_is_no_part_of_the_first_column(file, name):
-    assert read_columns(file(name, b"\xef\xbb\xbftext\r\nhello\r\n")) == {"text": ["hello"]}
-
-
-def test_byte_order_mark_in_json(file):
-    assert read_columns(file("a.json", b'\xef\xbb\xbf[{"text": "hello"}]')) == {"text": ["hello"]}
-
-
-def test_quotation_marks_in_tsv_are_plain_characters(file):
+def test_tsv_treats_quotation_marks_as_characters(file):
     path = file("a.tsv", 'text\tlabel\n"hello, you\ta\nhe said "hi"\tb\n""\tc\n')
     assert read_columns(path) == {"text": ['"hello, you', 'he said "hi"', '""'], "label": ["a", "b", "c"]}
+    assert texts(path) == ['"hello, you', 'he said "hi"', '""']
 
 
 def test_json_lines_and_json_array(file):
@@ -50,10 +52,23 @@ def test_json_lines_and_json_array(file):
     assert read_columns(file("a.jsonl", lines)) == columns
     assert read_columns(file("b.json", lines)) == columns
     assert read_columns(file("c.json", json.dumps(rows, indent=2))) == columns
+    assert texts(file("a.jsonl", lines)) == columns["text"]
 
 
-def test_txt_is_a_text_per_line_without_the_blank_ones(file):
-    assert read_columns(file("a.txt", "hello\n\n  \ngrüß dich\r\n")) == {"text": ["hello", "grüß dich"]}
+def test_plain_text_without_blank_lines(file):
+    path = file("a.txt", "hello\n\n  \ngrüß dich\r\nlast")
+    assert read_columns(path) == {"text": ["hello", "grüß dich", "last"]}
+    assert texts(path, "any column") == ["hello", "grüß dich", "last"]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.txt"])
+def test_byte_order_mark_is_removed(file, name):
+    content = b"\xef\xbb\xbf" + (b"" if name == "a.txt" else b"text\r\n") + b"hello\r\n"
+    assert read_columns(file(name, content)) == {"text": ["hello"]}
+
+
+def test_byte_order_mark_in_json(file):
+    assert read_columns(file("a.json", b'\xef\xbb\xbf[{"text": "hello"}]')) == {"text": ["hello"]}
 
 
 @pytest.mark.parametrize("separator", ["\u2028", "\u0085", "\x0c"])
@@ -61,15 +76,108 @@ def test_txt_is_a_text_per_line_without_the_blank_ones(file):
     ("name", "content"),
     [("a.csv", "text\n{}\n"), ("a.tsv", "text\n{}\n"), ("a.jsonl", '{{"text": "{}"}}\n'), ("a.txt", "{}\n")],
 )
-def test_only_line_feeds_end_lines(file, name, content, separator):
+def test_other_separators_do_not_end_lines(file, name, content, separator):
     text = f"good{separator}morning"
     escaped = text.replace("\x0c", "\\f") if name.endswith("jsonl") else text  # JSON has no bare control characters
     assert read_columns(file(name, content.format(escaped))) == {"text": [text]}
 
 
-def test_long_texts_are_read_whole(file):
+def test_long_fields(file):
     text = "word " * 40_000
     assert read_columns(file("a.csv", f"text\n{text}\n")) == {"text": [text]}
+
+
+def test_texts_are_read_lazily(file):
+    path = file("a.txt", b"one\ntwo\n" + b"more\n" * 10_000 + b"\xff\n")
+    reader = read_texts(path, "text")
+    assert [next(reader), next(reader)] == ["one", "two"]
+    with pytest.raises(ValueError, match="line 10003: not UTF-8"):
+        list(reader)
+
+
+NOT_OBJECTS = ('["b"]', '"b"', "3", "null")
+
+
+@pytest.mark.parametrize("read", [read_columns, texts])
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", b"text,label\nhello,a\ncaf\xe9,b\n", "line 3: not UTF-8 (byte 0xe9)"),
+        ("a.csv", b"\xef\xbb\xbftext\n\xe9t\xe9\n", "line 2: not UTF-8 (byte 0xe9)"),
+        (
+            "a.txt",
+            b"text\nfine\nna\xefve\n",
+            "line 3: not UTF-8 (byte 0xef); convert the file, for instance",
+        ),
+        ("a.jsonl", b'{"text": "fine"}\n\n{"text": "na\xefve"}\n', "line 3: not UTF-8 (byte 0xef)"),
+        ("a.txt", "hello".encode("utf-16"), "iconv -f utf-16"),
+        ("a.jsonl", '{"text": "a"}\n{"text": b}\n', "line 2, column 10: not JSON"),
+        ("a.jsonl", '{"text": "a"}\n{"text": \n', "line 2, column 10: not JSON"),
+        ("a.json", '[{"text": "a"},\n{"text": "b"}\n{"text": "c"}]', "line 3, column 1: not JSON"),
+        ("a.csv", 'text,label\n"two\nlines",a\n\nbye\n', "line 5: 1 fields where the header has 2 (text, label)"),
+        ("a.csv", 'text,label\n"two\nlines",a\n\nbye,b,c\n', "line 5: 3 fields where the header has 2 (text, label)"),
+        ("a.tsv", "text\tlabel\nhello\ta\nbye\n", "line 3: 1 fields"),
+        ("a.csv", 'label,text\na,hello\nb,"bye\na,the rows from here on\nb,are one text\n', "line 3: not CSV"),
+        ("a.csv", 'text,"b\n1,2\n', "line 1: not CSV"),
+        ("a.csv", "text,text\nhello,bye\n", "two columns have the name 'text'"),
+        *[("a.jsonl", f'{{"text": "a"}}\n{row}\n', "line 2: expected an object") for row in NOT_OBJECTS],
+        *[("a.json", f'[{{"text": "a"}}, {row}]', "row 2: expected an object") for row in NOT_OBJECTS],
+    ],
+)
+def test_invalid_files(file, read, name, content, message):
+    assert message in error_message(file(name, content), read)
+
+
+def test_invalid_json_object(file):
+    assert "line 2, column 7: not JSON" in error_message(file("c.json", '{"a": [],\n "b": }'), read_json)
+
+
+def test_rows_with_different_columns(file):
+    message = error_message(file("a.jsonl", '{"text": "a", "label": 0}\n{"text": "b"}\n'))
+    assert "line 2: has the columns ['text'], the first row ['label', 'text']" in message
+
+
+@pytest.mark.parametrize(("name", "content"), [("a.csv", "id,body\n1,x\n"), ("a.jsonl", '{"id": 1, "body": "x"}\n')])
+def test_missing_text_column(file, name, content):
+    with pytest.raises(ValueError, match=r"data\.text_column: .*, line \d: no column 'text'; it has 'id', 'body'"):
+        texts(file(name, content))
+
+
+def test_text_that_is_not_a_string(file):
+    assert "line 1: expected a text in column 'text', got 3" in error_message(file("a.jsonl", '{"text": 3}\n'), texts)
+
+
+def test_unknown_suffix(file):
+    message = error_message(file("a.xlsx", "hello"))
+    assert "'.xlsx'" in message
+    assert ".csv, .tsv, .jsonl, .json, .txt" in message
+
+
+# ---- splits
+
+
+def test_split_of_a_file(file):
+    assert list(read_splits(file("dev.csv", "text\na\n"))) == ["validation"]
+    assert list(read_splits(file("test.jsonl", '{"text": "a"}'))) == ["test"]
+    assert list(read_splits(file("reviews.csv", "text\na\n"))) == ["train"]
+    raw = file("wiki.valid.raw", "a")
+    assert find_split_files(raw, CORPUS_SUFFIXES) == {"validation": raw}
+
+
+@pytest.mark.parametrize("name", ["validation", "valid", "val", "dev"])
+def test_names_of_the_validation_split(write, name):
+    folder = write({"train.csv": "text\na\n", f"{name}.tsv": "text\nb\n", "README.md": "ignored"})
+    assert read_splits(folder) == {"train": {"text": ["a"]}, "validation": {"text": ["b"]}}
+
+
+def test_splits_of_a_corpus(write):
+    folder = write({"wiki.train.raw": "a", "wiki.valid.raw": "b", "test.csv": "text\nc", "notes.md": "d", "x.txt": "e"})
+    files = find_split_files(folder, CORPUS_SUFFIXES)
+    assert {split: file.name for split, file in files.items()} == {
+        "train": "wiki.train.raw",
+        "validation": "wiki.valid.raw",
+        "test": "test.csv",
+    }
 
 
 def test_paths_with_spaces_and_other_alphabets(write):
@@ -77,77 +185,18 @@ def test_paths_with_spaces_and_other_alphabets(write):
     assert read_splits(folder) == {"train": {"text": ["hello"]}}
 
 
-def test_not_utf8_names_line_and_byte(file):
-    message = error_message(file("a.csv", b"text,label\nhello,a\ncaf\xe9,b\n"))
-    assert "line 3: not UTF-8 (byte 0xe9)" in message
-    assert "iconv" in message
+def test_folder_without_splits(write):
+    folder = write({"reviews.csv": "text\na\n"})
+    assert "expected for instance train.csv" in error_message(folder, read_splits)
+    with pytest.raises(ValueError, match=r"no file named after a split; expected for instance train\.txt"):
+        find_split_files(folder, CORPUS_SUFFIXES)
 
 
-def test_not_utf8_after_a_byte_order_mark_names_line_and_byte(file):
-    assert "line 2: not UTF-8 (byte 0xe9)" in error_message(file("a.csv", b"\xef\xbb\xbftext\n\xe9t\xe9\n"))
-
-
-def test_broken_json_names_line_and_column(file):
-    assert "line 2, column 10: not JSON" in error_message(file("a.jsonl", '{"text": "a"}\n{"text": b}\n'))
-    assert "line 3, column 1: not JSON" in error_message(
-        file("b.json", '[{"text": "a"},\n{"text": "b"}\n{"text": "c"}]')
-    )
-    assert "line 2, column 7: not JSON" in error_message(file("c.json", '{"a": [],\n "b": }'), read_json)
-
-
-@pytest.mark.parametrize("row", ["bye", "bye,b,c"])
-def test_csv_row_with_another_number_of_fields_names_the_line(file, row):
-    message = error_message(file("a.csv", f'text,label\n"two\nlines",a\n\n{row}\n'))
-    assert f"line 5: {row.count(',') + 1} fields where the header has 2 (text, label)" in message
-
-
-def test_tsv_row_with_another_number_of_fields_names_the_line(file):
-    assert "line 3: 1 fields" in error_message(file("a.tsv", "text\tlabel\nhello\ta\nbye\n"))
-
-
-def test_quotation_mark_that_never_ends_is_refused(file):
-    assert "line" in error_message(
-        file("a.csv", 'label,text\na,hello\nb,"bye\na,the rows from here on\nb,are one text\n')
-    )
-
-
-def test_two_columns_of_one_name_are_refused(file):
-    assert "'text'" in error_message(file("a.csv", "text,text\nhello,bye\n"))
-
-
-@pytest.mark.parametrize("row", ['["hello"]', '"hello"', "3", "null"])
-def test_row_that_is_no_object_is_named(file, row):
-    assert "line 2: expected an object" in error_message(file("a.jsonl", f'{{"text": "a"}}\n{row}\n'))
-    assert "row 2: expected an object" in error_message(file("b.json", f'[{{"text": "a"}}, {row}]'))
-
-
-def test_row_with_other_columns_is_named(file):
-    message = error_message(file("a.jsonl", '{"text": "a", "label": 0}\n{"text": "b"}\n'))
-    assert "line 2: has the columns ['text'], the first row ['label', 'text']" in message
-
-
-def test_unknown_suffix_names_the_known_ones(file):
-    message = error_message(file("a.xlsx", "hello"))
-    assert "'.xlsx'" in message
-    assert ".csv, .tsv, .jsonl, .json, .txt" in message
-
-
-def test_file_is_the_split_it_is_named_after_else_train(file):
-    assert list(read_splits(file("dev.csv", "text\na\n"))) == ["validation"]
-    assert list(read_splits(file("test.jsonl", '{"text": "a"}'))) == ["test"]
-    assert list(read_splits(file("reviews.csv", "text\na\n"))) == ["train"]
-
-
-@pytest.mark.parametrize("name", ["validation", "valid", "val", "dev"])
-def test_names_of_the_validation_split(write, name):
-    folder = write({"train.csv": "text\na\n", f"{name}.tsv": "text\nb\n", "README.md": "other files are left alone"})
-    assert read_splits(folder) == {"train": {"text": ["a"]}, "validation": {"text": ["b"]}}
-
-
-def test_folder_without_splits_is_refused(write):
-    assert "expected for instance train.csv" in error_message(write({"reviews.csv": "text\na\n"}), read_splits)
-
-
-def test_two_files_for_a_split_are_refused(write):
+def test_two_files_for_a_split(write):
     message = error_message(write({"dev.csv": "text\na\n", "val.tsv": "text\na\n"}), read_splits)
     assert "both dev.csv and val.tsv are the validation split" in message
+
+
+def test_suffix_that_no_reader_takes(file):
+    with pytest.raises(ValueError, match=r"c\.pdf: cannot read the suffix '\.pdf'; use one of \.txt, \.raw, \.csv"):
+        find_split_files(file("c.pdf", ""), CORPUS_SUFFIXES)

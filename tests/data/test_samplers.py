@@ -1,3 +1,5 @@
+"""Order, coverage and padding of the samplers."""
+
 import numpy as np
 import pytest
 
@@ -26,7 +28,7 @@ def padding(order):
 
 
 @pytest.mark.parametrize("rows", [1, 31, 32, 33, 1600, 1601, 2000])
-def test_every_row_once_an_epoch(rows):
+def test_each_example_once_per_epoch(rows):
     assert sorted(sampler(rows)) == list(range(rows))
 
 
@@ -38,29 +40,29 @@ def test_seeds_differ():
     assert list(sampler(seed=0)) != list(sampler(seed=1))
 
 
-def test_batches_hold_other_rows_in_another_epoch():
+def test_batches_differ_between_epochs():
     first, second = ({frozenset(batch) for batch in batches(list(sampler(epoch=epoch)))} for epoch in (0, 1))
     assert not first & second
 
 
-def test_same_seed_and_epoch_give_the_same_order():
+def test_order_depends_on_seed_and_epoch_only():
     made = sampler(epoch=3)
     assert list(made) == list(made) == list(sampler(epoch=3))
 
 
-def test_saves_four_fifths_of_the_padding_of_a_random_order():
+def test_at_most_a_fifth_of_the_padding_of_a_random_order():
     random = np.random.default_rng(1).permutation(2000)
     assert padding(np.array(list(sampler()))) <= 0.2 * padding(random)
 
 
-def test_batches_do_not_come_in_order_of_length():
+def test_batches_are_not_sorted_by_length():
     means = [skewed_lengths()[batch].mean() for batch in batches(list(sampler()))]
     assert abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.5
 
 
 @pytest.mark.parametrize("rows", [1601, 2000])
-def test_a_smaller_batch_comes_last(rows):
-    # were it earlier, batches after it would straddle two groups of lengths
+def test_smaller_batch_is_last(rows):
+    # otherwise the batches after it would mix two groups of lengths
     order = list(sampler(rows))
     last = rows % BATCH
     groups = [skewed_lengths(rows)[batch] for batch in batches(order[: rows - last])]
@@ -69,7 +71,7 @@ def test_a_smaller_batch_comes_last(rows):
 
 @pytest.mark.parametrize("replicas", [2, 3])
 @pytest.mark.parametrize("rows", [1999, 2000])
-def test_devices_cover_all_rows_with_the_same_number_each(rows, replicas):
+def test_devices_share_all_examples_equally(rows, replicas):
     orders = [list(sampler(rows, replicas=replicas, rank=rank)) for rank in range(replicas)]
     assert {len(order) for order in orders} == {len(sampler(rows, replicas=replicas))}
     together = [row for order in orders for row in order]
@@ -89,14 +91,14 @@ def test_devices_have_similar_lengths_at_each_step(replicas):
 
 @pytest.mark.parametrize("replicas", [2, 3, 5])
 @pytest.mark.parametrize("rows", [1, 2, 4])
-def test_fewer_rows_than_devices(rows, replicas):
+def test_fewer_examples_than_devices(rows, replicas):
     orders = [list(sampler(rows, replicas=replicas, rank=rank)) for rank in range(replicas)]
     assert {len(order) for order in orders} == {-(-rows // replicas)}
     assert {row for order in orders for row in order} == set(range(rows))
 
 
 @pytest.mark.parametrize("replicas", [1, 2])
-def test_skipped_batches_are_left_out_once(replicas):
+def test_batches_are_skipped_once(replicas):
     whole = list(sampler(replicas=replicas))
     made = sampler(replicas=replicas)
     made.skip_batches = 3
@@ -104,7 +106,7 @@ def test_skipped_batches_are_left_out_once(replicas):
     assert list(made) == whole
 
 
-def test_an_iterator_keeps_its_epoch():
+def test_iterator_keeps_its_epoch():
     made = sampler(epoch=0)
     iterator = iter(made)
     made.set_epoch(1)
@@ -114,7 +116,7 @@ def test_an_iterator_keeps_its_epoch():
 
 @pytest.mark.parametrize("replicas", [1, 2, 3])
 @pytest.mark.parametrize("rows", [1, 2, 100, 101])
-def test_evaluation_takes_every_row_once(rows, replicas):
+def test_evaluation_covers_each_example_once(rows, replicas):
     orders = [list(EvaluationSampler(skewed_lengths(rows), 8, replicas, rank)) for rank in range(replicas)]
     together = [row for order in orders for row in order]
     assert sorted(row for row in together if row >= 0) == list(range(rows))
@@ -122,7 +124,7 @@ def test_evaluation_takes_every_row_once(rows, replicas):
 
 
 @pytest.mark.parametrize("replicas", [1, 3])
-def test_evaluation_begins_with_the_longest_and_batches_are_of_similar_length(replicas):
+def test_evaluation_starts_with_the_longest_batch(replicas):
     lengths = skewed_lengths(1000)
     ranks = [list(EvaluationSampler(lengths, 10, replicas, rank)) for rank in range(replicas)]
     assert max(lengths) in lengths[[row for order in ranks for row in order[:10]]]
@@ -133,13 +135,13 @@ def test_evaluation_begins_with_the_longest_and_batches_are_of_similar_length(re
     assert wasted < 0.1 * lengths.sum()
 
 
-def test_the_first_batches_of_an_evaluation_stand_for_all():
-    """Else limit_val_batches and the sanity check would see the longest rows only."""
+def test_first_evaluation_batches_are_representative():
+    """Otherwise limit_val_batches and the sanity check would use the longest examples only."""
     lengths = skewed_lengths(2000)
     order = list(EvaluationSampler(lengths, 10, 1, 0))[10:510]
     assert lengths[order].mean() == pytest.approx(lengths.mean(), rel=0.15)
 
 
-def test_evaluation_pads_at_the_end_with_a_row_inverted():
+def test_evaluation_padding():
     orders = [list(EvaluationSampler([5, 9, 7, 6], 4, 3, rank)) for rank in range(3)]
     assert orders == [[1, 0], [2, ~0], [3, ~0]]

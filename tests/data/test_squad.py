@@ -1,4 +1,4 @@
-"""SQuAD in its original layout: parts of contexts, positions of answers, and what is refused with which words."""
+"""SQuAD in its original layout: windows of contexts, positions of answers, and invalid input."""
 
 import json
 
@@ -14,7 +14,7 @@ QUESTION = {"id": "q", "question": "what is it?", "context": "see the water in t
 
 @pytest.fixture
 def module(write):
-    """Makes a DataModule of questions by split, or of whole files."""
+    """Return a function that builds a DataModule of questions by split, or of whole files."""
 
     def make(files, **arguments):
         texts = {
@@ -37,12 +37,12 @@ def single_batch(data, split="validate"):
 
 
 def answer_text(batch, row=0):
-    """The text between the positions that the batch calls the answer."""
+    """Return the text between the answer positions of a batch."""
     start, end = batch["start_positions"][row], batch["end_positions"][row]
     return batch["context"][row][batch["offsets"][row, start, 0] : batch["offsets"][row, end, 1]]
 
 
-def test_batch_for_scoring(module, tokenizer):
+def test_evaluation_batch(module, tokenizer):
     batch = single_batch(module({"dev": [QUESTION]}))
     expected = tokenizer(QUESTION["question"], QUESTION["context"])
     assert batch["input_ids"][0].tolist() == expected["input_ids"]
@@ -56,7 +56,7 @@ def test_batch_for_scoring(module, tokenizer):
     assert (batch["id"], batch["answers"], batch["row_id"].tolist()) == (["q"], [["the water"]], [0])
 
 
-def test_batch_for_training_has_no_texts(squad_folder):
+def test_training_batch_has_no_texts(squad_folder):
     data = SQuADDataModule(str(squad_folder), TINY_BERT, max_length=32, stride=4, batch_size=4)
     data.setup("fit")
     batch = next(iter(data.train_dataloader()))
@@ -65,13 +65,13 @@ def test_batch_for_training_has_no_texts(squad_folder):
     assert all(isinstance(value, torch.Tensor) for value in batch.values())
 
 
-def test_long_context_is_cut_into_overlapping_parts(module):
+def test_windows_of_a_long_context(module):
     text = "see the paper in the room then the desk and the plant by the water leak"
     question = {**QUESTION, "context": text, "answers": ["plant"]}
     batch = single_batch(module({"dev": [question]}, max_length=16, stride=3))
-    parts = len(batch["row_id"])
-    assert parts > 2
-    assert batch["question_index"].tolist() == [0] * parts
+    num_windows = len(batch["row_id"])
+    assert num_windows > 2
+    assert batch["question_index"].tolist() == [0] * num_windows
     order = batch["offsets"].amax(dim=(1, 2)).argsort().tolist()
     covered = []
     for row in order:
@@ -89,27 +89,27 @@ def test_long_context_is_cut_into_overlapping_parts(module):
 
 
 @pytest.mark.parametrize("answer", ["water in", " water", "water ", "the water in the room"])
-def test_answers_that_begin_or_end_between_tokens(module, answer):
+def test_answers_with_spaces(module, answer):
     batch = single_batch(module({"dev": [{**QUESTION, "answers": [answer]}]}))
     assert answer_text(batch) == answer.strip()
 
 
-def test_part_of_a_word_becomes_the_tokens_it_touches(module):
+def test_answer_within_a_word(module):
     batch = single_batch(module({"dev": [{**QUESTION, "answers": ["ater"]}]}))
     assert answer_text(batch).endswith("ater")
 
 
-def test_file_in_place_of_a_folder(squad_folder):
+def test_file_instead_of_a_folder(squad_folder):
     data = SQuADDataModule(str(squad_folder / "dev-v1.1.json"), TINY_BERT, max_length=32, stride=4)
     assert len(data.load("validation")) == 13
     assert data.load("train") is None
 
 
-def test_no_labels_to_name(squad_folder):
+def test_no_label_names(squad_folder):
     assert SQuADDataModule(str(squad_folder), TINY_BERT).label_names is None
 
 
-def test_questions_without_answer_of_version_2(module):
+def test_questions_without_answer(module):
     content = squad([QUESTION, {**QUESTION, "id": "none"}])
     content["data"][0]["paragraphs"][1]["qas"][0] |= {"is_impossible": True, "answers": []}
     batch = single_batch(module({"dev": content}, version="2.0"))
@@ -135,7 +135,7 @@ def test_predict_needs_no_answers(module, write):
         module({"dev": [QUESTION]}, predict_path="nowhere.json").setup("predict")
 
 
-def test_misplaced_answers_are_counted_named_and_left_out_of_training(module):
+def test_misplaced_answers_are_left_out_of_training(module):
     content = squad([*squad_questions("t"), QUESTION])
     for number in (1, 3):
         content["data"][0]["paragraphs"][number]["qas"][0]["answers"][0]["answer_start"] += 1
@@ -143,7 +143,7 @@ def test_misplaced_answers_are_counted_named_and_left_out_of_training(module):
     with pytest.warns(UserWarning, match=r"2 of 6 training questions, the first is 't0desk', .* left out"):
         rows = data.load("train")
     assert rows["id"][:] == ["t0water", "t0paper", "t0leak", "q"]
-    batch = single_batch(data)  # to score them the texts are enough
+    batch = single_batch(data)  # the texts are enough to evaluate them
     assert len(batch["id"]) == 6
     assert (batch["start_positions"] == -100).sum() == 2
 
@@ -190,7 +190,7 @@ def test_empty_file(module):
         module({"dev": []}).setup("validate")
 
 
-def test_missing_split_says_which_file_is_wanted(module):
+def test_missing_split(module):
     with pytest.raises(
         ValueError, match=r"has no train split; give a folder with train-v1\.1\.json \(data\.version is 1\.1\)"
     ):
@@ -199,18 +199,18 @@ def test_missing_split_says_which_file_is_wanted(module):
         module({"dev": [QUESTION]}).setup("test")
 
 
-def test_version_that_is_none():
+def test_unknown_version():
     with pytest.raises(ValueError, match=r"data\.version: must be one of 1\.1, 2\.0, got 3"):
         SQuADDataModule(version="3")
 
 
-def test_tokenizer_that_pads_on_the_left_is_refused(module, tokenizer):
+def test_tokenizer_that_pads_on_the_left(module, tokenizer):
     tokenizer.padding_side = "left"
     with pytest.raises(ValueError, match=r"data\.tokenizer: .* must be a fast tokenizer that pads on the right"):
         module({"dev": [QUESTION]}, tokenizer=tokenizer).setup("validate")
 
 
-def test_stride_is_part_of_the_cache(module):
+def test_stride_changes_the_cache(module):
     question = {**QUESTION, "context": "the water " * 20}
     sizes = [len(single_batch(module({"dev": [question]}, stride=stride))["row_id"]) for stride in (0, 15)]
     assert sizes[0] < sizes[1]
@@ -237,7 +237,7 @@ def test_hub_layout(monkeypatch, tokenizer):
         SQuADDataModule(tokenizer=tokenizer, version="2.0").setup("validate")
 
 
-def test_blank_answer_is_no_answer(module):
+def test_blank_answer(module):
     content = squad([QUESTION])
     content["data"][0]["paragraphs"][0]["qas"][0]["answers"] = [{"text": " ", "answer_start": 0}]
     with pytest.raises(ValueError, match=r"data\.version: question 'q' .* has no answer"):
@@ -245,12 +245,12 @@ def test_blank_answer_is_no_answer(module):
 
 
 @pytest.mark.parametrize("name", [7, None, ["q"]])
-def test_id_that_is_no_text(module, name):
+def test_id_that_is_not_a_string(module, name):
     with pytest.raises(ValueError, match=r"dev-v1\.1\.json, question 1: the id must be a string, got"):
         module({"dev": [{**QUESTION, "id": name}]}).setup("validate")
 
 
-def test_answer_that_is_no_text(module):
+def test_answer_that_is_not_a_string(module):
     content = squad([QUESTION])
     content["data"][0]["paragraphs"][0]["qas"][0]["answers"][0]["text"] = None
     with pytest.raises(ValueError, match=r"question 1: not in SQuAD's format"):
@@ -261,7 +261,7 @@ def test_version_as_a_number():
     assert SQuADDataModule(version=2.0).path == "rajpurkar/squad_v2"
 
 
-def test_what_predict_says_where_there_is_nothing_to_answer(module, write):
+def test_nothing_to_predict(module, write):
     with pytest.raises(ValueError, match=r"no predict split; give a folder with dev-v1\.1\.json .*data\.predict_path"):
         module({"train": [QUESTION]}).setup("predict")
     file = write({"none.json": json.dumps(squad([]))}) / "none.json"
@@ -269,12 +269,12 @@ def test_what_predict_says_where_there_is_nothing_to_answer(module, write):
         module({"dev": [QUESTION]}, predict_path=str(file)).setup("predict")
 
 
-def test_validation_file_without_answers_can_be_answered(module):
+def test_predict_without_answers(module):
     content = squad([{**QUESTION, "answers": []}])
     assert single_batch(module({"dev": content}), "predict")["id"] == ["q"]
 
 
-def test_answer_after_a_space_at_the_front_of_a_context(module):
+def test_space_at_the_start_of_a_context(module):
     batch = single_batch(module({"dev": [{**QUESTION, "context": " see the water", "answers": [" see"]}]}))
     assert answer_text(batch) == "see"
 

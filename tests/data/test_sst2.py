@@ -17,19 +17,19 @@ def module(write):
     return SST2DataModule(str(write(GLUE)), TINY_BERT, batch_size=2)
 
 
-def test_labels_are_negative_and_positive(module):
+def test_labels(module):
     assert module.label_names == ["negative", "positive"]
     assert module.load("train").to_dict() == {"text": ["hide new secretions ", '"good " , \'s film '], "label": [0, 1]}
 
 
 @pytest.mark.parametrize("label", [0, 1])
-def test_labels_are_the_same_where_only_one_occurs(write, label):
+def test_labels_if_only_one_occurs(write, label):
     data = SST2DataModule(str(write({"train.tsv": f"sentence\tlabel\nfine\t{label}\n"})), TINY_BERT)
     assert data.label_names == ["negative", "positive"]
     assert data.load("train")["label"][:] == [label]
 
 
-def test_labels_by_name(write):
+def test_label_names(write):
     data = SST2DataModule(str(write({"train.jsonl": '{"sentence": "fine", "label": "positive"}'})), TINY_BERT)
     assert data.load("train")["label"][:] == [1]
 
@@ -42,7 +42,7 @@ def test_fit_and_validate(module):
     assert validation["labels"].tolist() == [1]
 
 
-def test_unlabeled_test_split_is_predicted_but_not_scored(module):
+def test_unlabeled_test_split(module):
     with pytest.raises(ValueError, match=r"test split .* no labels.*"):
         module.setup("test")
     module.setup("predict")

@@ -1,4 +1,4 @@
-"""Where tokens of one encoding stand in another: against a walk along the characters, one by one."""
+"""Alignment of span boundaries between tokenizations, against a search character by character."""
 
 import pytest
 from transformers import AutoTokenizer
@@ -15,25 +15,25 @@ TEXTS = [
 ]
 
 
-def walk(text, source, target):
-    """The same without arrays: look at each character from the one in question on."""
+def search(text, source, target):
+    """Align span boundaries by looking at one character after the other."""
 
     def target_token_at(character, which):
         tokens = [t for t, (a, b) in enumerate(target) if a <= character < b and text[character].strip()]
         return tokens[which] if tokens else None
 
-    begins, ends = [], []
+    starts, ends = [], []
     for first, after_last in source:
         characters = [c for c in range(first, after_last) if text[c].strip()]
         if not characters:
-            begins.append(NO_TOKEN)
+            starts.append(NO_TOKEN)
             ends.append(NO_TOKEN)
             continue
         later = (target_token_at(c, 0) for c in range(characters[0], len(text)))
         earlier = (target_token_at(c, -1) for c in range(characters[-1], -1, -1))
-        begins.append(next((token for token in later if token is not None), NO_TOKEN))
+        starts.append(next((token for token in later if token is not None), NO_TOKEN))
         ends.append(next((token for token in earlier if token is not None), NO_TOKEN))
-    return begins, ends
+    return starts, ends
 
 
 @pytest.fixture(scope="module")
@@ -43,22 +43,22 @@ def tokenizers():
 
 @pytest.mark.parametrize("text", TEXTS)
 @pytest.mark.parametrize("swapped", [False, True])
-def test_against_a_walk_along_the_characters(tokenizers, text, swapped):
+def test_against_a_search(tokenizers, text, swapped):
     source, target = [
         tokenizer(text, return_offsets_mapping=True, add_special_tokens=True)["offset_mapping"]
         for tokenizer in (tokenizers[::-1] if swapped else tokenizers)
     ]
-    assert align_span_boundaries(text, source, target) == walk(text, source, target)
+    assert align_span_boundaries(text, source, target) == search(text, source, target)
 
 
 def test_by_hand():
     text = "strawberry jam"
-    whole, cut = [(0, 10), (10, 14)], [(0, 5), (5, 10), (11, 14)]  # the second with its space, as RoBERTa's
+    whole, cut = [(0, 10), (10, 14)], [(0, 5), (5, 10), (11, 14)]  # the second with its space, as RoBERTa has it
     assert align_span_boundaries(text, whole, cut) == ([0, 2], [1, 2])
     assert align_span_boundaries(text, cut, whole) == ([0, 0, 1], [0, 0, 1])
 
 
-def test_same_encoding_stays_where_it_is():
+def test_same_tokenization():
     text, offsets = "hello good morning", [(0, 5), (6, 10), (11, 18)]
     assert align_span_boundaries(text, offsets, offsets) == ([0, 1, 2], [0, 1, 2])
 
@@ -66,6 +66,6 @@ def test_same_encoding_stays_where_it_is():
 def test_characters_missing_from_target():
     text = "hello good morning"
     every = [(0, 5), (6, 10), (11, 18)]
-    # target ends after "good": nothing begins later, what ends later ends there; and before "good" it has nothing
+    # target has "good" only: a later end becomes its end, an earlier start its start
     assert align_span_boundaries(text, every, [(6, 10)]) == ([0, 0, NO_TOKEN], [NO_TOKEN, 0, 0])
     assert align_span_boundaries(text, [(0, 0), (5, 6)], every) == ([NO_TOKEN, NO_TOKEN], [NO_TOKEN, NO_TOKEN])
