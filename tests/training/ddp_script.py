@@ -1,6 +1,4 @@
-"""Run by tests/training/test_ddp.py in two processes: ``python -m tests.training.ddp_script <folder with rows and a
-teacher>``.
-"""
+"""Run in two processes by tests/training/test_ddp.py: ``python -m tests.training.ddp_script <folder>``."""
 
 import json
 import sys
@@ -20,33 +18,21 @@ from lightning_kd.callbacks import (
     TemperatureProbe,
 )
 from lightning_kd.teachers.teacher import Teacher
-from tests.helpers import STUDENT, best_checkpoint, data, module, squad_data, trainer
+from tests.helpers import STUDENT, KillAtBatch, KilledError, best_checkpoint, data, module, squad_data, trainer
 
 EPOCHS = 2
 TWO_DEVICES = {"devices": 2, "strategy": "ddp", "enable_checkpointing": True}
 FAST_STUDENT = {**STUDENT, "initializer_range": 0.2}
 
 
-class KilledError(Exception):
-    """Stands for SIGKILL."""
-
-
-class Kill(Callback):
-    """Near the end of the second epoch, on both devices: the clocks are compared after 16 steps of 18."""
-
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        if trainer.current_epoch == 1 and batch_idx == 8:
-            raise KilledError
-
-
 class Spy(Callback):
-    """Collects the rows of each step and the validation scores of each epoch."""
+    """Records the examples of each step and the validation scores of each epoch."""
 
     def __init__(self):
-        self.rows, self.scores = [], []
+        self.row_ids, self.scores = [], []
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        self.rows.append(gather_ranks(batch["row_id"].tolist()))
+        self.row_ids.append(gather_ranks(batch["row_id"].tolist()))
 
     def on_train_epoch_end(self, trainer, pl_module):
         self.scores.append(pl_module.validation_scores())
@@ -58,17 +44,17 @@ def gather_ranks(value):
     return parts
 
 
-def record_teacher_rows(work):
-    """What ``work`` returns, and the rows each process asked its teacher for meanwhile."""
-    rows, call = [], Teacher.__call__
+def record_teacher_examples(work):
+    """Return the result of ``work``, and the examples that the teacher read meanwhile in each process."""
+    row_ids, call = [], Teacher.__call__
 
     def spy(self, batch, requires=frozenset()):
-        rows.extend(batch["row_id"].tolist())
+        row_ids.extend(batch["row_id"].tolist())
         return call(self, batch, requires)
 
     Teacher.__call__ = spy
     try:
-        return work(), gather_ranks(rows)
+        return work(), gather_ranks(row_ids)
     finally:
         Teacher.__call__ = call
 
@@ -79,44 +65,44 @@ def differences(first, second):
 
 
 def main(folder: Path) -> None:
-    # 35 rows: 18 on each device, the last batch of the second device is nothing but padding
-    rows = {"path": folder / "data_oos_plus.json", "batch_size": 4, "eval_batch_size": 17}
+    # 35 examples: 18 on each device, the last batch of the second device is only padding
+    data_settings = {"path": folder / "data_oos_plus.json", "batch_size": 4, "eval_batch_size": 17}
     teacher = str(folder / "teacher")
 
     def fit(name, *callbacks, resume=None, **settings):
         run = trainer(folder / name, callbacks=[LastCheckpoint(0.0), *callbacks], max_epochs=EPOCHS, **TWO_DEVICES)
         fitted = module(teacher, student=FAST_STUDENT, **settings)
-        run.fit(fitted, data(**rows), ckpt_path=resume)
+        run.fit(fitted, data(**data_settings), ckpt_path=resume)
         return fitted
 
     spy = Spy()
     probe = TemperatureProbe(num_examples=1, top_k=3)
     whole = fit("whole", best_checkpoint(), StudentExport(), RunSummary(), CompressionReport(), probe, spy)
-    network = whole.teacher.load()[0]
+    model = whole.teacher.load()[0]
     try:
-        fit("killed", Kill())
+        fit("killed", KillAtBatch(17))  # of 18; LastCheckpoint compares the clocks of the ranks after 16
     except KilledError:
         resumed = fit("killed", resume=folder / "killed" / "checkpoints" / "last.ckpt")
-    cold, teacher_rows_cold = record_teacher_rows(lambda: fit("cold", teacher_cache=str(folder / "cache")))
-    warm, teacher_rows_warm = record_teacher_rows(lambda: fit("warm", teacher_cache=str(folder / "cache")))
+    cold, teacher_examples_cold = record_teacher_examples(lambda: fit("cold", teacher_cache=str(folder / "cache")))
+    warm, teacher_examples_warm = record_teacher_examples(lambda: fit("warm", teacher_cache=str(folder / "cache")))
     results = {
-        "rows": spy.rows,
+        "row_ids": spy.row_ids,
         "scores": spy.scores,
         "teacher scores": whole.teacher_scores,
-        "teacher changed": gather_ranks(differences(network, Teacher(teacher, whole.task).load()[0])),
-        "teacher trains": gather_ranks(any(p.requires_grad or p.grad is not None for p in network.parameters())),
-        "teacher in train mode": gather_ranks(any(m.training for m in network.modules())),
+        "teacher changed": gather_ranks(differences(model, Teacher(teacher, whole.task).load()[0])),
+        "teacher trains": gather_ranks(any(p.requires_grad or p.grad is not None for p in model.parameters())),
+        "teacher in train mode": gather_ranks(any(m.training for m in model.modules())),
         "student in the processes": gather_ranks(
             [float(p.detach().double().sum()) for p in whole.student.parameters()]
         ),
-        "teacher rows": {"cold": teacher_rows_cold, "warm": teacher_rows_warm},
+        "teacher examples": {"cold": teacher_examples_cold, "warm": teacher_examples_warm},
         "teacher loaded when warm": gather_ranks(warm.teacher.models[0].is_loaded),
         "warm differs": differences(cold.student, warm.student),
         "resumed differs": differences(whole.student, resumed.student),
-        "validated": trainer(folder, **TWO_DEVICES).validate(whole, data(**rows), verbose=False)[0],
+        "validated": trainer(folder, **TWO_DEVICES).validate(whole, data(**data_settings), verbose=False)[0],
     }
     writer = PredictionWriter(str(folder / "predictions.csv"))
-    trainer(folder, callbacks=[writer], **TWO_DEVICES).predict(whole, data(**rows))
+    trainer(folder, callbacks=[writer], **TWO_DEVICES).predict(whole, data(**data_settings))
     reader = module(task=QuestionAnswering(), student=FAST_STUDENT)
     questions = squad_data(folder / "squad")
     trainer(folder / "reader", max_epochs=2, **TWO_DEVICES).fit(reader, questions)

@@ -1,4 +1,4 @@
-"""Run by tests/training/test_scale.py: ``python -m tests.training.scale_script <folder>``, in two processes.
+"""Run in two processes by tests/training/test_scale.py: ``python -m tests.training.scale_script <folder>``.
 
 Each run trains a few steps with plain SGD and no dropout, so that the weights show the gradients.
 """
@@ -36,16 +36,16 @@ from lightning_kd.models.sharding import full_state_dict
 from tests.helpers import STUDENT, TINY_BERT, best_checkpoint, module, save_model, tiny_bert, trainer
 
 GLOBAL_BATCH_SIZE = 8
-"""Rows of a step on all devices together."""
+"""Examples of a step, over all devices."""
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "initializer_range": 0.2}
 SGD = partial(torch.optim.SGD, lr=0.1, momentum=0.9)
 LAZY = partial(LazyAdamW, lr=1e-2, eps=1e-2)
-ADAM = partial(torch.optim.AdamW, lr=1e-2, eps=1e-2, fused=True)  # with a small eps it makes steps of rounding errors
+ADAM = partial(torch.optim.AdamW, lr=1e-2, eps=1e-2, fused=True)  # a small eps amplifies rounding errors
 
 
 def write_inputs(folder: Path) -> None:
-    """Rows of several lengths, two in three of them without a label; texts to mask; two teachers."""
+    """Write texts of several lengths, two in three of them unlabeled; texts to mask; two teachers."""
     words = ["water", "desk", "paper", "plant", "leak", "room"]
     texts = [(f"hello {word} {'good morning ' * (n % 5)}to you", "greet") for n, word in enumerate(words * 4)]
     texts += [(f"goodbye {word} see you {'later ' * (n % 4)}then", "leave") for n, word in enumerate(words * 4)]
@@ -63,7 +63,7 @@ def write_inputs(folder: Path) -> None:
 
 
 class Runs:
-    """The runs, under DDP, FSDP2 or FSDP2 with distributed checkpoints on two devices; on one where none is named."""
+    """Runs on two devices (kind: ddp, fsdp2, or distributed = fsdp2 with distributed checkpoints) or on one (None)."""
 
     def __init__(self, folder: Path, kind: str | None = None) -> None:
         self.folder = folder
@@ -88,7 +88,7 @@ class Runs:
         losses = {
             "hard": HardLabelLoss(),
             "soft": SoftTargetLoss(1.0, 2.0),
-            "hidden": HiddenStateMSELoss(0.1, {1: 2}),  # through a projection
+            "hidden": HiddenStateMSELoss(0.1, {1: 2}),  # with a projection
             "attention": AttentionScoreLoss(0.1),
             "relation": SelfAttentionRelationLoss(0.5, 2),
         }
@@ -102,13 +102,13 @@ class Runs:
         return fitted
 
     def fit_relations(self) -> DistillationModule:
-        """No gradient comes through the output of a layer: the loss reads queries, keys and values alone."""
+        """The loss reads only queries, keys and values, so no gradient comes through the output of a layer."""
         fitted = self.classifier(losses={"relation": SelfAttentionRelationLoss(1.0, 2)})
         self.trainer("relations", max_steps=3).fit(fitted, self.texts())
         return fitted
 
     def fit_consistent(self) -> DistillationModule:
-        """Other wordings, labels that are left out, and a teacher that reads a prompt."""
+        """Augmented examples, missing labels, and a teacher that reads a prompt."""
         losses = {
             "hard": HardLabelLoss(),
             "same": ConsistencyLoss(0.5, temperature=0.8, confidence=0.0),
@@ -116,17 +116,17 @@ class Runs:
         }
         schedules = {"hard": {"tsa_threshold": Schedule(0.3, 1)}}
         fitted = self.classifier(losses=losses, loss_schedules=schedules)
-        rows = self.texts(augmentation=TfIdfReplacement(0.5), teacher_prompt="then {text} later")
-        self.trainer("consistent", accumulate_grad_batches=2, max_steps=3).fit(fitted, rows)
+        texts = self.texts(augmentation=TfIdfReplacement(0.5), teacher_prompt="then {text} later")
+        self.trainer("consistent", accumulate_grad_batches=2, max_steps=3).fit(fitted, texts)
         return fitted
 
     def fit_cached(self, cache: str, optimizer: object, steps: int = 10, batch_size: int = 2) -> DistillationModule:
-        """A row a step on each of two devices: now and then one finds its row in the cache and the other does not."""
+        """One example per step on each of two devices: sometimes only one of them is cached."""
         losses = {"hard": HardLabelLoss(), "soft": SoftTargetLoss(1.0, 2.0)}
         fitted = self.classifier(losses=losses, optimizer=optimizer, teacher_cache=str(self.folder / cache))
-        rows = self.texts()
-        rows.batch_size = batch_size if self.kind is None else batch_size // 2
-        self.trainer("cached", max_steps=steps).fit(fitted, rows)
+        texts = self.texts()
+        texts.batch_size = batch_size if self.kind is None else batch_size // 2
+        self.trainer("cached", max_steps=steps).fit(fitted, texts)
         return fitted
 
     def corpus(self) -> MaskedLMDataModule:
@@ -134,7 +134,7 @@ class Runs:
         return MaskedLMDataModule(str(self.folder / "corpus"), tokenizer=str(TINY_BERT), **settings)
 
     def masked(self, **settings: object) -> DistillationModule:
-        """Its word embeddings are also the head's weights."""
+        """The student's word embeddings are tied to the weights of its head."""
         student = {"config": str(self.folder / "masked"), **NO_DROPOUT, "num_hidden_layers": 1}
         losses = {"hard": HardLabelLoss(), "soft": SoftTargetLoss(1.0, 2.0)}
         overrides = {"student": student, "losses": losses, "optimizer": SGD, "lr_scheduler": None, **settings}
@@ -146,7 +146,7 @@ class Runs:
         return fitted
 
     def fit_epoch(self, build: str, name: str, resume: Path | None = None) -> DistillationModule:
-        """The first of two epochs, or from its checkpoint the second."""
+        """Run the first of two epochs, or the second from a checkpoint."""
         fitted = getattr(self, build)(optimizer=ADAM, lr_scheduler="linear")
         callbacks = [
             LastCheckpoint(60),
@@ -156,8 +156,8 @@ class Runs:
             StopAfterEpoch(),
         ]
         run = self.trainer(name, max_epochs=2, enable_checkpointing=True, callbacks=callbacks)
-        rows = self.texts() if build == "classifier" else self.corpus()
-        run.fit(fitted, rows, ckpt_path=resume)
+        datamodule = self.texts() if build == "classifier" else self.corpus()
+        run.fit(fitted, datamodule, ckpt_path=resume)
         return fitted
 
 
@@ -171,7 +171,7 @@ def last_checkpoint(folder: Path) -> Path:
 
 
 def run_on_two_processes(folder: Path, kind: str) -> dict[str, object]:
-    """What the test compares. In the folder are the checkpoints that one process wrote after an epoch."""
+    """Return the values that the test compares; the folder has the checkpoints of one process after an epoch."""
     runs = Runs(folder, kind)
     results: dict[str, object] = {}
     if kind != "distributed":
@@ -189,9 +189,9 @@ def run_on_two_processes(folder: Path, kind: str) -> dict[str, object]:
         cached = runs.fit_cached(f"{kind} cache", LAZY if kind == "ddp" else SGD)
         results["cached"] = full_state_dict(cached)
         store = cached.cached_teachers["train"].store
-        store.refresh()  # the other process has written as well
+        store.refresh()  # with the other process's examples
         results["cached examples"] = len(store)
-    if kind == "fsdp2":  # DDP refuses a student of whose head no loss reads anything
+    if kind == "fsdp2":  # DDP raises if no loss reads the student's head
         results["relations"] = full_state_dict(runs.fit_relations())
     for build in ("classifier", "masked"):
         runs.fit_epoch(build, f"{kind} {build}")

@@ -1,4 +1,4 @@
-"""Two processes over gloo against one, on the same weights."""
+"""Two processes over gloo equal one process."""
 
 import contextlib
 import csv
@@ -55,28 +55,28 @@ def last(folder):
     return DistillationModule.load_from_checkpoint(folder / "whole" / "checkpoints" / "last.ckpt")
 
 
-def test_every_row_is_trained_on_in_each_epoch(results):
-    steps = len(results["rows"]) // EPOCHS
+def test_each_epoch_trains_on_every_example(results):
+    steps = len(results["row_ids"]) // EPOCHS
     for epoch in range(EPOCHS):
-        batches = results["rows"][epoch * steps : (epoch + 1) * steps]
+        batches = results["row_ids"][epoch * steps : (epoch + 1) * steps]
         assert all(len(first) == len(second) for first, second in batches)
-        seen = [row for step in batches for part in step for row in part]
+        seen = [row_id for step in batches for part in step for row_id in part]
         assert set(seen) == set(range(71))
-        assert len(seen) == 72  # two devices get as many rows each: one comes twice
+        assert len(seen) == 72  # both devices get equally many, so one comes twice
 
 
-def test_report_is_of_all_rows(folder):
+def test_report_covers_all_examples(folder):
     report = json.loads((folder / "whole" / "report.json").read_text())
-    assert report["num_examples"] == "35 rows"
+    assert report["num_examples"] == "35 examples"
     assert [line["name"] for line in report["rows"]] == ["teacher", "student"]
 
 
 def test_probe_is_that_of_one_process(folder):
     probe = json.loads((folder / "whole" / "probe.json").read_text())
-    rows, selection = data(folder / "data_oos_plus.json"), Selection(None, 1, [1.0, 5.0, 19.0], 3, 3)
+    datamodule, selection = data(folder / "data_oos_plus.json"), Selection(None, 1, [1.0, 5.0, 19.0], 3, 3)
     pair = [str(folder / "teacher"), str(folder / "whole" / "student")]
     alone = asdict(
-        probe_models(selection, SequenceClassification(), rows, "validation", pair, enable_progress_bar=False)
+        probe_models(selection, SequenceClassification(), datamodule, "validation", pair, enable_progress_bar=False)
     )
     assert probe["num_examples"] == alone["num_examples"] == 35
     assert [sentence["text"] for sentence in probe["sentences"]] == [s["text"] for s in alone["sentences"]]
@@ -102,41 +102,41 @@ def test_teacher_scores_are_those_of_one_process(results, folder):
     )
 
 
-def test_both_processes_hold_the_same_student_and_the_untouched_teacher(results):
+def test_processes_have_the_same_student_and_an_unchanged_teacher(results):
     assert results["teacher changed"] == [[], []]
     assert results["teacher trains"] == results["teacher in train mode"] == [False, False]
     first, second = results["student in the processes"]
     assert first == second
 
 
-def test_killed_in_mid_epoch_and_resumed_ends_in_the_same_weights(results):
+def test_resumed_run_ends_in_the_same_weights(results):
     assert results["resumed differs"] == []
 
 
 def test_teacher_cache_is_shared(results, folder):
-    cold = Counter(row for rows in results["teacher rows"]["cold"] for row in rows)
+    cold = Counter(row_id for row_ids in results["teacher examples"]["cold"] for row_id in row_ids)
     assert set(cold) == set(range(71))
-    assert all(results["teacher rows"]["cold"])
-    assert cold.total() <= 71 + 35 + 2  # a row that comes on both devices at once
-    assert results["teacher rows"]["warm"] == [[], []]
+    assert all(results["teacher examples"]["cold"])
+    assert cold.total() <= 71 + 35 + 2  # an example that is on both devices at once
+    assert results["teacher examples"]["warm"] == [[], []]
     assert results["teacher loaded when warm"] == [False, False]
     assert results["warm differs"] == []
     assert len(list((folder / "cache").iterdir())) == 2
 
 
-def test_predictions_are_complete_in_order_and_those_of_one_process(folder, last):
-    rows = data(folder / "data_oos_plus.json")
-    trainer(folder, callbacks=[PredictionWriter("alone.csv")]).predict(last, rows)
+def test_predictions_are_complete_ordered_and_equal_to_one_process(folder, last):
+    datamodule = data(folder / "data_oos_plus.json")
+    trainer(folder, callbacks=[PredictionWriter("alone.csv")]).predict(last, datamodule)
     both, alone = (
         list(csv.DictReader((folder / name).read_text(encoding="utf-8").splitlines()))
         for name in ("predictions.csv", "alone.csv")
     )
-    assert [row["text"] for row in both] == rows.texts()["text"]
+    assert [row["text"] for row in both] == datamodule.texts()["text"]
     assert [row["label"] for row in both] == [row["label"] for row in alone]
     assert [float(r["score"]) for r in both] == pytest.approx([float(r["score"]) for r in alone], abs=2e-6)
 
 
-def test_failing_run_harms_no_earlier_one(tmp_path, ddp_command):
+def test_failing_run_leaves_earlier_runs_unchanged(tmp_path, ddp_command):
     done = python_module(*ddp_command, "--trainer.max_epochs=1")
     assert done.returncode == 0, done.stderr[-3000:]
     logs = tmp_path / "lightning_logs"
@@ -164,16 +164,16 @@ def test_sigterm_saves_and_ends_both_processes(tmp_path, ddp_command):
         while not last.exists() and run.poll() is None:
             time.sleep(0.05)
         before = last.stat().st_mtime_ns
-        time.sleep(0.5)  # told while it writes, it would not write again
+        time.sleep(0.5)  # a signal during a save would not cause another one
         run.terminate()
         assert run.wait(timeout=30) == 143
     finally:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(run.pid, signal.SIGKILL)  # both, where they hang
+            os.killpg(run.pid, signal.SIGKILL)  # both processes, if they hang
     assert last.stat().st_mtime_ns > before
 
 
-def test_questions_whose_parts_are_on_two_devices(results, folder):
+def test_questions_split_across_devices(results, folder):
     reader = module(task=QuestionAnswering(), student=FAST_STUDENT)
     reader.build_student().load_state_dict(torch.load(folder / "reader.pt", weights_only=True))
     questions = squad_data(folder / "squad")

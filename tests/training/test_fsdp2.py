@@ -1,4 +1,4 @@
-"""FSDP2 with one process: from the shell, in other precisions, and what is refused. Two are in test_scale.py."""
+"""FSDP2 with one process; for two processes see test_scale.py."""
 
 import json
 from functools import partial
@@ -50,7 +50,7 @@ def test_checkpoints_are_files(tmp_path, run_yaml, shell, strategy):
     assert code == 0, message
 
 
-def test_checkpoints_are_folders_if_asked_for(tmp_path, run_yaml, shell):
+def test_checkpoints_are_folders_on_request(tmp_path, run_yaml, shell):
     strategy = {"class_path": "FSDP2Strategy", "init_args": {"save_distributed_checkpoint": True}}
     assert shell("fit", "--config", run_yaml, f"--trainer.strategy={json.dumps(strategy)}")[0] == 0
     run = tmp_path / "lightning_logs" / "version_0"
@@ -91,7 +91,7 @@ def test_callbacks_that_need_whole_weights(tmp_path, clinc_file, callback):
 
 def test_module_as_cached_teacher(tmp_path, clinc_file):
     teacher = tiny_bert(layers=2, seed=1)
-    for cached in (0, 72):  # dividing it changes how it prints
+    for cached in (0, 72):  # sharding changes the repr of the teacher
         fitted = module(teacher, teacher_cache=str(tmp_path / "cache"))
         cached_at_start = []
 

@@ -1,4 +1,4 @@
-"""Clipping with a fused optimiser in bf16, which Lightning by itself refuses."""
+"""Clipping with a fused optimizer in bf16, for which Lightning raises (2.6)."""
 
 from functools import partial
 

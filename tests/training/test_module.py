@@ -1,11 +1,13 @@
 import copy
 import json
+import shutil
 from functools import partial
 
 import pytest
 import torch
 import yaml
 from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
 from lightning_kd import DistillationModule
@@ -15,7 +17,7 @@ from tests.helpers import LABELS, STUDENT, TINY_BERT, data, module, save_model, 
 
 
 class Spy(Callback):
-    """Looks at the module in the middle of training."""
+    """Records modes, batches and logged values of each step."""
 
     def __init__(self):
         self.student_modes, self.teacher_modes, self.logged, self.batches = [], [], [], []
@@ -28,8 +30,8 @@ class Spy(Callback):
         self.logged.append({k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("train/")})
 
 
-def weights(network):
-    return {name: tensor.clone() for name, tensor in network.state_dict().items()}
+def weights(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
 def same(first, second):
@@ -48,7 +50,7 @@ def test_student_trains_in_train_mode_and_teacher_stays_in_eval_mode(tmp_path, c
     assert not any(m.training for m in fitted.teacher.load()[0].modules())
 
 
-def test_unlabeled_rows_train_on_soft_targets_alone(tmp_path, clinc_file, teacher_folder):
+def test_unlabeled_examples_train_on_soft_targets_only(tmp_path, clinc_file, teacher_folder):
     content = json.loads(clinc_file.read_text())
     content["train"] = [[text, None] for text, _ in content["train"]]
     folder = tmp_path / "unlabeled"
@@ -64,12 +66,14 @@ def test_unlabeled_rows_train_on_soft_targets_alone(tmp_path, clinc_file, teache
     unlabeled, _ = train(folder, {"soft": SoftTargetLoss()}, allow_unlabeled=True)
     assert same(weights(soft), weights(unlabeled))
     _, spy = train(folder, {"soft": SoftTargetLoss(), "hard": HardLabelLoss()}, allow_unlabeled=True)
-    labeled = [bool((batch["labels"] >= 0).any()) for batch in spy.batches]  # those out of scope have kept theirs
+    labeled = [
+        bool((batch["labels"] >= 0).any()) for batch in spy.batches
+    ]  # out-of-scope examples have kept their labels
     assert set(labeled) == {True, False}
     assert [logged["train/hard"] > 0 for logged in spy.logged] == labeled
 
 
-def test_unlabeled_rows_without_anyone_to_label_them(tmp_path, clinc_file):
+def test_unlabeled_examples_need_a_loss_that_learns_from_them(tmp_path, clinc_file):
     with pytest.raises(ValueError, match=r"data\.allow_unlabeled: "):
         trainer(tmp_path).fit(module(), data(clinc_file, allow_unlabeled=True))
 
@@ -100,7 +104,7 @@ def test_parts_sum_to_the_total(tmp_path, clinc_file, teacher_folder):
 
 
 def test_a_step_is_the_textbook_step(tmp_path, clinc_file):
-    """One optimiser step by the module against the same step written out with plain PyTorch."""
+    """One optimizer step by the module equals the same step written in plain PyTorch."""
     teacher, student = (
         tiny_bert(layers=3, seed=1),
         tiny_bert(seed=2, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0),
@@ -142,7 +146,7 @@ def test_reserved_loss_name():
         module(losses={"loss": HardLabelLoss()})
 
 
-def test_loss_that_needs_a_teacher_is_refused_at_fit_only(tmp_path, clinc_file):
+def test_loss_without_teacher_raises_in_fit_only(tmp_path, clinc_file):
     lonely = module(losses={"soft": SoftTargetLoss()})
     trainer(tmp_path).validate(lonely, data(clinc_file), verbose=False)
     with pytest.raises(ValueError, match=r"losses\.soft: needs a teacher"):
@@ -156,14 +160,14 @@ def test_teacher_that_no_loss_reads_is_not_loaded(tmp_path, clinc_file, teacher_
     assert not idle.teacher.models[0].is_loaded
 
 
-def test_teacher_and_student_must_be_two_networks():
-    network = tiny_bert()
+def test_teacher_and_student_must_be_two_objects():
+    model = tiny_bert()
     with pytest.raises(ValueError, match="teacher: teacher and student are the same object"):
-        module(network, student=network)
+        module(model, student=model)
 
 
 def test_student_takes_the_labels_of_the_teacher_and_the_batches_follow(tmp_path, clinc_file):
-    """The teacher's order differs from the data's: both are aligned by name."""
+    """The teacher's order differs from the data's; both are aligned by name."""
     order = ["oos", "Leave", "greet"]
     teacher = save_model(tiny_bert(labels=order, seed=1), tmp_path / "t")
     fitted = module(
@@ -193,23 +197,23 @@ def test_teacher_in_another_order_than_the_students_is_reordered(tmp_path, clinc
 
 
 def data_loader(path):
-    rows = data(path)
-    rows.setup("validate")
-    return rows.val_dataloader()
+    datamodule = data(path)
+    datamodule.setup("validate")
+    return datamodule.val_dataloader()
 
 
 def test_ensemble_averages_logits(clinc_file, tmp_path):
-    networks = [tiny_bert(seed=1), tiny_bert(seed=2, labels=["oos", "greet", "leave"])]
-    fitted = module([save_model(n, tmp_path / f"t{i}") for i, n in enumerate(networks)], student=tiny_bert(seed=3))
+    models = [tiny_bert(seed=1), tiny_bert(seed=2, labels=["oos", "greet", "leave"])]
+    fitted = module([save_model(n, tmp_path / f"t{i}") for i, n in enumerate(models)], student=tiny_bert(seed=3))
     trainer(tmp_path, max_steps=1).fit(fitted, data(clinc_file))
     batch = next(iter(data_loader(clinc_file)))
     inputs = {k: batch[k] for k in ("input_ids", "attention_mask", "token_type_ids")}
-    logits = [n.eval()(**inputs).logits.detach() for n in networks]
+    logits = [n.eval()(**inputs).logits.detach() for n in models]
     expected = (logits[0] + logits[1][:, [1, 2, 0]]) / 2
     torch.testing.assert_close(fitted.teacher(batch).heads["label"].logits, expected)
 
 
-def test_other_labels_are_refused_and_can_be_ignored(tmp_path, clinc_file):
+def test_different_labels_raise_unless_ignored(tmp_path, clinc_file):
     other = tiny_bert(labels=["a", "b", "c"])
     with pytest.raises(ValueError, match=r"only in the first.*model\.ignore_checks\+=label_mismatch"):
         trainer(tmp_path).fit(module(other), data(clinc_file))
@@ -236,8 +240,6 @@ def test_fresh_head_of_the_data_without_a_teacher(tmp_path, clinc_file, student_
 
 @pytest.mark.parametrize("how", ["python", "teacher"])
 def test_reload_without_teacher_or_hub(tmp_path, clinc_file, teacher_folder, how):
-    import shutil
-
     fitted = module(teacher_folder if how == "teacher" else None, student=save_model(tiny_bert(None), tmp_path / "s"))
     run = trainer(tmp_path, max_epochs=2)
     run.fit(fitted, data(clinc_file))
@@ -255,8 +257,6 @@ def test_reload_without_teacher_or_hub(tmp_path, clinc_file, teacher_folder, how
 
 
 def test_best_checkpoint_by_name(tmp_path, clinc_file):
-    from lightning.pytorch.callbacks import ModelCheckpoint
-
     best = ModelCheckpoint(monitor="val/accuracy", mode="max")
     run = trainer(tmp_path, callbacks=[best], enable_checkpointing=True)
     run.fit(module(), data(clinc_file))
@@ -275,8 +275,8 @@ def test_module_given_as_student_must_be_passed_again(tmp_path, clinc_file):
     assert same(weights(loaded.student), weights(run.lightning_module.student))
 
 
-def test_any_network_and_any_loader(tmp_path):
-    """Plain modules of logits, a plain loader: no transformers network, no DataModule."""
+def test_any_model_and_any_loader(tmp_path):
+    """Modules without a transformers configuration, and no DataModule."""
 
     class Linear(nn.Module):
         def __init__(self):
@@ -286,14 +286,16 @@ def test_any_network_and_any_loader(tmp_path):
         def forward(self, x):
             return self.layer(x)
 
-    rows = [{"x": torch.randn(4), "labels": torch.tensor(i % 2)} for i in range(32)]
-    loader = torch.utils.data.DataLoader(rows, batch_size=8)
+    examples = [{"x": torch.randn(4), "labels": torch.tensor(i % 2)} for i in range(32)]
+    loader = torch.utils.data.DataLoader(examples, batch_size=8)
     fitted = module(Linear(), student=Linear(), label_names=["a", "b"])
-    trainer(tmp_path).fit(fitted, loader, loader)  # no warning: a plain teacher has nowhere to name its labels
+    trainer(tmp_path).fit(
+        fitted, loader, loader
+    )  # no warning: a teacher without a configuration cannot have label names
     assert "val/accuracy" in fitted.trainer.callback_metrics
 
 
-def test_nan_names_the_loss_and_the_rows(tmp_path, clinc_file):
+def test_nan_names_the_loss_and_the_examples(tmp_path, clinc_file):
     class Broken(HardLabelLoss):
         def forward(self, student, teacher=None):
             return super().forward(student) * float("nan")
@@ -303,7 +305,7 @@ def test_nan_names_the_loss_and_the_rows(tmp_path, clinc_file):
         trainer(tmp_path, num_sanity_val_steps=0).fit(module(losses=losses), data(clinc_file))
 
 
-def test_labels_never_reach_the_networks(clinc_file):
+def test_labels_never_reach_the_models(clinc_file):
     seen = []
 
     class Recorder(nn.Module):
@@ -323,7 +325,7 @@ def test_labels_never_reach_the_networks(clinc_file):
 def test_schedule_runs_over_all_optimizer_steps(tmp_path, clinc_file):
     fitted = module(warmup_ratio=0.25)
     run = trainer(tmp_path, max_epochs=2, accumulate_grad_batches=2)
-    run.fit(fitted, data(clinc_file, batch_size=9))  # 72 rows: 8 batches, 4 steps an epoch
+    run.fit(fitted, data(clinc_file, batch_size=9))  # 72 examples: 8 batches, 4 steps an epoch
     assert run.global_step == 8
     schedule = run.lr_scheduler_configs[0].scheduler
     assert [schedule.lr_lambdas[0](step) for step in range(9)] == pytest.approx(
@@ -332,13 +334,13 @@ def test_schedule_runs_over_all_optimizer_steps(tmp_path, clinc_file):
     assert schedule.get_last_lr() == pytest.approx([0, 0])
 
 
-def test_endless_run_with_a_schedule_is_refused(tmp_path, clinc_file):
+def test_endless_run_needs_no_lr_schedule(tmp_path, clinc_file):
     with pytest.raises(ValueError, match=r"lr_scheduler: 'linear' needs the number of steps"):
         trainer(tmp_path, max_epochs=-1).fit(module(), data(clinc_file))
 
 
 def test_weights_do_not_depend_on_the_rng_around_the_run(tmp_path, clinc_file):
-    """Dropout is seeded by the batch's number, so that a callback that draws random numbers changes nothing."""
+    """Dropout is seeded by the batch's number, so a callback that draws random numbers changes nothing."""
 
     class Drawer(Callback):
         def on_train_batch_end(self, *_):

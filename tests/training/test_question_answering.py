@@ -1,4 +1,4 @@
-"""Whole runs of question answering: training, scores, the prediction file, the exported folder."""
+"""Whole runs of question answering."""
 
 import json
 import re
@@ -28,8 +28,8 @@ from tests.helpers import (
 
 @pytest.fixture
 def teacher(tmp_path):
-    network = tiny_bert(None, layers=3, seed=1, model_class=BertForQuestionAnswering)
-    return save_model(network, tmp_path / "teacher")
+    model = tiny_bert(None, layers=3, seed=1, model_class=BertForQuestionAnswering)
+    return save_model(model, tmp_path / "teacher")
 
 
 def qa_module(teacher=None, **settings):
@@ -64,11 +64,11 @@ def test_predictions_as_a_table(tmp_path, squad_folder):
     run = trainer(tmp_path, callbacks=[PredictionWriter("answers.csv")])
     run.predict(qa_module(), squad_data(squad_folder))
     header, *lines = (tmp_path / "answers.csv").read_text(encoding="utf-8").splitlines()
-    assert header == "id,question,text,score"
+    assert header == "id,question,answer,score"
     assert len(lines) == 13
 
 
-def test_untrained_teacher_is_refused(tmp_path, squad_folder, teacher):
+def test_untrained_teacher_raises(tmp_path, squad_folder, teacher):
     dev = squad_folder / "dev-v1.1.json"
     dev.write_text(re.sub(r'"text": "[^"]*"', '"text": "zebra"', dev.read_text(encoding="utf-8")), encoding="utf-8")
     with pytest.raises(ValueError, match=r"validation f1 0\.0000, not better than chance \(10\.0000\)"):
@@ -98,17 +98,17 @@ def test_token_types_reach_a_teacher_whose_student_has_none(tmp_path, squad_fold
     types = []
     fitted = qa_module(teacher, losses={"hard": HardLabelLoss(), "soft": SoftTargetLoss()})
     fitted.teacher.load()[0].register_forward_pre_hook(
-        lambda network, args, kwargs: types.append(kwargs["token_type_ids"]), with_kwargs=True
+        lambda model, args, kwargs: types.append(kwargs["token_type_ids"]), with_kwargs=True
     )
     trainer(tmp_path).fit(fitted, squad_data(squad_folder, tokenizer=tokenizer))
     assert types
     assert all(set(rows.flatten().tolist()) == {0, 1} for rows in types)
 
 
-def test_from_the_shell(tmp_path, squad_folder, teacher, monkeypatch, capsys):
+def test_from_the_command_line(tmp_path, squad_folder, teacher, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
 
-    def shell(*args):
+    def lightning_kd(*args):
         monkeypatch.setattr("sys.argv", ["lightning-kd", *map(str, args)])
         main()
 
@@ -127,33 +127,33 @@ def test_from_the_shell(tmp_path, squad_folder, teacher, monkeypatch, capsys):
         "--trainer.max_epochs=1",
         "--trainer.enable_progress_bar=false",
     ]
-    shell("fit", *arguments)
+    lightning_kd("fit", *arguments)
     folder = tmp_path / "lightning_logs" / "version_0"
     summary = capsys.readouterr().out
     assert "exact_match" in summary
     assert "f1" in summary
     assert "question-answering" in (folder / "student" / "README.md").read_text(encoding="utf-8")
-    shell("predict", "--config", folder / "config.yaml", f"--ckpt_path={folder / 'checkpoints' / 'best.ckpt'}")
+    lightning_kd("predict", "--config", folder / "config.yaml", f"--ckpt_path={folder / 'checkpoints' / 'best.ckpt'}")
     answers = json.loads((tmp_path / "lightning_logs" / "version_1" / "predictions.json").read_text(encoding="utf-8"))
     assert len(answers) == 13
 
 
-def test_exported_folder_is_an_ordinary_one(tmp_path, squad_folder):
+def test_code_of_the_model_card_loads_the_exported_student(tmp_path, squad_folder):
     fitted, questions = qa_module(), squad_data(squad_folder)
     trainer(tmp_path, callbacks=[StudentExport()]).fit(fitted, questions)
     code = re.search(r"```python\n(.*?)```", (tmp_path / "student" / "README.md").read_text(encoding="utf-8"), re.S)
     names: dict = {}
-    exec(code.group(1).replace("<this folder>", str(tmp_path / "student")), names)  # what the card says
+    exec(code.group(1).replace("<this folder>", str(tmp_path / "student")), names)
     batch = next(iter(questions.val_dataloader()))
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
     with torch.no_grad():
-        exported, own = names["network"].eval()(**inputs), fitted.student.eval()(**inputs)
-    assert torch.equal(exported.start_logits, own.start_logits)
-    assert torch.equal(exported.end_logits, own.end_logits)
+        exported, student = names["model"].eval()(**inputs), fitted.student.eval()(**inputs)
+    assert torch.equal(exported.start_logits, student.start_logits)
+    assert torch.equal(exported.end_logits, student.end_logits)
     assert names["tokenizer"]("hello")["input_ids"] == questions.tokenizer("hello")["input_ids"]
 
 
-def test_teacher_or_student_with_another_head(tmp_path, squad_folder):
+def test_teacher_or_student_with_another_number_of_labels(tmp_path, squad_folder):
     three = tiny_bert(LABELS, model_class=BertForQuestionAnswering)
     with pytest.raises(ValueError, match="teacher 'BertForQuestionAnswering': has 3 labels, expected 2"):
         trainer(tmp_path).fit(qa_module(three), squad_data(squad_folder))

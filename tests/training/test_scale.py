@@ -1,4 +1,4 @@
-"""DDP and FSDP2 on two processes over gloo, held against one process with the same rows in a step."""
+"""DDP and FSDP2 on two processes over gloo equal one process with the same examples in a step."""
 
 import shutil
 
@@ -15,17 +15,17 @@ from tests.training.scale_script import LAZY, SGD, Runs, last_checkpoint, write_
 BUILDS = ("classifier", "masked")
 STRATEGIES = ("ddp", "fsdp2")
 
-pytestmark = pytest.mark.filterwarnings("ignore:The dirpath has changed")  # the second epoch has a folder of its own
+pytestmark = pytest.mark.filterwarnings("ignore:The dirpath has changed")  # the second epoch has another folder
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """One process; its checkpoints are there for the two."""
+    """Runs in one process, whose checkpoints the two processes resume."""
     runs = Runs(tmp_path_factory.mktemp("scale"))
     write_inputs(runs.folder)
     for build in BUILDS:
         runs.fit_epoch(build, f"one {build}")
-    runs.fit_cached("cache", SGD, steps=7, batch_size=1)  # other pairs than those of a step
+    runs.fit_cached("cache", SGD, steps=7, batch_size=1)  # different pairs than those of a step
     for kind in STRATEGIES:
         shutil.copytree(runs.folder / "cache", runs.folder / f"{kind} cache")
     return runs
@@ -33,7 +33,7 @@ def runs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def two_processes(runs):
-    """What two processes found, by strategy."""
+    """Results of two processes, by strategy."""
     done = python_module("tests.training.scale_script", runs.folder)
     assert done.returncode == 0, done.stderr[-3000:]
     kinds = (*STRATEGIES, "distributed")
@@ -42,7 +42,7 @@ def two_processes(runs):
 
 @pytest.fixture(scope="module")
 def resumed(runs, two_processes):
-    """The second epoch in one process, after the first in one or in two."""
+    """Run the second epoch in one process, after the first in one or in two."""
 
     def resume(build, first):
         return full_state_dict(runs.fit_epoch(build, f"one on {first}", last_checkpoint(runs.folder / first)))
@@ -68,7 +68,7 @@ def test_unlabeled_examples_projection_and_accumulation(runs, two_processes):
     for kind in STRATEGIES:
         assert_same(two_processes[kind]["classifier"], expected)
     scores = runs.trainer("validated").validate(fitted, runs.texts(), verbose=False)[0]
-    for kind in STRATEGIES:  # 19 rows
+    for kind in STRATEGIES:  # 19 examples
         assert two_processes[kind]["validated"] == pytest.approx(scores, abs=1e-6)
 
 
@@ -85,7 +85,7 @@ def test_masked_tokens_and_tied_embeddings(runs, two_processes):
 
 
 def test_cache_with_the_example_of_one_process_only(runs, two_processes):
-    """The divided teacher needs both processes; sparse gradients are gathered from both."""
+    """The sharded teacher needs both processes; sparse gradients are gathered from both."""
     for kind, optimizer in (("ddp", LAZY), ("fsdp2", SGD)):
         expected = runs.fit_cached("cache of one", optimizer)
         assert_same(two_processes[kind]["cached"], full_state_dict(expected))
@@ -97,9 +97,9 @@ def test_loss_that_reads_inside_the_layers(runs, two_processes):
 
 
 def test_teacher_is_frozen_sharded_and_not_saved(runs, two_processes):
-    own = AutoModelForSequenceClassification.from_pretrained(runs.folder / "teacher").state_dict()
+    saved_teacher = AutoModelForSequenceClassification.from_pretrained(runs.folder / "teacher").state_dict()
     for kind in STRATEGIES:
-        assert all(torch.equal(weight, two_processes[kind]["teacher"][name]) for name, weight in own.items())
+        assert all(torch.equal(weight, two_processes[kind]["teacher"][name]) for name, weight in saved_teacher.items())
         assert not two_processes[kind]["teacher trains"]
         assert two_processes[kind]["teacher is sharded"] == (kind == "fsdp2")
         saved = read_checkpoint(last_checkpoint(runs.folder / f"{kind} classifier"))["state_dict"]
