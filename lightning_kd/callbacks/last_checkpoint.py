@@ -14,6 +14,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from lightning_kd.io.atomic import replace_path
 from lightning_kd.io.checkpoint_io import AtomicCheckpointIO
+from lightning_kd.training.accumulation import is_accumulating
 
 SYNC_EVERY_N_STEPS = 16
 """With several devices the clocks are compared only every so many steps: each comparison is a broadcast."""
@@ -77,7 +78,7 @@ class LastCheckpoint(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save if it is time and the state is whole."""
-        if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch or trainer.fit_loop._should_accumulate():
+        if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch or is_accumulating(trainer):
             return
         stopping = trainer.should_stop or trainer.global_step == trainer.max_steps
         if trainer.world_size > 1 and trainer.global_step % SYNC_EVERY_N_STEPS and not stopping:

@@ -43,6 +43,7 @@ from lightning_kd.teachers.cache import TeacherCache
 from lightning_kd.teachers.cached_teacher import CachedTeacher
 from lightning_kd.teachers.teacher import Teacher
 from lightning_kd.training import checks
+from lightning_kd.training.accumulation import is_accumulating
 from lightning_kd.training.gradient_clipping import clip_special_gradients
 from lightning_kd.training.loss_schedules import Schedule, apply_schedules, resolve_schedules
 from lightning_kd.training.watchdog import exit_with_parent_process
@@ -436,7 +437,7 @@ class DistillationModule(LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Free the gradients after the optimizer's step; Lightning frees them after the next forward pass."""
-        if not self.trainer.fit_loop._should_accumulate():
+        if not is_accumulating(self.trainer):
             self.zero_grad()
 
     def on_fit_end(self) -> None:

@@ -24,6 +24,7 @@ from lightning_kd.losses.base import DistillationLoss
 from lightning_kd.models import Model
 from lightning_kd.optim.schedules import require_total_steps
 from lightning_kd.teachers.teacher import Teacher
+from lightning_kd.training.accumulation import is_accumulating
 from lightning_kd.training.loss_schedules import Schedule, resolve_schedules
 
 
@@ -183,8 +184,7 @@ class DistillationCallback(Callback):
 
         Done before gradients are unscaled, so that all devices see the same overflow and skip the same steps.
         """
-        # Lightning 2.6 has no public method for the last step of an accumulation
-        if self._terms is None or trainer.world_size == 1 or trainer.fit_loop._should_accumulate():
+        if self._terms is None or trainer.world_size == 1 or is_accumulating(trainer):
             return
         for parameter in self._terms.parameters():
             gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
