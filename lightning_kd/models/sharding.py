@@ -42,6 +42,7 @@ class FSDP2Strategy(ModelParallelStrategy):
 
     def setup_environment(self) -> None:
         """Resolve ``auto`` to the number of devices, then set up the process group."""
+        # a private attribute of Lightning (2.6), which has no hook to resolve "auto" otherwise
         if self._data_parallel_size == "auto":
             self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()

@@ -1,3 +1,5 @@
+"""Objects as class path and arguments, and back."""
+
 import importlib
 import sys
 from functools import partial
@@ -28,7 +30,7 @@ def save_and_load(value, file):
 
 
 class RenamesArgument:
-    """Keeps its argument under another name."""
+    """Stores its argument in an attribute of another name."""
 
     def __init__(self, mapping):
         self.something_else = mapping
@@ -72,7 +74,7 @@ def test_classes_have_the_shortest_path(cls, path):
     assert class_path(cls) == path
 
 
-def test_checkpoint_does_not_say_in_which_file_a_class_is():
+def test_public_classes_have_public_paths():
     exported = [getattr(package, name) for package in (lightning_kd, losses) for name in package.__all__]
     for cls in filter(lambda value: isinstance(value, type), exported):
         package, _, name = class_path(cls).rpartition(".")
@@ -80,7 +82,7 @@ def test_checkpoint_does_not_say_in_which_file_a_class_is():
         assert name in sys.modules[package].__all__
 
 
-def test_package_that_has_another_class_of_that_name(monkeypatch):
+def test_package_with_another_class_of_that_name(monkeypatch):
     monkeypatch.setattr(losses, "SoftTargetLoss", LogitMSELoss)
     assert class_path(SoftTargetLoss) == "lightning_kd.losses.soft_target.SoftTargetLoss"
     monkeypatch.setattr(sys.modules["lightning_kd.losses.soft_target"], "SoftTargetLoss", LogitMSELoss)
@@ -89,13 +91,13 @@ def test_package_that_has_another_class_of_that_name(monkeypatch):
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    """A package that exports its class lazily, has a broken module, and one that nothing needs."""
+    """A package with a lazily exported class, a broken module and an unused module."""
     folder = tmp_path / "lazy_package"
     folder.mkdir()
-    export = 'if name == "Own":\n        from lazy_package.own import Own\n        return Own\n'
+    export = 'if name == "UserLoss":\n        from lazy_package.losses import UserLoss\n        return UserLoss\n'
     files = {
         "__init__": f"def __getattr__(name):\n    {export}    raise AttributeError(name)\n",
-        "own": "from lightning_kd.losses import HardLabelLoss\nclass Own(HardLabelLoss): pass\n",
+        "losses": "from lightning_kd.losses import HardLabelLoss\nclass UserLoss(HardLabelLoss): pass\n",
         "broken": "import what_is_not_installed\n",
         "heavy": "",
     }
@@ -107,33 +109,33 @@ def package(tmp_path, monkeypatch):
         del sys.modules[name]
 
 
-def test_lazy_export_is_found_and_nothing_else_imported(package):
-    own = importlib.import_module("lazy_package.own").Own
-    config = to_config(own(0.5))
-    assert config["class_path"] == "lazy_package.Own"
-    assert type(from_config(config, DistillationLoss, "losses.some")) is own
+def test_lazy_export_is_found_without_other_imports(package):
+    loss_class = importlib.import_module("lazy_package.losses").UserLoss
+    config = to_config(loss_class(0.5))
+    assert config["class_path"] == "lazy_package.UserLoss"
+    assert type(from_config(config, DistillationLoss, "losses.some")) is loss_class
     assert "lazy_package.heavy" not in sys.modules
 
 
-def test_module_that_does_not_import_is_named_with_what_it_misses(package):
+def test_module_with_a_missing_dependency(package):
     with pytest.raises(ValueError, match=r"'lazy_package\.broken\.Loss' .*'what_is_not_installed'"):
         from_config({"class_path": "lazy_package.broken.Loss"}, DistillationLoss, "losses.soft")
 
 
-def test_nested_class_comes_back(tmp_path):
+def test_nested_class_round_trips(tmp_path):
     config = save_and_load(to_config(Outer.Inner(0.25)), tmp_path / "config.pt")
     copy = from_config(config, DistillationLoss, "losses.some")
     assert (type(copy), copy.weight) == (Outer.Inner, 0.25)
 
 
 @pytest.mark.parametrize("main", ["__main__", "__mp_main__"])
-def test_class_of_a_script_or_notebook_is_not_saved(main, monkeypatch):
+def test_class_of_a_script_is_unserializable(main, monkeypatch):
     monkeypatch.setattr(Outer, "__module__", main)
-    monkeypatch.setitem(sys.modules, main, sys.modules[__name__])  # there it would be found
+    monkeypatch.setitem(sys.modules, main, sys.modules[__name__])  # where it would be found
     assert to_config(Outer()) == {"unserializable": "Outer"}
 
 
-def test_arguments_are_those_of_the_constructor():
+def test_constructor_arguments():
     config = to_config(SoftTargetLoss(temperature=2.0))
     assert config["init_args"] == {
         "weight": 1.0,
@@ -157,7 +159,7 @@ def test_optimizer_partial_round_trips(factory, tmp_path):
     assert factory.keywords.items() <= optimizer.defaults.items()
 
 
-def test_partial_made_by_the_command_line():
+def test_partial_of_jsonargparse():
     def instantiate(cls, *args, **kwargs):
         return cls(*args, **kwargs)
 
@@ -191,7 +193,7 @@ def local_class():
         (local_class()(), "Local"),
         (RenamesArgument({}), "RenamesArgument"),
     ],
-    ids=["lambda", "partial of a lambda", "tensor argument", "local class", "argument not kept"],
+    ids=["lambda", "partial of a lambda", "tensor argument", "local class", "argument not stored"],
 )
 def test_unserializable_objects_are_marked(value, kind, tmp_path):
     assert to_config(value) == {"unserializable": kind}
@@ -213,7 +215,7 @@ def test_serializable_arguments_are_accepted(value):
     check_restorable(value, "student")
 
 
-def test_wrong_base_class_raises():
+def test_wrong_base_class():
     with pytest.raises(ValueError, match=r"^optimizer: 'lightning_kd\..*SoftTargetLoss'.*Optimizer"):
         class_from_config(to_config(SoftTargetLoss()), Optimizer, "optimizer")
 
@@ -221,12 +223,12 @@ def test_wrong_base_class_raises():
 @pytest.mark.parametrize(
     "path", ["no_such_module.Loss", "no_such.module.Loss", "lightning_kd.losses.NoSuchLoss", "Loss", ""]
 )
-def test_missing_class_raises(path):
+def test_missing_class(path):
     with pytest.raises(ValueError, match=rf"^losses\.soft: .*'{path}'"):
         from_config({"class_path": path}, DistillationLoss, "losses.soft")
 
 
-def test_objects_pass_through():
+def test_other_values_are_returned():
     loss = SoftTargetLoss()
     assert from_config(loss, DistillationLoss, "losses.soft") is loss
     assert from_config(None, DistillationLoss, "losses.soft") is None
