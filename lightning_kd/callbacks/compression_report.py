@@ -54,7 +54,8 @@ class CompressionReport(DistillationModuleCallback):
         require_packages("CompressionReport", "plots", "matplotlib")
         if not find_callbacks(trainer, Export):
             raise ValueError("CompressionReport: no export to report on; add StudentExport() to trainer.callbacks")
-        check_split(as_text_datamodule(get_datamodule(trainer), "CompressionReport"), self.split)
+        datamodule = as_text_datamodule(get_datamodule(trainer), "CompressionReport")
+        check_split(datamodule, self.split, pl_module.task)
         check_writable(output_path(trainer, self.output_dir) / "report.md", "CompressionReport.output_dir")
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

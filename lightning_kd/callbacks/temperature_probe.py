@@ -97,7 +97,7 @@ class TemperatureProbe(DistillationModuleCallback):
                 f"{CALLBACK_NAME}: no loss uses a teacher; remove the callback, and run lightning-kd probe "
                 "--teacher <exported folder> after training"
             )
-        check_split(self._datamodule(trainer), self.split)
+        check_split(self._datamodule(trainer), self.split, pl_module.task)
         pl_module.build_student()
         self.selection.check_num_classes(len(pl_module.label_names or []))
         self._encode_sentences(trainer)

@@ -43,9 +43,9 @@ def main(args: list[str]) -> None:
     require_packages("probe", "plots", "matplotlib")
     check_writable(output_dir / "probe.md", "output_dir")
     datamodule = as_text_datamodule(config.data, "probe", DATA_HINT)
-    check_split(datamodule, config.split)
     sources = [expand_user(source) for source in (config.teacher, config.student) if source is not None]
     task = config.task or infer_task(sources[0])
+    check_split(datamodule, config.split, task)
     result = probe_models(selection, task, datamodule, config.split, sources)
     write_probe_report(result, output_dir)
     for table in result.tables():  # before the plot, which takes longer

@@ -37,9 +37,9 @@ def main(args: list[str]) -> None:
     require_packages("report", "plots", "matplotlib")
     check_writable(output_dir / "report.md", "output_dir")
     datamodule = as_text_datamodule(config.data, "report", DATA_HINT)
-    check_split(datamodule, config.split)
     sources = [expand_user(source) for source in config.models]
     task = config.task or infer_task(sources[0])
+    check_split(datamodule, config.split, task)
     expected = tokenizer_fingerprint(datamodule.tokenizer)
     for source in sources:
         if tokenizer_fingerprint(load_tokenizer(source, "tokenizer of")) != expected:

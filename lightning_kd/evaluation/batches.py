@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 from lightning_kd.data import TextDataModule
 from lightning_kd.data.interface import as_datamodule_interface
 from lightning_kd.outputs import Batch
+from lightning_kd.tasks.base import Task
 
 Split = Literal["validation", "test"]
 STAGES = {"validation": "validate", "test": "test"}
@@ -61,7 +62,7 @@ def split_dataloader(datamodule: TextDataModule, split: Split) -> DataLoader[Any
     return datamodule.test_dataloader() if split == "test" else datamodule.val_dataloader()
 
 
-def check_split(datamodule: TextDataModule, split: Split) -> None:
+def check_split(datamodule: TextDataModule, split: Split, task: Task) -> None:
     """Raise if a split cannot be scored.
 
     Raises:
@@ -71,7 +72,7 @@ def check_split(datamodule: TextDataModule, split: Split) -> None:
         return  # checked by training
     with unsharded_dataloaders(datamodule):
         batch = next(iter(split_dataloader(datamodule, split)))
-    if not {"labels", "answers"} & batch.keys():
+    if not task.is_labeled(batch):
         raise ValueError(f"split: the {split} split of {datamodule.path!r} has no labels; use the validation split")
 
 

@@ -27,14 +27,14 @@ from lightning_kd.training.checks import check_lengths
 
 
 def check_named_labels(task: Task) -> None:
-    """Raise if the classes of a task have no names.
+    """Raise if a task has no named classes, of which each example has one.
 
     Raises:
-        ValueError: If the classes are positions or tokens.
+        ValueError: Names the task.
     """
-    if not task.named_labels:
+    if not task.named_labels or task.head_kind != "categorical":
         kind = type(task).__name__
-        raise ValueError(f"{CALLBACK_NAME}: requires named classes, those of {kind} are positions or tokens; remove it")
+        raise ValueError(f"{CALLBACK_NAME}: requires one named class per example, not the outputs of {kind}; remove it")
 
 
 def probe_models(
