@@ -19,10 +19,12 @@ os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"
 import datasets
 import pytest
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, BertForMaskedLM, BertForQuestionAnswering
 
+from lightning_kd import models
 from lightning_kd.cli.main import main
-from tests.helpers import TINY_BERT, WORDS, clinc_rows, save_model, tiny_bert, write_squad
+from lightning_kd.teachers import Teacher
+from tests.helpers import TINY_BERT, WORDS, TeacherCalls, clinc_rows, save_model, tiny_bert, write_squad
 
 torch.set_num_threads(1)
 
@@ -145,3 +147,40 @@ def folder(tmp_path_factory) -> Path:
     (folder / "data_oos_plus.json").write_text(json.dumps(clinc_rows()), encoding="utf-8")
     save_model(tiny_bert(layers=4, seed=1), folder / "teacher")
     return folder
+
+
+TEACHERS = {
+    "classes": {},
+    "spans": {"labels": None, "model_class": BertForQuestionAnswering},
+    "tokens": {"labels": None, "model_class": BertForMaskedLM},
+}
+
+
+@pytest.fixture(scope="module")
+def teachers(tmp_path_factory):
+    """Folder of a teacher for each task, with logits far from 0."""
+    folder = tmp_path_factory.mktemp("teachers")
+    return {
+        name: save_model(tiny_bert(seed=1, initializer_range=1.0, **settings), folder / name)
+        for name, settings in TEACHERS.items()
+    }
+
+
+@pytest.fixture
+def teacher_calls(monkeypatch):
+    calls = TeacherCalls()
+    call, load_model = Teacher.__call__, models.load_model
+
+    def recording_call(self, batch, requires=frozenset()):
+        calls.batches.append(batch["row_id"].tolist())
+        outputs = call(self, batch, requires)
+        calls.dtypes |= {head.logits.dtype for head in outputs.heads.values()}
+        return outputs
+
+    def recording_load(source, auto_class, role, *args, **kwargs):
+        calls.loaded += role == "teacher"
+        return load_model(source, auto_class, role, *args, **kwargs)
+
+    monkeypatch.setattr(Teacher, "__call__", recording_call)
+    monkeypatch.setattr(models, "load_model", recording_load)
+    return calls

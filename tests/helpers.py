@@ -4,6 +4,7 @@ import contextlib
 import json
 import subprocess
 import sys
+from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -262,6 +263,33 @@ def assert_same_weights(first, second) -> None:
     first, second = (x.state_dict() if isinstance(x, torch.nn.Module) else x for x in (first, second))
     assert first.keys() == second.keys()
     assert [name for name, tensor in first.items() if not torch.equal(tensor, second[name])] == []
+
+
+class TeacherCalls:
+    """The batches of row ids that teachers were called with, how many were loaded, and the dtypes of their logits."""
+
+    def __init__(self):
+        self.dtypes = set()
+        self.reset()
+
+    def reset(self):
+        self.batches, self.loaded = [], 0
+
+    @property
+    def sizes(self):
+        return [len(batch) for batch in self.batches]
+
+    @property
+    def row_counts(self):
+        return Counter(row for batch in self.batches for row in batch if row >= 0)
+
+
+def cache_folders(cache):
+    """Return the folder of a teacher cache for each split."""
+    metadata = {
+        folder: json.loads((folder / "metadata.json").read_text(encoding="utf-8")) for folder in cache.iterdir()
+    }
+    return {content["split"]: folder for folder, content in metadata.items()}
 
 
 def version_dir(tmp_path, number=0):

@@ -11,7 +11,7 @@ from lightning_kd.losses.base import masked_log_softmax
 from lightning_kd.outputs import Head
 
 CombineMode = Literal["logits", "probabilities", "confidence"]
-"""What is averaged: logits, probabilities, or probabilities weighted by confidence."""
+"""Quantity to average: logits, probabilities, or probabilities weighted by confidence."""
 
 COMBINE_MODES: tuple[str, ...] = get_args(CombineMode)
 
@@ -73,7 +73,7 @@ def combine_logits(logits: list[Tensor], mask: Tensor | None, combine: CombineMo
     Args:
         logits: K >= 1 tensors (N, C), any floating dtype; computed in float32.
         mask: (N, C), True = the class counts; None = all.
-        combine: What to average.
+        combine: Quantity to average.
 
     Returns:
         Float32 logits (N, C); masked classes have the lowest logit of their example.

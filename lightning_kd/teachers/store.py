@@ -207,7 +207,7 @@ class RowStore:
                 stream.seek(self._values_end)
                 stream.write(joined)
             with self._index.open("ab") as stream:
-                stream.truncate(self._index_end)  # remove what a killed process left
+                stream.truncate(self._index_end)  # drop the torn entries of a killed process
                 stream.write(entries.tobytes())
             self.refresh()
 

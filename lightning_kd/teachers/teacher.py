@@ -22,7 +22,7 @@ Placement = tuple[torch.device, torch.dtype, DeviceMesh | None]
 
 
 class ModelRunner(Protocol):
-    """What a ``Teacher`` needs to run its models; every ``Task`` is one."""
+    """Interface through which a ``Teacher`` loads and runs its models; every ``Task`` implements it."""
 
     @property
     def auto_class(self) -> str:
@@ -64,7 +64,7 @@ class FrozenModel:
         self._placement: Placement | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        # a spawned process loads its own copy
+        # a spawned process loads the model again
         return {**self.__dict__, "_model": None}
 
     @property

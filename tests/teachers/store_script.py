@@ -68,7 +68,7 @@ def wait(pid):
 
 
 def write_all(folder, writer, check=False):
-    """Write all rows in random order; with ``check`` compare after each batch with what was read before."""
+    """Write all rows in random order; with ``check`` check after each batch that no row was replaced."""
     store = open_store(folder)
     rows = random.Random(writer).sample(range(ROWS), ROWS)
     seen = {}

@@ -66,7 +66,7 @@ def fit(tmp_path, fitted, datamodule, **settings):
 
 
 def test_bert_teaches_a_roberta(tmp_path, clinc_file, teacher, student, tokenizer):
-    """The teacher's score and logits are those of its own tokenizer."""
+    """The teacher's score and logits are those with its tokenizer."""
     same = module(teacher, student=dict(SMALL_BERT))
     fit(tmp_path, same, data(clinc_file), max_steps=1)
     fitted = module(teacher, student=student)
