@@ -1,4 +1,4 @@
-"""Exact match and F1 of answers that may come from several rows each."""
+"""Exact match and F1 of answers to questions that span several windows."""
 
 import torch
 from torch import Tensor
@@ -8,11 +8,11 @@ from torchmetrics.utilities import dim_zero_cat
 
 
 def score_answer(answer: str, references: list[str]) -> tuple[float, float]:
-    """Exact match and F1 of an answer, in %, by SQuAD's rules: the best over the references.
+    """Return exact match and F1 of an answer by SQuAD's rules, in %, the maximum over the references.
 
     Args:
-        answer: The predicted text; empty = there is no answer.
-        references: The texts that are right; none = the question has no answer.
+        answer: The predicted text; empty = no answer.
+        references: The correct answers; none = the question is unanswerable.
     """
     target = {"id": "", "answers": {"text": references or [""], "answer_start": []}}
     scores = squad([{"id": "", "prediction_text": answer}], [target])  # type: ignore[list-item]
@@ -20,12 +20,12 @@ def score_answer(answer: str, references: list[str]) -> tuple[float, float]:
 
 
 def argmax_per_group(groups: Tensor, scores: Tensor, ranks: Tensor) -> Tensor:
-    """Positions of the highest score of each group, the groups in ascending order.
+    """Return the index of the highest score of each group, for the groups in ascending order.
 
     Args:
-        groups: (N,), integers.
+        groups: Group of each element, (N,), integers.
         scores: (N,).
-        ranks: (N,); of equal scores the one of the lowest rank is taken.
+        ranks: (N,); the lowest rank wins among equal scores.
     """
     order = ranks.argsort(stable=True)
     order = order[scores[order].argsort(descending=True, stable=True)]
@@ -37,10 +37,10 @@ def argmax_per_group(groups: Tensor, scores: Tensor, ranks: Tensor) -> Tensor:
 
 
 class AnswerScores(Metric):
-    """Exact match and F1 over questions, each of which may have been cut into several rows, in any order.
+    """Exact match and F1, averaged over questions, each with several windows in any order.
 
-    The answer to a question is that of its row with the best span, of equal ones the first. Exact match and F1 of each
-    answer come from ``torchmetrics``; what is kept are numbers per row, which devices can exchange.
+    The answer to a question is that of the window with the best span, the first among equal ones. torchmetrics scores
+    the answer of each window; the states are numbers per window, which devices can exchange.
 
     Args:
         no_answer_threshold: See ``QuestionAnswering``.
@@ -59,25 +59,25 @@ class AnswerScores(Metric):
         self.add_state("values", [], dist_reduce_fx="cat")
 
     def update(self, indices: Tensor, values: Tensor) -> None:
-        """Add rows.
+        """Add windows.
 
         Args:
-            indices: The question each row belongs to, and the row's number, (N, 2).
-            values: ``COLUMNS`` of each row, (N, 5), the three scores in %.
+            indices: Index of the question and ``row_id`` of each window, (N, 2).
+            values: ``COLUMNS`` of each window, (N, 5); exact match, F1 and ``no_answer_is_correct`` in %.
         """
         self.indices.append(indices)
         self.values.append(values)
 
     def per_question_scores(self) -> dict[str, Tensor]:
-        """``exact_match`` and ``f1`` of each question, in %, (Q,)."""
-        question, row = dim_zero_cat(self.indices).unbind(dim=1)
+        """Return ``exact_match`` and ``f1`` of each question, in %, (Q,)."""
+        question, row_id = dim_zero_cat(self.indices).unbind(dim=1)
         values = dict(zip(self.COLUMNS, dim_zero_cat(self.values).unbind(dim=1), strict=True))
-        rows = argmax_per_group(question, values["score"], row)
-        exact_match, f1 = values["exact_match"][rows], values["f1"][rows]
+        best = argmax_per_group(question, values["score"], row_id)
+        exact_match, f1 = values["exact_match"][best], values["f1"][best]
         if self.no_answer_threshold is not None:
-            no_answer_score = values["no_answer_score"][argmax_per_group(question, -values["no_answer_score"], row)]
-            unanswered = no_answer_score - values["score"][rows] > self.no_answer_threshold
-            no_answer_correct = values["no_answer_is_correct"][rows]
+            no_answer_score = values["no_answer_score"][argmax_per_group(question, -values["no_answer_score"], row_id)]
+            unanswered = no_answer_score - values["score"][best] > self.no_answer_threshold
+            no_answer_correct = values["no_answer_is_correct"][best]
             exact_match, f1 = (
                 torch.where(unanswered, no_answer_correct, exact_match),
                 torch.where(unanswered, no_answer_correct, f1),
@@ -85,7 +85,7 @@ class AnswerScores(Metric):
         return {"exact_match": exact_match, "f1": f1}
 
     def compute(self) -> dict[str, Tensor]:
-        """``exact_match`` and ``f1``, in %, mean over the questions."""
+        """Return ``exact_match`` and ``f1``, in %, averaged over the questions."""
         return {name: scores.mean() for name, scores in self.per_question_scores().items()}
 
 
@@ -93,5 +93,5 @@ class PerQuestionF1(AnswerScores):
     """F1 of each question, in %, (Q,)."""
 
     def compute(self) -> Tensor:  # type: ignore[override]
-        """By question, in ascending order."""
+        """Return F1 in the order of the question index."""
         return self.per_question_scores()["f1"]

@@ -1,4 +1,4 @@
-"""From the start and end logits of a text to its best span."""
+"""Search for the best span, given start and end logits."""
 
 from typing import NamedTuple
 
@@ -8,12 +8,12 @@ from torch.nn import functional
 
 
 class Spans(NamedTuple):
-    """The best span of each row.
+    """Best span of each example.
 
     Attributes:
-        start: Its first position, (N,).
-        end: Its last position, (N,).
-        score: Sum of the two logits, (N,), float32; -inf where no position counts.
+        start: First position, (N,).
+        end: Last position, (N,).
+        score: Sum of the start and end logits, (N,), float32; -inf if no position is included.
     """
 
     start: Tensor
@@ -22,17 +22,16 @@ class Spans(NamedTuple):
 
 
 def best_spans(start_logits: Tensor, end_logits: Tensor, mask: Tensor, max_answer_length: int) -> Spans:
-    """The span with the largest sum of its start and end logit.
+    """Return the span with the largest sum of start and end logits.
 
-    Every start is combined with every end that is not before it and makes a span of at most ``max_answer_length``
-    positions, so the result is the best of all spans, not of the best few starts and ends. Of equal ones it is the
-    first and the shortest.
+    The search covers all spans of at most ``max_answer_length`` positions, not only combinations of the best starts and
+    ends. Among equal spans it returns the first and shortest.
 
     Args:
         start_logits: (N, L), any floating dtype.
         end_logits: (N, L).
-        mask: (N, L), True = the position may be part of an answer. These positions are consecutive.
-        max_answer_length: Positions of the longest span, >= 1.
+        mask: (N, L), True = the position may be part of an answer; these positions are consecutive.
+        max_answer_length: Maximum length of a span, >= 1.
 
     Example:
         >>> start, end = torch.tensor([[0.0, 2.0, 3.0]]), torch.tensor([[4.0, 1.0, 0.0]])
@@ -42,7 +41,7 @@ def best_spans(start_logits: Tensor, end_logits: Tensor, mask: Tensor, max_answe
     longest = min(max_answer_length, start_logits.shape[1])
     starts = start_logits.float().masked_fill(~mask, -torch.inf)
     ends = functional.pad(end_logits.float().masked_fill(~mask, -torch.inf), (0, longest - 1), value=-torch.inf)
-    # the best end for each start is a maximum over a window, whose width is doubled until it is wide enough
+    # the best end for each start is the maximum over a window; double the width of the window until it is wide enough
     best, width = ends, 1
     while width < longest:
         step = min(width, longest - width)

@@ -45,7 +45,7 @@ def test_teacher_student_and_exports_side_by_side(run):
         assert 0 < line["p50"] <= line["p95"] <= line["p99"]
         assert line["throughput"] > 0
         assert line["speedup"] == pytest.approx(teacher["p50"] / line["p50"])
-    assert report(run)["num_examples"] == "36 rows"
+    assert report(run)["num_examples"] == "36 examples"
 
 
 def test_scores_are_those_of_the_run(run):
