@@ -16,10 +16,10 @@ from transformers import PreTrainedTokenizerBase
 
 from lightning_kd.data.collators import Collator, collate, is_text_feature
 from lightning_kd.data.dataloader import Position, ResumableDataLoader, ResumableSampler, TokenizedDataset
+from lightning_kd.data.encoding_cache import encode_dataset, encoder_state, get_fingerprint, tokenizer_state
 from lightning_kd.data.interface import DataModuleInterface
 from lightning_kd.data.readers import Columns
 from lightning_kd.data.samplers import EvaluationSampler, LengthGroupedSampler
-from lightning_kd.data.tokenization import encode_dataset, encoder_state, tokenizer_state
 from lightning_kd.models import load_tokenizer
 from lightning_kd.outputs import Batch
 
@@ -143,7 +143,7 @@ class TextDataModule(LightningDataModule, DataModuleInterface):
             raise ValueError(f"data.path: the {split} split of {self.path!r} is empty")
         # not for the predict split: it has no labels, and reading their names may need the training data
         label_names = None if split == "predict" else self.label_names
-        key = hashlib.sha256(f"{raw._fingerprint} {label_names} {self._encoding_key()}".encode()).hexdigest()[:32]
+        key = hashlib.sha256(f"{get_fingerprint(raw)} {label_names} {self._encoding_key()}".encode()).hexdigest()[:32]
         rows = encode_dataset(raw, self._encode_with_length, key, f"Tokenizing {split}")
         if "length" not in rows.column_names or len(rows) == 0:
             raise ValueError(f"data.path: the {split} split of {self.path!r} has no text with a token")
@@ -177,7 +177,7 @@ class TextDataModule(LightningDataModule, DataModuleInterface):
                 f"teacher_cache: examples of {type(self).__name__} change in each epoch, so that cached logits would "
                 "never be used again; remove teacher_cache"
             )
-        return str(self._splits[split]._fingerprint)
+        return get_fingerprint(self._splits[split])
 
     def row_lengths(self, split: str) -> list[int]:
         """Return the number of tokens of each example of a loaded split, ordered by ``row_id``."""

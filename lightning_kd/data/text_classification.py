@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from lightning_kd.data.augmentation import Augmentation
 from lightning_kd.data.base import TextDataModule
 from lightning_kd.data.collators import TEXT_COLUMN, Collator, collate_with_augmentation, prefix_teacher_columns
+from lightning_kd.data.encoding_cache import get_fingerprint
 from lightning_kd.data.labels import index_labels, infer_label_names, is_missing_label
 from lightning_kd.data.readers import Columns, load_hub_splits, read_columns, read_splits
 from lightning_kd.data.tokenization import Prompt, tokenize_texts
@@ -262,7 +263,7 @@ class TextClassificationDataModule(TextDataModule):
 
     def cache_key(self, split: str) -> str:
         """Return a key of the examples; the teacher reads the original texts, whatever the ``augmentation``."""
-        return str(self._splits[split]._fingerprint) if self.augmentation is not None else super().cache_key(split)
+        return get_fingerprint(self._splits[split]) if self.augmentation is not None else super().cache_key(split)
 
     def collate(self, list_columns: set[str], train: bool) -> Collator:
         """Return the function that turns columns into a batch, with augmented training examples."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import datasets
 
+from lightning_kd.data.encoding_cache import set_fingerprint
 from lightning_kd.data.readers import CORPUS_SUFFIXES, find_split_files, load_hub_splits, read_texts
 
 
@@ -83,5 +84,5 @@ class TextSource:
         except datasets.exceptions.DatasetGenerationError as error:
             raise (error.__cause__ or error) from None
         # the fingerprint of datasets (4.0) names the generator's module and function, which may move
-        table._fingerprint = hashlib.sha256(json.dumps(arguments).encode()).hexdigest()[:16]
+        set_fingerprint(table, hashlib.sha256(json.dumps(arguments).encode()).hexdigest()[:16])
         return table

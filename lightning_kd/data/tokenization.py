@@ -1,18 +1,12 @@
-"""Prompts around texts, token ids of texts, and their cache on disk."""
+"""Prompts around texts, and token ids of texts."""
 
-import inspect
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from string import Formatter
-from typing import Any
 
-import datasets
 from transformers import PreTrainedTokenizerBase
 
 from lightning_kd.data.readers import Columns
-from lightning_kd.io.atomic import check_writable, disk_full_errors
 
 NO_LIMIT = 2**31 - 1
 """Some tokenizers set ``model_max_length`` to 1e30, which fast tokenizers cannot take."""
@@ -180,71 +174,3 @@ def group_texts(
     starts = range(0, len(tokens), size)
     examples = [[cls_id, *tokens[start : start + size], sep_id] for start in starts]
     return examples, [[None, *joined_word_ids[start : start + size], None] for start in starts]
-
-
-def tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> list[Any]:
-    """Return everything that determines the token ids of a text, as JSON values."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    state = json.loads(backend.to_str()) if backend is not None else tokenizer.get_vocab()
-    for setting in ("truncation", "padding"):  # left over from the latest call
-        state.pop(setting, None)
-    # not part of the backend's state
-    sides = [tokenizer.truncation_side, tokenizer.padding_side, tokenizer.model_input_names]
-    return [tokenizer.model_max_length, sides, state]
-
-
-def encoder_state(cls: type[Any], root: type[Any]) -> list[Any]:
-    """Return everything that determines how a DataModule encodes, as JSON values.
-
-    Args:
-        cls: Class of the DataModule.
-        root: Base class at which to stop.
-
-    Returns:
-        Name and ``ENCODING_VERSION`` of each class, and the source of those outside of this library: our own sources
-        may change without an effect on the encoding.
-    """
-    classes: list[Any] = [base for base in cls.__mro__ if issubclass(base, root)]
-    return [
-        [base.__name__, base.ENCODING_VERSION, None if base.__module__.startswith("lightning_kd.") else _source(base)]
-        for base in classes
-    ]
-
-
-def _source(cls: type[Any]) -> str:
-    """Return the source file of a class, or the bytecode of its ``encode`` if it has none (in a notebook)."""
-    try:
-        return inspect.getsource(inspect.getmodule(cls))  # type: ignore[arg-type]
-    except (OSError, TypeError):
-        code = cls.encode.__code__
-        return repr((code.co_code, code.co_names, [c for c in code.co_consts if isinstance(c, str | int)]))
-
-
-def encode_dataset(
-    raw: datasets.Dataset, encode: Callable[[Columns], Columns], key: str, description: str
-) -> datasets.Dataset:
-    """Encode a data set, or load the result from the cache of ``datasets``.
-
-    Args:
-        raw: Examples.
-        encode: Function of a batch of examples.
-        key: Changes whenever the result does.
-        description: Label of the progress bar.
-
-    Raises:
-        OSError: If the cache cannot be written.
-    """
-    cache = Path(datasets.config.HF_DATASETS_CACHE) / "lightning_kd"
-    file = cache / f"{key}.arrow"
-    if not file.exists():  # a filled cache may be read-only
-        check_writable(cache, "HF_DATASETS_CACHE")
-        cache.mkdir(parents=True, exist_ok=True)
-    with disk_full_errors(file):
-        return raw.map(
-            encode,
-            batched=True,
-            remove_columns=raw.column_names,
-            cache_file_name=str(file),
-            new_fingerprint=key,
-            desc=description,
-        )
