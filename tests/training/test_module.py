@@ -268,7 +268,7 @@ def test_module_given_as_student_must_be_passed_again(tmp_path, clinc_file):
     run.fit(module(student=tiny_bert(seed=4)), data(clinc_file))
     run.save_checkpoint(tmp_path / "x.ckpt")
     with pytest.raises(
-        ValueError, match=r"student: was given as an object.*load_from_checkpoint\(path, student=\.\.\.\)"
+        ValueError, match=r"student: the BertForSequenceClassification .*load_from_checkpoint\(path, student=\.\.\.\)"
     ):
         DistillationModule.load_from_checkpoint(tmp_path / "x.ckpt")
     loaded = DistillationModule.load_from_checkpoint(tmp_path / "x.ckpt", student=tiny_bert(seed=9))
