@@ -34,29 +34,23 @@ pytestmark = [
 STEPS = 6  # three epochs of two
 
 
-def two_groups(module, optimizer=SGD):
-    body, head = module.net[0], module.net[2]
-    return optimizer([{"params": body.parameters(), "lr": 0.01}, {"params": head.parameters(), "lr": 0.1}])
+def with_schedule(build_schedule):
+    """Return an optimizer with two groups and a schedule that has one entry for each."""
 
+    def build(module):
+        body, head = ({"params": module.net[i].parameters(), "lr": lr} for i, lr in ((0, 0.01), (2, 0.1)))
+        optimizer = SGD([body, head])
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": build_schedule(optimizer), "interval": "step"}}
 
-def lambdas(module):
-    optimizer = two_groups(module)
-    schedule = lr_scheduler.LambdaLR(optimizer, [lambda step: step / 10, lambda step: step / 5])
-    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-def one_cycle(module):
-    optimizer = two_groups(module)
-    schedule = lr_scheduler.OneCycleLR(optimizer, max_lr=[0.01, 0.1], total_steps=STEPS + 1)
-    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+    return build
 
 
 BUILDS = {
     "plain": lambda module: SGD(module.parameters(), lr=0.1, momentum=0.9),
     "list": lambda module: [AdamW(module.parameters(), lr=0.01)],
     "two lists": lambda module: ([AdamW(module.parameters(), lr=0.01)], []),
-    "one function per group": lambdas,
-    "one cycle": one_cycle,
+    "lambdas": with_schedule(lambda opt: lr_scheduler.LambdaLR(opt, [lambda step: step / 10, lambda step: step / 5])),
+    "one cycle": with_schedule(lambda opt: lr_scheduler.OneCycleLR(opt, max_lr=[0.01, 0.1], total_steps=STEPS + 1)),
     "fused": lambda module: AdamW(module.parameters(), lr=0.01, fused=True),
     "state from the constructor": lambda module: Adagrad(module.parameters(), lr=0.1, initial_accumulator_value=0.1),
 }
