@@ -1,4 +1,4 @@
-"""Callbacks: one class per file."""
+"""Lightning callbacks, one per file."""
 
 from lightning_kd.callbacks.compression_report import CompressionReport
 from lightning_kd.callbacks.distillation.callback import DistillationCallback

@@ -1,4 +1,4 @@
-"""Writes the best student as a graph of one shape, compiled for AWS Inferentia and Trainium."""
+"""Compiles the best student for AWS Inferentia and Trainium."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -17,33 +17,33 @@ from lightning_kd.export.student import TrainedStudent
 from lightning_kd.export.tracing import TracedModel, Tracer, configure_tokenizer, requires_missing_device
 
 MAX_LOGIT_DIFFERENCE = 1e-3
-"""By how much a logit of plain TorchScript may differ; a Neuron device computes in lower precision where it is told."""
+"""Maximum difference of a TorchScript logit; a Neuron device may compute in lower precision."""
 
 
 class NeuronTrace(GraphExport):
-    """At the end of ``fit`` traces the best student for AWS Inferentia or Trainium, for one number of rows and tokens.
+    """Traces the best student at the end of ``fit`` for AWS Inferentia or Trainium, for inputs of one shape.
 
-    The folder holds ``model.neuron``, configuration, tokenizer and card, as optimum-neuron's ``NeuronModelFor…`` read
-    them; the tokenizer pads and cuts to the shape. The graph is checked against the student on rows of the validation
-    split where the machine can run it.
+    The folder has ``model.neuron``, configuration, tokenizer and model card, as expected by optimum-neuron's
+    ``NeuronModelFor…``; the tokenizer pads and truncates to the shape. If this machine can run the graph, it is
+    compared with the student on examples of the validation split.
 
-    Needs the AWS Neuron SDK for the target; ``cpu`` goes the same way with ``torch.jit.trace`` and needs nothing.
+    Needs the AWS Neuron SDK of the target; ``cpu`` uses ``torch.jit.trace`` and needs no SDK.
 
     Args:
-        output_dir: Where to write; null = ``neuron`` in the run's log folder.
-        target: Machine that is going to run it. Inf2 and Trn1 are compiled for on any machine.
-        batch_size: Rows that the graph takes at once, >= 1.
-        sequence_length: Tokens of a row, >= 2 and at least the data's ``max_length``; null = that.
-        auto_cast: Which float32 operations the compiler may compute in ``auto_cast_type``.
-        auto_cast_type: ``tf32`` is not for Inf1.
-        pipeline_cores: NeuronCores of Inf1 among which the network is split, >= 1.
-        compiler_args: Further arguments as on the compiler's command line, such as ``[--model-type, transformer]``.
-        num_check_examples: Rows of the validation split on which graph and student are compared, >= 1.
+        output_dir: Folder to write; null = ``neuron`` in the run's log folder.
+        target: Machine that will run the graph. Graphs for Inf2 and Trn1 can be compiled on any machine.
+        batch_size: Batch size of the graph, >= 1.
+        sequence_length: Sequence length of the graph, >= 2 and at least the data's ``max_length``; null = that length.
+        auto_cast: The float32 operations that the compiler may compute in ``auto_cast_type``.
+        auto_cast_type: Lower precision; Inf1 does not support ``tf32``.
+        pipeline_cores: Number of NeuronCores of Inf1 among which the model is split, >= 1.
+        compiler_args: Additional arguments, as on the compiler's command line, such as ``[--model-type, transformer]``.
+        num_check_examples: Number of validation examples on which graph and student are compared, >= 1.
 
     Raises:
-        ValueError: If an argument is out of range or the target does not know it; before training, if the compiler is
-            missing or does not take an operator, the shape does not fit network or data, or the folder is somebody
-            else's.
+        ValueError: If an argument is out of range or not supported by the target; before training, if the compiler is
+            missing or does not support an operator, the shape does not fit model or data, or the folder must not be
+            replaced.
     """
 
     dirname = "neuron"
@@ -69,7 +69,7 @@ class NeuronTrace(GraphExport):
             if value is not None and value < minimum:
                 raise ValueError(f"NeuronTrace.{name}: must be >= {minimum}, got {value}")
         if pipeline_cores > 1 and target != "inf1":
-            raise ValueError(f"NeuronTrace.pipeline_cores: only inf1 splits networks, not {target}; leave it out")
+            raise ValueError(f"NeuronTrace.pipeline_cores: only inf1 splits models, not {target}; remove it")
         cores = ["--neuroncore-pipeline-cores", str(pipeline_cores)] if pipeline_cores > 1 else []
         self.compiler = get_compiler(target, auto_cast, auto_cast_type, cores + (compiler_args or []))
         self.target = target
@@ -80,47 +80,48 @@ class NeuronTrace(GraphExport):
         self.num_check_examples = num_check_examples
 
     def check_installed(self) -> None:
-        """The compiler."""
+        """Raise if the compiler is missing."""
         self.compiler.check_installed()
 
     def dry_run(self, model: "transformers.PreTrainedModel", datamodule: TextDataModule) -> None:
-        """Ask the compiler about its operators."""
-        self._build_tracing(model, datamodule).analyze(self.compiler)
+        """Check that the compiler supports the operators of the model."""
+        self._build_tracer(model, datamodule).analyze(self.compiler)
 
     def write_files(self, folder: Path, student: TrainedStudent) -> None:
-        """The graph and what belongs to it.
+        """Write the graph, configuration, tokenizer and model card.
 
         Raises:
-            ValueError: If the graph does not say what the student says.
+            ValueError: If the outputs of graph and student differ.
         """
         student = replace(student, model=student.model.float())
-        tracing = self._build_tracing(student.model, as_text_datamodule(student.datamodule, self.config_key))
-        support = tracing.analyze(self.compiler)
-        tracing.save(self.compiler, folder)
-        section = tracing.neuron_config(self.compiler, student.task.pipeline, self.auto_cast, self.auto_cast_type)
+        tracer = self._build_tracer(student.model, as_text_datamodule(student.datamodule, self.config_key))
+        support = tracer.analyze(self.compiler)
+        tracer.save(self.compiler, folder)
+        section = tracer.neuron_config(self.compiler, student.task.pipeline, self.auto_cast, self.auto_cast_type)
         student.save_config_and_tokenizer(folder, neuron=section)
-        configure_tokenizer(folder, tracing.shape[1], tracing.positional_model.input_names)
+        configure_tokenizer(folder, tracer.shape[1], tracer.positional_model.input_names)
         parity = self._check_parity(folder, student)
-        rank_zero_info(f"Traced for {self.target}: {support or 'operators not analysed'}; {parity or 'not compared'}")
-        student.save_card(folder, self._card_section(tracing, student, support, parity))
+        rank_zero_info(f"Traced for {self.target}: {support or 'operators not analyzed'}; {parity or 'not compared'}")
+        student.save_card(folder, self._card_section(tracer, student, support, parity))
 
-    def _build_tracing(self, model: "transformers.PreTrainedModel", datamodule: TextDataModule) -> Tracer:
+    def _build_tracer(self, model: "transformers.PreTrainedModel", datamodule: TextDataModule) -> Tracer:
         max_tokens = datamodule.max_tokens()
         length = self.sequence_length or max_tokens
         if length < max_tokens:
             raise ValueError(
-                f"NeuronTrace.sequence_length: {length} is less than the data's max_length {max_tokens}, so that rows "
-                f"would not fit; give {max_tokens}, or lower data.max_length"
+                f"NeuronTrace.sequence_length: {length} is less than the data's max_length {max_tokens}; use at least "
+                f"{max_tokens}, or lower data.max_length"
             )
         return Tracer(model, next(validation_batches(datamodule, 1)), self.batch_size, length)
 
     def _check_parity(self, folder: Path, student: TrainedStudent) -> Parity | None:
         if requires_missing_device(folder):
             return None
-        rows = validation_batches(as_text_datamodule(student.datamodule, self.config_key), self.num_check_examples)
-        parity = measure_parity(student.task, student.model, TracedModel(folder, student.task.logits_per_token), rows)
+        batches = validation_batches(as_text_datamodule(student.datamodule, self.config_key), self.num_check_examples)
+        traced_model = TracedModel(folder, student.task.logits_per_token)
+        parity = measure_parity(student.task, student.model, traced_model, batches)
         tolerance = MAX_LOGIT_DIFFERENCE if self.target == "cpu" else float("inf")
-        if not parity.max_difference < tolerance:  # a logit that is no number counts as infinitely far
+        if not parity.max_difference < tolerance:  # also false for NaN
             raise ValueError(
                 f"NeuronTrace: the graph differs from the student ({parity}); please report this with the versions of "
                 "torch, transformers and the compiler"
@@ -128,9 +129,9 @@ class NeuronTrace(GraphExport):
         return parity
 
     def _card_section(
-        self, tracing: Tracer, student: TrainedStudent, support: OperatorSupport | None, parity: Parity | None
+        self, tracer: Tracer, student: TrainedStudent, support: OperatorSupport | None, parity: Parity | None
     ) -> str:
-        rows, length = tracing.shape
+        batch_size, length = tracer.shape
         compiler = self.compiler
         flags = " ".join(getattr(compiler, "flags", []))
         auto_class = student.task.auto_class.replace("AutoModel", "NeuronModel")
@@ -144,13 +145,13 @@ class NeuronTrace(GraphExport):
         lines = [
             f"## Traced for {self.target}",
             "",
-            f"- Shape: {rows} rows of {length} tokens; inputs {', '.join(tracing.positional_model.input_names)}, in "
-            f"this order",
+            f"- Shape: {batch_size} examples of {length} tokens; inputs "
+            f"{', '.join(tracer.positional_model.input_names)}, in this order",
             f"- Compiler: {compiler.compiler_type} {compiler.version}{f', `{flags}`' if flags else ''}",
-            f"- Operators: {support or 'not analysed'}",
-            f"- Against the student in PyTorch, on rows of the validation split: {parity}"
+            f"- Operators: {support or 'not analyzed'}",
+            f"- Compared with the student in PyTorch on validation examples: {parity}"
             if parity is not None
-            else "- Not compared with the student: the machine that compiled it has no Neuron device",
+            else "- Not compared with the student: compiled without a Neuron device",
             "",
             "```python",
             usage,

@@ -1,4 +1,4 @@
-"""Writes the best student as ONNX, in float32 and int8."""
+"""Exports the best student to ONNX, in float32 and int8."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -15,27 +15,26 @@ from lightning_kd.export.student import TrainedStudent
 from lightning_kd.io.atomic import atomic_directory
 
 MAX_LOGIT_DIFFERENCE = 1e-3
-"""By how much a logit in float32 may differ: kernels sum in another order, which costs some 1e-5."""
+"""Maximum difference of a float32 logit; the different order of summation costs about 1e-5."""
 
 
 class ONNXExport(GraphExport):
-    """At the end of ``fit`` writes the best student as a graph for ONNX Runtime, for any number of rows of any length.
+    """Exports the best student at the end of ``fit`` as an ONNX graph for any batch size and sequence length.
 
-    The folder holds ``model.onnx``, configuration, tokenizer and card, as optimum's ``ORTModelFor…`` and its pipelines
-    read them. The graph is checked against the student on rows of the validation split. Beside it comes a folder with
-    the same in int8 (dynamic quantisation of weights and embeddings), a quarter of the size.
+    The folder has ``model.onnx``, configuration, tokenizer and model card, as expected by optimum's ``ORTModelFor…``
+    and its pipelines. The graph is compared with the student on examples of the validation split. A second folder has
+    an int8 version (dynamic quantization of weights and embeddings) of a quarter of the size.
 
     Needs ``pip install 'lightning-kd[onnx]'``.
 
     Args:
-        output_dir: Where to write; null = ``onnx`` in the run's log folder. The int8 twin gets ``-int8`` after the
-            name.
-        int8: Whether to write the twin.
-        num_check_examples: Rows of the validation split on which graph and student are compared, >= 1.
+        output_dir: Folder to write; null = ``onnx`` in the run's log folder. The int8 folder has the suffix ``-int8``.
+        int8: If True, write the int8 version too.
+        num_check_examples: Number of validation examples on which graph and student are compared, >= 1.
 
     Raises:
-        ValueError: If ``num_check_examples`` is not >= 1; before training, if a package is missing, the student has an
-            operator without a counterpart, or a folder is somebody else's.
+        ValueError: If ``num_check_examples`` is less than 1; before training, if a package is missing, ONNX does not
+            support an operator of the student, or a folder must not be replaced.
     """
 
     dirname = "onnx"
@@ -50,7 +49,7 @@ class ONNXExport(GraphExport):
         self.num_check_examples = num_check_examples
 
     def variant_dirs(self, target: Path) -> list[Path]:
-        """The graph's and its twin's."""
+        """Return the folders of the float32 and the int8 graph."""
         return [target, self._int8_dir(target)] if self.int8 else [target]
 
     @staticmethod
@@ -58,30 +57,30 @@ class ONNXExport(GraphExport):
         return target.with_name(f"{target.name}-int8")
 
     def check_installed(self) -> None:
-        """ONNX and its runtime."""
+        """Raise if ONNX or ONNX Runtime is missing."""
         onnx.check_installed()
 
     def dry_run(self, model: "transformers.PreTrainedModel", datamodule: TextDataModule) -> None:
-        """Make the graph."""
+        """Export the model without writing it."""
         onnx.to_onnx(model, next(validation_batches(datamodule, 1)))
 
     def write(self, target: Path, student: TrainedStudent) -> None:
-        """Write the graph, then its twin from it."""
+        """Write the float32 graph, then its int8 version."""
         student = replace(student, model=student.model.float())
         super().write(target, student)
         if not self.int8 and (int8_dir := self._int8_dir(target)).exists():
-            rank_zero_warn(f"ONNXExport: {str(int8_dir)!r} is of an earlier export and has not been written again")
+            rank_zero_warn(f"ONNXExport: {str(int8_dir)!r} is from an earlier export and was not updated")
         if self.int8:
             with atomic_directory(self._int8_dir(target)) as folder:
                 onnx.quantize(target / onnx.ONNX_WEIGHTS_NAME, folder / onnx.ONNX_WEIGHTS_NAME)
                 self._verify_and_describe(folder, student, "int8")
-            rank_zero_info(f"ONNX graph in int8 written to {self._int8_dir(target)}")
+            rank_zero_info(f"ONNX graph, int8, written to {self._int8_dir(target)}")
 
     def write_files(self, folder: Path, student: TrainedStudent) -> None:
-        """The graph in float32 and what belongs to it.
+        """Write the float32 graph, configuration, tokenizer and model card.
 
         Raises:
-            ValueError: If the graph does not say what the student says.
+            ValueError: If the outputs of graph and student differ.
         """
         batch = next(validation_batches(as_text_datamodule(student.datamodule, self.config_key), 1))
         onnx.to_onnx(student.model, batch).save(str(folder / onnx.ONNX_WEIGHTS_NAME))
@@ -94,8 +93,8 @@ class ONNXExport(GraphExport):
 
     def _verify_and_describe(self, folder: Path, student: TrainedStudent, precision: str) -> Parity:
         student.save_config_and_tokenizer(folder)
-        rows = validation_batches(as_text_datamodule(student.datamodule, self.config_key), self.num_check_examples)
-        parity = measure_parity(student.task, student.model, onnx.ONNXModel(folder), rows)
+        batches = validation_batches(as_text_datamodule(student.datamodule, self.config_key), self.num_check_examples)
+        parity = measure_parity(student.task, student.model, onnx.ONNXModel(folder), batches)
         rank_zero_info(f"ONNX, {precision}: {parity}")
         student.save_card(folder, _card_section(student, precision, parity))
         return parity
@@ -106,7 +105,7 @@ def _card_section(student: TrainedStudent, precision: str, parity: Parity) -> st
     return f"""
 ## ONNX, {precision}
 
-Against the student in PyTorch, on rows of the validation split: {parity}.
+Compared with the student in PyTorch on validation examples: {parity}.
 
 ```python
 from optimum.onnxruntime import {auto_class}  # pip install optimum-onnx

@@ -51,6 +51,7 @@ def open_artifact(source: str, task: Task, role: str = "model") -> Artifact:
     megabytes = sum(file.stat().st_size for file in files) / BYTES_PER_MB if folder.is_dir() else None
     config = load_config(source, role)
     compiler = tracing.detect_compiler(folder)
+    model: nn.Module
     if (folder / onnx.ONNX_WEIGHTS_NAME).is_file():
         runtime, model = "ONNX Runtime", onnx.ONNXModel(folder, torch.get_num_threads())
     elif compiler is not None:

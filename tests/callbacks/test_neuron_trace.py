@@ -59,7 +59,7 @@ def test_graph_is_the_best_student(folder, run):
 def test_card(folder, run):
     card = (folder / "neuron" / "README.md").read_text()
     assert "## Traced for cpu" in card
-    assert "4 rows of 32 tokens; inputs input_ids, attention_mask, token_type_ids, in this order" in card
+    assert "4 examples of 32 tokens; inputs input_ids, attention_mask, token_type_ids, in this order" in card
     assert "0 of 36 predictions changed" in card
 
 
@@ -82,7 +82,7 @@ def test_for_inf2_without_a_device(tmp_path, clinc_file, monkeypatch):
     assert (section["auto_cast"], section["auto_cast_type"]) == ("matmul", "bf16")
     card = (tmp_path / "neuron" / "README.md").read_text()
     assert "100.00% of the operators are supported" in card
-    assert "Not compared with the student: the machine that compiled it has no Neuron device" in card
+    assert "Not compared with the student" in card
     assert "NeuronModelForSequenceClassification.from_pretrained" in card
     names = [line["name"] for line in json.loads((tmp_path / "report.json").read_text())["rows"]]
     assert names == ["student"]  # nothing that this machine cannot run
@@ -162,7 +162,7 @@ def test_graph_that_says_something_else_is_no_export(tmp_path, clinc_file, monke
         ({"batch_size": 0}, r"NeuronTrace\.batch_size: must be >= 1, got 0"),
         ({"sequence_length": 1}, r"NeuronTrace\.sequence_length: must be >= 2, got 1"),
         ({"num_check_examples": 0}, r"NeuronTrace\.num_check_examples: must be >= 1, got 0"),
-        ({"pipeline_cores": 2}, r"NeuronTrace\.pipeline_cores: only inf1 splits networks, not inf2; leave it out"),
+        ({"pipeline_cores": 2}, r"NeuronTrace\.pipeline_cores: only inf1 .* not inf2"),
         ({"target": "tpu"}, r"NeuronTrace\.target: must be one of cpu, inf1, inf2, trn1, got 'tpu'"),
     ],
 )
