@@ -32,15 +32,19 @@ CORPUS_SUFFIXES = (*PLAIN_TEXT_SUFFIXES, ".csv", ".tsv", ".jsonl")
 """Files whose texts can be read one by one."""
 
 
-def _iter_lines(path: Path) -> Iterator[str]:
+def _iter_lines(path: Path, newline: str | None = None) -> Iterator[str]:
     """Yield the lines of a UTF-8 file, with or without byte order mark; each ends with a line feed.
+
+    Args:
+        path: The file.
+        newline: As in ``open``; an empty string keeps the line ends, which may be part of a quoted CSV field.
 
     Raises:
         ValueError: If a line is not UTF-8.
     """
     # not str.splitlines: it also splits at form feeds, U+0085 and U+2028, which may be part of a text
     try:
-        with path.open(encoding="utf-8-sig") as stream:
+        with path.open(encoding="utf-8-sig", newline=newline) as stream:
             yield from stream
     except UnicodeDecodeError as error:
         raise _utf8_error(path) from error
@@ -100,9 +104,9 @@ def _iter_json(path: Path) -> Iterator[tuple[str, Row]]:
 def _iter_csv(path: Path) -> Iterator[tuple[str, Row]]:
     csv.field_size_limit(2**31 - 1)
     if path.suffix == ".tsv":  # in tab-separated files, such as GLUE's, quotation marks are ordinary characters
-        reader = csv.reader(_iter_lines(path), delimiter="\t", quoting=csv.QUOTE_NONE, strict=True)
+        reader = csv.reader(_iter_lines(path, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE, strict=True)
     else:
-        reader = csv.reader(_iter_lines(path), strict=True)
+        reader = csv.reader(_iter_lines(path, newline=""), strict=True)
     names: list[str] | None = None
     while True:
         where = f"{path}, line {reader.line_num + 1}"
