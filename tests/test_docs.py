@@ -14,7 +14,7 @@ def examples(page):
     return re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
 
 
-@pytest.mark.filterwarnings("ignore:data.prompt: the student was trained with")  # shown by an example
+@pytest.mark.filterwarnings("ignore:data.prompt")  # shown by an example
 @pytest.mark.parametrize("page", [page for page in PAGES if examples(page)], ids=lambda page: page.name)
 def test_examples(page, monkeypatch):
     monkeypatch.chdir(ROOT)
