@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs lightning_kd and runs the quickstart: a tiny teacher, a tinier student without and with it. Offline once
-# installed; under 90 s on 2 cores. Uses the active virtual environment, or makes .venv.
+# Install lightning_kd and run the quickstart: a tiny teacher, and a smaller student without and with it. Offline after
+# installation, under 90 s on 2 cores. Uses the active virtual environment, or creates .venv.
 set -eu
 cd "$(dirname "$0")/../.."
 . .ci/environment.sh
