@@ -367,3 +367,14 @@ def test_run_with_the_default_optimizer_resumes_from_its_config(tmp_path, clinc_
     assert saved["class_path"] == "torch.optim.AdamW"
     assert saved["init_args"]["lr"] == DEFAULT_OPTIMIZER.keywords["lr"]
     assert shell("fit", "--resume", run, "--trainer.max_epochs=2")[0] == 0
+
+
+def test_teacher_cache_is_looked_up_by_the_datamodule_during_the_fit_only(tmp_path, clinc_file, teacher_folder):
+    class Lookup(Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            assert trainer.datamodule.teacher_cache_lookup is not None
+
+    fitted, datamodule = module(teacher_folder, teacher_cache=str(tmp_path / "cache")), data(clinc_file)
+    trainer(tmp_path, callbacks=[Lookup()]).fit(fitted, datamodule)
+    assert datamodule.teacher_cache_lookup is None
+    assert "on_before_batch_transfer" not in vars(fitted)
