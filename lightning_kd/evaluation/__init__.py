@@ -1,1 +1,1 @@
-"""Students outside PyTorch: ONNX and traced graphs, and whether they still say the same."""
+"""Evaluation of finished models: compression report, parity of exports, temperature probe."""

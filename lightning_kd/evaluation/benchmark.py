@@ -204,11 +204,11 @@ def build_report(
 def _evaluate_aligned(
     artifact: Artifact, task: Task, data_names: list[str], batches: Iterable[Batch], ignore_label_mismatch: bool
 ) -> EvalResult:
-    """Score a network in its own order of labels, and tell its decisions in that of the data."""
+    """Score a model in its label order, and return its predictions in that of the data."""
     model_names = get_label_names(get_id2label(artifact.model)) or data_names
     if not task.named_labels:
         return evaluate(artifact.model, task, [], batches)
-    subject, remedy = f"data and {artifact.name}", "report it with the data it was made for"
+    subject, remedy = f"data and {artifact.name}", "use the data it was trained on"
     index = align_labels(data_names, model_names, subject, remedy, ignore_label_mismatch, subset=True)
     if index is None:
         return evaluate(artifact.model, task, model_names, batches)

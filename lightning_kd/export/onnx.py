@@ -46,14 +46,14 @@ def to_onnx(model: "transformers.PreTrainedModel", batch: Batch) -> torch.onnx.O
         with eager_attention(model), _suppress_export_warnings():
             positional_model = PositionalModel(model, batch)
             example_inputs = positional_model.example_inputs(batch)
-            row, token = torch.export.Dim("batch"), torch.export.Dim("length")
+            batch_size, length = torch.export.Dim("batch"), torch.export.Dim("length")
             program = torch.onnx.export(
                 positional_model,
                 example_inputs,
                 dynamo=True,
                 input_names=positional_model.input_names,
                 output_names=positional_model.output_names,
-                dynamic_shapes=(tuple({0: row, 1: token} for _ in example_inputs),),
+                dynamic_shapes=(tuple({0: batch_size, 1: length} for _ in example_inputs),),
                 verbose=False,
             )
     except torch.onnx.errors.OnnxExporterError as error:

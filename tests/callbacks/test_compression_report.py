@@ -1,4 +1,4 @@
-"""The report at the end of a run, in all its places."""
+"""The report at the end of a run: files, model cards, TensorBoard."""
 
 import json
 
@@ -37,7 +37,7 @@ def test_teacher_student_and_exports_side_by_side(run):
     teacher, student, graph, int8 = lines
     assert teacher["agreement"] == teacher["speedup"] == 1
     assert student["scores"] == graph["scores"]
-    assert student["agreement"] == graph["agreement"] < 1  # the teacher is made up
+    assert student["agreement"] == graph["agreement"] < 1  # the teacher is random
     assert student["num_parameters"] == graph["num_parameters"] == int8["num_parameters"] < teacher["num_parameters"]
     assert int8["megabytes"] < graph["megabytes"]
     for line in lines:
@@ -95,20 +95,20 @@ def test_teacher_given_as_a_module(tmp_path, clinc_file):
     assert content["split"] == "test"
 
 
-def test_nothing_exported_is_refused_before_training(tmp_path, clinc_file):
+def test_missing_export_raises_before_training(tmp_path, clinc_file):
     run = trainer(tmp_path, callbacks=[CompressionReport()])
     with pytest.raises(ValueError, match=r"CompressionReport: no export .* add StudentExport\(\)"):
         run.fit(module(), data(clinc_file))
     assert run.global_step == 0
 
 
-def test_missing_matplotlib_is_named_before_training(tmp_path, clinc_file, monkeypatch):
+def test_missing_matplotlib_raises_before_training(tmp_path, clinc_file, monkeypatch):
     monkeypatch.setattr(requirements, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"CompressionReport: matplotlib not installed; .*lightning-kd\[plots\]"):
         trainer(tmp_path, callbacks=[CompressionReport(), StudentExport()]).fit(module(), data(clinc_file))
 
 
-def test_second_report_takes_the_place_of_the_first(tmp_path, clinc_file):
+def test_second_report_replaces_the_first(tmp_path, clinc_file):
     teacher = save_model(tiny_bert(layers=3), tmp_path / "teacher")
     for _ in range(2):
         callbacks = [StudentExport(str(tmp_path / "out")), CompressionReport(str(tmp_path))]
@@ -123,7 +123,7 @@ def test_second_report_takes_the_place_of_the_first(tmp_path, clinc_file):
         ({"output_dir": "a file"}, r"CompressionReport\.output_dir: '.*a file/report\.md'"),
     ],
 )
-def test_what_cannot_be_reported_is_refused_before_training(tmp_path, clinc_file, settings, message):
+def test_invalid_arguments_raise_before_training(tmp_path, clinc_file, settings, message):
     (tmp_path / "a file").touch()
     if "output_dir" in settings:
         settings = {"output_dir": str(tmp_path / settings["output_dir"])}
@@ -131,7 +131,7 @@ def test_what_cannot_be_reported_is_refused_before_training(tmp_path, clinc_file
         trainer(tmp_path, callbacks=[StudentExport(), CompressionReport(**settings)]).fit(module(), data(clinc_file))
 
 
-def test_test_split_without_labels_is_refused_before_training(tmp_path):
+def test_test_split_without_labels_raises_before_training(tmp_path):
     folder = tmp_path / "sst2"
     folder.mkdir()
     for split in ("train", "dev"):
@@ -144,7 +144,7 @@ def test_test_split_without_labels_is_refused_before_training(tmp_path):
     assert run.global_step == 0
 
 
-def test_loaders_without_a_datamodule_are_refused_before_training(tmp_path, clinc_file):
+def test_dataloaders_without_a_datamodule_raise_before_training(tmp_path, clinc_file):
     rows = data(clinc_file)
     rows.setup("fit")
     run = trainer(tmp_path, callbacks=[StudentExport(), CompressionReport()])
@@ -152,7 +152,7 @@ def test_loaders_without_a_datamodule_are_refused_before_training(tmp_path, clin
         run.fit(module(label_names=LABELS), rows.train_dataloader(), rows.val_dataloader())
 
 
-def test_report_that_fails_is_warned_about(tmp_path, clinc_file, monkeypatch):
+def test_failing_report_warns(tmp_path, clinc_file, monkeypatch):
     monkeypatch.setattr(compression_report, "build_report", lambda *args: 1 / 0)
     run = trainer(tmp_path, callbacks=[StudentExport(), CompressionReport()], max_steps=1)
     with pytest.warns(

@@ -1,4 +1,4 @@
-"""Where the student is written: complete or not at all, and never over somebody else's files."""
+"""The export folder: written completely or not at all, never over foreign files."""
 
 from pathlib import Path
 
@@ -31,10 +31,10 @@ def head(folder):
     return AutoModelForSequenceClassification.from_pretrained(folder).classifier.weight
 
 
-@pytest.mark.parametrize("made", [False, True])
-def test_new_or_empty_folder_with_a_space_in_its_name(tmp_path, clinc_file, made):
+@pytest.mark.parametrize("exists", [False, True])
+def test_new_or_empty_folder_with_a_space_in_its_name(tmp_path, clinc_file, exists):
     target = tmp_path / "models of mine" / "the student"
-    if made:
+    if exists:
         target.mkdir(parents=True)
     export(tmp_path, clinc_file, str(target))
     assert names(target) == FILES
@@ -58,8 +58,8 @@ def test_relative_path(tmp_path, clinc_file, monkeypatch, relative):
 
 
 @pytest.mark.parametrize("relative", [".", ".."])
-def test_working_directory_is_refused_before_training(tmp_path, clinc_file, monkeypatch, relative):
-    """It would be renamed, and whoever is in it would be nowhere."""
+def test_working_directory_raises_before_training(tmp_path, clinc_file, monkeypatch, relative):
+    """It would be renamed under the user's shell."""
     here = tmp_path / "x" / "y"
     here.mkdir(parents=True)
     monkeypatch.chdir(here)
@@ -68,10 +68,10 @@ def test_working_directory_is_refused_before_training(tmp_path, clinc_file, monk
     assert Path.cwd() == here
 
 
-def test_second_export_takes_the_place_of_the_first(tmp_path, clinc_file):
+def test_second_export_replaces_the_first(tmp_path, clinc_file):
     target = tmp_path / "out" / "student"
     export(tmp_path, clinc_file, str(target))
-    (target / "pytorch_model.bin").touch()  # of another time: must not be mixed in
+    (target / "pytorch_model.bin").touch()  # from an earlier version: must not be kept
     second = export(tmp_path, clinc_file, str(target), student=tiny_bert(seed=5))
     assert torch.equal(head(target), second.student.classifier.weight)
     assert names(target) == FILES
@@ -96,15 +96,15 @@ FOREIGN = {
     "a card without header": {"README.md": "lightning_kd"},
     "a card whose header is a list": {"README.md": "---\n- lightning_kd\n---\n"},
     "a card with a broken header": {"README.md": "---\ntags: [lightning_kd\n---\n"},
-    "no text": {"README.md": b"\xff\xfe lightning_kd"},
+    "binary file": {"README.md": b"\xff\xfe lightning_kd"},
 }
 
 
-@pytest.mark.parametrize("what", FOREIGN)
-def test_foreign_folder_is_refused_before_training(tmp_path, clinc_file, what):
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_foreign_folder_raises_before_training(tmp_path, clinc_file, kind):
     target = tmp_path / "theirs"
     target.mkdir()
-    for name, content in {"config.json": "{}", **FOREIGN[what]}.items():
+    for name, content in {"config.json": "{}", **FOREIGN[kind]}.items():
         (target / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     before = contents(target)
     run = trainer(tmp_path, callbacks=[StudentExport(str(target))])
@@ -114,7 +114,7 @@ def test_foreign_folder_is_refused_before_training(tmp_path, clinc_file, what):
     assert contents(target) == before
 
 
-def test_file_in_the_way_is_refused(tmp_path, clinc_file):
+def test_existing_file_raises(tmp_path, clinc_file):
     with pytest.raises(ValueError, match=r"export\.output_dir"):
         export(tmp_path, clinc_file, str(clinc_file))
 
@@ -131,7 +131,7 @@ class FullDisk(BertForSequenceClassification):
 
 
 @pytest.mark.parametrize("earlier", [False, True])
-def test_export_that_fails_in_the_middle_leaves_no_trace(tmp_path, clinc_file, earlier):
+def test_failing_export_leaves_no_files(tmp_path, clinc_file, earlier):
     target = tmp_path / "out" / "student"
     target.parent.mkdir()
     if earlier:
@@ -144,7 +144,7 @@ def test_export_that_fails_in_the_middle_leaves_no_trace(tmp_path, clinc_file, e
 
 
 @pytest.mark.parametrize("place", ["teacher", "teacher/inside", "."])
-def test_folder_that_the_run_reads_from_is_refused_before_training(tmp_path, clinc_file, place):
+def test_model_folder_of_the_run_raises_before_training(tmp_path, clinc_file, place):
     teacher = save_model(tiny_bert(layers=3), tmp_path / "models" / "teacher")
     target = tmp_path / "models" / place
     with pytest.raises(ValueError, match=r"export\.output_dir: '.*' overlaps with '.*teacher'"):
@@ -152,7 +152,7 @@ def test_folder_that_the_run_reads_from_is_refused_before_training(tmp_path, cli
 
 
 @pytest.mark.parametrize("source", ["student", "config", "layers"])
-def test_folder_of_the_initial_student_is_refused(tmp_path, clinc_file, source):
+def test_folder_of_the_initial_student_raises(tmp_path, clinc_file, source):
     start = save_model(tiny_bert(), tmp_path / "start")
     student = {"student": start, "config": {"config": start, "num_hidden_layers": 1}}.get(source, tiny_bert(layers=1))
     callbacks = [StudentExport(start), *([LayerInitialization(source=start)] if source == "layers" else [])]
@@ -161,7 +161,7 @@ def test_folder_of_the_initial_student_is_refused(tmp_path, clinc_file, source):
 
 
 @pytest.mark.parametrize("other", ["out", "out/onnx"])
-def test_two_exports_in_one_folder_are_refused(tmp_path, clinc_file, other):
+def test_two_exports_in_one_folder_raise(tmp_path, clinc_file, other):
     callbacks = [StudentExport(str(tmp_path / "out")), ONNXExport(str(tmp_path / other), int8=False)]
     with pytest.raises(ValueError, match=r"output_dir: '.*out.*' overlaps with '.*out.*'"):
         trainer(tmp_path, callbacks=callbacks).fit(module(), data(clinc_file))

@@ -1,4 +1,4 @@
-"""What tests/training/test_resume.py does not cover: a job that is told to end, and runs that must leave nothing."""
+"""SIGTERM, and runs that must not save; see also tests/training/test_resume.py."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ from tests.helpers import data, module, trainer
 
 
 class Terminate(Callback):
-    """Sends this process SIGTERM, as a cluster does when the time is up."""
+    """Sends SIGTERM to this process, as a cluster does at the time limit."""
 
     def __init__(self, at):
         self.at = at

@@ -13,7 +13,7 @@ def equal(first, second):
     return all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_it_runs_before_the_first_step_and_not_on_resume(tmp_path, clinc_file):
+def test_layers_are_copied_before_the_first_step_but_not_on_resume(tmp_path, clinc_file):
     teacher = tiny_bert(layers=4, seed=1)
     start = LayerInitialization([1])
     student = {"config": tiny_bert(layers=1, seed=2).config.to_dict()}
@@ -31,7 +31,7 @@ def test_it_runs_before_the_first_step_and_not_on_resume(tmp_path, clinc_file):
     assert equal(resumed.student.state_dict(), fitted.student.state_dict())
 
 
-def test_source_by_folder_without_a_teacher(tmp_path, clinc_file):
+def test_source_folder_without_a_teacher(tmp_path, clinc_file):
     source = tiny_bert(layers=3, seed=1)
     folder = save_model(source, tmp_path / "source")
     fitted = module(student={"config": folder, "num_hidden_layers": 1}, lr_scheduler=None)
@@ -39,6 +39,6 @@ def test_source_by_folder_without_a_teacher(tmp_path, clinc_file):
     assert equal(layer(fitted.student, 0), layer(source, 2))
 
 
-def test_nothing_to_copy_from(tmp_path, clinc_file):
+def test_missing_source_raises(tmp_path, clinc_file):
     with pytest.raises(ValueError, match=r"LayerInitialization\.source: not set"):
         trainer(tmp_path, callbacks=[LayerInitialization()]).fit(module(), data(clinc_file))

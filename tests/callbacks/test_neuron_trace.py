@@ -1,4 +1,4 @@
-"""A student that is traced for one shape at the end of a run."""
+"""Neuron export at the end of a run."""
 
 import json
 import sys
@@ -38,7 +38,7 @@ def run(folder):
     return run_with_degraded_last_epoch(folder, folder / "data_oos_plus.json", *callbacks)
 
 
-def test_folder_is_whole(folder, run):
+def test_folder_is_complete(folder, run):
     assert {file.name for file in (folder / "neuron").iterdir()} == {*FILES, "model.pt"}
     config = json.loads((folder / "neuron" / "config.json").read_text())
     assert list(config["id2label"].values()) == LABELS
@@ -63,14 +63,14 @@ def test_card(folder, run):
     assert "0 of 36 predictions changed" in card
 
 
-def test_report_has_a_line_for_it(folder, run):
+def test_report_has_a_row_for_it(folder, run):
     lines = json.loads((folder / "report.json").read_text())["rows"]
     assert [(line["name"], line["runtime"]) for line in lines] == [("student", "PyTorch"), ("neuron", "TorchScript")]
     assert lines[1]["agreement"] == 1
     assert lines[0]["num_parameters"] == lines[1]["num_parameters"]
 
 
-def test_for_inf2_without_a_device(tmp_path, clinc_file, monkeypatch):
+def test_inf2_without_a_device(tmp_path, clinc_file, monkeypatch):
     sdk = FakeNeuronSDK(monkeypatch)
     traced = NeuronTrace(target="inf2", auto_cast="matmult", compiler_args=["--model-type", "transformer"])
     run = trainer(tmp_path, callbacks=[traced, StudentExport(), CompressionReport()], max_steps=1)
@@ -85,10 +85,10 @@ def test_for_inf2_without_a_device(tmp_path, clinc_file, monkeypatch):
     assert "Not compared with the student" in card
     assert "NeuronModelForSequenceClassification.from_pretrained" in card
     names = [line["name"] for line in json.loads((tmp_path / "report.json").read_text())["rows"]]
-    assert names == ["student"]  # nothing that this machine cannot run
+    assert names == ["student"]  # this machine cannot run the graph
 
 
-def test_for_inf1_with_pipeline_cores(tmp_path, clinc_file, monkeypatch):
+def test_inf1_with_pipeline_cores(tmp_path, clinc_file, monkeypatch):
     sdk = FakeNeuronSDK(monkeypatch, unsupported=["aten::tanh"])
     traced = NeuronTrace(target="inf1", pipeline_cores=4)
     trainer(tmp_path, callbacks=[traced], max_steps=1).fit(module(), data(clinc_file))
@@ -113,7 +113,7 @@ def test_masked_lm(tmp_path):
     assert "0 of" in (tmp_path / "neuron" / "README.md").read_text()
 
 
-def test_command_for_a_finished_model(tmp_path, clinc_file, monkeypatch):
+def test_export_command(tmp_path, clinc_file, monkeypatch):
     model = save_model(tiny_bert(), tmp_path / "student")
     arguments = f"""export neuron --model {model} --output_dir {tmp_path / "traced"} --target cpu --batch_size 2
         --data CLINC150DataModule --data.path {clinc_file} --data.max_length 24"""
@@ -132,14 +132,14 @@ def test_command_for_a_finished_model(tmp_path, clinc_file, monkeypatch):
         ({"target": "inf2"}, "AWS Neuron SDK is not installed"),
     ],
 )
-def test_refused_before_training(tmp_path, clinc_file, settings, message):
+def test_invalid_shape_or_target_raises_before_training(tmp_path, clinc_file, settings, message):
     run = trainer(tmp_path, callbacks=[NeuronTrace(**{"target": "cpu", **settings})])
     with pytest.raises(ValueError, match=message):
         run.fit(module(), data(clinc_file))
     assert run.global_step == 0
 
 
-def test_unsupported_operator_stops_the_run_before_training(tmp_path, clinc_file, monkeypatch):
+def test_unsupported_operator_raises_before_training(tmp_path, clinc_file, monkeypatch):
     sdk = FakeNeuronSDK(monkeypatch, unsupported=["aten::gelu"])
     run = trainer(tmp_path, callbacks=[NeuronTrace()])
     with pytest.raises(ValueError, match="not supported: aten::gelu"):
@@ -149,7 +149,7 @@ def test_unsupported_operator_stops_the_run_before_training(tmp_path, clinc_file
 
 
 @pytest.mark.parametrize("difference", [0.5, float("inf")])
-def test_graph_that_says_something_else_is_no_export(tmp_path, clinc_file, monkeypatch, difference):
+def test_graph_that_differs_is_not_exported(tmp_path, clinc_file, monkeypatch, difference):
     monkeypatch.setattr(neuron_trace, "measure_parity", lambda *args: Parity(10, difference, 3))
     with pytest.raises(ValueError, match=r"NeuronTrace: the graph differs from the student \(largest difference"):
         trainer(tmp_path, callbacks=[NeuronTrace(target="cpu")], max_steps=1).fit(module(), data(clinc_file))
@@ -166,6 +166,6 @@ def test_graph_that_says_something_else_is_no_export(tmp_path, clinc_file, monke
         ({"target": "tpu"}, r"NeuronTrace\.target: must be one of cpu, inf1, inf2, trn1, got 'tpu'"),
     ],
 )
-def test_arguments_out_of_range(settings, message):
+def test_invalid_arguments(settings, message):
     with pytest.raises(ValueError, match=message):
         NeuronTrace(**settings)

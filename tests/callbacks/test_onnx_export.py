@@ -1,4 +1,4 @@
-"""A student that is written as ONNX at the end of a run."""
+"""ONNX export at the end of a run."""
 
 import json
 
@@ -37,7 +37,7 @@ def logits(model, folder, texts):
         return model(**inputs).logits
 
 
-def test_folders_are_whole(folder, run):
+def test_folders_are_complete(folder, run):
     for name in ("onnx", "onnx-int8"):
         assert {file.name for file in (folder / name).iterdir()} == FILES
         labels = json.loads((folder / name / "config.json").read_text())["id2label"]
@@ -62,14 +62,14 @@ def test_configuration_names_the_exported_model(folder, run):
         assert config["architectures"] == ["BertForSequenceClassification"]
 
 
-def test_int8_answers_alike(folder, run):
+def test_int8_outputs_are_close(folder, run):
     texts = ["hello water", "what is the leak of france my dear", "goodbye desk see you later then"]
     exact, rounded = (logits(ONNXModel(folder / name), folder / name, texts) for name in ("onnx", "onnx-int8"))
     assert torch.equal(exact.argmax(-1), rounded.argmax(-1))
     assert not torch.equal(exact, rounded)
 
 
-def test_card_says_how_far_it_is_from_the_student(folder, run):
+def test_card_has_the_difference_to_the_student(folder, run):
     for name, precision in (("onnx", "float32"), ("onnx-int8", "int8")):
         card = (folder / name / "README.md").read_text()
         assert f"## ONNX, {precision}" in card
@@ -85,7 +85,7 @@ def test_question_answering(tmp_path, squad_folder):
     assert not (tmp_path / "onnx-int8").exists()
 
 
-def test_operator_without_a_counterpart_stops_the_run_before_training(tmp_path, clinc_file, monkeypatch):
+def test_unsupported_operator_raises_before_training(tmp_path, clinc_file, monkeypatch):
     def refuse(model, batch):
         raise ValueError("no counterpart")
 
@@ -96,27 +96,27 @@ def test_operator_without_a_counterpart_stops_the_run_before_training(tmp_path, 
     assert run.global_step == 0
 
 
-def test_missing_package_stops_the_run_before_training(tmp_path, clinc_file, monkeypatch):
+def test_missing_package_raises_before_training(tmp_path, clinc_file, monkeypatch):
     monkeypatch.setattr(requirements, "find_spec", lambda name: None)
     run = trainer(tmp_path, callbacks=[ONNXExport()])
     with pytest.raises(ValueError, match="ONNX: onnx, onnxscript, onnxruntime not installed"):
         run.fit(module(), data(clinc_file))
 
 
-def test_foreign_int8_folder_is_refused(tmp_path, clinc_file):
+def test_foreign_int8_folder_raises(tmp_path, clinc_file):
     (tmp_path / "mine-int8").mkdir()
     (tmp_path / "mine-int8" / "notes.txt").touch()
     with pytest.raises(ValueError, match=r"ONNXExport\.output_dir: '.*mine-int8' exists and is not an earlier export"):
         trainer(tmp_path, callbacks=[ONNXExport(str(tmp_path / "mine"))]).fit(module(), data(clinc_file))
 
 
-def test_graph_that_says_something_else_is_no_export(tmp_path, clinc_file, monkeypatch):
+def test_graph_that_differs_is_not_exported(tmp_path, clinc_file, monkeypatch):
     monkeypatch.setattr(onnx_export, "measure_parity", lambda *args: Parity(10, 0.5, 3))
     with pytest.raises(ValueError, match=r"differs from the student \(largest difference of a logit 0\.5, 3 of 10"):
         trainer(tmp_path, callbacks=[ONNXExport()], max_steps=1).fit(module(), data(clinc_file))
     assert not list(tmp_path.glob("*onnx*"))
 
 
-def test_number_of_examples_to_check_out_of_range():
+def test_invalid_num_check_examples():
     with pytest.raises(ValueError, match=r"ONNXExport\.num_check_examples: must be >= 1, got 0"):
         ONNXExport(num_check_examples=0)

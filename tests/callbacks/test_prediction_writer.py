@@ -1,4 +1,4 @@
-"""Predictions end up beside their own texts."""
+"""Predictions are written beside their texts."""
 
 import csv
 import json
@@ -12,7 +12,7 @@ from lightning_kd.callbacks import PredictionWriter
 from lightning_kd.cli.run_dirs import create_run_logger
 from tests.helpers import TINY_BERT, module, tiny_bert, trainer
 
-NETWORK = {"labels": ["bad", "good"], "layers": 1, "initializer_range": 0.5}
+MODEL = {"labels": ["bad", "good"], "layers": 1, "initializer_range": 0.5}
 WORDS = ["hello", "goodbye", "water", "desk", "paper", "plant", "leak", "room", "france", "you"]
 TEXTS = [" ".join(WORDS[i % 10 :][: 1 + (7 * i) % 6]) for i in range(11)]  # short and long ones take turns
 AWKWARD = ['say "hello", please', "one\nline\nafter another", " =1+1;\ttab ", "Grüße, 你好 🎉", "'", "a\r\nb"]
@@ -34,7 +34,7 @@ def read_table(path):
 
 @pytest.fixture
 def predict(tmp_path):
-    """Predict a table of texts in batches of two; returns what the trainer returns."""
+    """Predict a table of texts in batches of two; return the trainer's result."""
 
     def run(columns, path="predictions.csv", **settings):
         names = list(columns)
@@ -43,18 +43,18 @@ def predict(tmp_path):
         arguments = {"text_columns": names, "predict_path": table, "eval_batch_size": 2}
         rows = TextClassificationDataModule(str(tmp_path / "data"), str(TINY_BERT), **arguments)
         run = trainer(tmp_path, callbacks=[PredictionWriter(path)], **settings)
-        return run.predict(module(student=tiny_bert(**NETWORK)), rows)
+        return run.predict(module(student=tiny_bert(**MODEL)), rows)
 
     return run
 
 
 def answers(*columns):
-    """Label and probability of each row on its own."""
-    model, tokenizer = tiny_bert(**NETWORK).eval(), AutoTokenizer.from_pretrained(TINY_BERT)
+    """Label and probability of each text, computed separately."""
+    model, tokenizer = tiny_bert(**MODEL).eval(), AutoTokenizer.from_pretrained(TINY_BERT)
     for texts in zip(*columns, strict=True):
         with torch.no_grad():
             probabilities = model(**tokenizer(*texts, return_tensors="pt")).logits.softmax(-1)[0]
-        yield NETWORK["labels"][probabilities.argmax()], float(probabilities.max())
+        yield MODEL["labels"][probabilities.argmax()], float(probabilities.max())
 
 
 def test_labels_as_json(predict, tmp_path):
@@ -71,7 +71,7 @@ def assert_predictions(rows, *columns):
         assert float(row["score"]) == pytest.approx(score, abs=2e-6)
 
 
-def test_rows_are_in_the_order_of_the_file_although_the_longest_go_first(tmp_path, predict):
+def test_rows_are_in_file_order_although_the_longest_run_first(tmp_path, predict):
     batches = predict({"text": TEXTS})
     assert [row["row_id"] for batch in batches for row in batch] != list(range(len(TEXTS)))
     rows = read_table(tmp_path / "predictions.csv")
@@ -119,25 +119,25 @@ def test_earlier_file_is_replaced(tmp_path, predict):
     assert_predictions(read_table(tmp_path / "predictions.csv"), TEXTS)
 
 
-def test_nothing_half_written_where_the_file_cannot_be_put(tmp_path, predict):
+def test_failing_write_leaves_no_partial_file(tmp_path, predict):
     (tmp_path / "out" / "answers.csv").mkdir(parents=True)
     with pytest.raises(OSError, match=r"answers\.csv"):
         predict({"text": TEXTS}, "out/answers.csv")
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["answers.csv"]
 
 
-def test_predictions_are_returned_as_they_are(predict):
+def test_returned_predictions_are_unchanged(predict):
     rows = [row for batch in predict({"text": TEXTS}) for row in batch]
     assert sorted(row["row_id"] for row in rows) == list(range(len(TEXTS)))
     assert set(rows[0]) == {"row_id", "label", "score"}
 
 
 @pytest.mark.parametrize("numbers", [False, True])
-def test_loader_without_texts_gives_a_file_without_texts(tmp_path, numbers):
+def test_dataloader_without_texts(tmp_path, numbers):
     ids = [[2, 40, 3], [2, 41, 3], [2, 42, 3]]
     rows = [{"input_ids": torch.tensor(row), **({"row_id": n} if numbers else {})} for n, row in enumerate(ids)]
     run = trainer(tmp_path, callbacks=[PredictionWriter()])
-    fitted = module(student=tiny_bert(**NETWORK))
+    fitted = module(student=tiny_bert(**MODEL))
     run.predict(fitted, torch.utils.data.DataLoader(rows[::-1], batch_size=2))
     table = read_table(tmp_path / "predictions.csv")
     assert [list(row) for row in table] == [["label", "score"]] * 3

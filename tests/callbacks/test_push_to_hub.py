@@ -1,4 +1,4 @@
-"""Uploads with the real client, to a stand-in for the hub."""
+"""Uploads with the real client to a fake Hub."""
 
 import os
 import shlex
@@ -30,12 +30,12 @@ FILES = {"README.md", "config.json", "model.safetensors", "tokenizer.json", "tok
 
 
 class TwoFolderExport(Export):
-    """Two folders beside the student's, as ONNXExport writes them, in no time."""
+    """Writes two folders, as ONNXExport does, but quickly."""
 
-    dirname, config_key, description = "twin", "twin", "Twin"
+    dirname, config_key, description = "graph", "graph", "Graph"
 
     def variant_dirs(self, target):
-        return [target, target.with_name("twin-int8")]
+        return [target, target.with_name("graph-int8")]
 
     def write(self, target, student):
         for folder in self.variant_dirs(target):
@@ -89,20 +89,20 @@ def test_other_exports_are_folders_of_it_whatever_the_order(tmp_path, hub, run):
     run(TwoFolderExport(), PushToHub("me/small"), StudentExport(str(tmp_path / "elsewhere")))
     written = hub.repositories["me/small"].files
     assert {name for name in written if "/" not in name} == FILES
-    for name in ("twin", "twin-int8"):
+    for name in ("graph", "graph-int8"):
         own = {f"{name}/{file}": content for file, content in files(tmp_path / "my run" / name).items()}
         assert own
         assert own.items() <= written.items()
 
 
-def test_commit_says_the_score_of_what_was_exported(tmp_path, hub, run):
+def test_commit_message_has_the_exported_score(tmp_path, hub, run):
     best = best_checkpoint()
     run(PushToHub("me/small"), StudentExport(), TwoFolderExport(), best, enable_checkpointing=True)
     student = f"student with val/accuracy {best.best_model_score:.4f}"
     assert hub.repositories["me/small"].commits == [
         f"Upload {student}",
-        f"Upload twin of {student}",
-        f"Upload twin-int8 of {student}",
+        f"Upload graph of {student}",
+        f"Upload graph-int8 of {student}",
     ]
 
 
@@ -113,7 +113,7 @@ def test_name_without_owner_is_the_token_owners_and_public_where_asked_for(hub, 
 
 
 @pytest.mark.filterwarnings("ignore:Use 'content=<...>'")  # the client's own way to call httpx
-def test_large_files_go_their_own_way(tmp_path, hub, run, monkeypatch):
+def test_large_files_use_lfs(tmp_path, hub, run, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     hub.use_lfs = True
     run(PushToHub("me/small"), StudentExport())
@@ -163,7 +163,7 @@ def test_search_for_a_learning_rate_uploads_nothing(tmp_path, hub, clinc_file):
 # before training
 
 
-def assert_refused(run, match, *callbacks, **settings):
+def assert_rejected(run, match, *callbacks, **settings):
     with pytest.raises(ValueError, match=match) as caught:
         run(*callbacks, **settings)
     assert "\n" not in str(caught.value)
@@ -176,22 +176,22 @@ def test_malformed_id():
 
 
 def test_no_student_to_upload(hub, run):
-    assert_refused(run, r"no student is exported.*add StudentExport\(\)", PushToHub("me/small"), TwoFolderExport())
+    assert_rejected(run, r"no student is exported.*add StudentExport\(\)", PushToHub("me/small"), TwoFolderExport())
 
 
-def test_report_that_would_come_too_late(hub, run):
+def test_report_after_the_upload_raises(hub, run):
     match = "PushToHub: comes before CompressionReport"
-    assert_refused(run, match, PushToHub("me/small"), StudentExport(), CompressionReport())
+    assert_rejected(run, match, PushToHub("me/small"), StudentExport(), CompressionReport())
 
 
 def test_exports_of_one_name(tmp_path, hub, run):
-    assert_refused(
+    assert_rejected(
         run,
         "have the same name",
         PushToHub("me/small"),
         StudentExport(),
         TwoFolderExport(),
-        TwoFolderExport(str(tmp_path / "twin")),
+        TwoFolderExport(str(tmp_path / "graph")),
     )
 
 
@@ -204,31 +204,31 @@ def test_student_that_is_not_exported(hub, run):
         def forward(self, input_ids):
             return self.layer(input_ids)
 
-    assert_refused(run, "not a transformers model", PushToHub("me/small"), StudentExport(), student=Bag())
+    assert_rejected(run, "not a transformers model", PushToHub("me/small"), StudentExport(), student=Bag())
     assert not hub.requests
 
 
 def test_no_token(hub, run, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
-    assert_refused(run, "no token found; set HF_TOKEN, or run `hf auth login`", PushToHub("me/small"), StudentExport())
+    assert_rejected(run, "no token found; set HF_TOKEN, or run `hf auth login`", PushToHub("me/small"), StudentExport())
     assert not hub.requests
 
 
 def test_offline(hub, run, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert_refused(run, "HF_HUB_OFFLINE is set", PushToHub("me/small"), StudentExport())
+    assert_rejected(run, "HF_HUB_OFFLINE is set", PushToHub("me/small"), StudentExport())
 
 
 def test_wrong_token(tmp_path, hub, run, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_Wrong")
-    assert_refused(run, r"the Hub rejects 'me/small' \(.*401", PushToHub("me/small"), StudentExport())
+    assert_rejected(run, r"the Hub rejects 'me/small' \(.*401", PushToHub("me/small"), StudentExport())
     assert not (tmp_path / "my run" / "student").exists()
 
 
 def test_token_that_may_only_read(hub, run):
     hub.repositories["me/small"] = Repository(private=True)
     hub.error_statuses = {"POST /api/repos/create": 403, "auth-check/write": 403}
-    assert_refused(run, r"the Hub rejects 'me/small' \(.*403", PushToHub("me/small"), StudentExport())
+    assert_rejected(run, r"the Hub rejects 'me/small' \(.*403", PushToHub("me/small"), StudentExport())
 
 
 def test_token_for_one_repository_only(hub, run):
@@ -238,9 +238,9 @@ def test_token_for_one_repository_only(hub, run):
     assert hub.repositories["me/small"].files.keys() == FILES
 
 
-def test_public_repository_is_neither_hidden_nor_written_to_unasked(hub, run):
+def test_public_repository_stays_public_and_unchanged(hub, run):
     hub.repositories["me/small"] = Repository(private=False)
-    assert_refused(run, "'me/small' exists and is public; set private: f", PushToHub("me/small"), StudentExport())
+    assert_rejected(run, "'me/small' exists and is public; set private: f", PushToHub("me/small"), StudentExport())
     assert not hub.repositories["me/small"].private
     assert not hub.repositories["me/small"].files
 
@@ -267,7 +267,7 @@ def test_other_stages_leave_the_hub_alone(tmp_path, hub, clinc_file):
 
 
 def assert_upload_fails(run, match, *callbacks, **settings):
-    """Fit, which ends in an OSError of one line; returns the commands that it names."""
+    """Assert that fit ends with a one-line OSError; return the commands in its message."""
     with pytest.raises(OSError, match=match) as caught:
         run(*callbacks, **settings)
     message = str(caught.value)
@@ -290,20 +290,20 @@ def test_upload_that_is_answered_with_an_error(tmp_path, hub, run, status):
     assert {file.name for file in folder.iterdir()} == FILES
 
 
-def test_what_was_uploaded_before_the_failure_is_not_named(tmp_path, hub, run):
+def test_retry_command_excludes_uploaded_folders(tmp_path, hub, run):
     class Broken(TwoFolderExport):
-        """Writes a folder that is gone when it is to be uploaded."""
+        """Deletes a folder before it is uploaded."""
 
         def write(self, target, student):
             super().write(target, student)
             shutil.rmtree(target)
 
     commands = assert_upload_fails(run, "is not a directory", PushToHub("me/small"), StudentExport(), Broken())
-    assert commands == [retry_command(tmp_path / "my run" / name, name) for name in ("twin", "twin-int8")]
+    assert commands == [retry_command(tmp_path / "my run" / name, name) for name in ("graph", "graph-int8")]
     assert hub.repositories["me/small"].files.keys() == FILES
 
 
-def test_command_of_the_error_does_what_was_left(tmp_path, hub, run):
+def test_retry_command_completes_the_upload(tmp_path, hub, run):
     hub.error_statuses = {"/commit/main": 403}
     commands = assert_upload_fails(run, "403", PushToHub("me/small"), StudentExport(), TwoFolderExport())
     hub.error_statuses = {}
@@ -313,7 +313,7 @@ def test_command_of_the_error_does_what_was_left(tmp_path, hub, run):
         subprocess.run(command, env=environment, check=True, capture_output=True)
     repository = hub.repositories["me/small"]
     assert repository.private
-    own = {f"{name}/{file}" for name in ("twin", "twin-int8") for file in FILES - {"model.safetensors"}}
+    own = {f"{name}/{file}" for name in ("graph", "graph-int8") for file in FILES - {"model.safetensors"}}
     assert repository.files.keys() == FILES | own
 
 
@@ -328,7 +328,7 @@ def test_hub_that_goes_away(tmp_path, hub, run):
     assert commands == [retry_command(tmp_path / "my run" / "student")]
 
 
-def test_hub_that_cannot_be_reached_at_the_start_is_no_reason_not_to_train(tmp_path, hub, run):
+def test_hub_that_cannot_be_reached_before_training_warns(tmp_path, hub, run):
     hub.stop()
     with pytest.warns(UserWarning, match="cannot reach the Hub"):
         commands = assert_upload_fails(run, "failed", PushToHub("me/small"), StudentExport())
@@ -346,7 +346,7 @@ def test_repository_that_turned_public_is_not_written_to(hub, run):
     assert not hub.repositories["me/small"].files
 
 
-def test_failure_takes_nothing_else_with_it(tmp_path, hub, clinc_file):
+def test_failing_upload_loses_nothing_else(tmp_path, hub, clinc_file):
     hub.error_statuses = {"/commit/main": 403}
     logger = TensorBoardLogger(str(tmp_path), name="", version="events")
     best = best_checkpoint(dirpath=tmp_path / "checkpoints")
@@ -368,7 +368,7 @@ def test_failure_takes_nothing_else_with_it(tmp_path, hub, clinc_file):
 
 @pytest.fixture
 def shell(tmp_path, clinc_file, monkeypatch):
-    """``lightning-kd fit`` with the callback in the YAML; returns what the process would exit with."""
+    """Run ``lightning-kd fit`` with the callback in the YAML; return the exit code."""
     config = {
         "seed_everything": 7,
         "trainer": {

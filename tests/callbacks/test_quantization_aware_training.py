@@ -1,4 +1,4 @@
-"""A student that trains with rounded weights and is exported with whole ones."""
+"""Training with int8 rounding, export in float32."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ def fit(folder, clinc_file, teacher, *callbacks, resume=None):
 
 
 def test_forward_pass_is_that_of_int8_weights(tmp_path, clinc_file, teacher):
-    """By an independent rounding of one map: symmetric, by output channel; by token, asymmetric."""
+    """Compared with an independent rounding of one layer: weights per channel, activations per token."""
     student = fit(tmp_path, clinc_file, teacher).student.eval()
     linear = student.bert.encoder.layer[0].attention.self.query
     x = torch.randn(20, 4, 16)
@@ -47,7 +47,7 @@ def test_forward_pass_is_that_of_int8_weights(tmp_path, clinc_file, teacher):
     assert error < 0.2 * (actual - (x @ weight.T + linear.bias)).abs().mean()
 
 
-def test_exports_are_ordinary(tmp_path, clinc_file, teacher):
+def test_exports_are_unquantized_or_int8(tmp_path, clinc_file, teacher):
     fitted = fit(tmp_path, clinc_file, teacher, StudentExport(), ONNXExport())
     exported = AutoModelForSequenceClassification.from_pretrained(tmp_path / "student")
     assert all(torch.equal(w, fitted.student.state_dict()[n]) for n, w in exported.state_dict().items())
@@ -67,7 +67,7 @@ def test_resumed_run_ends_in_the_same_weights(tmp_path, clinc_file, teacher):
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
-def test_missing_package_stops_the_run_before_training(tmp_path, clinc_file, monkeypatch):
+def test_missing_package_raises_before_training(tmp_path, clinc_file, monkeypatch):
     monkeypatch.setattr(requirements, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"QuantizationAwareTraining: torchao not installed; .*lightning-kd\[qat\]"):
         trainer(tmp_path, callbacks=[QuantizationAwareTraining()]).fit(module(), data(clinc_file))

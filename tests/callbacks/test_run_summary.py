@@ -1,4 +1,4 @@
-"""The table at the end of a run, against numbers worked out by hand."""
+"""The summary table, compared with numbers computed by hand."""
 
 import io
 
@@ -17,7 +17,7 @@ ONE_LAYER, FOUR_LAYERS = EMBEDDINGS + LAYER + HEAD, EMBEDDINGS + 4 * LAYER + HEA
 
 
 def rows(table_or_text):
-    """The cells of each row of a rendered table, by the row's name."""
+    """Cells of each row of a rendered table, by name."""
     text = table_or_text
     if not isinstance(text, str):
         console = Console(record=True, width=100, file=io.StringIO())

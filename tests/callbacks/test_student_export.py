@@ -1,4 +1,4 @@
-"""The exported folder is the student at its best, and transformers load it without this package."""
+"""The exported folder is the best student, loadable by transformers alone."""
 
 import json
 
@@ -55,14 +55,14 @@ def test_weights_are_those_of_the_best_checkpoint(folder, best_is_not_last):
     assert fitted.validation_scores()["val/accuracy"] < 0.5
 
 
-def test_exporting_leaves_the_students_own_weights_alone(folder, best_is_not_last):
+def test_export_does_not_change_the_module(folder, best_is_not_last):
     run, fitted = best_is_not_last
     run.save_checkpoint(folder / "after.ckpt")
     after = torch.load(folder / "after.ckpt", weights_only=True)["state_dict"]
     assert all(torch.equal(after[f"student.{n}"], w) for n, w in fitted.student.state_dict().items())
 
 
-def test_pipeline_answers_with_label_names(folder, best_is_not_last):
+def test_pipeline_returns_label_names(folder, best_is_not_last):
     answers = pipeline("text-classification", model=str(folder / "student"))(TEXTS)
     right = sum(answer["label"] == intent for answer, (_, intent) in zip(answers, clinc_rows()["val"], strict=True))
     assert right / len(TEXTS) > 0.9
@@ -71,12 +71,12 @@ def test_pipeline_answers_with_label_names(folder, best_is_not_last):
     }
 
 
-def test_tokenizer_is_the_one_trained_with(folder, best_is_not_last, tokenizer):
+def test_tokenizer_is_that_of_the_data(folder, best_is_not_last, tokenizer):
     own = AutoTokenizer.from_pretrained(folder / "student")
     assert own.get_vocab() == tokenizer.get_vocab()
     assert own("Hello Desk").input_ids == tokenizer("Hello Desk").input_ids
     state = json.loads((folder / "student" / "tokenizer.json").read_text(encoding="utf-8"))
-    assert state["truncation"] is state["padding"] is None  # else it would depend on whether rows came from the cache
+    assert state["truncation"] is state["padding"] is None  # would depend on whether the examples were cached
 
 
 @pytest.mark.parametrize("order", [["last", "export", "best"], ["rest", "export", "best"]])
@@ -118,7 +118,7 @@ def test_weights_in_bfloat16(tmp_path, clinc_file):
     assert torch.equal(logits(load_export(tmp_path)), logits(fitted.student))
 
 
-def test_plain_module_is_not_exported_but_warned_about(tmp_path, clinc_file):
+def test_plain_module_is_not_exported_with_a_warning(tmp_path, clinc_file):
     class Bag(nn.Module):
         def __init__(self):
             super().__init__()
@@ -169,6 +169,6 @@ def test_averaged_weights_are_exported(tmp_path, clinc_file, averaging_first):
     assert torch.equal(logits(load_export(tmp_path)), logits(fitted.student))
 
 
-def test_other_modules_are_refused_before_training(tmp_path):
+def test_other_modules_raise_before_training(tmp_path):
     with pytest.raises(ValueError, match="StudentExport: needs a DistillationModule, got BoringModel"):
         trainer(tmp_path, callbacks=[StudentExport()]).fit(BoringModel())

@@ -1,4 +1,4 @@
-"""A pruned student: the same zeros from the first step to the exported folder, killed or not."""
+"""A pruned student has the same zeros from the first step to the export, also when resumed."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from lightning_kd.callbacks import LastCheckpoint, QuantizationAwareTraining, St
 from tests.helpers import LABELS, KillAtBatch, KilledError, data, module, save_model, tiny_bert, trainer
 
 
-def maps(model):
+def linear_weights(model):
     return {n: w for n, w in model.named_parameters() if "encoder.layer" in n and n.endswith("weight") and w.ndim == 2}
 
 
@@ -38,12 +38,12 @@ def teacher(tmp_path):
     return save_model(tiny_bert(layers=3, seed=1), tmp_path / "teacher")
 
 
-def test_exported_student_has_the_zeros_and_has_learnt(tmp_path, clinc_file, teacher):
-    before = maps(module(teacher).build_student())
+def test_exported_student_is_pruned_and_trained(tmp_path, clinc_file, teacher):
+    before = linear_weights(module(teacher).build_student())
     fit(tmp_path, clinc_file, teacher)
-    after = maps(AutoModelForSequenceClassification.from_pretrained(tmp_path / "student"))
+    after = linear_weights(AutoModelForSequenceClassification.from_pretrained(tmp_path / "student"))
     assert share_of_zeros(after.values()) == pytest.approx(0.5, abs=0.001)
-    # over all layers together, the smallest
+    # the smallest over all layers
     limit = torch.cat([w.abs().flatten() for w in before.values()]).median()
     for name, weight in after.items():
         kept = before[name].abs() > limit
@@ -82,11 +82,11 @@ def test_together_with_quantization(tmp_path, clinc_file, teacher, pruning_first
     callbacks = [QuantizationAwareTraining(), StudentPruning(0.5)]
     callbacks = callbacks[::-1] if pruning_first else callbacks
     trainer(tmp_path, callbacks=[*callbacks, StudentExport()], max_steps=2).fit(module(teacher), data(clinc_file))
-    after = maps(AutoModelForSequenceClassification.from_pretrained(tmp_path / "student"))
+    after = linear_weights(AutoModelForSequenceClassification.from_pretrained(tmp_path / "student"))
     assert share_of_zeros(after.values()) == pytest.approx(0.5, abs=0.001)
 
 
-def test_weight_averaging_is_refused(tmp_path, clinc_file, teacher):
+def test_weight_averaging_raises(tmp_path, clinc_file, teacher):
     callbacks = [StudentPruning(0.5), EMAWeightAveraging(use_buffers=False)]
     with pytest.raises(ValueError, match="StudentPruning: incompatible with weight averaging"):
         trainer(tmp_path, callbacks=callbacks).fit(module(teacher), data(clinc_file))

@@ -1,4 +1,4 @@
-"""The probe in short real runs."""
+"""The temperature probe in short runs."""
 
 import json
 
@@ -42,14 +42,14 @@ def result(folder):
 
 
 def logits_of(model, tokenizer, texts):
-    """By transformers alone."""
+    """Logits computed by transformers alone."""
     with torch.no_grad():
         return model.eval()(**tokenizer(texts, padding=True, return_tensors="pt")).logits.double()
 
 
 @pytest.fixture(scope="module")
 def run(folder):
-    """The best epoch is not the last; returns the run's folder and the module."""
+    """A run whose best epoch is not the last; returns its folder and the module."""
     teacher = save_model(tiny_bert(layers=3, seed=1, initializer_range=0.5), folder / "sharp")
     logger = TensorBoardLogger(str(folder), name="", version="run")
     callbacks = [probe(), StudentExport(), best_checkpoint(), FlipClassifierHead()]
@@ -138,7 +138,7 @@ def test_teacher_is_shown_before_the_first_step(tmp_path, clinc_file, capsys):
     assert "teacher: hello water :smile: good morning to you" in capsys.readouterr().out
 
 
-def test_training_is_not_changed(tmp_path, clinc_file):
+def test_probe_does_not_change_training(tmp_path, clinc_file):
     without, beside = fit(tmp_path / "a", clinc_file), fit(tmp_path / "b", clinc_file, probe(sentences=None))
     for first, second in zip(without.student.parameters(), beside.student.parameters(), strict=True):
         assert torch.equal(first, second)
@@ -164,8 +164,8 @@ def test_ensemble(tmp_path, clinc_file):
     assert result(tmp_path)["sources"]["teacher"] == " + ".join(teachers)
 
 
-def test_teacher_with_a_tokenizer_of_its_own(tmp_path, clinc_file):
-    """It says the same to a student of another tokenizer."""
+def test_teacher_with_a_separate_tokenizer(tmp_path, clinc_file):
+    """The teacher's results do not depend on the student's tokenizer."""
     teacher = save_model(tiny_bert(layers=3, seed=1, initializer_range=0.5), tmp_path / "teacher")
     other = roberta_tokenizer([text for text, _ in clinc_rows()["train"]], 290)
     student = save_roberta(tiny_roberta(LABELS, other), other, tmp_path / "roberta")
@@ -181,11 +181,11 @@ def test_teacher_with_a_tokenizer_of_its_own(tmp_path, clinc_file):
 
 
 @pytest.mark.parametrize("top_k", [None, 1])
-def test_teacher_out_of_the_cache(tmp_path, clinc_file, top_k):
+def test_cached_teacher(tmp_path, clinc_file, top_k):
     teacher = save_model(tiny_bert(layers=3, seed=1, initializer_range=0.5), tmp_path / "teacher")
     for name in ("plain", "cached"):
         cache = TeacherCache(str(tmp_path / "cache"), top_k=top_k) if name == "cached" else None
-        for _ in range(2):  # the second time all rows are known
+        for _ in range(2):  # the second time all examples are cached
             shown = probe(output_dir=str(tmp_path / name))
             fitted = fit(tmp_path, clinc_file, shown, teacher=teacher, teacher_cache=cache)
     assert not fitted.teacher.models[0].is_loaded
@@ -197,7 +197,7 @@ def test_teacher_out_of_the_cache(tmp_path, clinc_file, top_k):
 
 
 def test_labels_in_another_order(tmp_path, clinc_file):
-    """The same teacher, its classes turned around."""
+    """The same teacher with its classes reversed."""
     model = tiny_bert(layers=3, seed=1)
     turned = tiny_bert(labels=LABELS[::-1], layers=3, seed=1)
     turned.load_state_dict(model.state_dict())
@@ -223,14 +223,14 @@ def test_fast_dev_run_writes_nothing(tmp_path, clinc_file):
     assert not (tmp_path / "out").exists()
 
 
-def test_student_that_fails_is_warned_about(tmp_path, clinc_file, monkeypatch):
+def test_failing_student_warns(tmp_path, clinc_file, monkeypatch):
     monkeypatch.setattr(TemperatureProbe, "_collect_student_logits", lambda *args: 1 / 0)
     with pytest.warns(UserWarning, match=r"only the teacher is shown \(ZeroDivisionError"):
         fit(tmp_path, clinc_file, probe())
     assert result(tmp_path)["agreement"] is None
 
 
-def assert_refused(tmp_path, message, rows, callback=None, **settings):
+def assert_rejected(tmp_path, message, rows, callback=None, **settings):
     run = trainer(tmp_path, callbacks=[callback or probe()])
     settings = {"teacher": tiny_bert(), **settings}
     with pytest.raises(ValueError, match=message):
@@ -239,11 +239,11 @@ def assert_refused(tmp_path, message, rows, callback=None, **settings):
     assert not (tmp_path / "probe.md").exists()
 
 
-def test_refused_before_training(tmp_path, clinc_file):
+def test_invalid_arguments_raise_before_training(tmp_path, clinc_file):
     rows = data(clinc_file)
-    assert_refused(tmp_path, "TemperatureProbe: no loss uses a teacher", rows, teacher=None)
+    assert_rejected(tmp_path, "TemperatureProbe: no loss uses a teacher", rows, teacher=None)
     (tmp_path / "file").touch()
-    assert_refused(
+    assert_rejected(
         tmp_path, r"TemperatureProbe\.output_dir: '.*file/probe\.md'", rows, probe(output_dir=str(tmp_path / "file"))
     )
     with pytest.raises(ValueError, match=r"split: must be one of validation, test, got 'dev'"):
@@ -258,9 +258,9 @@ def test_loaders_without_a_datamodule(tmp_path, clinc_file):
         run.fit(alone, rows.train_dataloader(), rows.val_dataloader())
 
 
-def test_missing_matplotlib_is_named_before_training(tmp_path, clinc_file, monkeypatch):
+def test_missing_matplotlib_raises_before_training(tmp_path, clinc_file, monkeypatch):
     monkeypatch.setattr(requirements, "find_spec", lambda name: None)
-    assert_refused(tmp_path, r"TemperatureProbe: matplotlib not installed; .*lightning-kd\[plots\]", data(clinc_file))
+    assert_rejected(tmp_path, r"TemperatureProbe: matplotlib not installed; .*lightning-kd\[plots\]", data(clinc_file))
 
 
 def test_task_whose_classes_have_no_names(tmp_path, squad_folder):
@@ -276,7 +276,7 @@ def test_pairs_of_texts(tmp_path):
     settings = {"tokenizer": str(TINY_BERT), "text_columns": ["text", "other"], "batch_size": 2}
     rows = TextClassificationDataModule(str(tmp_path), **settings)
     teacher = tiny_bert(labels=["greet", "leave"])
-    assert_refused(tmp_path, r"sentences: an example of .* has 2 texts \(text, text_pair\)", rows, teacher=teacher)
+    assert_rejected(tmp_path, r"sentences: an example of .* has 2 texts \(text, text_pair\)", rows, teacher=teacher)
     fit(tmp_path, None, probe(sentences=None, num_examples=1), teacher=teacher, rows=rows)
     assert result(tmp_path)["sentences"][0]["text"] in ("good morning | to you", "see you | later")
 
@@ -289,4 +289,4 @@ def test_test_split_without_labels(tmp_path):
     (folder / "test.tsv").write_text("index\tsentence\n0\tgood\n")
     rows = SST2DataModule(str(folder), str(TINY_BERT), batch_size=2)
     teacher = tiny_bert(labels=["negative", "positive"])
-    assert_refused(tmp_path, "test split of .* has no labels", rows, probe(split="test", top_k=1), teacher=teacher)
+    assert_rejected(tmp_path, "test split of .* has no labels", rows, probe(split="test", top_k=1), teacher=teacher)

@@ -1,4 +1,4 @@
-"""What the card of an exported student says."""
+"""The model card of an exported student."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""ONNX graphs: the same answers as PyTorch for any shape, with the families and tasks we have."""
+"""ONNX graphs match PyTorch for any shape, model family and task."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Traced graphs: the same answers as PyTorch for any number of rows, with the families and tasks we have."""
+"""Traced graphs match PyTorch for any batch size, model family and task."""
 
 import json
 import sys
@@ -19,7 +19,7 @@ from tests.export.families import FAMILIES, assert_same, build_model, make_batch
 from tests.helpers import TINY_BERT, save_model
 from tests.neuron_sdk import FakeNeuronSDK
 
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # compilers on their own warn
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # compilers warn here
 
 TASK = "text-classification"
 
@@ -31,7 +31,7 @@ def sdk(monkeypatch):
 
 @pytest.fixture
 def neuron_device(tmp_path, monkeypatch):
-    """A machine that can run what the stand-in compiles."""
+    """A machine with a Neuron device."""
     (tmp_path / "neuron0").touch()
     monkeypatch.setattr(neuron, "NEURON_DEVICE", tmp_path / "neuron0")
 

@@ -1,4 +1,4 @@
-"""The formulae against SciPy, scikit-learn and plain loops."""
+"""Formulas compared with SciPy, scikit-learn and plain loops."""
 
 import math
 
@@ -22,7 +22,7 @@ def logits():
 
 @pytest.fixture
 def labels(logits):
-    """Drawn at temperature 2, so that the network is too sure."""
+    """Drawn at temperature 2, so that the model is overconfident."""
     generator = torch.Generator().manual_seed(2)
     return torch.multinomial((logits / 2).softmax(dim=-1), 1, generator=generator)[:, 0]
 
@@ -67,7 +67,7 @@ def test_divergence(logits):
 
 
 def test_calibration_error_at_confidence_one():
-    """A confidence of exactly 1 belongs to the last bin, where it nearly makes up for one of 0.97."""
+    """A confidence of exactly 1 belongs to the last bin, where it nearly cancels one of 0.97."""
     logits = torch.tensor([[math.log(0.97 / 0.03), 0.0]] * 50 + [[800.0, 0.0]] * 50)
     labels = torch.tensor([0] * 98 + [1] * 2)
     log_p = calibration.log_probabilities(logits, 1.0)

@@ -1,4 +1,4 @@
-"""What is shown of a probe, on logits made up."""
+"""Results of a probe on constructed logits."""
 
 import json
 from io import BytesIO, StringIO
@@ -36,7 +36,7 @@ def test_most_confident_examples_come_before_the_least():
     assert make_selection(num_examples=9).select_by_confidence(TEACHER) == [2, 0, 1]
 
 
-def test_likeliest_and_least_likely_classes_by_the_teacher():
+def test_most_and_least_likely_classes_of_the_teacher():
     certain, uncertain = make_result().sentences
     assert certain.classes == ["$5 or $6", "fifth", "a|b"]
     assert certain.ranks == [1, 2, 5]
