@@ -1,4 +1,4 @@
-"""The invariants of every loss on logits run on each of these: (student, teacher, labels, mask) -> scalar."""
+"""Fixture ``loss``: every loss on logits as a function (student, teacher, labels, mask) -> scalar."""
 
 from functools import partial
 
@@ -24,7 +24,7 @@ def decoupled(student, teacher, labels, mask=None):
 
 
 def correlation(student, teacher, labels, mask=None):
-    return dist_loss(student, teacher, 2.0, 1.0, 0.0, mask)  # between rows there is no mask, see test_dist.py
+    return dist_loss(student, teacher, 2.0, 1.0, 0.0, mask)  # the intra part accepts no mask
 
 
 LOSSES = {

@@ -1,12 +1,13 @@
-"""Gradients by differences, of references in float64."""
+"""Numerical gradients of float64 references, and inputs."""
 
 import numpy as np
+import torch
 
 STEP = 1e-5
 
 
 def numeric_gradient(function, point):
-    """Central differences of a function of an array, at an array."""
+    """Return the gradient of a function of an array by central differences."""
     point = np.asarray(point, dtype=np.float64)
     gradient = np.zeros_like(point)
     for index in np.ndindex(point.shape):
@@ -17,5 +18,9 @@ def numeric_gradient(function, point):
 
 
 def random_logits(rows=6, classes=5, scale=2.0, seed=0):
-    """Student's and teacher's, float64."""
+    """Return random logits of student and teacher, float64."""
     return np.random.default_rng(seed).normal(size=(2, rows, classes)) * scale
+
+
+def tensors(*arrays):
+    return [torch.tensor(array, dtype=torch.float32) for array in arrays]

@@ -1,4 +1,4 @@
-"""Losses over large vocabularies: chunk by chunk they are the same, in less memory."""
+"""Losses over large vocabularies, computed in chunks: same values, less memory."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ def value_and_gradient(rows, **settings):
 @pytest.mark.parametrize("beta", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("rows", [1, 6, 7, 20])
-def test_chunks_change_nothing(monkeypatch, beta, masked, rows):
+def test_soft_target_loss_in_chunks(monkeypatch, beta, masked, rows):
     mask = torch.rand(rows, 40, generator=torch.Generator().manual_seed(1)) < 0.7 if masked else None
     whole = value_and_gradient(rows, beta=beta, mask=mask)
     monkeypatch.setattr(chunked, "MIN_CHUNK_SIZE", 3 * 40)
@@ -29,7 +29,7 @@ def test_chunks_change_nothing(monkeypatch, beta, masked, rows):
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_chunks_change_no_hard_loss(monkeypatch, smoothing):
+def test_hard_label_loss_in_chunks(monkeypatch, smoothing):
     logits, labels = torch.randn(20, 40, requires_grad=True), torch.arange(20)
     labels[3:7] = -100
     expected = cross_entropy(logits, labels, label_smoothing=smoothing)
@@ -50,7 +50,7 @@ def test_without_gradient(monkeypatch):
         torch.testing.assert_close(soft_target_loss(student.requires_grad_(), teacher), whole)
 
 
-def test_gradient_has_the_precision_of_the_logits(monkeypatch):
+def test_gradient_has_the_dtype_of_the_logits(monkeypatch):
     monkeypatch.setattr(chunked, "MIN_CHUNK_SIZE", 80)
     student = torch.randn(10, 40).bfloat16().requires_grad_()
     value = soft_target_loss(student, torch.randn(10, 40).bfloat16())
@@ -76,7 +76,7 @@ def test_each_row_is_summed_once(monkeypatch):
     assert slices == [(0, 3), (3, 2)]
 
 
-def test_small_gradients_in_float16_survive_until_they_are_scaled(monkeypatch):
+def test_small_float16_gradients_do_not_underflow_before_scaling(monkeypatch):
     monkeypatch.setattr(chunked, "MIN_CHUNK_SIZE", 4000)
     student, teacher = torch.randn(2, 64, 1000, generator=torch.Generator().manual_seed(0)).half().mul(0.1).unbind()
     gradients = []
@@ -87,7 +87,7 @@ def test_small_gradients_in_float16_survive_until_they_are_scaled(monkeypatch):
     torch.testing.assert_close(*gradients, rtol=2e-3, atol=1e-5)
 
 
-def test_teacher_that_learns_gets_its_gradient(monkeypatch):
+def test_gradient_of_a_teacher_that_requires_it(monkeypatch):
     student, teacher = (torch.randn(10, 40).requires_grad_() for _ in range(2))
     soft_target_loss(student, teacher).backward()
     expected = teacher.grad.clone()
@@ -97,7 +97,7 @@ def test_teacher_that_learns_gets_its_gradient(monkeypatch):
     torch.testing.assert_close(teacher.grad, expected)
 
 
-def test_second_backward_is_refused(monkeypatch):
+def test_second_backward_raises(monkeypatch):
     monkeypatch.setattr(chunked, "MIN_CHUNK_SIZE", 80)
     value = soft_target_loss(torch.randn(10, 40, requires_grad=True), torch.randn(10, 40))
     value.backward(retain_graph=True)
@@ -106,7 +106,7 @@ def test_second_backward_is_refused(monkeypatch):
 
 
 def peak_bytes(work):
-    """The most memory that tensors took at once, above what there was before."""
+    """Return the peak memory of tensors allocated by a function."""
     with torch.profiler.profile(profile_memory=True) as profile:
         work()
     events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]

@@ -1,3 +1,5 @@
+"""Decoupled knowledge distillation, against the paper's definition and the logic of the official code."""
+
 import math
 
 import numpy as np
@@ -8,17 +10,13 @@ from scipy.stats import entropy
 
 from lightning_kd.losses import DecoupledKDLoss, decoupled_kd_loss, soft_target_loss
 from lightning_kd.outputs import Head, Outputs
-from tests.losses.numeric import numeric_gradient, random_logits
+from tests.losses.numeric import numeric_gradient, random_logits, tensors
 
 LABELS = np.array([0, 4, 2, 2, 1, 3])
 
 
-def tensors(*arrays):
-    return [torch.tensor(array, dtype=torch.float32) for array in arrays]
-
-
 def parts(student, teacher, labels, temperature):
-    """Target part and non-target part of each row, as the paper defines them (equations 3 to 6), by SciPy."""
+    """Return the target and non-target parts of each example (equations 3 to 6) by SciPy."""
     target, others = [], []
     for own, theirs, label in zip(student, teacher, labels, strict=True):
         q, p = softmax(own / temperature), softmax(theirs / temperature)
@@ -29,7 +27,7 @@ def parts(student, teacher, labels, temperature):
 
 
 def official(student, teacher, labels, alpha, beta, temperature):
-    """The official code's logic: probabilities added up, and 1000 taken from the target's logit."""
+    """Return the loss by the logic of the official code, which subtracts 1000 from the target's logit."""
     target = np.eye(student.shape[1])[labels]
     q, p = softmax(student / temperature, axis=1), softmax(teacher / temperature, axis=1)
     q2, p2 = (np.stack([(z * target).sum(1), (z * (1 - target)).sum(1)], axis=1) for z in (q, p))
@@ -41,7 +39,7 @@ def official(student, teacher, labels, alpha, beta, temperature):
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
 @pytest.mark.parametrize("weights", [(1.0, 8.0), (0.0, 1.0), (1.0, 0.0), (2.0, 0.5)])
-def test_equals_the_official_logic_and_the_papers_definition(temperature, weights):
+def test_agrees_with_the_official_code_and_the_paper(temperature, weights):
     student, teacher = random_logits()
     expected = official(student, teacher, LABELS, *weights, temperature)
     target, others = parts(student, teacher, LABELS, temperature)
@@ -51,8 +49,8 @@ def test_equals_the_official_logic_and_the_papers_definition(temperature, weight
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
-def test_plain_kl_is_the_target_part_and_the_teachers_rest_of_the_other(temperature):
-    # equation 6: KL = TCKD + (1 - p_target) NCKD, row by row
+def test_kl_divergence_as_a_special_case(temperature):
+    # equation 6, per example: KL = TCKD + (1 - p_target) NCKD
     student, teacher = random_logits()
     for own, theirs, label in zip(*tensors(student, teacher), torch.tensor(LABELS), strict=True):
         rest = 1 - (theirs / temperature).softmax(-1)[label].item()
@@ -69,7 +67,7 @@ def test_gradient():
     np.testing.assert_allclose(own.grad, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_large_vocabulary_goes_in_chunks():
+def test_large_vocabulary_in_chunks():
     student, teacher = random_logits(rows=70, classes=9000)
     labels = np.arange(70) * 100
     own, theirs = tensors(student, teacher)
@@ -82,7 +80,7 @@ def test_large_vocabulary_goes_in_chunks():
     torch.testing.assert_close(own.grad[:3], few.grad * 3 / 70)
 
 
-def test_teacher_that_learns_gets_its_gradient():
+def test_gradient_of_a_teacher_that_requires_it():
     student, teacher = random_logits()
     own, theirs = tensors(student, teacher)
     theirs.requires_grad_()
@@ -103,13 +101,13 @@ def test_high_temperature_limit():
 
 
 @pytest.mark.parametrize("margin", [50.0, 500.0])
-def test_sure_networks(margin):
-    """The official code takes the logarithm of a probability that has become 0."""
+def test_confident_models(margin):
+    """The official code takes the logarithm of a probability that underflows to 0."""
     student = torch.tensor([[margin, 1.0, 0.0], [0.0, 1.0, margin]], requires_grad=True)
     teacher = torch.tensor([[margin, 0.0, 1.0], [margin, 1.0, 0.0]])
     value = decoupled_kd_loss(student, teacher, torch.tensor([0, 0]), 1.0, 1.0, 0.0)
     value.backward()
-    # the first row agrees; in the second q_target = exp(-margin), so KL = -log q_target
+    # the first example agrees; in the second q_target = exp(-margin), so KL = -log q_target
     assert value.item() == pytest.approx(margin / 2, rel=1e-5)
     assert student.grad.isfinite().all()
     others = decoupled_kd_loss(student.detach()[:1], teacher[:1], torch.tensor([0]), 1.0, 0.0, 1.0)
@@ -117,7 +115,7 @@ def test_sure_networks(margin):
     assert others.item() == pytest.approx(entropy([p, 1 - p], [1 - p, p]), rel=1e-5)
 
 
-def test_two_classes_have_no_others_to_compare():
+def test_two_classes_have_no_nontarget_part():
     student, teacher = torch.tensor([[0.5, 0.0]]), torch.tensor([[2.0, 0.0]])
     label = torch.tensor([1])
     assert decoupled_kd_loss(student, teacher, label, 1.0, 0.0, 8.0) == 0
@@ -126,7 +124,7 @@ def test_two_classes_have_no_others_to_compare():
     )
 
 
-def test_row_whose_only_class_is_the_target():
+def test_target_as_the_only_class():
     mask = torch.tensor([[True, False, False], [True, True, True]])
     student, teacher = tensors(*random_logits(2, 3))
     student.requires_grad_()
@@ -137,7 +135,7 @@ def test_row_whose_only_class_is_the_target():
     assert (student.grad[0] == 0).all()
 
 
-def test_rows_without_a_label_are_left_out():
+def test_unlabeled_examples_are_ignored():
     student, teacher = tensors(*random_logits())
     labels = torch.tensor([0, -100, 2, -100, 1, 3])
     student.requires_grad_()
@@ -155,7 +153,7 @@ def outputs(logits, labels=None, mask=None):
     return Outputs({"label": Head(logits, labels, mask)})
 
 
-def test_pseudo_labels_are_the_teachers_best_class_that_counts():
+def test_pseudo_labels_are_the_teachers_most_likely_included_class():
     student, teacher = tensors(*random_logits())
     labels = torch.tensor([0, -100, 2, -100, 1, 3])
     filled = torch.where(labels == -100, teacher.argmax(-1), labels)
@@ -171,7 +169,7 @@ def test_pseudo_labels_are_the_teachers_best_class_that_counts():
     assert DecoupledKDLoss().num_elements(outputs(student, labels)) == 4
 
 
-def test_without_labels_it_says_what_to_do():
+def test_missing_labels_raise():
     student, teacher = tensors(*random_logits())
     with pytest.raises(ValueError, match=r"head 'label' .* pseudo_labels"):
         DecoupledKDLoss()(outputs(student), outputs(teacher))
@@ -179,11 +177,11 @@ def test_without_labels_it_says_what_to_do():
 
 @pytest.mark.parametrize("argument", ["target_weight", "nontarget_weight"])
 @pytest.mark.parametrize("value", [-1, math.nan, math.inf])
-def test_weights_out_of_range_are_refused(argument, value):
+def test_weights_out_of_range_raise(argument, value):
     with pytest.raises(ValueError, match=f"DecoupledKDLoss: {argument} must be a finite number >= 0, got {value}"):
         DecoupledKDLoss(**{argument: value})
 
 
-def test_temperature_out_of_range_is_refused():
+def test_temperature_out_of_range_raises():
     with pytest.raises(ValueError, match="DecoupledKDLoss: temperature must be > 0, got 0"):
         DecoupledKDLoss(temperature=0)

@@ -1,3 +1,5 @@
+"""DIST, against SciPy and the logic of the official code."""
+
 import math
 
 import numpy as np
@@ -9,11 +11,7 @@ from scipy.stats import pearsonr
 from lightning_kd import DistillationModule, QuestionAnswering
 from lightning_kd.losses import DISTLoss, dist_loss
 from lightning_kd.outputs import Head, Outputs
-from tests.losses.numeric import numeric_gradient, random_logits
-
-
-def tensors(*arrays):
-    return [torch.tensor(array, dtype=torch.float32) for array in arrays]
+from tests.losses.numeric import numeric_gradient, random_logits, tensors
 
 
 def reference(student, teacher, temperature, inter_weight, intra_weight):
@@ -24,7 +22,7 @@ def reference(student, teacher, temperature, inter_weight, intra_weight):
 
 
 def official(student, teacher, temperature, inter_weight, intra_weight):
-    """The official code's logic: cosine of what is centred, 1e-8 added to the divisor."""
+    """Return the loss by the logic of the official code: cosine of centered values, with 1e-8 in the divisor."""
 
     def relation(x, y):
         x, y = x - x.mean(1, keepdims=True), y - y.mean(1, keepdims=True)
@@ -37,7 +35,7 @@ def official(student, teacher, temperature, inter_weight, intra_weight):
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
 @pytest.mark.parametrize("weights", [(1.0, 1.0), (2.0, 0.0), (0.0, 2.0)])
-def test_equals_scipy_and_the_official_logic(temperature, weights):
+def test_agrees_with_scipy_and_the_official_code(temperature, weights):
     student, teacher = random_logits()
     expected = reference(student, teacher, temperature, *weights)
     assert official(student, teacher, temperature, *weights) == pytest.approx(expected, rel=1e-4)
@@ -64,21 +62,21 @@ def test_high_temperature_limit():
 
 
 def test_low_temperature_limit():
-    # all probability is on one class: the same one gives 1, another one -1 / (C - 1)
+    # one-hot probabilities: the same class has correlation 1, another one -1 / (C - 1)
     teacher = torch.tensor([[3.0, 0.0, 1.0], [3.0, 0.0, 1.0]])
     student = torch.tensor([[2.0, 0.0, 1.0], [0.0, 2.0, 1.0]])
     value = dist_loss(student, teacher, 0.01, 1.0, 0.0) / 0.01**2
     assert value.item() == pytest.approx((0 + 1.5) / 2, rel=1e-5)
 
 
-def test_same_logits_give_nothing():
+def test_equal_logits_give_zero():
     _, teacher = tensors(*random_logits())
     assert dist_loss(teacher, teacher).item() == pytest.approx(0, abs=1e-6)
-    shifted = teacher + torch.arange(6)[:, None]  # a softmax does not see it
+    shifted = teacher + torch.arange(6)[:, None]  # softmax is invariant
     assert dist_loss(shifted, teacher).item() == pytest.approx(0, abs=1e-6)
 
 
-def test_classes_nobody_is_likely_to_have_count_exactly():
+def test_unlikely_classes_do_not_underflow():
     # probabilities of 1e-26, whose squares are 0 in float32
     student, teacher = random_logits()
     student[:, 0] -= 60
@@ -94,7 +92,7 @@ def test_classes_nobody_is_likely_to_have_count_exactly():
 
 @pytest.mark.parametrize("weights", [(1.0, 0.0), (0.0, 1.0), (1.0, 1.0)])
 @pytest.mark.parametrize("value", [0.0, 7.3, -1e4])
-def test_constant_student_has_no_correlation_and_learns_to_have_one(weights, value):
+def test_constant_student_has_no_correlation_but_a_gradient(weights, value):
     student, teacher = torch.full((6, 5), value, requires_grad=True), tensors(*random_logits())[1]
     loss = dist_loss(student, teacher, 1.0, *weights)
     loss.backward()
@@ -103,7 +101,7 @@ def test_constant_student_has_no_correlation_and_learns_to_have_one(weights, val
     assert dist_loss(student.detach() - 0.1 * student.grad, teacher, 1.0, *weights) < loss - 0.1
 
 
-def test_constant_teacher_and_one_that_underflows():
+def test_constant_teacher_and_underflow():
     student, _ = tensors(*random_logits())
     student.requires_grad_()
     for teacher in (torch.zeros(6, 5), torch.tensor([[1e4, 0.0, 0.0, 0.0, 0.0]]).repeat(6, 1)):
@@ -113,7 +111,7 @@ def test_constant_teacher_and_one_that_underflows():
         assert student.grad.isfinite().all()
 
 
-def test_a_single_row_has_no_correlation_within_classes():
+def test_a_single_example_has_no_correlation_within_classes():
     student, teacher = tensors(*random_logits(rows=1))
     student.requires_grad_()
     loss = dist_loss(student, teacher, 1.0, 0.0, 1.0)
@@ -122,14 +120,14 @@ def test_a_single_row_has_no_correlation_within_classes():
     assert (student.grad == 0).all()
 
 
-def test_no_rows():
+def test_no_targets():
     student = torch.zeros(0, 5, requires_grad=True)
     loss = dist_loss(student, torch.zeros(0, 5))
     loss.backward()
     assert loss == 0
 
 
-def test_repeating_the_rows_changes_nothing():
+def test_repeated_examples_do_not_change_the_loss():
     student, teacher = tensors(*random_logits())
     twice = dist_loss(student.repeat(2, 1), teacher.repeat(2, 1))
     torch.testing.assert_close(twice, dist_loss(student, teacher))
@@ -142,13 +140,13 @@ def test_half_precision_is_computed_in_float32():
     torch.testing.assert_close(value, dist_loss(student.float(), teacher.float()))
 
 
-def test_mask_and_intra_are_refused():
+def test_mask_with_intra_weight_raises():
     student, teacher = tensors(*random_logits())
     with pytest.raises(ValueError, match=r"intra_weight .* 0\.5"):
         dist_loss(student, teacher, 1.0, 1.0, 0.5, torch.ones(6, 5, dtype=torch.bool))
 
 
-def test_question_answering_is_refused_at_construction():
+def test_question_answering_with_intra_weight_raises():
     with pytest.raises(
         ValueError, match=r"losses\.dist: DISTLoss .* QuestionAnswering are positions.*set intra_weight to 0"
     ):
@@ -156,7 +154,7 @@ def test_question_answering_is_refused_at_construction():
     DistillationModule(QuestionAnswering(), "folder", "teacher", losses={"dist": DISTLoss(intra_weight=0)})
 
 
-def test_module_is_the_mean_over_heads():
+def test_module_averages_over_heads():
     student, teacher = tensors(*random_logits())
     actual = DISTLoss(temperature=3.0, inter_weight=2.0, intra_weight=0.5)(
         Outputs({"start": Head(student), "end": Head(student.flip(0))}),
@@ -168,6 +166,6 @@ def test_module_is_the_mean_over_heads():
 
 @pytest.mark.parametrize("argument", ["inter_weight", "intra_weight"])
 @pytest.mark.parametrize("value", [-1, math.nan, math.inf])
-def test_weights_out_of_range_are_refused(argument, value):
+def test_weights_out_of_range_raise(argument, value):
     with pytest.raises(ValueError, match=f"DISTLoss: {argument} must be a finite number >= 0, got {value}"):
         DISTLoss(**{argument: value})

@@ -1,3 +1,5 @@
+"""Cross-entropy with label smoothing, against SciPy and PyTorch."""
+
 import math
 
 import numpy as np
@@ -45,7 +47,7 @@ def test_gradient_closed_form(label_smoothing):
 
 
 @pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
-def test_ignored_labels_drop_their_rows(label_smoothing):
+def test_unlabeled_targets_are_dropped(label_smoothing):
     labels = LABELS.clone()
     labels[[1, 3]] = -100
     student = logits().requires_grad_()
@@ -55,7 +57,7 @@ def test_ignored_labels_drop_their_rows(label_smoothing):
     assert (student.grad[[1, 3]] == 0).all()
 
 
-def test_all_labels_ignored_give_zero_with_zero_gradient():
+def test_zero_with_zero_gradient_without_labels():
     student = logits().requires_grad_()
     loss = hard_label_loss(student, torch.full((6,), -100))
     loss.backward()
@@ -63,7 +65,7 @@ def test_all_labels_ignored_give_zero_with_zero_gradient():
     assert (student.grad == 0).all()
 
 
-def test_ignored_labels_and_masked_rows_are_dropped_together():
+def test_unlabeled_and_masked_targets_are_dropped():
     labels = torch.tensor([-100, 4, 2, 2, 1, 3])
     mask = torch.ones(6, 5, dtype=torch.bool)
     mask[1] = False
@@ -79,12 +81,12 @@ def test_masked_classes_get_no_smoothing_mass():
 
 
 @pytest.mark.parametrize("label_smoothing", [-0.1, 1.0, math.nan])
-def test_label_smoothing_out_of_range_is_refused(label_smoothing):
+def test_label_smoothing_out_of_range_raises(label_smoothing):
     with pytest.raises(ValueError, match=rf"label_smoothing must be in \[0, 1\), got {label_smoothing}"):
         HardLabelLoss(label_smoothing=label_smoothing)
 
 
-def test_module_is_the_mean_over_heads_and_needs_no_teacher():
+def test_module_averages_over_heads_without_a_teacher():
     mask = torch.ones(6, 5, dtype=torch.bool)
     mask[0, 1:3] = False
     student = Outputs({"start": Head(logits(), LABELS, mask), "end": Head(logits(1), LABELS.flip(0))})
@@ -93,6 +95,34 @@ def test_module_is_the_mean_over_heads_and_needs_no_teacher():
     torch.testing.assert_close(HardLabelLoss(label_smoothing=0.1)(student), (start + end) / 2)
 
 
-def test_missing_labels_are_refused():
+def test_missing_labels_raise():
     with pytest.raises(ValueError, match="HardLabelLoss: head 'end' has no labels"):
         HardLabelLoss()(Outputs({"start": Head(logits(), LABELS), "end": Head(logits())}), None)
+
+
+# ---- training signal annealing
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.3, 0.7])
+def test_labels_above_the_threshold_are_ignored(alpha):
+    student_logits, labels = logits(), LABELS.clone()
+    student_logits[[0, 3], LABELS[[0, 3]]] += 9
+    labels[5] = -100
+    loss, student = HardLabelLoss(tsa_threshold=alpha), Outputs({"label": Head(student_logits, labels)})
+    threshold = alpha * (1 - 1 / 5) + 1 / 5
+    p = softmax(np.float64(student_logits), axis=1)
+    kept = [-np.log(p[i, y]) for i, y in enumerate(labels.tolist()) if y >= 0 and p[i, y] <= threshold]
+    assert 0 < len(kept) < 5
+    assert float(loss(student)) == pytest.approx(np.mean(kept), rel=1e-5)
+    assert int(loss.num_elements(student)) == len(kept)
+
+
+def test_no_label_is_ignored_at_threshold_1_and_in_eval_mode():
+    student, expected = Outputs({"label": Head(logits(), LABELS)}), F.cross_entropy(logits(), LABELS)
+    torch.testing.assert_close(HardLabelLoss(tsa_threshold=1.0)(student), expected)
+    torch.testing.assert_close(HardLabelLoss(tsa_threshold=0.0).eval()(student), expected)
+
+
+def test_tsa_threshold_out_of_range_raises():
+    with pytest.raises(ValueError, match=r"HardLabelLoss: tsa_threshold must be in \[0, 1\], got 1.5"):
+        HardLabelLoss(tsa_threshold=1.5)

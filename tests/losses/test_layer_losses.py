@@ -51,7 +51,7 @@ def case(request):
 
 
 def fill_masked(mask, tensor, filling):
-    """The tensor with something else at the positions that do not count."""
+    """Return the tensor with a filling at the masked positions."""
     filled = tensor.clone()
     if tensor.ndim == 4:
         both = mask[:, None, :, None] & mask[:, None, None, :]
@@ -107,7 +107,7 @@ def test_equal_inputs_give_zero(case):
 
 
 @pytest.mark.parametrize("filling", [0.0, 1e4, torch.nan, torch.inf])
-def test_padding_never_counts(case, filling):
+def test_padding_has_no_influence(case, filling):
     loss, student, teacher = case
     student.requires_grad_()
     value = loss(student, teacher, MASK)
@@ -121,7 +121,7 @@ def test_padding_never_counts(case, filling):
     torch.testing.assert_close(filled.grad, gradient)
 
 
-def test_no_mask_means_all_count(case):
+def test_no_mask_includes_all_positions(case):
     loss, student, teacher = case
     torch.testing.assert_close(loss(student, teacher, None), loss(student, teacher, torch.ones_like(MASK)))
 
@@ -131,7 +131,7 @@ def test_attention_masks_of_integers(case):
     assert loss(student, teacher, MASK.long()) == loss(student, teacher, MASK)
 
 
-def test_nothing_left_gives_zero_with_zero_gradient(case):
+def test_zero_with_zero_gradient_without_positions(case):
     loss, student, teacher = case
     student.requires_grad_()
     value = loss(student, teacher, torch.zeros_like(MASK))
@@ -150,7 +150,7 @@ def test_half_precision_is_computed_in_float32(case, dtype):
     torch.testing.assert_close(value, loss(student.float(), teacher.float(), MASK), rtol=1e-6, atol=0)
 
 
-def test_scores_agree_with_the_attention_they_stand_for():
+def test_attention_scores_agree_with_pytorch():
     torch.manual_seed(0)
     query, key, value = torch.randn(3, 2, 5, WIDTH)
     weights = attention_scores(QKV(query, key, value, HEADS)).softmax(-1)
@@ -160,7 +160,7 @@ def test_scores_agree_with_the_attention_they_stand_for():
         assert torch.equal(attention_scores(QKV(query, key, value, HEADS)).softmax(-1), weights)
 
 
-# ---- the modules
+# ---- modules
 
 SMALL, LARGE = ModelDims(2, WIDTH, HEADS), ModelDims(4, WIDTH, HEADS)
 
@@ -172,7 +172,7 @@ def outputs(layers, seed, width=WIDTH):
     return Outputs({}, token_mask=MASK, hidden_states=hidden, qkv=qkv)
 
 
-def test_last_layers_unless_told_otherwise():
+def test_default_is_the_last_layer():
     student, teacher = outputs(2, 1), outputs(4, 50)
     expected = hidden_state_cosine_loss(student.hidden_states[2], teacher.hidden_states[4], MASK)
     assert HiddenStateCosineLoss()(student, teacher) == expected
@@ -235,7 +235,7 @@ def test_invalid_layers_and_widths_raise(loss, message):
         loss.setup(SMALL, LARGE)
 
 
-def test_widths_and_heads_that_differ():
+def test_different_widths_and_heads():
     wide = ModelDims(4, 18, 2)
     with pytest.raises(ValueError, match=r"HiddenStateCosineLoss: .* 12 .* 18"):
         HiddenStateCosineLoss().setup(SMALL, wide)
@@ -246,7 +246,7 @@ def test_widths_and_heads_that_differ():
         SelfAttentionRelationLoss(num_relation_heads=0)
 
 
-def test_projection_where_the_widths_differ():
+def test_projection_if_the_widths_differ():
     loss = HiddenStateMSELoss(layer_map={0: 0, 2: 4})
     loss.setup(SMALL, LARGE)
     assert not list(loss.parameters())

@@ -1,3 +1,5 @@
+"""Mean squared error of logits, against NumPy and PyTorch."""
+
 import numpy as np
 import pytest
 import torch
@@ -33,18 +35,18 @@ def test_gradient_closed_form():
     torch.testing.assert_close(student.grad, 2 * (student.detach() - teacher) / student.numel())
 
 
-def test_sees_a_constant_added_to_all_classes():
+def test_not_invariant_to_a_shift():
     student, _ = logits()
     torch.testing.assert_close(logit_mse_loss(student, student + 3), torch.tensor(9.0))
 
 
-def test_each_row_weighs_the_same_however_many_classes_count():
+def test_targets_weigh_the_same_for_any_number_of_classes():
     student, teacher = torch.tensor([[1.0, 1.0, 1.0, 1.0], [3.0, 0.0, 0.0, 0.0]]), torch.zeros(2, 4)
     mask = torch.tensor([[True] * 4, [True, False, False, False]])
     assert logit_mse_loss(student, teacher, mask) == (1 + 9) / 2
 
 
-def test_module_is_the_mean_over_heads():
+def test_module_averages_over_heads():
     student, teacher = logits()
     mask = torch.arange(5) < torch.arange(6)[:, None]
     actual = LogitMSELoss()(
@@ -55,7 +57,7 @@ def test_module_is_the_mean_over_heads():
     torch.testing.assert_close(actual, (start + end) / 2)
 
 
-def test_logits_of_different_shape_are_refused():
+def test_logits_of_different_shapes_raise():
     # (2, 1) against (2, 4) would broadcast
     with pytest.raises(ValueError, match=r"'label': student .*\(2, 1\).* teacher .*\(2, 4\)"):
         LogitMSELoss()(Outputs({"label": Head(torch.zeros(2, 1))}), Outputs({"label": Head(torch.zeros(2, 4))}))

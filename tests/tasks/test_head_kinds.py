@@ -1,4 +1,4 @@
-"""Two small tasks with heads of other kinds run everywhere, although nothing else knows them."""
+"""Two tasks with other kinds of heads, defined here only, run through fit, teacher cache, report and predict."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ TOPICS = ["water", "desk", "room"]
 
 
 class PerExampleCounts(CatMetric):
-    """True positives, and predicted plus actual positives, of each example."""
+    """Keep true positives, and predicted plus actual positives, of each example."""
 
     def update(self, preds, target):
         super().update(torch.stack([(preds & target).sum(1), preds.sum(1) + target.sum(1)], dim=1))
@@ -98,7 +98,7 @@ class Regression(Task):
 
 
 class LabeledTexts(TextDataModule):
-    """Texts with their topics, or with the number of their topics."""
+    """Random texts, labeled with their topics or with the number of their topics."""
 
     def __init__(self, label_key):
         super().__init__("texts", str(TINY_BERT), batch_size=8, max_length=16)

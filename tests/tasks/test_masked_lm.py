@@ -1,4 +1,4 @@
-"""The masked positions, and the head that sees only them."""
+"""Masked language modeling: logits at the masked positions only, perplexity."""
 
 import math
 
@@ -15,7 +15,7 @@ BATCH = {"input_ids": TEXT, "attention_mask": torch.ones_like(TEXT), "labels": L
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
-def test_logits_are_those_of_all_positions_at_the_masked_ones(kind):
+def test_logits_equal_those_of_a_full_forward_pass(kind):
     model = random_model(kind, 2, seed=1)
     with torch.no_grad():
         everywhere = model(input_ids=TEXT, attention_mask=BATCH["attention_mask"]).logits
@@ -23,12 +23,12 @@ def test_logits_are_those_of_all_positions_at_the_masked_ones(kind):
     assert head.logits.shape == (3, 50)
     torch.testing.assert_close(head.logits, everywhere[LABELS >= 0])
     assert head.labels.tolist() == [11, 12, 13]
-    with torch.no_grad():  # the hook is gone
+    with torch.no_grad():  # the hook is removed
         assert torch.equal(model(input_ids=TEXT, attention_mask=BATCH["attention_mask"]).logits, everywhere)
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
-def test_hidden_states_and_qkv_are_those_of_all_positions(kind):
+def test_hidden_states_and_qkv_cover_all_positions(kind):
     model = random_model(kind, 2, seed=1)
     with torch.no_grad():
         whole = model(input_ids=TEXT, attention_mask=BATCH["attention_mask"], output_hidden_states=True)
@@ -40,7 +40,7 @@ def test_hidden_states_and_qkv_are_those_of_all_positions(kind):
     assert outputs.token_mask.all()
 
 
-def test_vocabulary_projection_runs_on_masked_rows_alone():
+def test_vocabulary_projection_runs_on_masked_tokens_only():
     model = random_model("bert", 2, seed=1)
     sizes = []
     model.cls.predictions.decoder.register_forward_hook(lambda module, args, output: sizes.append(args[0].shape))
@@ -48,7 +48,7 @@ def test_vocabulary_projection_runs_on_masked_rows_alone():
     assert set(sizes) == {(3, 16)}
 
 
-def test_network_that_is_no_transformer():
+def test_model_outside_transformers():
     class Bag(nn.Module):
         def __init__(self):
             super().__init__()
@@ -62,7 +62,7 @@ def test_network_that_is_no_transformer():
     assert torch.equal(head.logits, bag(TEXT)[LABELS >= 0])
 
 
-def test_gradients_are_those_of_all_positions():
+def test_gradients_equal_those_of_a_full_forward_pass():
     model = random_model("bert", 2, seed=1)
     model(**{k: v for k, v in BATCH.items() if k != "row_id"}).loss.backward()
     expected = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
@@ -74,7 +74,7 @@ def test_gradients_are_those_of_all_positions():
             torch.testing.assert_close(parameter.grad, expected[name], atol=1e-6, rtol=1e-4)
 
 
-def test_rows_that_only_pad_are_left_out():
+def test_padding_examples_are_dropped():
     batch = {**BATCH, "row_id": torch.tensor([-1, 1])}
     assert MaskedLM().run(random_model("bert", 1, seed=1), batch).heads["token"].labels.tolist() == [12, 13]
 
@@ -90,7 +90,7 @@ def test_perplexity_closed_form():
     assert float(metrics.compute()["perplexity"]) == pytest.approx(float(expected), rel=1e-5)
 
 
-def test_perplexity_of_a_network_that_is_very_wrong_is_finite():
+def test_perplexity_is_finite_if_probabilities_underflow():
     task, metrics = MaskedLM(), MaskedLM().metrics([])
     logits = torch.zeros(2, 7, 50)
     logits[..., 0] = 30.0
@@ -108,7 +108,7 @@ def test_perplexity_agrees_with_torchmetrics():
     torch.testing.assert_close(metrics.compute()["perplexity"], perplexity(logits[None], labels[None]))
 
 
-def test_nothing_masked_is_nothing_scored():
+def test_batch_without_masked_tokens():
     task = MaskedLM()
     batch = {**BATCH, "labels": torch.full_like(TEXT, -100)}
     outputs = task.run(random_model("bert", 1, seed=1), batch)
@@ -116,7 +116,7 @@ def test_nothing_masked_is_nothing_scored():
     task.update(task.metrics([]), outputs, batch)
 
 
-def test_baseline_score_is_the_perplexity_of_the_frequencies():
+def test_baseline_score_is_the_unigram_perplexity():
     task = MaskedLM()
     assert task.baseline_score(torch.tensor([5, 5, 0, 5, 5])) == pytest.approx(4)
     assert task.baseline_score(torch.tensor([3, 1])) == pytest.approx(
@@ -125,7 +125,7 @@ def test_baseline_score_is_the_perplexity_of_the_frequencies():
     assert task.baseline_statistics(task.outputs(torch.zeros(2, 7, 50), BATCH), BATCH)[10:14].tolist() == [0, 1, 1, 1]
 
 
-def test_batch_without_labels_and_predictions_are_refused():
+def test_batch_without_labels_and_predictions_raise():
     with pytest.raises(ValueError, match=r"MaskedLM: the batch has no 'labels'"):
         MaskedLM().outputs(torch.zeros(2, 7, 50), {"input_ids": TEXT})
     with pytest.raises(ValueError, match="task: MaskedLM has no predictions"):

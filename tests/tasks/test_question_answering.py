@@ -36,7 +36,7 @@ def make_batch(questions, answers=None, context_span=None):
 
 
 def span_logits(*spans, no_answer=None):
-    """Logits that give each row's span the score 2 x value, and no answer another."""
+    """Return logits that give the span of each window the score 2 x value, and no answer another."""
     start, end = torch.zeros(2, len(spans), 10)
     for row, (first, last, value) in enumerate(spans):
         start[row, first] = end[row, last] = value
@@ -71,7 +71,7 @@ def test_scores_follow_the_official_rules(answer, references):
     assert score_answer(answer, references) == pytest.approx(official(answer, references, version), abs=1e-3)
 
 
-def test_only_context_and_cls_count():
+def test_classes_are_context_and_cls():
     task = QuestionAnswering()
     heads = task.outputs(span_logits((3, 4, 1.0)), make_batch([0])).heads
     assert set(heads) == {"start", "end"}
@@ -79,7 +79,7 @@ def test_only_context_and_cls_count():
     assert heads["start"].labels is None
 
 
-def test_masked_positions_change_no_loss():
+def test_masked_positions_have_no_influence_on_losses():
     task = QuestionAnswering()
     batch = {**make_batch([0, 1]), "start_positions": torch.tensor([3, 0]), "end_positions": torch.tensor([4, 0])}
     torch.manual_seed(0)
@@ -116,7 +116,7 @@ def test_answer_is_cut_from_the_context():
     assert [(row["id"], row["answer"], row["score"]) for row in rows] == [("q0", "cat sat on", 6.0), ("q1", "mat", 2.0)]
 
 
-def test_answers_are_no_longer_than_allowed():
+def test_max_answer_length():
     batch = make_batch([0])
     task = QuestionAnswering(max_answer_length=2)
     assert task.predictions(task.outputs(span_logits((3, 8, 3.0)), batch), batch, [])[0]["answer"] in (
@@ -138,7 +138,7 @@ def test_scores_are_the_mean_over_questions():
 
 
 @pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0], [1, 2, 0]])
-def test_best_row_of_a_question_answers_it(order):
+def test_best_window_of_a_question_answers_it(order):
     spans, questions = [(4, 4, 1.0), (5, 5, 3.0), (8, 8, 2.0)], [7, 7, 3]
     answers = [["sat"], ["sat"], ["nothing"]]
     parts = [(span_logits(spans[i]), make_batch([questions[i]], [answers[i]])) for i in order]
@@ -146,7 +146,7 @@ def test_best_row_of_a_question_answers_it(order):
 
 
 def test_threshold_decides_between_span_and_no_answer():
-    # the best span scores 4; no answer scores 2 in one row of the question and 10 in the other: the lowest counts
+    # the best span scores 4; no answer scores 2 in one window of the question and 10 in the other: the lowest is used
     batch = make_batch([0, 0], [[], []])
     model_output = span_logits((4, 4, 2.0), (5, 5, 1.0), no_answer=[1.0, 5.0])
     for threshold, right in ((-3.0, 100.0), (-2.0, 0.0), (0.0, 0.0)):
@@ -158,12 +158,12 @@ def test_threshold_decides_between_span_and_no_answer():
     assert compute_scores(QuestionAnswering(no_answer_threshold=-3.0), (model_output, batch))["f1"] == 0.0
 
 
-def test_questions_without_answer_need_a_threshold():
+def test_unanswerable_questions_need_a_threshold():
     with pytest.raises(ValueError, match=r"task\.no_answer_threshold: .*'q0'"):
         compute_scores(QuestionAnswering(), (span_logits((4, 4, 1.0)), make_batch([0], [[]])))
 
 
-def test_merged_predictions_take_the_best_row():
+def test_merged_predictions_use_the_best_window():
     task = QuestionAnswering()
     rows = [
         {"row_id": 0, "id": "a", "answer": "worse", "score": 1.0, "no_answer_score": 0.0},
@@ -172,10 +172,10 @@ def test_merged_predictions_take_the_best_row():
     ]
     merged = task.merge_predictions(rows)
     assert [(row["id"], row["answer"]) for row in merged] == [("a", "better"), ("b", "other")]
-    assert rows[0]["answer"] == "worse"  # the trainer returns these
+    assert rows[0]["answer"] == "worse"  # the trainer returns these rows
 
 
-def test_padding_rows_are_left_out():
+def test_padding_examples_are_dropped():
     task = QuestionAnswering()
     batch = {**make_batch([5, 6], [["cat"], ["mat"]]), "row_id": torch.tensor([-1, 3])}
     model_output = span_logits((5, 5, 9.0), (8, 8, 1.0))
@@ -186,7 +186,7 @@ def test_padding_rows_are_left_out():
 
 
 def test_logits_with_padding_of_the_batch():
-    # the last position is only there because another row is longer
+    # the last position is padding
     task = QuestionAnswering()
     batch = make_batch([0, 1], [["cat"], ["mat"]], [(3, 5), (3, 9)])
     assert compute_scores(task, (span_logits((8, 8, 9.0), (8, 8, 9.0)), batch))["f1"] < 100
@@ -200,7 +200,7 @@ def test_argmax_per_group():
 
 
 @pytest.mark.parametrize("order", [[0, 1], [1, 0]])
-def test_of_equal_rows_the_first_answers(order):
+def test_first_of_equal_windows_answers(order):
     task, rows, metrics = QuestionAnswering(), [], QuestionAnswering().metrics([])
     for i in order:
         batch = {**make_batch([7], [["cat"]]), "row_id": torch.tensor([i])}
@@ -215,7 +215,7 @@ def test_baseline_statistics_and_baseline_score():
     task = QuestionAnswering()
     batch = make_batch([0, 1, 0, 2], [["cat"], [], ["cat"], ["mat"]])
     counts = task.baseline_statistics(task.outputs(span_logits(*[(4, 4, 1.0)] * 4), batch), batch)
-    assert counts.tolist() == [2, 1]  # questions, not rows
+    assert counts.tolist() == [2, 1]  # questions, not windows
     assert task.baseline_score(counts) == 10.0
     assert QuestionAnswering(no_answer_threshold=0.0).baseline_score(counts) == pytest.approx(100 / 3)
     with pytest.raises(ValueError, match="answers: "):
@@ -229,7 +229,7 @@ def test_arguments_out_of_range():
         QuestionAnswering(no_answer_threshold=float("nan"))
 
 
-def test_data_that_do_not_fit():
+def test_other_data_raise():
     data = SQuADDataModule(version=2.0)
     with pytest.raises(ValueError, match=r"task\.no_answer_threshold: "):
         QuestionAnswering().check_data(data)
@@ -238,7 +238,7 @@ def test_data_that_do_not_fit():
         QuestionAnswering().check_data(as_datamodule_interface(SimpleNamespace(label_names=["a", "b"])))
 
 
-def test_network_outputs_are_read_by_name():
+def test_model_outputs_are_read_by_name():
     batch = make_batch([0])
     heads = QuestionAnswering().outputs(
         SimpleNamespace(start_logits=torch.zeros(1, 10), end_logits=torch.ones(1, 10)), batch
@@ -246,7 +246,7 @@ def test_network_outputs_are_read_by_name():
     assert heads.heads["end"].logits.sum() == 10
 
 
-def test_metric_forgets_on_reset():
+def test_metric_after_reset():
     metric = AnswerScores(None)
     metric.update(torch.tensor([[0, 0]]), torch.tensor([[1.0, 100.0, 100.0, 0.0, 0.0]]))
     metric.reset()

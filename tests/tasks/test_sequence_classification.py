@@ -1,6 +1,9 @@
+"""Sequence classification: heads, metrics, baseline, predictions."""
+
 import numpy as np
 import pytest
 import torch
+from scipy.stats import binom
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 from transformers.modeling_outputs import SequenceClassifierOutput
 
@@ -12,7 +15,7 @@ OOS = 4
 
 
 def compute_metrics(true, predicted, sizes, names=NAMES, task=None):
-    """The metrics over batches of the given sizes."""
+    """Return the metrics over batches of the given sizes."""
     task = task or SequenceClassification()
     metrics = task.metrics(names)
     logits = torch.eye(len(names))[torch.as_tensor(predicted)]
@@ -45,8 +48,8 @@ def test_metrics_agree_with_scikit_learn(sizes):
 
 
 @pytest.mark.parametrize("first", ["in scope", "oos"])
-def test_metrics_agree_when_the_first_batches_are_alike(first):
-    # torchmetrics merges metrics that agree after the first batch
+def test_metrics_that_are_equal_after_the_first_batch(first):
+    # torchmetrics would merge them into a compute group
     true, predicted = labels_and_predictions()
     order = np.argsort((true == OOS) == (first == "in scope"), kind="stable")
     true, predicted = true[order], predicted[order]
@@ -57,7 +60,7 @@ def test_metrics_agree_when_the_first_batches_are_alike(first):
     assert scores["oos_recall"] == pytest.approx(recall_score(true == OOS, predicted == OOS))
 
 
-def test_metrics_start_afresh_after_reset():
+def test_metrics_after_reset():
     task = SequenceClassification()
     metrics = task.metrics(NAMES)
     for labels in ([1, OOS], [0, OOS]):
@@ -72,7 +75,7 @@ def test_no_out_of_scope_metrics_without_that_label():
     assert set(compute_metrics([0, 1], [0, 0], 2, ["negative", "positive"])) == {"accuracy", "f1_macro"}
 
 
-def test_out_of_scope_label_by_another_name():
+def test_oos_label():
     scores = compute_metrics([0, 1, 1], [0, 1, 0], 3, ["a", "None of these"], SequenceClassification("None of these"))
     assert scores["oos_recall"] == pytest.approx(0.5)
     assert scores["in_scope_accuracy"] == 1
@@ -86,7 +89,7 @@ def test_monitor_is_a_metric():
     assert SequenceClassification.monitor in SequenceClassification().metrics(NAMES)
 
 
-def test_padding_rows_are_dropped():
+def test_padding_examples_are_dropped():
     logits = torch.eye(5)[:3]
     batch = {"labels": torch.tensor([0, 1, 2]), "row_id": torch.tensor([7, -1, 0])}
     outputs = SequenceClassification().outputs(logits, batch)
@@ -95,8 +98,8 @@ def test_padding_rows_are_dropped():
     assert outputs.heads["label"].labels.tolist() == [0, 2]
 
 
-def test_a_batch_of_padding_rows_alone_counts_nothing():
-    # a device's last batch, where the rows are no multiple of the devices
+def test_a_batch_of_padding_examples_is_not_scored():
+    # the last batch of a device, if the devices do not divide the examples
     task = SequenceClassification()
     metrics = task.metrics(NAMES)
     batch = {"labels": torch.tensor([0, 1])}
@@ -106,7 +109,7 @@ def test_a_batch_of_padding_rows_alone_counts_nothing():
     assert metrics.compute()["accuracy"] == 1
 
 
-def test_network_output_and_batch_without_row_ids():
+def test_model_output_and_batch_without_row_ids():
     tokens = torch.randint(5, 1000, (4, 6))
     output = tiny_bert().eval()(tokens)
     outputs = SequenceClassification().outputs(output, {"input_ids": tokens})
@@ -123,3 +126,28 @@ def test_predictions_need_no_labels():
     assert [row["label"] for row in rows] == ["b", "a"]
     expected = logits[[0, 2]].float().softmax(-1).amax(-1).tolist()
     assert [row["score"] for row in rows] == pytest.approx(expected, abs=1e-6)
+
+
+# ---- baseline score
+
+
+@pytest.mark.parametrize("counts", [[20] * 150, [436, 436], [900, 50, 50], [30, 20], [1000] + [20] * 150])
+def test_a_teacher_that_predicts_one_class_rarely_exceeds_the_baseline_score(counts):
+    baseline = SequenceClassification().baseline_score(torch.tensor(counts))
+    rows, majority = sum(counts), max(counts) / sum(counts)
+    assert majority < baseline < 1
+    assert binom.sf(np.floor(baseline * rows), rows, majority) < 0.05
+
+
+def test_baseline_score_of_many_balanced_examples_is_about_one_in_c():
+    assert SequenceClassification().baseline_score(torch.tensor([20] * 150)) == pytest.approx(1 / 150, abs=0.005)
+
+
+@pytest.mark.parametrize("counts", [[5], [0, 7, 0]])
+def test_baseline_score_of_a_single_class_is_zero(counts):
+    assert SequenceClassification().baseline_score(torch.tensor(counts)) == 0
+
+
+@pytest.mark.parametrize("counts", [[1, 1], [2, 1], [1, 1, 1], [5, 1]])
+def test_a_perfect_teacher_exceeds_the_baseline_score_on_few_examples(counts):
+    assert max(counts) / sum(counts) < SequenceClassification().baseline_score(torch.tensor(counts)) < 1

@@ -1,4 +1,4 @@
-"""The best span against a search through all of them."""
+"""Best span, against a brute-force search."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from lightning_kd.tasks.spans import best_spans
 
 
 def brute_force_search(starts, ends, mask, longest):
-    """Score, start and end of the best span, one pair after the other."""
+    """Return score, start and end of the best span."""
     pairs = [
         (float(starts[i]) + float(ends[j]), i, j)
         for i in range(len(starts))
@@ -19,7 +19,7 @@ def brute_force_search(starts, ends, mask, longest):
 
 @pytest.mark.parametrize("longest", [1, 2, 7, 30, 100])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_best_of_all_spans(longest, dtype):
+def test_agrees_with_brute_force(longest, dtype):
     torch.manual_seed(longest)
     starts, ends = (torch.randn(40, 25).to(dtype) for _ in range(2))
     mask = torch.zeros(40, 25, dtype=torch.bool)
@@ -37,15 +37,15 @@ def test_best_of_all_spans(longest, dtype):
 
 
 def test_start_after_end_is_no_span():
-    # the largest start and the largest end alone would be 2 to 0
+    # the best start is 2, the best end 0
     spans = best_spans(torch.tensor([[0.0, 0.0, 9.0]]), torch.tensor([[9.0, 0.0, 1.0]]), torch.ones(1, 3).bool(), 3)
     assert (spans.start.item(), spans.end.item(), spans.score.item()) == (2, 2, 10.0)
 
 
-def test_row_in_which_nothing_counts():
+def test_all_positions_masked():
     spans = best_spans(torch.zeros(1, 3), torch.zeros(1, 3), torch.zeros(1, 3).bool(), 3)
     assert spans.score.item() == -torch.inf
 
 
-def test_no_rows():
+def test_no_examples():
     assert best_spans(torch.zeros(0, 3), torch.zeros(0, 3), torch.zeros(0, 3).bool(), 3).start.shape == (0,)

@@ -1,4 +1,4 @@
-"""Probabilities carried over to other tokens: against a sum in double precision, token by token."""
+"""Transfer of token probabilities, against a sum in double precision."""
 
 import math
 
@@ -9,7 +9,7 @@ from scipy.special import softmax
 from lightning_kd.tasks.token_transfer import transfer_token_probabilities
 
 
-def test_against_a_sum_over_tokens():
+def test_agrees_with_a_sum_over_tokens():
     generator = np.random.default_rng(0)
     logits = torch.from_numpy(generator.normal(0, 4, (5, 9))).float()
     mask = torch.from_numpy(generator.random((5, 9)) < 0.7)
@@ -31,14 +31,14 @@ def test_against_a_sum_over_tokens():
         np.testing.assert_allclose(log_probs[row].exp().numpy()[~got], expected[got].min(), rtol=1e-4)
 
 
-def test_tokens_that_stay_in_their_places_keep_their_distribution():
+def test_identity_keeps_the_distribution():
     logits = torch.randn(3, 6, generator=torch.Generator().manual_seed(0)) * 5
     target_index = torch.arange(6).expand(3, 6)
     log_probs = transfer_token_probabilities(logits, torch.ones(3, 6, dtype=torch.bool), target_index, 6)
     torch.testing.assert_close(log_probs, logits.log_softmax(dim=-1))
 
 
-def test_small_probabilities_are_not_rounded_to_nothing():
+def test_small_probabilities_do_not_underflow():
     logits = torch.tensor([[300.0, 0.0, 0.0, -50.0]])
     log_probs = transfer_token_probabilities(
         logits, torch.ones(1, 4, dtype=torch.bool), torch.tensor([[0, 1, 1, 2]]), 4
@@ -47,7 +47,7 @@ def test_small_probabilities_are_not_rounded_to_nothing():
     torch.testing.assert_close(log_probs, expected)
 
 
-def test_half_precision_is_summed_in_single():
+def test_half_precision_is_summed_in_float32():
     logits = torch.full((1, 64), 1.0, dtype=torch.bfloat16)
     log_probs = transfer_token_probabilities(
         logits, torch.ones(1, 64, dtype=torch.bool), torch.zeros(1, 64, dtype=torch.long), 2

@@ -25,6 +25,10 @@ SCHEDULES = {"hard": {"weight": Schedule(0, 1)}, "soft": {"temperature": Schedul
         (Schedule(0, 1), [0, 0.25, 0.5, 0.75, 1]),
         (Schedule(8, 1, until=0.5), [8, 4.5, 1, 1, 1]),
         (Schedule(16, 1, shape="exponential"), [16, 8, 4, 2, 1]),
+        (
+            Schedule(0, 1, shape="saturating"),
+            [math.expm1(-5 * n / 4) / math.expm1(-5) for n in range(5)],
+        ),
         (Schedule(2, 0, shape="cosine"), [2, 1 + math.sqrt(0.5), 1, 1 - math.sqrt(0.5), 0]),
     ],
     ids=str,

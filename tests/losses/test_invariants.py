@@ -1,3 +1,5 @@
+"""Properties of every loss on logits: targets, masks and precision."""
+
 import math
 
 import pytest
@@ -19,7 +21,7 @@ def value_and_gradient(loss, student, *args):
     return value.detach(), student.grad
 
 
-def test_all_classes_count_without_mask(loss):
+def test_no_mask_includes_all_classes(loss):
     student, teacher = logits()
     everything = torch.ones(3, 4, dtype=torch.bool)
     torch.testing.assert_close(loss(student, teacher, LABELS, everything), loss(student, teacher, LABELS))
@@ -52,7 +54,7 @@ def test_masked_logits_get_no_gradient(loss):
     assert (gradient[MASK] != 0).any()
 
 
-def test_row_without_a_class_that_counts_is_dropped(loss):
+def test_target_without_an_included_class_is_dropped(loss):
     student, teacher = logits()
     mask = MASK.clone()
     mask[1] = False
@@ -62,29 +64,82 @@ def test_row_without_a_class_that_counts_is_dropped(loss):
     assert (gradient[1] == 0).all()
 
 
-def test_all_rows_masked_give_zero_with_zero_gradient(loss):
+def test_zero_with_zero_gradient_if_all_targets_are_masked(loss):
     value, gradient = value_and_gradient(loss, *logits(), LABELS, torch.zeros_like(MASK))
     assert value == 0
     assert (gradient == 0).all()
 
 
 @pytest.mark.parametrize("mask", [None, torch.ones(0, 4, dtype=torch.bool)], ids=["no mask", "mask"])
-def test_no_rows_give_zero_with_gradient(loss, mask):
+def test_zero_with_gradient_without_targets(loss, mask):
     value, gradient = value_and_gradient(loss, *logits(rows=0), LABELS[:0], mask)
     assert value == 0
     assert gradient.shape == (0, 4)
 
 
-def test_repeating_the_rows_changes_nothing(loss):
+def test_repeated_targets_do_not_change_the_mean(loss):
     student, teacher = logits()
     twice = loss(student.repeat(2, 1), teacher.repeat(2, 1), LABELS.repeat(2))
     torch.testing.assert_close(twice, loss(student, teacher, LABELS))
 
 
-def test_scalar_with_gradient_to_the_student_only(loss):
+def test_scalar_with_a_gradient_to_the_student(loss):
     student, teacher = (z.requires_grad_() for z in logits())
     value = loss(student, teacher.detach(), LABELS)
     assert value.shape == ()
     assert value.requires_grad
     value.backward()
     assert student.grad.norm() > 0
+
+
+# ---- precision
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_computed_in_float32(loss, dtype):
+    student, teacher = (z.to(dtype) for z in logits())
+    value = loss(student, teacher, LABELS)
+    assert value.dtype == torch.float32
+    torch.testing.assert_close(value, loss(student.float(), teacher.float(), LABELS), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 2e-2), (torch.float16, 2e-3)])
+def test_half_precision_is_close_to_float32(loss, dtype, tolerance):
+    student, teacher = logits()
+    half = loss(student.to(dtype), teacher.to(dtype), LABELS)
+    torch.testing.assert_close(half, loss(student, teacher, LABELS), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_student_and_teacher_may_differ_in_precision(loss, dtype):
+    student, teacher = logits()
+    torch.testing.assert_close(
+        loss(student.to(dtype), teacher, LABELS), loss(student, teacher, LABELS), rtol=2e-2, atol=2e-2
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_gradient_has_the_precision_of_the_logits(loss, dtype):
+    student, teacher = (z.to(dtype) for z in logits())
+    student.requires_grad_()
+    loss(student, teacher, LABELS).backward()
+    assert student.grad.dtype == dtype
+    assert student.grad.isfinite().all()
+
+
+def test_under_autocast_the_result_is_float32(loss):
+    student, teacher = logits()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value = loss(student, teacher, LABELS)
+    assert value.dtype == torch.float32
+    torch.testing.assert_close(value, loss(student, teacher, LABELS))
+
+
+@pytest.mark.parametrize("size", [1e2, 1e4])
+def test_large_logits_are_finite(loss, size):
+    student = torch.tensor([[size, -size, 0.0], [-size, size, 0.0], [0.0, size, size]], requires_grad=True)
+    teacher = torch.tensor([[-size, size, 0.0], [-size, size, 0.0], [size, 0.0, -size]])
+    value = loss(student, teacher, torch.arange(3))
+    value.backward()
+    assert value.isfinite()
+    assert student.grad.isfinite().all()
