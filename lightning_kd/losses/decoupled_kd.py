@@ -51,9 +51,11 @@ def decoupled_kd_loss(
     def row_sum(student: Tensor, row_slice: slice) -> Tensor:
         student, teacher = (z.float() / temperature for z in (student, teacher_logits[row_slice]))
         others = class_mask[row_slice].scatter(-1, target[row_slice], False)
-        target_kl = divergence(
-            *(torch.cat([z.gather(-1, target[row_slice]), masked_logsumexp(z, others)], -1) for z in (student, teacher))
-        )
+        pairs = [
+            torch.cat([z.gather(-1, target[row_slice]), masked_logsumexp(z, others)], dim=-1)
+            for z in (student, teacher)
+        ]
+        target_kl = divergence(pairs[0], pairs[1])
         # if the target is the only class, compare it with itself: the divergence is 0
         compared = torch.where(others.any(dim=-1, keepdim=True), others, class_mask[row_slice])
         nontarget_kl = divergence(student, teacher, mask=compared)
