@@ -4,10 +4,15 @@ import inspect
 from typing import Any
 
 from torch import nn
+from transformers import PreTrainedModel
 from transformers.utils.generic import find_labels
 
 from lightning_kd.models.inspection import get_config, unwrap_compiled
 from lightning_kd.outputs import Batch
+
+
+LABEL_NAMES = ("labels", "start_positions", "end_positions")
+"""Names of labels in transformers."""
 
 
 def input_names(model: nn.Module, batch: Batch) -> list[str]:
@@ -21,7 +26,8 @@ def input_names(model: nn.Module, batch: Batch) -> list[str]:
     """
     original = unwrap_compiled(model)  # torch.compile hides the arguments behind *args, **kwargs
     names = getattr(original, "input_names", None) or list(inspect.signature(original.forward).parameters)
-    excluded = set(find_labels(type(original)))
+    # find_labels excludes every name that contains "label", which a module outside transformers may need
+    excluded = set(find_labels(type(original)) if isinstance(original, PreTrainedModel) else LABEL_NAMES)
     if getattr(get_config(model), "type_vocab_size", 2) < 2:
         excluded.add("token_type_ids")  # RoBERTa takes token types, but has an embedding for type 0 only
     return [name for name in names if name in batch and name not in excluded]
