@@ -10,7 +10,6 @@ from transformers.utils.generic import find_labels
 from lightning_kd.models.inspection import get_config, unwrap_compiled
 from lightning_kd.outputs import Batch
 
-
 LABEL_NAMES = ("labels", "start_positions", "end_positions")
 """Names of labels in transformers."""
 

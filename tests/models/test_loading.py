@@ -80,14 +80,3 @@ def test_head_of_another_size_is_replaced(tmp_path):
     assert model.config.id2label == dict(enumerate(LABELS))
     assert model.config.label2id == {"greet": 0, "leave": 1, "oos": 2}
     assert torch.equal(model.bert.pooler.dense.weight, saved.bert.pooler.dense.weight)
-
-
-def test_plain_module_gets_every_entry_but_the_labels():
-    class Plain(torch.nn.Module):
-        def forward(self, image, label_mask, labels=None):
-            return image * label_mask, labels
-
-    batch = {"image": torch.ones(2), "label_mask": torch.zeros(2), "labels": torch.ones(2), "row_id": torch.arange(2)}
-    product, labels = models.call_model(Plain(), batch)
-    assert torch.equal(product, torch.zeros(2))
-    assert labels is None
