@@ -13,7 +13,7 @@ from lightning_kd.outputs import Batch
 
 
 class DataModuleInterface:
-    """What a DataModule may offer, with the defaults for one that does not.
+    """Members that a DataModule may offer, with defaults for those that it lacks.
 
     ``TextDataModule`` implements all of it. Any other ``LightningDataModule`` may define the members that it supports;
     ``get_datamodule`` fills in the others.

@@ -221,7 +221,7 @@ class TextClassificationDataModule(TextDataModule):
 
     def _read_predict_file(self, path: Path) -> datasets.Dataset:
         if not path.is_file():
-            raise ValueError(f"data.predict_path: there is no file {str(path)!r}")
+            raise ValueError(f"data.predict_path: {str(path)!r} is not a file")
         columns = read_columns(path)
         if not columns:
             raise ValueError(f"data.predict_path: {str(path)!r} is empty")

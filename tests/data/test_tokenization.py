@@ -133,9 +133,9 @@ def test_no_teacher_inputs_to_predict(rows):
 
 
 def test_workers_do_not_change_teacher_inputs(rows):
-    _, alone = make_batch(rows, teacher_prompt="say {text}")
-    _, helped = make_batch(rows, teacher_prompt="say {text}", num_workers=1)
-    assert alone["teacher_inputs"][0]["input_ids"].equal(helped["teacher_inputs"][0]["input_ids"])
+    _, expected = make_batch(rows, teacher_prompt="say {text}")
+    _, actual = make_batch(rows, teacher_prompt="say {text}", num_workers=1)
+    assert expected["teacher_inputs"][0]["input_ids"].equal(actual["teacher_inputs"][0]["input_ids"])
 
 
 # ---- cache of tokenized splits
