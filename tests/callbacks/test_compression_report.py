@@ -120,7 +120,7 @@ def test_second_report_replaces_the_first(tmp_path, clinc_file):
     ("settings", "message"),
     [
         ({"split": "dev"}, r"CompressionReport\.split: must be one of validation, test, got 'dev'"),
-        ({"output_dir": "a file"}, r"CompressionReport\.output_dir: '.*a file/report\.md'"),
+        ({"output_dir": "a file"}, r"CompressionReport\.output_dir: .*a file/report\.md"),
     ],
 )
 def test_invalid_arguments_raise_before_training(tmp_path, clinc_file, settings, message):
