@@ -5,6 +5,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from lightning_kd.cli.errors import exit_on_error
+from lightning_kd.cli.main import suppress_noise
 from lightning_kd.cli.sagemaker.environment import ScriptMode, write_failure_file
 
 
@@ -20,6 +21,7 @@ def train() -> None:
     """
     from lightning_kd.cli.sagemaker.fit import fit_arguments, run_fit  # slow to import, and may fail
 
+    suppress_noise()
     job = ScriptMode.from_environment(os.environ)
     os.environ.update(job.rendezvous_variables(os.environ))
     with TemporaryDirectory() as folder:
