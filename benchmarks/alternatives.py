@@ -26,81 +26,88 @@ from seeds import run_seed
 CONFIG = Path(__file__).parent.parent / "configs" / "clinc150" / "distill_fast.yaml"
 CHOOSING_SEED = 0
 SCORES = ("val/accuracy", "val/oos_recall", "test/accuracy", "test/in_scope_accuracy", "test/oos_recall")
-Losses = dict[str, dict[str, Any]]
+Setting = dict[str, Any]
+"""Losses and loss schedules, as in the ``model`` section of a config."""
 
 
-def loss(kind: str, **settings: Any) -> dict[str, Any]:
-    """A loss as configs have it."""
-    return {"class_path": kind, "init_args": settings}
+def loss(class_path: str, **arguments: Any) -> dict[str, Any]:
+    """Return a loss as in a config."""
+    return {"class_path": class_path, "init_args": arguments}
 
 
-def soft(alpha: float, **settings: Any) -> Losses:
-    """Hard labels weighed alpha, soft targets 1 - alpha."""
-    return {"hard": loss("HardLabelLoss", weight=alpha), "soft": loss("SoftTargetLoss", weight=1 - alpha, **settings)}
+def soft(alpha: float, **arguments: Any) -> Setting:
+    """Return hard labels with weight alpha and soft targets with weight 1 - alpha."""
+    hard, soft = loss("HardLabelLoss", weight=alpha), loss("SoftTargetLoss", weight=1 - alpha, **arguments)
+    return {"losses": {"hard": hard, "soft": soft}}
 
 
-def beside_labels(kind: str, **settings: Any) -> Losses:
-    """Hard labels weighed 1, and another loss, as the papers have it."""
-    return {"hard": loss("HardLabelLoss"), kind: loss(kind, **settings)}
+def with_hard_labels(class_path: str, **arguments: Any) -> Setting:
+    """Return hard labels with weight 1 and another loss, as in the papers."""
+    return {"losses": {"hard": loss("HardLabelLoss"), class_path: loss(class_path, **arguments)}}
 
 
-def from_to(start: float, end: float, shape: str = "linear") -> dict[str, Any]:
-    """A schedule over the whole run."""
-    return {"start": start, "end": end, "shape": shape}
+def decreasing_temperature(alpha: float, start: float) -> Setting:
+    """Return hard labels and soft targets whose temperature decreases linearly to 1 over the run."""
+    return soft(alpha) | {"loss_schedules": {"soft": {"temperature": {"start": start, "end": 1}}}}
 
 
-def handing_over(hard: dict[str, Any], soft: dict[str, Any], temperature: float) -> Losses:
-    """Weights that change over the run."""
+def shifting_weights(temperature: float, first: str, last: str) -> Setting:
+    """Return hard labels and soft targets whose weights shift linearly over the run.
+
+    Args:
+        temperature: Temperature of the soft targets.
+        first: Name of the loss whose weight moves from 1 to 0, ``hard`` or ``soft``.
+        last: Name of the loss whose weight moves from 0 to 1.
+    """
     return {
-        "hard": loss("HardLabelLoss", weight=hard),
-        "soft": loss("SoftTargetLoss", weight=soft, temperature=temperature),
+        "losses": {"hard": loss("HardLabelLoss"), "soft": loss("SoftTargetLoss", temperature=temperature)},
+        "loss_schedules": {first: {"weight": {"start": 1, "end": 0}}, last: {"weight": {"start": 0, "end": 1}}},
     }
 
 
-RISING, FALLING = from_to(0, 1), from_to(1, 0)
-METHODS: dict[str, dict[str, Losses]] = {
-    "hard labels": {"": {"hard": loss("HardLabelLoss")}},
+METHODS: dict[str, dict[str, Setting]] = {
+    "hard labels": {"": {"losses": {"hard": loss("HardLabelLoss")}}},
     "KL, T 1": {f"alpha {a}": soft(a) for a in (0.055, 0.5)},
     "KL, T 4": {f"alpha {a}": soft(a, temperature=4) for a in (0.055, 0.5)},
     "standardised logits": {  # Sun et al. 2024: T 2, weights 1 + 9
         "T 2, alpha 0.055": soft(0.055, standardize=True, temperature=2),
-        "T 2, 1 + 9": beside_labels("SoftTargetLoss", weight=9, standardize=True, temperature=2),
+        "T 2, 1 + 9": with_hard_labels("SoftTargetLoss", weight=9, standardize=True, temperature=2),
         "T 1, alpha 0.5": soft(0.5, standardize=True, temperature=1),
     },
     "decoupled": {  # Zhao et al. 2022: CIFAR-100, ImageNet, and in between
-        "T 4, 1 + 8": beside_labels("DecoupledKDLoss", temperature=4, nontarget_weight=8),
-        "T 1, 1 + 0.5": beside_labels("DecoupledKDLoss", temperature=1, nontarget_weight=0.5),
-        "T 4, 1 + 1": beside_labels("DecoupledKDLoss", temperature=4, nontarget_weight=1),
+        "T 4, 1 + 8": with_hard_labels("DecoupledKDLoss", temperature=4, nontarget_weight=8),
+        "T 1, 1 + 0.5": with_hard_labels("DecoupledKDLoss", temperature=1, nontarget_weight=0.5),
+        "T 4, 1 + 1": with_hard_labels("DecoupledKDLoss", temperature=4, nontarget_weight=1),
     },
     "DIST": {  # Huang et al. 2022: ImageNet, CIFAR-100, and the latter without the part between rows
-        "T 1, 2 + 2": beside_labels("DISTLoss", temperature=1, inter_weight=2, intra_weight=2),
-        "T 4, 2 + 2": beside_labels("DISTLoss", temperature=4, inter_weight=2, intra_weight=2),
-        "T 4, 2 + 0": beside_labels("DISTLoss", temperature=4, inter_weight=2, intra_weight=0),
+        "T 1, 2 + 2": with_hard_labels("DISTLoss", temperature=1, inter_weight=2, intra_weight=2),
+        "T 4, 2 + 2": with_hard_labels("DISTLoss", temperature=4, inter_weight=2, intra_weight=2),
+        "T 4, 2 + 0": with_hard_labels("DISTLoss", temperature=4, inter_weight=2, intra_weight=0),
     },
     "top k, rest pooled": {
         f"k {k}, T 4, alpha {alpha}": soft(alpha, temperature=4, top_k=k)
         for k, alpha in ((3, 0.5), (10, 0.5), (10, 0.055))
     },
     "annealed temperature": {
-        "8 to 1, alpha 0.055": soft(0.055, temperature=from_to(8, 1)),
-        "4 to 1, alpha 0.055": soft(0.055, temperature=from_to(4, 1)),
-        "8 to 1, alpha 0.5": soft(0.5, temperature=from_to(8, 1)),
+        "8 to 1, alpha 0.055": decreasing_temperature(0.055, 8),
+        "4 to 1, alpha 0.055": decreasing_temperature(0.055, 4),
+        "8 to 1, alpha 0.5": decreasing_temperature(0.5, 8),
     },
     "annealed weights": {  # Clark et al. 2019: from the teacher to the labels; and the other way
-        "to the labels, T 1": handing_over(RISING, FALLING, 1),
-        "to the labels, T 4": handing_over(RISING, FALLING, 4),
-        "to the teacher, T 4": handing_over(FALLING, RISING, 4),
+        "to the labels, T 1": shifting_weights(1, "soft", "hard"),
+        "to the labels, T 4": shifting_weights(4, "soft", "hard"),
+        "to the teacher, T 4": shifting_weights(4, "hard", "soft"),
     },
 }
 
 
-def run(losses: Losses, seed: int, args: argparse.Namespace, overrides: list[str]) -> dict[str, float]:
+def run(setting: Setting, seed: int, args: argparse.Namespace, overrides: list[str]) -> dict[str, float]:
     """Train, score, and leave nothing on disk but the teacher's logits."""
     config = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
-    # not on the command line: there a loss of the same name and class keeps what the config says and the line does not
-    config["model"]["losses"] = losses
+    # not on the command line, where a loss of the same name and class keeps arguments of the config
+    config["model"] |= setting
     config["model"]["student"]["config"] = args.teacher
-    if any(kind["class_path"] != "HardLabelLoss" for kind in losses.values()):
+    if any(term["class_path"] != "HardLabelLoss" for term in setting["losses"].values()):
         config["model"]["teacher"] = args.teacher
         config["model"]["teacher_cache"] = str(args.results.parent.resolve() / "alternatives_teacher_cache")
     else:

@@ -26,7 +26,7 @@ def main() -> None:
     """Run the study and compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", required=True, type=Path, help="folder of the study, emptied first")
-    options, rest = parser.parse_knvalues_args()
+    options, rest = parser.parse_known_args()
     shutil.rmtree(options.output_dir, ignore_errors=True)
     environment = {**os.environ, "HF_DATASETS_CACHE": str(options.output_dir.absolute() / "datasets")}
     command = [sys.executable, "-m", "lightning_kd", "tune", "--output_dir", str(options.output_dir), *rest]
@@ -34,7 +34,7 @@ def main() -> None:
     with (options.output_dir / "trials.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     first, last = rows[0], rows[-10:]
-    print(f"first trial ({first['state']}): {float(first['seconds']):.1f} s")
+    print(f"first trial ({first['state']}): {float(first['duration_s']):.1f} s")
     for name, part in (("trials 2 to 11", rows[1:11]), (f"trials {len(rows) - 9} to {len(rows)}", last)):
         for state in ("complete", "pruned"):
             if values := durations(part, state):
