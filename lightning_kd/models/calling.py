@@ -3,8 +3,8 @@
 import inspect
 from typing import Any
 
+import transformers
 from torch import nn
-from transformers import PreTrainedModel
 from transformers.utils.generic import find_labels
 
 from lightning_kd.models.inspection import get_config, unwrap_compiled
@@ -26,7 +26,7 @@ def input_names(model: nn.Module, batch: Batch) -> list[str]:
     original = unwrap_compiled(model)  # torch.compile hides the arguments behind *args, **kwargs
     names = getattr(original, "input_names", None) or list(inspect.signature(original.forward).parameters)
     # find_labels excludes every name that contains "label", which a module outside transformers may need
-    excluded = set(find_labels(type(original)) if isinstance(original, PreTrainedModel) else LABEL_NAMES)
+    excluded = set(find_labels(type(original)) if isinstance(original, transformers.PreTrainedModel) else LABEL_NAMES)
     if getattr(get_config(model), "type_vocab_size", 2) < 2:
         excluded.add("token_type_ids")  # RoBERTa takes token types, but has an embedding for type 0 only
     return [name for name in names if name in batch and name not in excluded]
