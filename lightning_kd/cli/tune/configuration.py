@@ -52,7 +52,8 @@ class Configuration:
         Raises:
             ValueError: If one cannot be built; names the parameters.
         """
-        built, params = [], {}
+        built: list[tuple[DistillationModule, LightningDataModule]] = []
+        params: dict[str, Any] = {}
         samples = space.samples()
         while True:
             try:

@@ -1,8 +1,9 @@
 """Plots of a study, by Optuna."""
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lightning_kd.cli.tune.results import complete_trials
 from lightning_kd.io.atomic import atomic_write
@@ -30,13 +31,15 @@ def write_plots(folder: Path, study: "Study", metric: str) -> list[str]:
     from optuna.importance import FanovaImportanceEvaluator, PedAnovaImportanceEvaluator
 
     complete = complete_trials(study)
-    plots = {"history.png": lambda: optuna_plots.plot_optimization_history(study, target_name=metric)}
+    plots: dict[str, Callable[[], Any]] = {
+        "history.png": lambda: optuna_plots.plot_optimization_history(study, target_name=metric)
+    }
     if len({trial.value for trial in complete}) > 1:
         plots["parallel_coordinates.png"] = lambda: optuna_plots.plot_parallel_coordinate(study, target_name=metric)
         if len(complete) >= MIN_TRIALS_FOR_IMPORTANCE:
             # fANOVA drops conditional parameters, PED-ANOVA compares the trials that have them
             conditional = len({frozenset(trial.params) for trial in complete}) > 1
-            evaluator = PedAnovaImportanceEvaluator() if conditional else FanovaImportanceEvaluator(seed=0)
+            evaluator: Any = PedAnovaImportanceEvaluator() if conditional else FanovaImportanceEvaluator(seed=0)
             plots["importance.png"] = lambda: optuna_plots.plot_param_importances(
                 study, evaluator=evaluator, target_name=metric
             )

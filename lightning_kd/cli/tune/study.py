@@ -115,7 +115,7 @@ def open_study(
     from optuna.samplers import TPESampler
 
     text = json.dumps(definition, sort_keys=True)
-    direction = "maximize" if metric.mode == "max" else "minimize"
+    direction: Literal["maximize", "minimize"] = "maximize" if metric.mode == "max" else "minimize"
     try:
         study = optuna.create_study(storage=storage, study_name=name, direction=direction)
         study.set_user_attr(DEFINITION_ATTR, text)
