@@ -1,9 +1,9 @@
-"""Draw a logged score of several runs over their steps.
+"""Plot a logged score of several runs over their steps.
 
     python benchmarks/curves.py docs/perplexity.png "copied=runs/copied" "random=runs/random" --score val/perplexity
 
-Each folder is a run's ``trainer.default_root_dir`` or any folder with TensorBoard's event files in or below it; the
-newest run counts. Needs matplotlib.
+Each folder is the ``trainer.default_root_dir`` of a run, or any folder with TensorBoard event files in or below it. The
+newest file with the score is read. Requires matplotlib.
 """
 
 import argparse
@@ -19,10 +19,10 @@ from matplotlib import pyplot as plt
 
 
 def read_scores(folder: Path, score: str) -> dict[int, float]:
-    """The score by step, from the newest event file in or below a folder that has it.
+    """Return a score by step from the newest event file in or below a folder that contains it.
 
     Raises:
-        ValueError: If none has.
+        ValueError: If no event file contains the score.
     """
     files = sorted(folder.rglob("events.out.tfevents.*"), key=lambda file: file.stat().st_mtime, reverse=True)
     for file in files:
@@ -30,15 +30,15 @@ def read_scores(folder: Path, score: str) -> dict[int, float]:
         events.Reload()
         if score in events.Tags()["scalars"]:
             return {event.step + 1: event.value for event in events.Scalars(score)}
-    raise ValueError(f"{folder}: no event file has {score!r}; name a run's folder")
+    raise ValueError(f"{folder}: no event file has {score!r}; give the folder of a run")
 
 
 def main() -> None:
-    """Read, print and draw."""
+    """Read the scores, print them and save the plot."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("picture", type=Path)
-    parser.add_argument("runs", nargs="+", metavar="name=folder")
-    parser.add_argument("--score", default="val/perplexity")
+    parser.add_argument("plot", type=Path, help="image file to write")
+    parser.add_argument("runs", nargs="+", metavar="name=folder", help="label in the plot and folder of a run")
+    parser.add_argument("--score", default="val/perplexity", help="logged name of the score (default: %(default)s)")
     args = parser.parse_args()
     curves = {}
     for run in args.runs:
@@ -55,8 +55,8 @@ def main() -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.margins(x=0.05)
     axes.grid(axis="y", which="both", alpha=0.2)
-    args.picture.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(args.picture, dpi=150)
+    args.plot.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(args.plot, dpi=150)
     Console(width=120).print(table)
 
 

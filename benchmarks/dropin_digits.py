@@ -1,9 +1,9 @@
-"""What DistillationCallback brings on scikit-learn's digits, and what it costs over a step written by hand.
+"""Measure the gain of DistillationCallback on scikit-learn's digits, and its cost over a hand-written step.
 
-A small convolutional network is trained alone, and with a larger one as its teacher through the callback, on some of
-the labelled images; the teacher was trained on all 1,437. Accuracy is that on 360 held-out images. Then runs whose
-``training_step`` asks the teacher itself are timed against runs with the callback, in turn, in the same process, by the
-time the processor spends on a step.
+A small convolutional network is trained on some of the labeled images, alone and with DistillationCallback. Its teacher
+is a larger network trained on all 1,437 images. Accuracy is measured on 360 held-out images. Then runs with the
+callback alternate, within one process, with runs whose ``training_step`` calls the teacher itself, and the CPU times of
+their steps are compared.
 
     python benchmarks/dropin_digits.py --seeds 10
 """
@@ -26,12 +26,12 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_kd import DistillationCallback
 from lightning_kd.losses import SoftTargetLoss, soft_target_loss
 
-ALL = 1437
+NUM_TRAIN = 1437
 WEIGHT, TEMPERATURE = 2.0, 4.0
 
 
 def cnn(channels: int) -> nn.Module:
-    """Two convolutions."""
+    """Return a network of two convolutions and a linear classifier."""
     return nn.Sequential(
         *(nn.Conv2d(1, channels, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
         *(nn.Conv2d(channels, 2 * channels, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
@@ -39,18 +39,18 @@ def cnn(channels: int) -> nn.Module:
     )
 
 
-def loaders(labelled: int) -> tuple[DataLoader, DataLoader]:
-    """Of 1,437 training images the first ``labelled``, and 360 held-out ones."""
+def loaders(num_train: int) -> tuple[DataLoader, DataLoader]:
+    """Return loaders of the first ``num_train`` of the 1,437 training images and of the 360 held-out images."""
     images, labels = load_digits(return_X_y=True)
     split = train_test_split(images / 16, labels, test_size=360, random_state=0, stratify=labels)
     train_images, test_images = (torch.tensor(part, dtype=torch.float32).reshape(-1, 1, 8, 8) for part in split[:2])
     train_labels, test_labels = map(torch.tensor, split[2:])
-    train = TensorDataset(train_images[:labelled], train_labels[:labelled])
+    train = TensorDataset(train_images[:num_train], train_labels[:num_train])
     return DataLoader(train, 32, shuffle=True), DataLoader(TensorDataset(test_images, test_labels), 360)
 
 
 class Digits(LightningModule):
-    """Knows nothing of teachers."""
+    """A classifier without a teacher."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -68,38 +68,40 @@ class Digits(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-class ByHand(Digits):
-    """Asks a teacher in its own step."""
+class HandWritten(Digits):
+    """A classifier that calls the teacher in its training step."""
 
     def __init__(self, channels: int, teacher: nn.Module) -> None:
         super().__init__(channels)
-        self.teacher = [teacher.eval().requires_grad_(False)]
+        self.teacher = [teacher.eval().requires_grad_(False)]  # in a list, so that it is not a submodule
 
     def training_step(self, batch):
         images, labels = batch
         logits = self.net(images)
-        own = cross_entropy(logits, labels)
+        hard = cross_entropy(logits, labels)
         with torch.no_grad():
             targets = self.teacher[0](images)
         soft = soft_target_loss(logits, targets, TEMPERATURE)
-        total = own + WEIGHT * soft
-        logged = {"train_loss": own, "soft": soft.detach(), "task_loss": own.detach(), "loss": total.detach()}
-        self.log_dict(logged)
+        total = hard + WEIGHT * soft
+        # as many values as the callback logs
+        self.log_dict({"train_loss": hard, "soft": soft.detach(), "task_loss": hard.detach(), "loss": total.detach()})
         if not torch.isfinite(total):
             raise FloatingPointError
         return total
 
 
 def fit(module: LightningModule, epochs: int, data: DataLoader, *callbacks) -> LightningModule:
-    """A short run on one CPU."""
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    trainer = Trainer(max_epochs=epochs, accelerator="cpu", enable_model_summary=False, callbacks=[*callbacks], **quiet)
+    """Train on the CPU and return the module."""
+    disabled = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = Trainer(
+        max_epochs=epochs, accelerator="cpu", enable_model_summary=False, callbacks=[*callbacks], **disabled
+    )
     trainer.fit(module, data)
     return module
 
 
-class Clock(Callback):
-    """What the processor spends on each step."""
+class StepTimer(Callback):
+    """Records the CPU time of each step, in seconds."""
 
     def __init__(self) -> None:
         self.steps: list[float] = []
@@ -113,52 +115,56 @@ class Clock(Callback):
 
 
 def distillation(teacher: nn.Module) -> DistillationCallback:
-    """The callback."""
+    """Return the callback."""
     return DistillationCallback(
         student="net", teacher=teacher, losses={"soft": SoftTargetLoss(weight=WEIGHT, temperature=TEMPERATURE)}
     )
 
 
-def accuracy(network: nn.Module) -> float:
-    """In %, on the held-out images."""
+def accuracy(model: nn.Module) -> float:
+    """Return the accuracy on the held-out images, in %."""
     ((images, labels),) = loaders(1)[1]
     with torch.no_grad():
-        return 100 * float((network.eval()(images).argmax(-1) == labels).float().mean())
+        return 100 * float((model.eval()(images).argmax(-1) == labels).float().mean())
 
 
 def main() -> None:
-    """Print both tables."""
+    """Print the accuracies and the times of a step."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--epochs", type=int, default=60)
-    parser.add_argument("--labelled", type=int, default=100)
-    parser.add_argument("--channels", type=int, default=8)
+    parser.add_argument("--seeds", type=int, default=10, help="number of seeds (default: %(default)s)")
+    parser.add_argument("--epochs", type=int, default=60, help="epochs of the student (default: %(default)s)")
+    parser.add_argument("--labeled", type=int, default=100, help="number of labeled images (default: %(default)s)")
+    parser.add_argument(
+        "--channels", type=int, default=8, help="channels of the student's first layer (default: %(default)s)"
+    )
     args = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     seed_everything(0, verbose=False)
-    train, everything = (loaders(number)[0] for number in (args.labelled, ALL))
-    teacher = fit(Digits(32), 20, everything).net
+    train, full_train = (loaders(size)[0] for size in (args.labeled, NUM_TRAIN))
+    teacher = fit(Digits(32), 20, full_train).net
     scores: dict[str, list[float]] = {"alone": [], "with the callback": []}
     for seed in range(args.seeds):
         for name, callbacks in (("alone", []), ("with the callback", [distillation(teacher)])):
             seed_everything(seed, verbose=False)
             scores[name].append(accuracy(fit(Digits(args.channels), args.epochs, train, *callbacks).net))
-    table = Table("", "accuracy, %", "standard deviation", title=f"{args.labelled} labelled images, {args.seeds} seeds")
+    table = Table("", "accuracy, %", "standard deviation", title=f"{args.labeled} labeled images, {args.seeds} seeds")
     table.add_row("teacher", f"{accuracy(teacher):.2f}", "")
     for name, values in scores.items():
-        table.add_row(name, f"{statistics.mean(values):.2f}", f"{statistics.stdev(values):.2f}")
+        table.add_row(
+            name, f"{statistics.mean(values):.2f}", f"{statistics.stdev(values):.2f}" if len(values) > 1 else ""
+        )
     Console().print(table)
     better = sum(b > a for a, b in zip(*scores.values(), strict=True))
     print(f"better with the callback in {better} of {args.seeds} seeds")
 
-    clocks = {"by hand": Clock(), "callback": Clock()}
+    timers = {"hand-written": StepTimer(), "callback": StepTimer()}
     for turn in range(8):
-        for name in list(clocks)[:: 1 if turn % 2 else -1]:
+        for name in list(timers)[:: 1 if turn % 2 else -1]:
             seed_everything(0, verbose=False)
-            module = ByHand(args.channels, teacher) if name == "by hand" else Digits(args.channels)
-            fit(module, 3, everything, clocks[name], *([] if name == "by hand" else [distillation(teacher)]))
-    hand, callback = (1e3 * statistics.median(clock.steps) for clock in clocks.values())
-    print(f"median step: by hand {hand:.2f} ms, with the callback {callback:.2f} ms, {callback / hand:.3f} times that")
+            module = HandWritten(args.channels, teacher) if name == "hand-written" else Digits(args.channels)
+            fit(module, 3, full_train, timers[name], *([] if name == "hand-written" else [distillation(teacher)]))
+    by_hand, callback = (1e3 * statistics.median(timer.steps) for timer in timers.values())
+    print(f"median step: hand-written {by_hand:.2f} ms, callback {callback:.2f} ms, ratio {callback / by_hand:.3f}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""What a step of masked-LM distillation spares by projecting the masked tokens only.
+"""Measure the speedup of masked-LM distillation from projecting only the masked tokens to the vocabulary.
 
-Two ways in turn on the same batches, forward and backward of the student and forward of the teacher, with soft targets
-and hard labels: both networks project every token to the vocabulary and the losses take the masked ones, as usually
-written; and this package, where the head sees the masked tokens only. Both get the same dropout, so the losses agree to
-rounding. (What chunks spare in memory is in tests/losses/test_chunked.py.)
+Two implementations alternate on the same batches: forward and backward pass of the student and forward pass of the
+teacher, with soft targets and hard labels. In the usual one, both models project every token and the losses select the
+masked ones. In lightning_kd, the heads receive only the masked tokens. Dropout is the same, so the losses agree up to
+rounding. (tests/losses/test_chunked.py tests the memory that chunked losses save.)
 
     python benchmarks/masked_projection.py --student <folder> --teacher <folder> --data <text file or folder>
 """
@@ -25,8 +25,8 @@ from lightning_kd.models import call_model
 TEMPERATURE = 2.0
 
 
-def everywhere(student: nn.Module, teacher: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Project all tokens, then pick."""
+def project_all_tokens(student: nn.Module, teacher: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Compute the loss from the logits of all tokens."""
     masked = batch["labels"] >= 0
     logits = call_model(student, batch).logits[masked].float()
     with torch.no_grad():
@@ -36,20 +36,22 @@ def everywhere(student: nn.Module, teacher: nn.Module, batch: dict[str, torch.Te
     return soft + nn.functional.cross_entropy(logits, batch["labels"][masked])
 
 
-def masked_only(student: nn.Module, teacher: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """What DistillationModule does."""
+def project_masked_tokens(student: nn.Module, teacher: nn.Module, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Compute the loss as DistillationModule does."""
     task = MaskedLM()
-    ours = task.run(student, batch)
+    outputs = task.run(student, batch)
     with torch.no_grad():
-        theirs = task.run(teacher, batch)
-    return SoftTargetLoss(temperature=TEMPERATURE)(ours, theirs) + HardLabelLoss()(ours)
+        targets = task.run(teacher, batch)
+    return SoftTargetLoss(temperature=TEMPERATURE)(outputs, targets) + HardLabelLoss()(outputs)
 
 
 def main() -> None:
-    """Run and print the tables."""
+    """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--student", required=True)
-    parser.add_argument("--teacher", required=True)
+    parser.add_argument("--student", required=True, help="folder or hub id of a masked language model")
+    parser.add_argument(
+        "--teacher", required=True, help="folder or hub id of a masked language model with the same vocabulary"
+    )
     parser.add_argument("--data", required=True, help="text file, or folder with files named after splits")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--max-length", type=int, default=128)
@@ -61,27 +63,26 @@ def main() -> None:
     student, teacher = (AutoModelForMaskedLM.from_pretrained(source) for source in (args.student, args.teacher))
     student.train()
     teacher.eval()
-    ways = {"all tokens": everywhere, "masked tokens only": masked_only}
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    losses: dict[str, list[float]] = {name: [] for name in ways}
+    implementations = {"all tokens": project_all_tokens, "masked tokens only": project_masked_tokens}
+    times: dict[str, list[float]] = {name: [] for name in implementations}
+    losses: dict[str, list[float]] = {name: [] for name in implementations}
     for batch, _ in zip(data.train_dataloader(), range(args.steps + 1), strict=False):
-        for name, way in ways.items():
+        for name, compute_loss in implementations.items():
             torch.manual_seed(1)  # the same dropout
             started = time.perf_counter()
             with torch.autocast("cpu", torch.bfloat16):
-                loss = way(student, teacher, batch)
+                loss = compute_loss(student, teacher, batch)
             loss.backward()
             times[name].append(time.perf_counter() - started)
             losses[name].append(float(loss))
             student.zero_grad()
     title = f"{args.steps} steps of {args.batch_size} x {args.max_length} tokens"
-    table = Table("", "ms a step (median)", "loss, mean", title=title)
-    medians = {name: statistics.median(values[1:]) for name, values in times.items()}  # the first warms up
-    for name in ways:
+    table = Table("", "median step (ms)", "mean loss", title=title)
+    medians = {name: statistics.median(values[1:]) for name, values in times.items()}  # the first is a warm-up
+    for name in implementations:
         table.add_row(name, f"{1e3 * medians[name]:.0f}", f"{statistics.mean(losses[name]):.4f}")
     Console().print(table)
-    names = list(ways)
-    print(f"speedup: {medians[names[0]] / medians[names[1]]:.2f}")
+    print(f"speedup: {medians['all tokens'] / medians['masked tokens only']:.2f}")
 
 
 if __name__ == "__main__":

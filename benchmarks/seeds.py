@@ -1,7 +1,7 @@
 """Run a config with several seeds and print mean and standard deviation of its scores.
 
-Each seed is a ``lightning-kd fit`` and, where the test split has labels, a ``lightning-kd test`` of the best
-checkpoint. Finished seeds are kept in a file of JSON lines, so that an interrupted series goes on where it was.
+Each seed runs ``lightning-kd fit`` and, if the test split has labels, ``lightning-kd test`` on the best checkpoint. The
+scores of finished seeds are kept in a JSON Lines file, so that an interrupted series continues where it stopped.
 
     python benchmarks/seeds.py results/distill.jsonl --seeds 1 2 3 --config configs/clinc150/distill.yaml [override ...]
 """
@@ -20,7 +20,15 @@ from lightning_kd.training.module import STATE_KEY
 
 
 def run_seed(seed: int, arguments: list[str]) -> dict[str, float]:
-    """Fit and test; returns seed, epochs, ``val/<metric>`` of the best epoch, ``val/teacher_…`` and ``test/…``."""
+    """Fit and test with a seed.
+
+    Args:
+        seed: The seed.
+        arguments: Arguments of ``lightning-kd fit``.
+
+    Returns:
+        ``seed``, ``epochs``, ``val/<metric>`` of the best epoch, ``val/teacher_<metric>`` and ``test/<metric>``.
+    """
     fit = run(["fit", *arguments, f"--seed_everything={seed}"])
     assert fit.run_dir is not None
     best = fit.run_dir / "checkpoints" / "best.ckpt"
@@ -38,8 +46,8 @@ def run_seed(seed: int, arguments: list[str]) -> dict[str, float]:
 def main() -> None:
     """Run the missing seeds and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", type=Path, help="file of JSON lines to keep")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("results", type=Path, help="JSON Lines file to append to")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="seeds to run (default: 1 2 3)")
     args, overrides = parser.parse_known_args()
     args.results.parent.mkdir(parents=True, exist_ok=True)
     done = [json.loads(line) for line in args.results.read_text().splitlines()] if args.results.exists() else []
@@ -49,12 +57,12 @@ def main() -> None:
             with args.results.open("a") as stream:
                 stream.write(json.dumps(done[-1]) + "\n")
     rows = [row for row in done if row["seed"] in args.seeds]
-    table = Table("", "mean", "sd", *(f"seed {row['seed']}" for row in rows), title=str(args.results))
+    table = Table("", "mean", "std", *(f"seed {row['seed']}" for row in rows), title=str(args.results))
     for name in [name for name in rows[0] if name not in ("seed", "epochs")]:
-        percent = 1 if name.endswith("perplexity") else 100
-        values = [percent * row[name] for row in rows]
-        spread = f"{statistics.stdev(values):.2f}" if len(values) > 1 else ""
-        table.add_row(name, f"{statistics.mean(values):.2f}", spread, *(f"{value:.2f}" for value in values))
+        scale = 1 if name.endswith("perplexity") else 100
+        values = [scale * row[name] for row in rows]
+        std = f"{statistics.stdev(values):.2f}" if len(values) > 1 else ""
+        table.add_row(name, f"{statistics.mean(values):.2f}", std, *(f"{value:.2f}" for value in values))
     Console(width=120).print(table)
 
 

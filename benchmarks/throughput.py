@@ -1,21 +1,21 @@
-"""How fast this package trains, against bare loops and against the recipe that everybody copies.
+"""Compare the training speed of lightning_kd with bare loops and with the usual Hugging Face recipe.
 
-On CLINC150, a student of the teacher's first and last layer, batches of 64:
+On CLINC150, with a student of the teacher's first and last layers, in batches of 64:
 
-    a  bare PyTorch loop, the student alone (length-grouped batches, bf16, fused AdamW)
-    b  the same with the teacher in each step
-    c  DistillationModule without a cache
-    d  DistillationModule with a warm teacher_cache
-    fill  the same, the time of filling it counted
+    a       bare PyTorch loop, the student alone (length-grouped batches, bf16, fused AdamW)
+    b       as a, with the teacher in each step
+    c       DistillationModule without a cache
+    d       DistillationModule with a warm teacher_cache
+    fill    as d, including the time to fill the cache
     frozen  as d, word embeddings frozen
-    plain  as d, torch.optim.AdamW in place of LazyAdamW
-    e  Hugging Face Trainer whose compute_loss asks the teacher (fp32, random batches)
-    f  the same with group_by_length and bf16
+    plain   as d, torch.optim.AdamW instead of LazyAdamW
+    e       Hugging Face Trainer that calls the teacher in compute_loss (fp32, random batches)
+    f       as e, with group_by_length and bf16
 
-Each contender is a process. They take turns: all but one are stopped (SIGSTOP), for a few seconds each, so that
-whatever else the machine does hits all alike. Time counts from the first batch, without importing and loading. With
-``--seconds`` each runs for so long and rows per second are compared; with ``--epochs`` each runs to its end, and the
-times and the accuracies on validation are.
+Each contender is a process. They take turns of a few seconds, in which all others are stopped (SIGSTOP), so that other
+load on the machine affects all equally. Time counts from the first batch, without imports and loading. With
+``--seconds``, each runs for that long, and examples per second are compared. With ``--epochs``, each runs to the end,
+and times and validation accuracies are compared.
 
     pip install accelerate
     python benchmarks/throughput.py --teacher <folder> --data <CLINC150 folder> --seconds 60
@@ -58,7 +58,7 @@ NAMES = ("a", "b", "c", "d", "fill", "frozen", "plain", "e", "f")
 
 
 def wait_for(flag: Any, seconds: float) -> bool:
-    """Wait until a flag is set, so many seconds at most; whether it is."""
+    """Wait until a flag is set, for at most the given seconds, and return True if it is."""
     end = time.perf_counter() + seconds
     while not flag.value and time.perf_counter() < end:
         time.sleep(0.01)
@@ -66,59 +66,68 @@ def wait_for(flag: Any, seconds: float) -> bool:
 
 
 class Progress:
-    """What a contender tells the referee: rows done, whether it is ready, its accuracy."""
+    """Progress of a contender, shared with the main process.
+
+    Attributes:
+        examples: Number of examples trained on.
+        ready: 1 once the contender can start.
+        go: 1 once it may start.
+        done: 1 once training has ended.
+        accuracy: Accuracy on the validation split, in [0, 1]; NaN until then.
+        peak: Peak memory, in bytes.
+    """
 
     def __init__(self) -> None:
-        # without locks, which a stopped process might hold
-        self.rows = mp.RawValue("q", 0)
+        # no locks, because a stopped process might hold them
+        self.examples = mp.RawValue("q", 0)
         self.ready, self.go, self.done = (mp.RawValue("b", 0) for _ in range(3))
         self.accuracy = mp.RawValue("d", float("nan"))
         self.peak = mp.RawValue("q", 0)
 
     def start(self) -> None:
-        """Wait for the others to be ready."""
+        """Report that the contender is ready, and wait until it may start."""
         self.ready.value = 1
         wait_for(self.go, 1e9)
 
-    def finish(self, network: nn.Module, data: CLINC150DataModule) -> None:
-        """Stop the clock, then score the student on validation."""
+    def finish(self, model: nn.Module, data: CLINC150DataModule) -> None:
+        """Stop the clock, then evaluate the student on the validation split."""
         self.peak.value = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         self.done.value = 1
-        right = rows = 0
-        network.eval()
+        num_correct = num_examples = 0
+        model.eval()
         with torch.no_grad():
             for batch in data.val_dataloader():
-                logits = network(**{name: batch[name] for name in INPUTS}).logits
-                right += int((logits.argmax(-1) == batch["labels"]).sum())
-                rows += len(logits)
-        self.accuracy.value = right / rows
+                logits = model(**{name: batch[name] for name in INPUTS}).logits
+                num_correct += int((logits.argmax(-1) == batch["labels"]).sum())
+                num_examples += len(logits)
+        self.accuracy.value = num_correct / num_examples
 
 
 def kd_loss(student: torch.Tensor, teacher: torch.Tensor, hard: torch.Tensor) -> torch.Tensor:
-    """What tutorials compute."""
+    """Return the distillation loss of tutorials."""
     soft = kl_div((student / TEMPERATURE).log_softmax(-1), (teacher / TEMPERATURE).softmax(-1), reduction="batchmean")
     return ALPHA * hard + (1 - ALPHA) * TEMPERATURE**2 * soft
 
 
-def bare_loop(progress: Progress, args: argparse.Namespace, network: nn.Module, teacher: nn.Module | None) -> None:
-    """Contenders a and b."""
+def bare_loop(progress: Progress, args: argparse.Namespace, student: nn.Module, teacher: nn.Module | None) -> None:
+    """Run contender a or b."""
     data = datamodule(args)
     batches = data.train_dataloader()
     groups = [
-        {"params": [p for p in network.parameters() if p.ndim >= 2], "weight_decay": DECAY},
-        {"params": [p for p in network.parameters() if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in student.parameters() if p.ndim >= 2], "weight_decay": DECAY},
+        {"params": [p for p in student.parameters() if p.ndim < 2], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, lr=RATE, fused=True)
     steps = args.epochs * len(batches)
     schedule = linear_schedule(optimizer, round(WARMUP * steps), steps)
-    network.train()
+    student.train()
     progress.start()
     for epoch in range(args.epochs):
         batches.sampler.set_epoch(epoch)
         for batch in batches:
             inputs = {name: batch[name] for name in INPUTS}
             with torch.autocast("cpu", torch.bfloat16):
-                logits = network(**inputs).logits
+                logits = student(**inputs).logits
                 if teacher is not None:
                     with torch.no_grad():
                         target = teacher(**inputs).logits
@@ -129,12 +138,12 @@ def bare_loop(progress: Progress, args: argparse.Namespace, network: nn.Module, 
             optimizer.step()
             optimizer.zero_grad()
             schedule.step()
-            progress.rows.value += len(logits)
-    progress.finish(network, data)
+            progress.examples.value += len(logits)
+    progress.finish(student, data)
 
 
-class Count(Callback):
-    """Tells the referee what a Lightning run has done."""
+class ReportProgress(Callback):
+    """Reports the progress of a Lightning run."""
 
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
@@ -143,20 +152,20 @@ class Count(Callback):
         self.progress.start()
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        self.progress.rows.value += len(batch["row_id"])
+        self.progress.examples.value += len(batch["row_id"])
 
 
-def this_package(progress: Progress, args: argparse.Namespace, network: nn.Module, name: str) -> None:
-    """Contenders c and d and their variants."""
+def distillation_module(progress: Progress, args: argparse.Namespace, student: nn.Module, name: str) -> None:
+    """Run contender c or d, or a variant of them."""
     data = datamodule(args, set_up=False)
     if name == "frozen":
-        network.get_input_embeddings().requires_grad_(False)
+        student.get_input_embeddings().requires_grad_(False)
     optimizer = partial(torch.optim.AdamW, lr=RATE, weight_decay=DECAY, fused=True)
     if name != "plain":
         optimizer = partial(LazyAdamW, lr=RATE, weight_decay=DECAY)
     module = DistillationModule(
         SequenceClassification(),
-        network,
+        student,
         args.teacher,
         {"hard": HardLabelLoss(ALPHA), "soft": SoftTargetLoss(1 - ALPHA, TEMPERATURE)},
         optimizer,
@@ -168,17 +177,17 @@ def this_package(progress: Progress, args: argparse.Namespace, network: nn.Modul
         precision="bf16-mixed",
         max_epochs=args.epochs,
         limit_val_batches=0,
-        callbacks=[Count(progress), *([FillTeacherCache()] if name == "fill" else [])],
+        callbacks=[ReportProgress(progress), *([FillTeacherCache()] if name == "fill" else [])],
         logger=TensorBoardLogger(args.scratch, name),
         enable_checkpointing=False,
         enable_model_summary=False,
     )
     trainer.fit(module, data)
-    progress.finish(network, data)
+    progress.finish(student, data)
 
 
-class Recipe(HuggingFaceTrainer):
-    """The Trainer of the tutorials."""
+class DistillationTrainer(HuggingFaceTrainer):
+    """The Hugging Face Trainer of tutorials."""
 
     teacher: nn.Module
     progress: Progress
@@ -194,21 +203,23 @@ class Recipe(HuggingFaceTrainer):
         if self.state.global_step == 0:
             self.progress.start()
         loss = super().training_step(*args, **kwargs)
-        self.progress.rows.value += BATCH
+        self.progress.examples.value += BATCH
         return loss
 
 
-def recipe(progress: Progress, args: argparse.Namespace, network: nn.Module, teacher: nn.Module, fast: bool) -> None:
-    """Contenders e and f."""
+def hugging_face_trainer(
+    progress: Progress, args: argparse.Namespace, student: nn.Module, teacher: nn.Module, fast: bool
+) -> None:
+    """Run contender e or f."""
     data = datamodule(args)
-    rows = data._splits["train"].remove_columns("length")
-    settings = TrainingArguments(
+    dataset = data._splits["train"].remove_columns("length")
+    training_args = TrainingArguments(
         output_dir=f"{args.scratch}/{'f' if fast else 'e'}",
         per_device_train_batch_size=BATCH,
         num_train_epochs=args.epochs,
         learning_rate=RATE,
         weight_decay=DECAY,
-        warmup_steps=round(WARMUP * args.epochs * -(-len(rows) // BATCH)),
+        warmup_steps=round(WARMUP * args.epochs * -(-len(dataset) // BATCH)),
         train_sampling_strategy="group_by_length" if fast else "random",
         bf16=fast,
         use_cpu=True,
@@ -217,22 +228,22 @@ def recipe(progress: Progress, args: argparse.Namespace, network: nn.Module, tea
         seed=args.seed,
     )
     collate = DataCollatorWithPadding(data.tokenizer)
-    trainer = Recipe(model=network, args=settings, train_dataset=rows, data_collator=collate)
+    trainer = DistillationTrainer(model=student, args=training_args, train_dataset=dataset, data_collator=collate)
     trainer.teacher, trainer.progress = teacher, progress
     trainer.train()
-    progress.finish(network, data)
+    progress.finish(student, data)
 
 
 def datamodule(args: argparse.Namespace, set_up: bool = True) -> CLINC150DataModule:
-    """CLINC150 in batches of 64."""
+    """Return CLINC150 in batches of 64."""
     data = CLINC150DataModule(args.data, args.teacher, batch_size=BATCH, max_length=64)
     if set_up:
         data.setup("fit")
     return data
 
 
-def networks(args: argparse.Namespace) -> tuple[nn.Module, nn.Module]:
-    """Student and teacher."""
+def load_models(args: argparse.Namespace) -> tuple[nn.Module, nn.Module]:
+    """Return a student of the teacher's first and last layers, and the teacher."""
     load = partial(AutoModelForSequenceClassification.from_pretrained, args.teacher)
     student, teacher = load(), load().eval().requires_grad_(False)
     _, layers = encoder_layers(student)  # type: ignore[misc]
@@ -242,69 +253,77 @@ def networks(args: argparse.Namespace) -> tuple[nn.Module, nn.Module]:
 
 
 def prepare(name: str, args: argparse.Namespace) -> None:
-    """Send what a process writes on the screen to a file, and settle its threads."""
+    """Redirect the output of a process to a file and set its number of threads."""
     log = os.open(f"{args.scratch}/{name}.log", os.O_WRONLY | os.O_CREAT)
     os.dup2(log, 1)
     os.dup2(log, 2)
     torch.set_num_threads(args.threads)
 
 
-def contend(name: str, progress: Progress, args: argparse.Namespace) -> None:
+def run_contender(name: str, progress: Progress, args: argparse.Namespace) -> None:
     """Run one contender."""
     prepare(name, args)
     seed_everything(args.seed, verbose=False)
-    student, teacher = networks(args)
+    student, teacher = load_models(args)
     if name in "ab":
         bare_loop(progress, args, student, teacher if name == "b" else None)
     elif name in "ef":
-        recipe(progress, args, student, teacher, fast=name == "f")
+        hugging_face_trainer(progress, args, student, teacher, fast=name == "f")
     else:
         del teacher
-        this_package(progress, args, student, name)
+        distillation_module(progress, args, student, name)
 
 
-def fill(args: argparse.Namespace) -> None:
+def fill_cache(args: argparse.Namespace) -> None:
     """Fill the warm cache."""
-    prepare("filling", args)
-    student, _ = networks(args)
+    prepare("fill_cache", args)
+    student, _ = load_models(args)
     losses = {"soft": SoftTargetLoss()}
     module = DistillationModule(
         SequenceClassification(), student, args.teacher, losses, teacher_cache=args.scratch + "/warm"
     )
-    settings: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
+    disabled: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
     callbacks = [FillTeacherCache()]
     Trainer(
-        accelerator="cpu", precision="bf16-mixed", max_steps=1, limit_val_batches=0, callbacks=callbacks, **settings
+        accelerator="cpu", precision="bf16-mixed", max_steps=1, limit_val_batches=0, callbacks=callbacks, **disabled
     ).fit(module, datamodule(args, set_up=False))
 
 
 def main() -> None:
-    """Referee, and print the table."""
+    """Run the contenders in turns and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher", required=True, help="folder of a CLINC150 classifier")
     parser.add_argument("--data", required=True, help="CLINC150 file or folder")
-    parser.add_argument("--seconds", type=float, help="measure rows per second over so long a time each")
-    parser.add_argument("--epochs", type=int, help="run each to the end of so many epochs")
-    parser.add_argument("--contenders", nargs="+", choices=NAMES, default=["a", "b", "c", "d", "e", "f"])
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--turn", type=float, default=4.0, help="seconds of a turn")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--json", type=Path, help="file to append the results to")
+    parser.add_argument("--seconds", type=float, help="training time of each contender; compare examples per second")
+    parser.add_argument("--epochs", type=int, help="epochs of each contender; compare times and accuracies")
+    parser.add_argument(
+        "--contenders",
+        nargs="+",
+        choices=NAMES,
+        default=["a", "b", "c", "d", "e", "f"],
+        help="contenders to run (default: a b c d e f)",
+    )
+    parser.add_argument(
+        "--threads", type=int, default=os.cpu_count(), help="threads of each contender (default: all cores)"
+    )
+    parser.add_argument("--turn", type=float, default=4.0, help="seconds of a turn (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="seed of each contender (default: %(default)s)")
+    parser.add_argument("--json", type=Path, help="JSON Lines file to append the results to")
     args = parser.parse_args()
     if (args.seconds is None) == (args.epochs is None):
-        parser.error("give either --seconds or --epochs")
+        parser.error("give exactly one of --seconds and --epochs")
     to_the_end = args.epochs is not None
     args.epochs = args.epochs or 1000
     with tempfile.TemporaryDirectory() as scratch:
         args.scratch = scratch
         mp.set_start_method("spawn")
-        filler = mp.Process(target=fill, args=(args,))
+        filler = mp.Process(target=fill_cache, args=(args,))
         filler.start()
         filler.join()
         if filler.exitcode:
-            sys.exit("filling the cache failed")
+            sys.exit((Path(scratch) / "fill_cache.log").read_text()[-3000:])
         progress = {name: Progress() for name in args.contenders}
-        processes = {n: mp.Process(target=contend, args=(n, p, args), daemon=True) for n, p in progress.items()}
+        processes = {n: mp.Process(target=run_contender, args=(n, p, args), daemon=True) for n, p in progress.items()}
         try:
             for name, process in processes.items():
                 process.start()
@@ -319,12 +338,12 @@ def main() -> None:
             warm = set()
             while running:
                 for name in sorted(running):
-                    before, started = progress[name].rows.value, time.perf_counter()
+                    before, started = progress[name].examples.value, time.perf_counter()
                     os.kill(processes[name].pid, signal.SIGCONT)  # type: ignore[arg-type]
                     done = wait_for(progress[name].done, args.turn)
-                    elapsed, rows = time.perf_counter() - started, progress[name].rows.value - before
+                    elapsed, examples = time.perf_counter() - started, progress[name].examples.value - before
                     if done:
-                        processes[name].join()  # scores the student
+                        processes[name].join()  # it evaluates the student
                         running.discard(name)
                     elif not processes[name].is_alive():
                         sys.exit((Path(scratch) / f"{name}.log").read_text()[-3000:])
@@ -334,17 +353,25 @@ def main() -> None:
                         warm.add(name)
                         continue
                     spent[name] += elapsed
-                    rates[name].append(rows / elapsed)
+                    rates[name].append(examples / elapsed)
                     if not to_the_end and spent[name] >= args.seconds:
                         running.discard(name)
-        finally:  # a stopped process does not end by itself
+        finally:  # stopped processes do not end by themselves
             for process in processes.values():
                 process.kill()
     print_table(args, progress, spent, rates, to_the_end)
 
 
 def print_table(args: Any, progress: dict[str, Progress], spent: Any, rates: Any, to_the_end: bool) -> None:
-    """One row for each contender; times of the others are given as ratios to it."""
+    """Print one row per contender; ``times x`` is its speed divided by that of contender x.
+
+    Args:
+        args: Arguments of this program.
+        progress: Progress of each contender.
+        spent: Training time of each contender, in seconds.
+        rates: Examples per second of each contender and turn.
+        to_the_end: True if all contenders ran to the end.
+    """
     rivals = [name for name in ("a", "b", "e", "f") if name in progress]
     columns = ["", "seconds", "examples/s", "median turn", *(f"times {name}" for name in rivals)]
     if to_the_end:
@@ -361,7 +388,12 @@ def print_table(args: Any, progress: dict[str, Progress], spent: Any, rates: Any
     Console(width=110).print(table)
     if args.json:
         result = {
-            n: {"seconds": spent[n], "rows_per_second": speed[n], "accuracy": p.accuracy.value, "peak": p.peak.value}
+            n: {
+                "seconds": spent[n],
+                "examples_per_second": speed[n],
+                "accuracy": p.accuracy.value,
+                "peak": p.peak.value,
+            }
             for n, p in progress.items()
         }
         with args.json.open("a", encoding="utf-8") as stream:

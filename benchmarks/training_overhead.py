@@ -1,12 +1,11 @@
-"""What DistillationModule and the Trainer cost over a bare PyTorch loop.
+"""Measure the overhead of DistillationModule and the Trainer over a bare PyTorch loop.
 
-Both train the same student on the same batches, step by step in turn: a callback runs one step of the bare loop before
-each odd step of the Trainer and after each even one, so that whatever else the machine does hits both alike, and so
-does being the first to meet a shape, for which oneDNN has to compile its kernels. Both include fetching the batch; the
-Trainer has its progress bar, TensorBoard and its logged losses on. The bare networks, too, work at the first position
-only in their last layer after the attention, as the package lets them, so that both do the same work. At the end the
-weights are compared: without a teacher they must be the same bit for bit, or the two did not do the same work; with one
-they differ by rounding.
+Both train the same student on the same batches in alternating steps: a callback runs one step of the bare loop before
+each odd step of the Trainer and after each even one. So other load on the machine affects both equally, and so does the
+compilation of oneDNN's kernels for each new shape. Both times include fetching the batch; the Trainer has its progress
+bar, TensorBoard and logged losses enabled. After the attention of the last layer, the bare models compute the first
+position only, as in lightning_kd, so that both do the same work. At the end the weights are compared: without a teacher
+they must be equal bit for bit, or the two did not do the same work; with one they differ by rounding.
 
     python benchmarks/training_overhead.py --student <folder> --data <CLINC150 file or folder> [--teacher <folder>]
 """
@@ -36,7 +35,17 @@ INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
 class BareLoop(Callback):
-    """Runs the same step in plain PyTorch in turn with the Trainer's, and times both."""
+    """Alternates steps in plain PyTorch with those of the Trainer, and times both.
+
+    Args:
+        student: A copy of the module's student.
+        teacher: A copy of the module's teacher; None = hard labels only.
+        args: Arguments of this program.
+
+    Attributes:
+        bare: Time of each step of the bare loop, in seconds.
+        module: Time of each step of the Trainer, in seconds.
+    """
 
     def __init__(self, student: nn.Module, teacher: nn.Module | None, args: argparse.Namespace) -> None:
         self.student, self.teacher, self.args = student.train(), teacher, args
@@ -45,8 +54,8 @@ class BareLoop(Callback):
 
     def on_train_start(self, trainer, pl_module):
         decay = [p for p in self.student.parameters() if p.ndim >= 2]
-        rest = {"params": [p for p in self.student.parameters() if p.ndim < 2], "weight_decay": 0.0}
-        self.optimizer = torch.optim.AdamW([{"params": decay}, rest], lr=1e-4, fused=True)
+        no_decay = {"params": [p for p in self.student.parameters() if p.ndim < 2], "weight_decay": 0.0}
+        self.optimizer = torch.optim.AdamW([{"params": decay}, no_decay], lr=1e-4, fused=True)
         self.schedule = get_linear_schedule_with_warmup(self.optimizer, 0, self.args.steps)
         self.started = time.perf_counter()
 
@@ -54,24 +63,25 @@ class BareLoop(Callback):
         self.batches = iter(trainer.datamodule.train_dataloader())
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        self.row_ids, self.before = batch["row_id"], 0.0
+        self.row_ids, self.time_before = batch["row_id"], 0.0
         if batch_idx % 2:
-            self.before = self.bare_step(pl_module, batch, batch_idx)
+            self.time_before = self.bare_step(pl_module, batch, batch_idx)
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        self.module.append(time.perf_counter() - self.started - self.before)
+        self.module.append(time.perf_counter() - self.started - self.time_before)
         if batch_idx % 2 == 0:
             self.bare_step(pl_module, batch, batch_idx)
         self.started = time.perf_counter()
 
     def bare_step(self, pl_module, batch, batch_idx) -> float:
-        """Run one step with the module's dropout; returns the time that all this took, in seconds."""
-        began = time.perf_counter()
-        pl_module.on_train_batch_start(batch, batch_idx)  # seeds by the batch's number
+        """Run one step with the module's dropout, and return the time of this call in seconds."""
+        called = time.perf_counter()
+        pl_module.on_train_batch_start(batch, batch_idx)  # seeds dropout by the batch's number
         self.bare.append(self.step())
-        return time.perf_counter() - began
+        return time.perf_counter() - called
 
     def step(self) -> float:
+        """Run one step and return its time in seconds."""
         started = time.perf_counter()
         batch = next(self.batches)
         inputs = {name: batch[name] for name in INPUTS if name in batch}
@@ -95,13 +105,20 @@ class BareLoop(Callback):
 
 
 def main() -> None:
-    """Run and print the table."""
+    """Train and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--student", required=True, help="folder or hub id")
-    parser.add_argument("--teacher", help="folder or hub id of a classifier with the same labels; none: fine-tune")
+    parser.add_argument("--student", required=True, help="folder or hub id of the student")
+    parser.add_argument(
+        "--teacher", help="folder or hub id of a classifier with the same labels; without it, fine-tune"
+    )
     parser.add_argument("--data", required=True, help="CLINC150 file or folder")
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--batch-size", type=int, default=64, help="examples per batch (default: %(default)s)")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=200,
+        help="steps of each loop, the first tenth is not counted (default: %(default)s)",
+    )
     args = parser.parse_args()
     seed_everything(1, verbose=False)
     data = CLINC150DataModule(args.data, args.student, batch_size=args.batch_size, max_length=64)
@@ -112,14 +129,14 @@ def main() -> None:
             source, id2label=names, num_labels=len(names), ignore_mismatched_sizes=True
         )
 
-    def first_position_only(network: nn.Module) -> nn.Module:
-        _, layers = encoder_layers(network)  # type: ignore[misc]
+    def first_position_only(model: nn.Module) -> nn.Module:
+        _, layers = encoder_layers(model)  # type: ignore[misc]
         norm = next(module for module in layers[-1].modules() if isinstance(module, nn.LayerNorm))
         norm.register_forward_pre_hook(lambda module, args: (args[0][:, :1],))
-        return network
+        return model
 
     student, teacher = build(args.student), build(args.teacher).eval() if args.teacher else None
-    twin = first_position_only(copy.deepcopy(student))
+    bare_student = first_position_only(copy.deepcopy(student))
     losses: dict[str, nn.Module] = {"hard": HardLabelLoss(WEIGHTS["hard"] if teacher else 1.0)}
     if teacher is not None:
         losses |= {"soft": SoftTargetLoss(WEIGHTS["soft"], TEMPERATURE), "mse": LogitMSELoss(WEIGHTS["mse"])}
@@ -127,7 +144,7 @@ def main() -> None:
     module = DistillationModule(
         SequenceClassification(), student, teacher, losses, optimizer, ignore_checks=["weak_teacher"]
     )
-    bare = BareLoop(twin, None if teacher is None else first_position_only(copy.deepcopy(teacher)), args)
+    bare = BareLoop(bare_student, None if teacher is None else first_position_only(copy.deepcopy(teacher)), args)
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
             accelerator="cpu",
@@ -143,15 +160,15 @@ def main() -> None:
     skipped = args.steps // 10  # warm-up
     pairs = list(zip(bare.module, bare.bare, strict=True))[skipped:]
     ratios = sorted(module / plain for module, plain in pairs)
-    weights = zip(student.state_dict().values(), twin.state_dict().values(), strict=True)
+    weights = zip(student.state_dict().values(), bare_student.state_dict().values(), strict=True)
     distance = max(float((a.double() - b.double()).abs().max()) for a, b in weights)
-    table = Table("", "ms a step (median)", title=f"{len(pairs)} steps of {args.batch_size} rows, in turn")
+    table = Table("", "median step (ms)", title=f"{len(pairs)} alternating steps of {args.batch_size} examples")
     for name, column in (("bare loop", 1), ("DistillationModule", 0)):
         table.add_row(name, f"{1e3 * statistics.median(pair[column] for pair in pairs):.1f}")
     quartiles = statistics.quantiles(ratios, n=4)
     table.add_row("ratio of sums", f"{sum(p[0] for p in pairs) / sum(p[1] for p in pairs):.3f}")
     table.add_row("ratio, median (quartiles)", f"{quartiles[1]:.3f} ({quartiles[0]:.3f} to {quartiles[2]:.3f})")
-    table.add_row("largest difference of a weight", f"{distance:g}")
+    table.add_row("largest difference between weights", f"{distance:g}")
     Console().print(table)
 
 
