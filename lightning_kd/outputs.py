@@ -15,11 +15,11 @@ Keys with a fixed meaning:
 
 - ``row_id`` (B,): index of the example in its split; -1 for padding examples of an evaluation batch.
 - ``input_ids``, ``attention_mask``, ``token_type_ids`` (B, L): model inputs, as in transformers.
-- ``Task.label_keys``: the labels.
-- ``teacher_inputs``: a list of batches with another tokenization of the same examples, one for each model of the
-  teacher or one for all.
+- the keys in ``Task.label_keys``: the labels.
+- ``teacher_inputs``: a list of batches with another tokenization of the same examples, one per teacher model or one
+  for all.
 - ``augmented``: a batch with augmentations of the same examples, for ``ConsistencyLoss``.
-- ``teacher_logits``: teacher outputs found in the teacher cache.
+- ``teacher_logits``: the teacher's logits by head, if found in the teacher cache.
 """
 
 TEACHER_INPUTS = "teacher_inputs"
@@ -31,7 +31,7 @@ IGNORE_INDEX = -100
 
 
 def select_examples(batch: Batch, indices: list[int]) -> Batch:
-    """Return the examples of a batch with the given indices."""
+    """Return the batch of the examples at the given positions of a batch."""
     return {name: _select(value, indices) for name, value in batch.items()}
 
 
@@ -46,7 +46,12 @@ def _select(value: Any, indices: list[int]) -> Any:
 
 
 def with_inputs(batch: Batch, inputs: Batch) -> Batch:
-    """Return the batch with its model inputs replaced by another tokenization of the same examples."""
+    """Return the batch with its model inputs replaced by another tokenization of the same examples.
+
+    Args:
+        batch: The batch; its labels and texts are kept.
+        inputs: The other tokenization, as in ``teacher_inputs`` or ``augmented``.
+    """
     replaced = ("input_ids", "attention_mask", "token_type_ids", TEACHER_INPUTS, AUGMENTED)
     return {**{name: value for name, value in batch.items() if name not in replaced}, **inputs}
 
@@ -60,8 +65,8 @@ class Head:
 
     Attributes:
         logits: Model outputs before any activation, (N, C).
-        labels: Of kind ``categorical`` class indices (N,), -100 = unknown; ``binary`` (N, C) in {0, 1}, ``value`` and
-            ``vector`` (N, C) floats, NaN = unknown; None = no labels.
+        labels: For ``categorical`` heads class indices (N,), -100 = unknown; for ``binary`` heads (N, C) in {0, 1}, for
+            ``value`` and ``vector`` heads floats (N, C), NaN = unknown. None = no labels.
         mask: Classes to include, (N, C), True = included; None = all.
         kind: ``categorical``: a softmax over C classes. ``binary``: C independent yes/no decisions (sigmoid).
             ``value``: C numbers. ``vector``: a C-dimensional embedding.
@@ -74,7 +79,7 @@ class Head:
 
     @property
     def prediction(self) -> Tensor:
-        """Most likely included class (N,); of ``binary`` heads booleans (N, C), otherwise the logits (N, C)."""
+        """Most likely included class (N,); for ``binary`` heads booleans (N, C), for other kinds the logits (N, C)."""
         if self.kind == "binary":
             decisions = self.logits > 0
             return decisions if self.mask is None else decisions & self.mask
@@ -99,8 +104,8 @@ class Head:
         logits = self.logits.flatten()
         labels = None
         if self.labels is not None:
-            known = self.labels.flatten().nan_to_num(IGNORE_INDEX)
-            labels = torch.where(known >= 0, known, IGNORE_INDEX).long()
+            flat_labels = self.labels.flatten().nan_to_num(IGNORE_INDEX)
+            labels = torch.where(flat_labels >= 0, flat_labels, IGNORE_INDEX).long()
         mask = None if self.mask is None else self.mask.flatten().unsqueeze(-1).expand(-1, 2)
         return Head(torch.stack([torch.zeros_like(logits), logits], dim=-1), labels, mask)
 
@@ -193,7 +198,7 @@ class Outputs:
         """Iterate over the pairs of heads with the same name, in the order of ``self``.
 
         Args:
-            other: The teacher's outputs, where ``self`` are the student's.
+            other: The teacher's outputs; ``self`` holds the student's.
 
         Raises:
             ValueError: If the names of the heads, or the shapes of the logits of a pair, differ.

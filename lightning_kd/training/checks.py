@@ -1,4 +1,4 @@
-"""Checks before the first step of runs that would otherwise finish and mean nothing."""
+"""Checks before the first step, for mistakes that would otherwise waste a run or make its results meaningless."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -23,10 +23,10 @@ Losses = Mapping[str, DistillationLoss]
 
 
 def check_loss_names(losses: Losses) -> None:
-    """Raise if there is no loss, or if a name cannot be logged and stored in an ``nn.ModuleDict``.
+    """Check that there is a loss, and that each name can be logged and stored in an ``nn.ModuleDict``.
 
     Raises:
-        ValueError: Names the loss.
+        ValueError: If there is none, or a name cannot.
     """
     if not losses:
         raise ValueError("losses: empty; give at least one, such as hard: HardLabelLoss")
@@ -38,37 +38,37 @@ def check_loss_names(losses: Losses) -> None:
 
 
 def check_losses_have_teacher(losses: Losses, teacher: Teacher | None) -> None:
-    """Raise if a loss reads a teacher and there is none; warn if no loss reads the teacher.
+    """Check that losses that need a teacher have one; warn if no loss reads the teacher.
 
     Raises:
-        ValueError: Names the loss.
+        ValueError: If a loss needs a teacher and there is none.
     """
     teacher_losses = [name for name, loss in losses.items() if loss.requires_teacher]
     if teacher_losses and teacher is None:
         raise ValueError(
-            f"losses.{teacher_losses[0]}: needs a teacher and there is none (a teacher given as a module is not saved "
-            "in checkpoints); set model.teacher, or remove this loss to fine-tune without a teacher"
+            f"losses.{teacher_losses[0]}: needs a teacher, but there is none (a teacher passed as a module is not "
+            "saved in checkpoints); set model.teacher, or remove this loss to fine-tune without a teacher"
         )
     if teacher is not None and not teacher_losses:
         rank_zero_warn("model.teacher: no loss reads the teacher, so it is not loaded; remove it or add a loss")
 
 
 def check_lengths(datamodule: DataModuleInterface, student: nn.Module | None, teacher: Teacher | None) -> None:
-    """Raise if examples may have more tokens than a model has positions.
+    """Check that no example can have more tokens than a model has positions.
 
     Raises:
-        ValueError: Names the model and its number of positions.
+        ValueError: If one can; names the model and its number of positions.
     """
     max_tokens = datamodule.max_tokens()
     if max_tokens is None:
         return
-    readers = [("the student", get_config(student), max_tokens)]
+    limits = [("the student", get_config(student), max_tokens)]
     if teacher is not None:
         max_teacher_tokens = datamodule.max_teacher_tokens() if datamodule.teacher_tokenizers else None
-        readers += [
+        limits += [
             (f"teacher {model.name!r}", model.config(), max_teacher_tokens or max_tokens) for model in teacher.models
         ]
-    for name, config, tokens in readers:
+    for name, config, tokens in limits:
         positions = max_positions(config)
         if positions is not None and tokens > positions:
             with_prompt = "" if tokens <= datamodule.max_length else " (with the prompt)"
@@ -78,12 +78,12 @@ def check_lengths(datamodule: DataModuleInterface, student: nn.Module | None, te
 
 
 def check_vocab_sizes(student: nn.Module, teacher: Teacher) -> None:
-    """Raise if the vocabulary sizes of the heads differ, which may happen with equal tokenizers.
+    """Check that student and teacher have the same vocabulary size, which equal tokenizers do not guarantee.
 
-    Published embeddings are often longer than the tokenizer, padded to a multiple of 8 or 64.
+    Published models often pad their embeddings to a multiple of 8 or 64.
 
     Raises:
-        ValueError: Names both sizes.
+        ValueError: If the sizes differ.
     """
     student_size = getattr(get_config(student), "vocab_size", None)
     for model in teacher.models:
@@ -97,10 +97,10 @@ def check_vocab_sizes(student: nn.Module, teacher: Teacher) -> None:
 
 
 def check_cacheable_losses(losses: Losses) -> None:
-    """Raise if a loss compares layers, because a teacher cache keeps only logits.
+    """Check that no loss compares layers, because a teacher cache keeps only logits.
 
     Raises:
-        ValueError: Names the loss.
+        ValueError: If a loss does.
     """
     for name, loss in losses.items():
         if loss.requires:
@@ -111,10 +111,11 @@ def check_cacheable_losses(losses: Losses) -> None:
 
 
 def check_heads(losses: Losses, task: Task) -> None:
-    """Raise if a loss does not make sense for the heads of the task.
+    """Check that the losses support the heads of the task.
 
     Raises:
-        ValueError: Names the loss.
+        ValueError: If a loss compares classes and the heads have none, or compares each class between examples and the
+            classes are positions.
     """
     for name, loss in losses.items():
         if loss.requires_classes and task.head_kind not in ("categorical", "binary"):
@@ -131,10 +132,15 @@ def check_heads(losses: Losses, task: Task) -> None:
 
 
 def check_unlabeled(datamodule: DataModuleInterface, losses: Losses, teacher: Teacher | None) -> None:
-    """Raise if the data include unlabeled examples and no loss can learn from them.
+    """Check that some loss learns from unlabeled examples, if the data include any.
+
+    Args:
+        datamodule: The DataModule of the run.
+        losses: The losses by name.
+        teacher: The teacher whose outputs a loss reads, if any.
 
     Raises:
-        ValueError: Names the loss that is missing.
+        ValueError: If none does.
     """
     learns = teacher is not None or any(loss.requires_augmented for loss in losses.values())
     if datamodule.allow_unlabeled and not learns:
@@ -145,10 +151,10 @@ def check_unlabeled(datamodule: DataModuleInterface, losses: Losses, teacher: Te
 
 
 def check_data(datamodule: DataModuleInterface, losses: Losses) -> None:
-    """Raise if the data lack what a loss needs; warn if no loss reads the augmented examples.
+    """Call ``check_data`` of each loss; warn if no loss reads the augmented examples.
 
     Raises:
-        ValueError: Names the loss.
+        ValueError: If the data lack something that a loss needs.
     """
     for name, loss in losses.items():
         loss.check_data(datamodule, f"losses.{name}")
@@ -157,14 +163,14 @@ def check_data(datamodule: DataModuleInterface, losses: Losses) -> None:
 
 
 def check_sparse_gradients(trainer: Trainer, is_sharded: bool) -> None:
-    """Raise if the strategy does not support the sparse gradients of LazyAdamW.
+    """Check that the strategy supports the sparse gradients of LazyAdamW.
 
     Args:
         trainer: The trainer.
         is_sharded: True if the strategy shards the embeddings.
 
     Raises:
-        ValueError: Names the reason.
+        ValueError: If it does not.
     """
     if is_sharded:
         raise ValueError("optimizer: LazyAdamW needs whole embeddings, and the strategy shards them; use AdamW")
@@ -173,7 +179,7 @@ def check_sparse_gradients(trainer: Trainer, is_sharded: bool) -> None:
 
 
 def check_weight_averaging(trainer: Trainer, student: nn.Module) -> None:
-    """Raise if a callback averages integer buffers, such as the position ids of transformers.
+    """Check that no callback averages integer buffers, such as the position ids of transformers models.
 
     With a decay of 0.9999, rounding changes 99 of BERT's 512 position ids within 20 steps.
 
@@ -191,10 +197,10 @@ def check_weight_averaging(trainer: Trainer, student: nn.Module) -> None:
 
 
 def check_sharding(trainer: Trainer) -> None:
-    """Raise if a callback needs whole weights and the strategy shards them.
+    """Check that no callback needs unsharded weights; called if the strategy shards them.
 
     Raises:
-        ValueError: Names the callback.
+        ValueError: If a callback needs them.
     """
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, (WeightAveraging, ModelPruning)):
@@ -205,7 +211,7 @@ def check_sharding(trainer: Trainer) -> None:
 
 
 def setup_losses(losses: Losses, student: nn.Module, teacher: Teacher | None) -> None:
-    """Call ``setup`` of the losses that compare layers, with the dimensions of both models.
+    """Call ``setup`` of each loss that compares layers, with the dimensions of both models.
 
     Raises:
         ValueError: If the dimensions do not fit or are unknown, or if the teacher is an ensemble.
@@ -215,14 +221,14 @@ def setup_losses(losses: Losses, student: nn.Module, teacher: Teacher | None) ->
             continue
         if len(teacher.models) > 1:
             raise ValueError(
-                f"losses.{name}: compares layers, and the teacher is an ensemble of {len(teacher.models)} models; give "
+                f"losses.{name}: compares layers, but the teacher is an ensemble of {len(teacher.models)} models; use "
                 "one teacher, or use losses on logits"
             )
         teacher_model = teacher.load()[0]
         student_dims, teacher_dims = model_dims(student), model_dims(teacher_model)
         if student_dims is None or teacher_dims is None:
             raise ValueError(
-                f"losses.{name}: compares layers, and a model has no transformers configuration with its dimensions; "
+                f"losses.{name}: compares layers, but a model has no transformers configuration with its dimensions; "
                 "use losses on logits"
             )
         if "qkv" in loss.requires:
@@ -236,8 +242,8 @@ def nonfinite_loss_error(terms: Mapping[str, Tensor], step: str, row_ids: object
 
     Args:
         terms: The losses by name; the error names the first that is not finite.
-        step: Epoch and step.
-        row_ids: The batch's examples.
+        step: Epoch and step, as text.
+        row_ids: Row ids of the batch, or a description of the batch.
     """
     name, value = next(((n, t.item()) for n, t in terms.items() if not torch.isfinite(t)), ("loss", float("inf")))
     return FloatingPointError(

@@ -1,4 +1,4 @@
-"""Gradient clipping in the cases that Lightning leaves out."""
+"""Gradient clipping in cases that Lightning does not support."""
 
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from lightning.pytorch.utilities import GradClipAlgorithmType
@@ -11,7 +11,10 @@ from lightning_kd.optim.lazy_adamw import dense_gradient_views
 def clip_special_gradients(
     optimizer: Optimizer, clip_val: float | None, algorithm: str | None, precision: Precision
 ) -> bool:
-    """Clip sparse gradients, and gradients of a fused optimizer in bf16, which Lightning 2.6 refuses because of fp16.
+    """Clip sparse gradients, and gradients of a fused optimizer in bf16.
+
+    Lightning (2.6) refuses to clip gradients of a fused optimizer in mixed precision, because the optimizer unscales
+    them itself; in bf16 there is no scaling.
 
     Args:
         optimizer: The optimizer whose gradients are clipped.
@@ -20,7 +23,7 @@ def clip_special_gradients(
         precision: The trainer's precision plugin.
 
     Returns:
-        True if this function clipped the gradients; False if Lightning must.
+        True if the gradients were clipped; False if Lightning must clip them.
     """
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     if not clip_val:
@@ -30,7 +33,7 @@ def clip_special_gradients(
         clip(dense_gradient_views(parameters), clip_val)
         return True
     if type(precision) is MixedPrecision and precision.scaler is None:
-        # the base class does not refuse
+        # the method of the base class clips for any optimizer
         Precision.clip_gradients(
             precision, optimizer, clip_val, GradClipAlgorithmType(algorithm or GradClipAlgorithmType.NORM)
         )

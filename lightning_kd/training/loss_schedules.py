@@ -57,27 +57,27 @@ class Schedule:
             )
 
     def __str__(self) -> str:
-        by = "" if self.until == 1 else f" by {self.until:.0%} of the steps"
-        return f"{self.start} to {self.end} ({self.shape}{by})"
+        suffix = "" if self.until == 1 else f" by {self.until:.0%} of the steps"
+        return f"{self.start} to {self.end} ({self.shape}{suffix})"
 
     def at(self, progress: float) -> float:
-        """Return the value at a point of the run.
+        """Return the value at a point in the run.
 
         Args:
             progress: Optimizer steps taken / total steps, in [0, 1].
         """
-        done = min(max(progress / self.until, 0.0), 1.0)
+        fraction = min(max(progress / self.until, 0.0), 1.0)
         if self.shape == "exponential":
-            return float(self.start ** (1 - done) * self.end**done)
+            return float(self.start ** (1 - fraction) * self.end**fraction)
         if self.shape == "cosine":
-            done = (1 - math.cos(math.pi * done)) / 2
+            fraction = (1 - math.cos(math.pi * fraction)) / 2
         if self.shape == "saturating":
-            done = math.expm1(-5 * done) / math.expm1(-5)
-        return float(self.start + (self.end - self.start) * done)
+            fraction = math.expm1(-5 * fraction) / math.expm1(-5)
+        return float(self.start + (self.end - self.start) * fraction)
 
 
 LossSchedules = dict[str, dict[str, Schedule]]
-"""Schedules by the name of the loss and of its argument."""
+"""Schedules by name of the loss and of its argument."""
 
 
 def resolve_schedules(
@@ -85,12 +85,15 @@ def resolve_schedules(
     losses: Mapping[str, DistillationLoss],
     field: str = "loss_schedules",
 ) -> LossSchedules:
-    """Build the schedules, and check the values at both ends by rebuilding each loss with them.
+    """Build the schedules, and check their first and last values by building each loss with them.
 
     Args:
         schedules: Schedules, or their arguments as in YAML and in checkpoints, by loss and argument.
         losses: The losses by name.
         field: Name of the argument, for error messages.
+
+    Returns:
+        The schedules by loss and argument.
 
     Raises:
         ValueError: If a loss or an argument does not exist or is not a float, or if a value is out of range.
@@ -111,15 +114,15 @@ def resolve_schedules(
 
 def _check_ends(loss: DistillationLoss, argument: str, schedule: Schedule) -> None:
     parameters = inspect.signature(type(loss)).parameters
-    numbers = [name for name, p in parameters.items() if p.annotation in (float, "float", p.empty)]
-    if argument not in numbers:
-        raise ValueError(f"not a float argument of {type(loss).__name__}; use one of {', '.join(numbers)}")
+    float_names = [name for name, p in parameters.items() if p.annotation in (float, "float", p.empty)]
+    if argument not in float_names:
+        raise ValueError(f"not a float argument of {type(loss).__name__}; use one of {', '.join(float_names)}")
     arguments = init_arguments(loss)
     if arguments is None:
         raise ValueError(
             f"{type(loss).__name__} does not keep each constructor argument in an attribute of the same name"
         )
-    with torch.random.fork_rng(devices=[]):  # building a loss may draw weights
+    with torch.random.fork_rng(devices=[]):  # building a loss may initialize weights
         for value in (schedule.start, schedule.end):
             type(loss)(**{**arguments, argument: value})
 
@@ -127,7 +130,7 @@ def _check_ends(loss: DistillationLoss, argument: str, schedule: Schedule) -> No
 def apply_schedules(
     schedules: LossSchedules, losses: Mapping[str, DistillationLoss], progress: float
 ) -> dict[str, float]:
-    """Set the scheduled arguments of the losses to their values; call it before each step.
+    """Set the scheduled arguments of the losses; call it before each step.
 
     Args:
         schedules: Schedules by loss and argument.

@@ -58,34 +58,34 @@ STATE_KEY = "lightning_kd"
 class DistillationModule(LightningModule):
     """A trainable student and a frozen teacher.
 
-    The total loss is the plain weighted sum of the losses. Logged are ``train/loss``, ``train/<loss name>`` (not
-    weighted), ``train/<loss name>_<argument>`` for each scheduled argument, ``val/<metric>``, ``test/<metric>``,
+    The total loss is the weighted sum of the losses. Logs ``train/loss``, ``train/<loss name>`` (unweighted),
+    ``train/<loss name>_<argument>`` for each scheduled argument, ``val/<metric>``, ``test/<metric>``,
     ``val/<loss name>`` for losses that need no teacher and, once, ``val/teacher_<metric>``.
 
     Args:
         task: The task: heads, labels and metrics.
         student: Hub id or folder, or ``{pretrained: <hub id or folder>, revision: ..., ...}`` with arguments of
             ``from_pretrained`` (pretrained weights); or ``{config: <hub id or folder>, num_hidden_layers: 2, ...}``,
-            that model's configuration with fields replaced and fresh weights; or a module.
+            that model's configuration with some fields replaced, and fresh weights; or a module.
         teacher: Hub id or folder; or ``{pretrained: <hub id or folder>, quantization_config: {...}, ...}``, with
             arguments of ``from_pretrained``; a list of these (an ensemble, logits averaged); ``{ensemble: [...],
             combine: probabilities}`` (or ``confidence``: weighted by each model's entropy, example by example); a
             module; or null to fine-tune the student without a teacher.
-        losses: The terms of the total by name, at least one.
+        losses: The losses by name, at least one.
         optimizer: Class and arguments of the optimizer. Biases and norms get no weight decay.
         lr_scheduler: One of ``optim.schedules.LR_SCHEDULERS`` (names of ``transformers.get_scheduler``), over all
             steps; null = constant.
-        warmup_ratio: Fraction of the steps in which the learning rate rises from 0, in [0, 1].
+        warmup_ratio: Fraction of the steps over which the learning rate rises from 0, in [0, 1].
         label_names: Names of the classes in index order; needed only if the data do not define them.
         ignore_checks: Failed checks that do not stop the run: ``tokenizer_mismatch``, ``label_mismatch``,
             ``weak_teacher``.
-        teacher_cache: Folder for the teacher's logits, so that the teacher runs once per example over all runs; or a
-            ``TeacherCache``, which also sets their precision.
+        teacher_cache: Folder for the teacher's logits, so that the teacher runs once per example across all runs;
+            or a ``TeacherCache``, which also sets their precision.
         loss_schedules: Loss arguments that change over the optimizer steps, by loss and argument, such as
-            ``{soft: {temperature: {start: 8, end: 1}}}``; they replace the numbers given to the losses.
+            ``{soft: {temperature: {start: 8, end: 1}}}``; they override the numbers passed to the losses.
 
     Attributes:
-        student: The student; None until ``build_student``, unless it was given as a module.
+        student: The student; None until ``build_student``, unless it was passed as a module.
 
     Raises:
         ValueError: If an argument is out of range, there is no loss, or a loss needs more than ``teacher_cache`` keeps.
@@ -98,7 +98,7 @@ class DistillationModule(LightningModule):
         task: Task,
         student: str | dict[str, Any] | Model,
         teacher: str | dict[str, Any] | list[str | dict[str, Any]] | Model | None = None,
-        losses: dict[str, DistillationLoss] = {},  # noqa: B006  only read; None would spoil the CLI's messages
+        losses: dict[str, DistillationLoss] = {},  # noqa: B006  never mutated; None would spoil the CLI's messages
         optimizer: OptimizerFactory = DEFAULT_OPTIMIZER,
         lr_scheduler: str | None = "linear",
         warmup_ratio: float = 0.0,
@@ -141,7 +141,7 @@ class DistillationModule(LightningModule):
 
         self.teacher_scores: dict[str, float] = {}
         self.cached_teachers: dict[str, CachedTeacher] = {}
-        # Lightning's own mean rounds the mean number of examples per device down
+        # not Lightning's mean, which rounds the mean number of examples per device down
         self.val_losses = nn.ModuleDict(
             {n: MeanMetric() for n, loss in terms.items() if not (loss.requires_teacher or loss.requires_augmented)}
         )
@@ -184,8 +184,8 @@ class DistillationModule(LightningModule):
     def build_student(self) -> nn.Module:
         """Build the student and its metrics if they are not built yet, and resolve the order of its labels.
 
-        ``configure_model`` calls this; a callback that needs the student earlier may call it, too. The student is not
-        sharded yet.
+        ``configure_model`` calls this; a callback that needs the student earlier may call it, too. It does not
+        shard the student.
 
         Returns:
             The student.
@@ -203,7 +203,7 @@ class DistillationModule(LightningModule):
                 models.set_label_names(source, names)
             if self.task.num_labels is not None:
                 models.check_num_labels(source, self.task.num_labels, "student")
-        elif self.student is None:  # else it was built, and then the labels were found to be missing
+        elif self.student is None:  # built already if an earlier call found no label names
             self.student = models.build_student(source, self.task.auto_class, names or self.task.num_labels)
             self.hparams["student"] = {"config": models.config_to_dict(self.student)}
         if self.task.named_labels:
@@ -221,7 +221,7 @@ class DistillationModule(LightningModule):
     def _resolve_label_names(self) -> list[str] | None:
         source = self._student_source
         if models.is_saved_config(source):
-            return None  # a checkpoint's configuration has its labels: neither teacher nor hub is needed
+            return None  # a saved configuration has its labels: neither teacher nor hub is needed
         student_names = labels.get_label_names(models.get_id2label(models.pretrained_config(source)))
         teacher_names = self.teacher.label_names() if self.teacher is not None else None
         return labels.resolve_label_names(
@@ -232,7 +232,7 @@ class DistillationModule(LightningModule):
         return get_datamodule(self._trainer).label_names or self._user_label_names
 
     def remap_labels(self, batch: Batch) -> Batch:
-        """Return the batch with its labels, which are in the data's order, in the student's order."""
+        """Return the batch with its labels converted from the data's class order to the student's."""
         if self._label_index is None:
             return batch
         self._label_index = self._label_index.to(self.device)
@@ -241,7 +241,7 @@ class DistillationModule(LightningModule):
     # ---- setup
 
     def configure_model(self) -> None:
-        """Build the student and the layers that losses train beside it, and shard them if the strategy does.
+        """Build the student and the trainable layers of the losses, and shard both if the strategy does.
 
         Callbacks that copy the module (weight averaging) call this before they copy; ``load_from_checkpoint`` calls it
         without a trainer.
@@ -285,7 +285,7 @@ class DistillationModule(LightningModule):
             self._setup_fit(datamodule)
 
     def _setup_fit(self, datamodule: DataModuleInterface) -> None:
-        # of an earlier fit; those of a checkpoint are restored after this
+        # reset the state of an earlier fit; a checkpoint is restored after this
         self._seed, self.teacher_scores, self.cached_teachers, self._training_started = None, {}, {}, False
         datamodule.teacher_cache_lookup = None
         # from_pretrained returns eval mode, and Lightning >= 2.2 leaves modes alone: dropout would be silently off
@@ -312,7 +312,7 @@ class DistillationModule(LightningModule):
                 checks.check_vocab_sizes(self.student, teacher)
 
     def on_fit_start(self) -> None:
-        """Set the batch seed unless a checkpoint brought it, move the teacher to the device, and open its cache."""
+        """Set the batch seed unless a checkpoint restored it, move the teacher to the device, and open its cache."""
         if self._seed is None:
             self._seed = int(self.trainer.strategy.broadcast(torch.initial_seed()))
         if (teacher := self.active_teacher) is None:
@@ -329,8 +329,8 @@ class DistillationModule(LightningModule):
         matmul_precision = (
             matmul.fp32_precision if hasattr(matmul, "fp32_precision") else matmul.allow_tf32
         )  # before 2.9
-        teacher.unload()  # an earlier fit's: the folder's content may have changed since
-        # not in setup: a checkpoint brings the seed by which the DataModule masks tokens, and is restored after it
+        teacher.unload()  # an earlier fit may have loaded it, and the folder may have changed since
+        # not in setup: a checkpoint, restored after it, has the seed with which the DataModule masks tokens
         datamodule = get_datamodule(self.trainer)
         self.cached_teachers = cache.open(
             teacher,
@@ -348,7 +348,7 @@ class DistillationModule(LightningModule):
         return batch if logits is None else {**batch, TEACHER_LOGITS: logits}
 
     def on_train_start(self) -> None:
-        """Count the steps of the run for ``loss_schedules``, and score the teacher."""
+        """Get the number of steps for ``loss_schedules``, and score the teacher."""
         if self.loss_schedules:  # not earlier: Lightning would set up the loader for it, see configure_optimizers
             steps = self.trainer.estimated_stepping_batches
             self._total_steps = require_total_steps(steps, "loss_schedules:", "leave loss_schedules out")
@@ -375,7 +375,7 @@ class DistillationModule(LightningModule):
         self.teacher_scores = scores
 
     def to_device(self, batch: Batch) -> Batch:
-        """Return a batch of a loader as the steps get it: on the device, with remapped labels."""
+        """Return a dataloader's batch as the step methods use it: on the device, with remapped labels."""
         # private, but the only way to the hook that Lightning chooses among module and DataModule (2.6)
         batch = self._on_before_batch_transfer(batch)
         return self.remap_labels(self.trainer.strategy.batch_to_device(batch, self.device))
@@ -387,12 +387,12 @@ class DistillationModule(LightningModule):
 
         Args:
             batch: A batch of the DataModule.
-            requires: Outputs needed beside the heads.
+            requires: Intermediate outputs to return, too.
         """
         return self.task.run(self.student, batch, requires)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Seed dropout by the batch's number, so that a resumed run needs no saved random state."""
+        """Seed dropout with the batch number, so that resuming needs no saved random state."""
         number = self.trainer.fit_loop.epoch_loop.total_batch_idx
         sequence = np.random.SeedSequence([self._seed or 0, self.global_rank, number])
         seed = int(sequence.generate_state(1, np.uint64)[0])
@@ -429,7 +429,7 @@ class DistillationModule(LightningModule):
         return total if self.trainer.world_size == 1 else (weighted * self._rank_weights(student)).sum()
 
     def _rank_weights(self, student: Outputs) -> Tensor:
-        # strategies average gradients over devices, whose batches differ in the number of elements each loss averages
+        # strategies average gradients over devices, but the number of elements that a loss averages differs by device
         counts = torch.stack(
             [loss.num_elements(student).to(self.device, torch.float32) for loss in self.named_losses.values()]
         )
@@ -497,7 +497,7 @@ class DistillationModule(LightningModule):
     # ---- optimizer
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Return the optimizer, and the learning rate schedule, stepped after each of its steps."""
+        """Return the optimizer and its learning rate schedule, which advances after each optimizer step."""
         optimizer = self._build_optimizer()
         if self.lr_scheduler is None:
             return optimizer
@@ -519,7 +519,7 @@ class DistillationModule(LightningModule):
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip as Lightning does, and also sparse gradients and those of a fused optimizer in bf16."""
+        """Clip gradients as Lightning does, including sparse ones and those of a fused optimizer in bf16."""
         precision = self.trainer.precision_plugin
         if not clip_special_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm, precision):
             super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
@@ -544,7 +544,7 @@ class DistillationModule(LightningModule):
         """Restore the batch seed and, if the teacher is the same, its scores.
 
         Raises:
-            ValueError: If the checkpoint's student has its labels in another order.
+            ValueError: If the checkpoint's student has a different label order.
         """
         saved = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {}).get("student")
         names = labels.get_label_names(saved["config"].get("id2label")) if models.is_saved_config(saved) else None
@@ -560,7 +560,7 @@ class DistillationModule(LightningModule):
 
     @_restricted_classmethod
     def load_from_checkpoint(
-        cls,  # noqa: N805  the decorator makes a class method of it that cannot be called on an instance
+        cls,  # noqa: N805  the decorator makes it a class method that rejects instances
         checkpoint_path: Any,
         map_location: Any = None,
         hparams_file: Any = None,
