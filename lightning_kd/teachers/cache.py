@@ -32,10 +32,11 @@ class TeacherCache:
     logits are never mixed up. Any number of runs and processes can share ``folder``.
 
     Args:
-        folder: Created if it does not exist.
+        folder: Folder of the cache; created if it does not exist.
         dtype: ``float32``, or ``float16`` for half the space, with 11 significant bits.
         top_k: Number of logits to store per distribution, >= 1, for large vocabularies; the remaining probability is
-            spread evenly over the other classes (exact at temperature 1). null = all.
+            spread evenly over the other classes (at temperature 1 the stored classes keep their probabilities). null =
+            all.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -69,7 +70,7 @@ class TeacherCache:
             datamodule: The DataModule, with the splits set up.
             splits: Names of the splits, such as ``train``.
             label_names: The student's labels, in the order of the logits.
-            precision: Describes the numerical precision of the teacher.
+            precision: Description of the numerical precision in which the teacher runs.
 
         Returns:
             The cached teacher of each split.

@@ -20,15 +20,15 @@ TOKEN_INPUTS = ("input_ids", "token_type_ids", "position_ids")
 
 
 class CachedTeacher:
-    """A teacher for one split whose logits are stored when it first sees an example; called like ``Teacher``.
+    """A teacher for one split that stores the logits of each example it has run on; called like ``Teacher``.
 
-    New logits are also returned as they were stored (rounded), so filling the cache and reading it give the same run.
+    New logits are read back as stored (rounded), so a run that fills the cache equals a run that reads it.
 
     Args:
-        teacher: Loaded when the first example is missing.
+        teacher: The teacher; loaded when an example is missing.
         task: The task.
-        fingerprints: Fingerprint of each of its models.
-        store: The stored rows of the split.
+        fingerprints: Fingerprint of each model of the teacher.
+        store: Stores the encoded logits of the split.
         codec: Encodes the logits.
         split: Name of the split, for messages.
         num_classes: Number of classes (labels or tokens); unused if the task predicts positions.
@@ -66,11 +66,11 @@ class CachedTeacher:
             self.fill(batch)
             logits = self.get(batch)
         if logits is None:
-            raise OSError(f"teacher_cache: cannot read back rows written to {str(self.store.folder)!r}; use another")
+            raise OSError(f"teacher_cache: cannot read back logits from {str(self.store.folder)!r}; use another folder")
         return self.task.from_logits({name: value.to(device) for name, value in logits.items()}, batch)
 
     def get(self, batch: Batch) -> dict[str, Tensor] | None:
-        """Look up a batch.
+        """Look up the logits of a batch.
 
         Returns:
             Float32 logits (N, C) of each head on the CPU; None if an example is missing.
@@ -105,7 +105,7 @@ class CachedTeacher:
 
     @torch.no_grad()
     def fill(self, batch: Batch) -> None:
-        """Run the teacher on the missing examples of a batch, and store its logits.
+        """Run the teacher on the examples of a batch that are not stored yet, and store its logits.
 
         Raises:
             FloatingPointError: If the logits are NaN or cannot be stored.
@@ -119,12 +119,12 @@ class CachedTeacher:
             outputs = self.teacher(missing_batch)
             self._check_teacher_unchanged()
             self._write(missing_batch, outputs)
-        elif self.teacher.is_sharded:  # the other devices need this one's part of the weights
+        elif self.teacher.is_sharded:  # the other devices need this device's shard of the weights
             inputs = {name: value for name, value in batch.items() if name != TEACHER_LOGITS}
             self.teacher(select_examples(inputs, [0]))
 
     def _check_teacher_unchanged(self) -> None:
-        """Compare the fingerprints once, after the models are loaded, maybe hours after the cache was opened."""
+        """Compare the fingerprints once, right after the models are loaded, maybe hours after the cache was opened."""
         for expected, model in zip(self._unchecked_fingerprints, self.teacher.models, strict=False):
             if isinstance(model.source, str) and expected != fingerprint(model.source, model.options):
                 raise ValueError(f"teacher: {model.name!r} was changed during the run; start again")

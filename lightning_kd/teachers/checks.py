@@ -1,4 +1,4 @@
-"""Checks of the teacher before the first step: its tokenizer, and its score on the validation split."""
+"""Checks of the teacher before the first step: its tokenizers, and its score on the validation split."""
 
 import hashlib
 import json
@@ -78,12 +78,12 @@ def check_tokenizers(
     teacher_tokenizers: Sequence[PreTrainedTokenizerBase] = (),
     supports_teacher_tokenizer: bool = False,
 ) -> None:
-    """Raise if a model of the teacher was trained with another tokenizer than the one that encodes its inputs.
+    """Check that the inputs of each teacher model are encoded with the tokenizer it was trained with.
 
     Args:
         teacher: The teacher.
-        tokenizer: The student's.
-        ignore_mismatch: Skip the comparison.
+        tokenizer: The student's tokenizer.
+        ignore_mismatch: If True, do not compare fingerprints.
         teacher_tokenizers: Tokenizers of the teacher's inputs, one per model or one for all; empty = the student's.
         supports_teacher_tokenizer: True if the data can be encoded for the teacher too.
 
@@ -113,7 +113,7 @@ def check_tokenizers(
 
 
 def _check_separate_tokenization(num_tokenizers: int, losses: nn.ModuleDict, num_models: int) -> None:
-    """Raise if a loss compares layers, or there is neither one tokenizer nor one per model."""
+    """Raise a ValueError if there is neither one tokenizer nor one per model, or if a loss compares layers."""
     if num_tokenizers not in (1, num_models):
         raise ValueError(
             f"data.teacher_tokenizer: {num_tokenizers} tokenizers for {num_models} models; give one per model, or one "
@@ -131,16 +131,16 @@ def _check_separate_tokenization(num_tokenizers: int, losses: nn.ModuleDict, num
 def check_teacher_inputs(
     teacher: Teacher, datamodule: DataModuleInterface, losses: nn.ModuleDict, ignore_mismatch: bool
 ) -> None:
-    """Check that the inputs of each model of a teacher are encoded as they were in its training.
+    """Check that the inputs of each teacher model are tokenized as in its training; warn if its prompt differs.
 
     Args:
         teacher: The teacher.
         datamodule: The DataModule of the run.
-        losses: All losses.
-        ignore_mismatch: Allow different tokenizers.
+        losses: All losses of the run.
+        ignore_mismatch: If True, allow different tokenizers.
 
     Raises:
-        ValueError: If they are not, if there is neither one tokenizer nor one per model, or if the teacher has a
+        ValueError: If a tokenizer differs, if there is neither one tokenizer nor one per model, or if the teacher has a
             separate tokenization and a loss compares layers.
     """
     tokenizer, teacher_tokenizers = datamodule.tokenizer, datamodule.teacher_tokenizers
@@ -164,10 +164,16 @@ def check_teacher_inputs(
 def evaluate_teacher(
     teacher: Teacher | CachedTeacher, task: Task, batches: Iterable[Batch], metrics: MetricCollection
 ) -> tuple[dict[str, float], Tensor]:
-    """Score the teacher on labeled batches on its device.
+    """Score the teacher on labeled batches.
+
+    Args:
+        teacher: The teacher.
+        task: The task.
+        batches: Batches on the teacher's device, with labels in the student's order.
+        metrics: New metrics on the same device.
 
     Returns:
-        The metrics by name, and the task's ``baseline_statistics``; both over all processes.
+        The metrics by name, and the sum of the task's ``baseline_statistics``; both over all processes.
 
     Raises:
         ValueError: If there is no batch.
@@ -186,14 +192,14 @@ def evaluate_teacher(
 
 
 def check_teacher_score(name: str, task: Task, score: float, statistics: Tensor, ignore_weak_teacher: bool) -> None:
-    """Raise if the teacher's score on the validation split is not better than chance.
+    """Check that the teacher's score on the validation split is better than chance.
 
     Args:
         name: The teacher's name.
         task: The task.
-        score: The teacher's ``task.monitor``.
+        score: The teacher's value of ``task.monitor``.
         statistics: The ``baseline_statistics`` of the split.
-        ignore_weak_teacher: Accept any score.
+        ignore_weak_teacher: If True, accept any score.
 
     Raises:
         ValueError: If the score is at chance level or worse and ``ignore_weak_teacher`` is False.
@@ -219,14 +225,14 @@ def score_teacher(
     """Score the teacher on the trainer's validation split, and log ``val/teacher_<metric>``.
 
     Args:
-        trainer: In ``fit``, with its validation dataloader set up.
-        teacher: On the trainer's device.
+        trainer: The trainer, in ``fit``, with its validation dataloader set up.
+        teacher: The teacher, on the trainer's device.
         task: The task.
         metrics: New metrics on the trainer's device.
         to_device: Moves a batch to the device, with its labels in the student's order.
 
     Returns:
-        As ``evaluate_teacher``.
+        See ``evaluate_teacher``.
     """
     loaders = trainer.val_dataloaders
     loaders = loaders if isinstance(loaders, (list, tuple)) else [loaders]

@@ -17,7 +17,10 @@ COMBINE_MODES: tuple[str, ...] = get_args(CombineMode)
 
 
 def parse_ensemble(source: Any) -> tuple[list[Any], CombineMode]:
-    """Return the sources of the models, and how to combine them; a single source is an ensemble of one.
+    """Split the argument ``teacher`` into the sources of its models and how to combine them.
+
+    Args:
+        source: See ``Teacher``; a single source is an ensemble of one.
 
     Raises:
         ValueError: If there is no model, ``combine`` or a key is unknown, or ``ensemble`` is not a list.
@@ -39,9 +42,13 @@ def parse_ensemble(source: Any) -> tuple[list[Any], CombineMode]:
 
 
 def combine_heads(heads: list[Head], combine: CombineMode) -> Head:
-    """Combine the heads of K models, whose labels and masks are the same.
+    """Combine the heads of K models into one.
 
-    The decisions of ``binary`` heads are combined one by one; ``value`` and ``vector`` heads are averaged.
+    Each decision of a ``binary`` head is combined separately; ``value`` and ``vector`` heads are averaged.
+
+    Args:
+        heads: The head of each model; all have the same labels and mask.
+        combine: Quantity to average.
 
     Raises:
         ValueError: If ``combine`` needs probabilities and the heads have none.
@@ -63,7 +70,7 @@ def combine_logits(logits: list[Tensor], mask: Tensor | None, combine: CombineMo
 
     ``logits`` gives the geometric mean of the distributions, ``probabilities`` their arithmetic mean (Hinton et al.
     2015, section 1). The logarithm of the mean is returned, so a temperature softens the mean. ``confidence`` is an
-    arithmetic mean weighted per example: models with a higher entropy H (nats) get a lower weight,
+    arithmetic mean weighted per target: models with a higher entropy H (nats) get a lower weight,
 
     .. math:: w_k = \frac{1}{K - 1} \left(1 - \frac{\exp H_k}{\sum_j \exp H_j}\right)
 
@@ -72,17 +79,17 @@ def combine_logits(logits: list[Tensor], mask: Tensor | None, combine: CombineMo
 
     Args:
         logits: K >= 1 tensors (N, C), any floating dtype; computed in float32.
-        mask: (N, C), True = the class counts; None = all.
+        mask: (N, C), True = included; None = all.
         combine: Quantity to average.
 
     Returns:
-        Float32 logits (N, C); masked classes have the lowest logit of their example.
+        Float32 logits (N, C); masked classes get the lowest logit of their target.
     """
     if combine == "logits":
-        return torch.stack([one.float() for one in logits]).mean(dim=0)
-    # an example without a class that counts would be all -inf
+        return torch.stack([z.float() for z in logits]).mean(dim=0)
+    # a target without included classes would be all -inf
     class_mask = None if mask is None else mask | ~mask.any(dim=-1, keepdim=True)
-    log_p = torch.stack([masked_log_softmax(one.float(), class_mask) for one in logits])
+    log_p = torch.stack([masked_log_softmax(z.float(), class_mask) for z in logits])
     if combine == "confidence" and len(logits) > 1:
         entropy = -(log_p.exp() * log_p.clamp(min=torch.finfo(log_p.dtype).min)).sum(dim=-1)  # 0 log 0 = 0
         weights = (1 - entropy.softmax(dim=0)) / (len(logits) - 1)

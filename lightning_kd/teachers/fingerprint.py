@@ -1,4 +1,4 @@
-"""Fingerprints of models, by which the teacher cache tells them apart."""
+"""Fingerprints that identify models in the teacher cache."""
 
 import hashlib
 import json

@@ -11,7 +11,7 @@ StorageDtype = Literal["float32", "float16"]
 
 @dataclass(frozen=True)
 class LogitCodec:
-    """Stores all logits, or the largest ones and one value for the others.
+    """Encodes all logits, or the largest ones and one value for the others.
 
     Attributes:
         dtype: Precision of the stored logits.

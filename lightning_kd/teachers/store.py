@@ -64,9 +64,9 @@ def _valid_entries(data: bytes) -> NDArray[np.void]:
 class RowStore:
     """An append-only file of blocks and an append-only index of it.
 
-    A row is entered into the index after its block is written, so it is stored whole or not at all, whenever a process
-    dies. A block is verified when its row is first read, because after a power failure an entry may be on disk without
-    its block. If several processes write the same row, the first one wins. Reading works in a read-only folder.
+    A row is added to the index after its block is written, so it is stored completely or not at all, even if the
+    process is killed. A block is verified when its row is first read, because after a power failure an entry may be on
+    disk without its block. If several processes write the same row, the first one wins. A read-only folder can be read.
 
     Args:
         folder: Holds ``index.bin`` and ``values.bin``; created by the first ``write``.
@@ -128,7 +128,7 @@ class RowStore:
         return ValueError(f"teacher_cache: {str(self.folder)!r} is damaged ({detail}); delete it to fill it again")
 
     def contains(self, rows: RowIds) -> NDArray[np.bool_]:
-        """Return which of the rows can be read, (N,)."""
+        """Return True for each row that can be read, (N,); verifies the checksum of a row the first time."""
         for row in rows[~self._verified[rows]].tolist():
             entry = self._entries[row]
             if entry["offset"] < 0:
@@ -173,10 +173,10 @@ class RowStore:
         num_classes: Sequence[int],
         tags: NDArray[np.uint32],
     ) -> None:
-        """Append rows; those that are stored already are skipped.
+        """Append rows, except those that are already stored.
 
         Args:
-            rows: (N,).
+            rows: Row ids, (N,).
             blocks: N blocks.
             num_distributions: Stored with each block, N numbers.
             num_classes: Stored with each block, N numbers.

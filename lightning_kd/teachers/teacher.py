@@ -39,8 +39,8 @@ class FrozenModel:
     """A model that is loaded on first use, always in eval mode, and never requires gradients.
 
     Args:
-        source: Hub id or folder; a mapping with such a ``pretrained`` and arguments of ``from_pretrained``; or a
-            module.
+        source: Hub id or folder; a mapping with the key ``pretrained`` (a hub id or folder) and arguments of
+            ``from_pretrained``; or a module.
         auto_class: Name of the transformers class that loads it.
 
     Attributes:
@@ -118,7 +118,7 @@ class FrozenModel:
         return get_label_names(models.get_id2label(self.config()))
 
     def to(self, placement: Placement) -> None:
-        """Set the device, and the dtype of a model loaded from a hub id or folder; also applies to a later ``load``."""
+        """Move the model now, or when it is loaded; the dtype applies only to a model from a hub id or folder."""
         self._placement = placement
         self.class_permutation = None if self.class_permutation is None else self.class_permutation.to(placement[0])
         self._move()
@@ -133,7 +133,7 @@ class FrozenModel:
             if mesh is not None:
                 shard(self._model, mesh)
             self._model.to(device)
-        self._model.eval()  # the user may have put a given module in train mode meanwhile
+        self._model.eval()  # the user may have put a module in train mode since
 
     def num_parameters(self) -> int:
         """Return the number of parameters without loading weights."""
@@ -153,15 +153,15 @@ class Teacher:
     loaded on first use, always in eval mode, and never require gradients.
 
     Args:
-        source: Hub id or folder; a mapping with such a ``pretrained`` and arguments of ``from_pretrained``; a module; a
-            list of these (an ensemble, logits averaged); or ``{ensemble: [...], combine: ...}``, see
-            ``ensemble.combine_logits``.
+        source: Hub id or folder; a mapping with the key ``pretrained`` (a hub id or folder) and arguments of
+            ``from_pretrained``; a module; a list of these (an ensemble, logits averaged); or ``{ensemble: [...],
+            combine: ...}``, see ``ensemble.combine_logits``.
         task: Loads and runs the models, usually a ``Task``.
 
     Attributes:
         models: The models.
         combine: How an ensemble is combined.
-        task: As given.
+        task: Loads and runs the models.
 
     Raises:
         ValueError: If the list is empty, ``combine`` is unknown, or a mapping has no ``pretrained`` or has an option
@@ -185,7 +185,7 @@ class Teacher:
 
     @property
     def source_config(self) -> list[Any] | dict[str, Any] | None:
-        """The hub ids, folders and mappings to save in checkpoints; None if there is a module among them."""
+        """The hub ids, folders and mappings to save in checkpoints; None if one of them is a module."""
         sources = [model.source_config for model in self.models]
         if None in sources:
             return None
@@ -193,7 +193,7 @@ class Teacher:
 
     @property
     def source_repr(self) -> str:
-        """Identifies the sources; the weights of modules are not compared."""
+        """Text that identifies the sources; a module is represented by its class name only."""
         return repr((self.source_config or self.names, self.combine))
 
     def load(self) -> list[nn.Module]:
@@ -212,10 +212,11 @@ class Teacher:
     def align_classes(self, label_names: list[str], ignore_mismatch: bool) -> None:
         """Reorder the logits of each model from its label order to ``label_names``.
 
-        A model with placeholders for names is assumed to be in that order already.
+        A model with placeholder names (``LABEL_0``, ...) is assumed to have that order already.
 
         Raises:
-            ValueError: If a model has another label set and ``ignore_mismatch`` is False, or another number of labels.
+            ValueError: If a model has a different label set and ``ignore_mismatch`` is False, or a different number of
+                labels.
         """
         for model in self.models:
             model_labels, description = model.label_names(), f"teacher {model.name!r}"
@@ -226,22 +227,22 @@ class Teacher:
                 )
             else:
                 models.check_num_labels(model.config(), len(label_names), description)
-                if model.config() is not None:  # a plain module cannot name them
+                if model.config() is not None:  # a module without a configuration cannot name labels
                     rank_zero_warn(f"{description} does not name its labels; assuming the student's order")
 
     def check_num_labels(self, num_labels: int) -> None:
-        """Raise a ValueError if the head of a model has another number of labels."""
+        """Raise a ValueError if the head of a model has a different number of labels."""
         for model in self.models:
             models.check_num_labels(model.config(), num_labels, f"teacher {model.name!r}")
 
     def to(self, device: torch.device, dtype: torch.dtype, mesh: DeviceMesh | None = None) -> None:
-        """Set the device, and the dtype of models loaded from a hub id or folder; also applies to a later ``load``.
+        """Move the models now, or when they are loaded.
 
         Quantized models and those with a ``device_map`` stay as and where they were loaded.
 
         Args:
-            device: The student's.
-            dtype: The student's.
+            device: The student's device.
+            dtype: The student's dtype; applies only to models from a hub id or folder without the option ``dtype``.
             mesh: Devices over which to shard each model layer by layer; None = do not shard.
         """
         self._mesh = mesh
