@@ -83,8 +83,8 @@ def test_interrupted_twice_ends_in_the_same_weights(host, make_host, entry, caps
         assert not list((host.root / "model").iterdir())
         host.renew()
     assert entry(LONG) == (0, None)
-    assert host.log().count("Continuing from") == 1
-    assert "Continuing from" in capsys.readouterr().out
+    assert host.log().count("Resuming from") == 1
+    assert "Resuming from" in capsys.readouterr().out
     assert host.steps() == whole.steps()
     assert same_weights(host.last, whole.last)
     student = "model/model.safetensors"
@@ -115,14 +115,10 @@ def test_config_in_a_channel(host, entry):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (
-            {"SM_MODEL_DIR": None},
-            "SM_MODEL_DIR: not set, so this is no training job in SageMaker's script mode; start one with lightning-kd "
-            "sagemaker, or train here with lightning-kd fit",
-        ),
-        ({"SM_HOSTS": "algo-1"}, "SM_HOSTS: no JSON (Expecting value: line 1 column 1 (char 0)): 'algo-1'"),
+        ({"SM_MODEL_DIR": None}, "SM_MODEL_DIR: not set"),
+        ({"SM_HOSTS": "algo-1"}, "SM_HOSTS: not JSON (Expecting value: line 1 column 1 (char 0)), got 'algo-1'"),
         ({"SM_HPS": "[]"}, "SM_HPS: expected a JSON dict, got '[]'"),
-        ({"SM_CURRENT_HOST": "algo-7"}, "SM_CURRENT_HOST: 'algo-7' is none of SM_HOSTS, ['algo-1']"),
+        ({"SM_CURRENT_HOST": "algo-7"}, "SM_CURRENT_HOST: 'algo-7' is not in SM_HOSTS, ['algo-1']"),
         ({"SM_CHANNEL_TRAINING": None}, "config.yaml: ${SM_CHANNEL_TRAINING} is not set, the channels of this job are"),
     ],
 )
@@ -136,7 +132,7 @@ def test_variables_that_the_service_would_not_set(entry, changes, message):
     ("hyperparameters", "message"),
     [
         ({"model.teacher": "${SM_CHANNEL_TEACHR}"}, "hyperparameter model.teacher: ${SM_CHANNEL_TEACHR} is not set"),
-        ({"config": "gone.yaml"}, "hyperparameter config: there is no 'gone.yaml' in "),
+        ({"config": "gone.yaml"}, "hyperparameter config: no 'gone.yaml' in "),
         ({"model.warm_up": 1}, "model.warm_up"),
         ({"model.losses.hard.init_args.weigth": 1}, "'weigth' is not accepted"),
         ({"data.init_args.path": "no/where"}, "data.path: 'no/where' is neither a local file or folder"),

@@ -224,6 +224,7 @@ def test_classes_of_the_users_source(launch, arguments, tmp_path):
     assert sys.path == path
 
 
+@pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")  # the command line silences it
 @pytest.mark.parametrize("field", ["model.teacher", "model.student.config", "data.init_args.tokenizer"])
 def test_what_is_only_on_this_machine(arguments, tmp_path, monkeypatch, field):
     monkeypatch.chdir(tmp_path)
