@@ -17,7 +17,7 @@ def disk_full_errors(target: Path) -> Iterator[None]:
     """Re-raise any disk-full error as an ``OSError`` that names the target.
 
     Raises:
-        OSError: Instead of PyTorch's ``RuntimeError``, the error of safetensors, or an ``OSError`` without a filename.
+        OSError: In place of PyTorch's ``RuntimeError``, an error of safetensors, or an ``OSError`` without a filename.
     """
     try:
         yield
@@ -34,7 +34,7 @@ def disk_full_errors(target: Path) -> Iterator[None]:
 
 
 def check_writable(target: Path, field: str) -> None:
-    """Raise if a path cannot be written, before there are results to lose.
+    """Check that a path can be written, before there are results to lose.
 
     Args:
         target: File or directory that will be written.
@@ -86,10 +86,10 @@ def atomic_directory(target: Path) -> Iterator[Path]:
 
 
 def replace_path(temporary: Path, target: Path) -> None:
-    """Replace a file or directory by another file or directory.
+    """Replace a file or directory with another file or directory.
 
-    A file replaces a file atomically. Otherwise the target is absent between two renames, and the old one is then
-    beside it as ``.<name>.<process id>.old``.
+    Replacing a file with a file is atomic. Otherwise the target is absent between two renames; in between, the old one
+    is beside it as ``.<name>.<process id>.old``.
     """
     if not target.is_dir() and not (target.exists() and temporary.is_dir()):
         temporary.replace(target)

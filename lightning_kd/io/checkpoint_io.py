@@ -16,12 +16,12 @@ from lightning_kd.io.atomic import atomic_write
 
 @contextmanager
 def checked_checkpoint(path: Any) -> Iterator[None]:
-    """Check a checkpoint, then explain in one line why the body of the context cannot load it.
+    """Verify the checksums of a checkpoint, and report errors of loading it within the context in one line.
 
     PyTorch ignores the checksums that it saves, and would load a file with zeros in its middle.
 
     Args:
-        path: Checkpoint; a URL or stream is not checked beforehand.
+        path: The checkpoint; the checksums of a URL or stream are not verified.
 
     Raises:
         ValueError: If it is damaged, or holds objects other than tensors and plain data.
@@ -45,7 +45,7 @@ def checked_checkpoint(path: Any) -> Iterator[None]:
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes to a temporary file and renames it, so that no checkpoint is incomplete after a kill or on a full disk.
+    """Writes a temporary file and renames it, so that a kill or a full disk never leaves an incomplete checkpoint.
 
     Lightning (2.6) writes to the system's temporary directory and moves the file, which is a copy across disks.
     Loads only tensors and plain data.
@@ -55,7 +55,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Save a checkpoint.
 
         Raises:
-            OSError: If it cannot be written, for instance on a full disk; an existing file stays.
+            OSError: If it cannot be written, for instance on a full disk; an existing file is kept.
         """
         if "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)

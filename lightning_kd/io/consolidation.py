@@ -19,7 +19,7 @@ def is_sharded_checkpoint(path: Path) -> bool:
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """Return a sharded checkpoint without its tensors, or a single-file one with tensors that are read on use."""
+    """Return a sharded checkpoint without its tensors, or a single-file one with memory-mapped tensors."""
     file = path / METADATA_FILENAME if is_sharded_checkpoint(path) else path
     with checked_checkpoint(file):
         metadata: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
@@ -48,7 +48,7 @@ def consolidate(source: Path, target: Path) -> None:
     Lightning's ``consolidate_checkpoint`` (2.6) expects the keys of ``FSDPStrategy``.
 
     Raises:
-        ValueError: If the source is not a sharded checkpoint, or the target exists.
+        ValueError: If the source is not a sharded checkpoint, or the target already exists.
     """
     if not is_sharded_checkpoint(source):
         raise ValueError(f"checkpoint: {str(source)!r} is not a sharded checkpoint, a folder with {METADATA_FILENAME}")

@@ -29,7 +29,7 @@ def is_serializable(value: Any) -> bool:
 
 def to_builtins(value: Any) -> Any:
     """Convert NumPy numbers to Python's and dataclasses to mappings; return anything else unchanged."""
-    # weights_only=True refuses NumPy numbers, such as those of a sweep over np.logspace
+    # weights_only=True rejects NumPy numbers, such as those of a sweep over np.logspace
     if isinstance(value, np.generic):
         return value.item()
     if is_dataclass(value) and not isinstance(value, type):
@@ -101,14 +101,14 @@ def to_config(value: Any) -> dict[str, Any]:
 
 
 def check_restorable(value: Any, argument: str) -> None:
-    """Raise if a value is an ``unserializable_marker``.
+    """Check that a value is not an ``unserializable_marker``.
 
     Args:
         value: Value from a checkpoint.
         argument: Name of the argument, for the error message.
 
     Raises:
-        ValueError: With the argument to pass again.
+        ValueError: If it is; names the argument to pass again.
     """
     if isinstance(value, dict) and UNSERIALIZABLE_KEY in value:
         raise ValueError(
@@ -118,12 +118,12 @@ def check_restorable(value: Any, argument: str) -> None:
 
 
 def _import_object(path: str) -> Any:
-    """Import the longest prefix that is a module, and get the remaining names as attributes (for nested classes)."""
+    """Import the longest prefix that is a module, and look up the other names as attributes (for nested classes)."""
     module, _, name = path.rpartition(".")
     try:
         found = importlib.import_module(module)
     except ModuleNotFoundError as error:
-        # if it is a dependency of the module that is missing, report that
+        # report a missing dependency of the module as such
         if "." not in module or not f"{module}.".startswith(f"{error.name}."):
             raise
         found = _import_object(module)

@@ -1,4 +1,4 @@
-"""Call models with the entries of a batch that they take."""
+"""Call models with those entries of a batch that they accept."""
 
 import inspect
 from typing import Any
@@ -15,9 +15,9 @@ LABEL_NAMES = ("labels", "start_positions", "end_positions")
 
 
 def input_names(model: nn.Module, batch: Batch) -> list[str]:
-    """Return the entries of a batch that a model takes, in the order of its ``forward``, without labels.
+    """Return the names of the batch entries that a model accepts, without labels, in the order of its ``forward``.
 
-    Given labels, a transformers model would compute an unused cross-entropy.
+    Labels would make a transformers model compute a cross-entropy that is not used.
 
     Args:
         model: A transformers model, or a module whose ``forward`` names its inputs or which has ``input_names``.
@@ -36,7 +36,7 @@ def call_model(model: nn.Module, batch: Batch, **options: Any) -> Any:
     """Call a model with its ``input_names`` from a batch.
 
     Args:
-        model: See ``input_names``.
+        model: The model.
         batch: The batch.
         options: Further arguments of ``forward``, such as ``output_hidden_states``.
     """

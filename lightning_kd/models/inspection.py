@@ -14,7 +14,7 @@ POSITIONS_AFTER_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet")
 
 
 def get_config(model_or_config: Any) -> Any:
-    """Return the configuration of a model, or the configuration given; None for a module without one."""
+    """Return the configuration of a model; a configuration is returned as is; None for a module without one."""
     if isinstance(model_or_config, PretrainedConfig):
         return model_or_config
     return getattr(model_or_config, "config", None)
@@ -64,12 +64,12 @@ def max_positions(model_or_config: Any) -> int | None:
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Return the number of parameters; tied ones count once."""
+    """Return the number of parameters; tied parameters count once."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def build_on_meta(config: PretrainedConfig, auto_class: str) -> nn.Module:
-    """Build the model of a configuration on the meta device, without memory for its weights."""
+    """Build a model from its configuration on the meta device, without allocating its weights."""
     with torch.device("meta"):
         model: nn.Module = getattr(transformers, auto_class).from_config(config)
     return model

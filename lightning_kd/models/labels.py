@@ -39,7 +39,7 @@ def set_label_names(model: nn.Module, label_names: list[str]) -> None:
     """Write label names into the configuration of a student passed as a module, if it has one.
 
     Raises:
-        ValueError: If its head has another number of labels.
+        ValueError: If its head has a different number of labels.
     """
     config = get_config(model)
     if isinstance(config, PretrainedConfig):
@@ -48,10 +48,15 @@ def set_label_names(model: nn.Module, label_names: list[str]) -> None:
 
 
 def check_num_labels(model_or_config: Any, expected: int, role: str) -> None:
-    """Raise if the head of a model has another size; a model without configuration is not checked.
+    """Check the number of labels of a model's head; a model without a configuration is not checked.
+
+    Args:
+        model_or_config: The model or its configuration.
+        expected: Number of labels.
+        role: The model, for the error message.
 
     Raises:
-        ValueError: With both sizes.
+        ValueError: If the number differs.
     """
     num_labels = getattr(get_config(model_or_config), "num_labels", expected)
     if num_labels != expected:
@@ -80,7 +85,7 @@ def same_label_set(first: Sequence[str], second: Sequence[str]) -> bool:
 
 def _describe_difference(first: Sequence[str], second: Sequence[str]) -> str:
     keys = [{_normalize(name) for name in names} for names in (first, second)]
-    parts = [f"{len(first)} against {len(second)} labels"]
+    parts = [f"{len(first)} vs. {len(second)} labels"]
     for side, names, other in (("first", first, keys[1]), ("second", second, keys[0])):
         missing = [name for name in names if _normalize(name) not in other]
         if missing:
@@ -101,9 +106,9 @@ def align_labels(
     Args:
         names: N label names.
         reference: M label names.
-        parties: Owners of ``names`` and ``reference``, for the error message.
+        parties: Where ``names`` and ``reference`` come from, such as ``data and student``, for the error message.
         remedy: Advice for the error message.
-        ignore_mismatch: If True, different names in the same number mean the same labels in the same order.
+        ignore_mismatch: If True, treat the same number of different names as the same labels in the same order.
         subset: If True, ``names`` may lack some of ``reference``.
 
     Returns:
@@ -121,7 +126,7 @@ def align_labels(
         same_number = len(names) == len(reference)
         if ignore_mismatch and same_number:
             return None
-        hint = f", or, if they mean the same in the same order, set {IGNORE_HINT}" if same_number else ""
+        hint = f", or, if they have the same meanings in the same order, set {IGNORE_HINT}" if same_number else ""
         raise ValueError(
             f"{parties} have different label sets ({_describe_difference(names, reference)}); {remedy}{hint}"
         )
@@ -133,12 +138,18 @@ def resolve_label_names(
 ) -> list[str] | None:
     """Return the label order of the student's head.
 
-    A student with label names keeps its order, because its head is trained; otherwise it takes the teacher's, otherwise
-    the data's. Each argument is None if that party has no names.
+    A student with label names keeps its order, because its head is trained; otherwise it takes the teacher's order,
+    or, if the teacher has no names, the data's.
+
+    Args:
+        student: The student's label names; None without names.
+        teacher: The teacher's label names; None without names or without a teacher.
+        data: The data's label names; None without names.
+        ignore_mismatch: If True, a student with different labels takes those of the teacher or data.
 
     Raises:
         ValueError: If the student's labels differ from the teacher's (without a teacher, from the data's) and
-            ``ignore_mismatch`` is False; if True, the student takes those labels.
+            ``ignore_mismatch`` is False.
     """
     expected = teacher or data
     if student is None or expected is None or same_label_set(expected, student):
@@ -150,13 +161,13 @@ def resolve_label_names(
     party = "teacher" if teacher else "data"
     raise ValueError(
         f"student and {party} have different label sets ({_describe_difference(student, expected)}); use a student "
-        f"without a trained head, or replace its labels (and its head, if their number differs) by the {party}'s with "
-        f"{IGNORE_HINT}"
+        f"without a trained head, or replace its labels (and its head, if their number differs) with the {party}'s by "
+        f"setting {IGNORE_HINT}"
     )
 
 
 def remap_labels(labels: Tensor, index: Tensor) -> Tensor:
-    """Return labels (N,) in another order; ignored ones (< 0) stay.
+    """Convert class indices (N,) to another class order; negative ones (unlabeled) stay.
 
     Args:
         labels: Class indices.

@@ -24,7 +24,7 @@ TO_DISTILBERT = {
     "output.dense": "ffn.lin2",
     "output.LayerNorm": "output_layer_norm",
 }
-"""Parts of a BERT or RoBERTa layer and of a DistilBERT layer."""
+"""Parts of a BERT or RoBERTa layer, and their names in a DistilBERT layer."""
 
 HEADS_TO_DISTILBERT = {
     "cls.predictions.transform.dense": "vocab_transform",
@@ -35,7 +35,8 @@ HEADS_TO_DISTILBERT = {
     "lm_head.decoder": "vocab_projector",
     "qa_outputs": "qa_outputs",
 }
-"""Equivalent parts of heads: masked language models of BERT and RoBERTa, question answering."""
+"""Parts of the heads of BERT and RoBERTa (masked language modeling, question answering), and their names in
+DistilBERT."""
 
 DISTILBERT_SOURCES = {"bert": 0, "roberta": 2, "xlm-roberta": 2, "camembert": 2}
 """Families that can initialize DistilBERT, and the index of their first position embedding."""
@@ -59,14 +60,17 @@ class CopyReport:
 def copy_layers(source: nn.Module, student: nn.Module, layers: Sequence[int] | LayerStrategy | None) -> CopyReport:
     """Copy the selected layers and all other weights with the same meaning and shape.
 
-    Both models have the same architecture, or the source is BERT, RoBERTa, XLM-R or CamemBERT and the student is
+    Both models must have the same architecture, or the source is BERT, RoBERTa, XLM-R or CamemBERT and the student is
     DistilBERT. DistilBERT has no token types, so the embedding of the first type is added to its position embeddings.
     The head is copied only if both models have the same labels in the same order.
 
     Args:
         source: Model of S layers.
-        student: Model of N <= S layers with the same widths and vocabulary.
+        student: Model of N <= S layers with the same widths and vocabulary; changed in place.
         layers: See ``select_layers``.
+
+    Returns:
+        A report of what was copied.
 
     Raises:
         ValueError: If the models are incompatible, or ``layers`` does not fit them.
@@ -103,7 +107,7 @@ def copy_layers(source: nn.Module, student: nn.Module, layers: Sequence[int] | L
 
 
 def _check_compatible(source: nn.Module, student: nn.Module) -> bool:
-    """Raise if weights cannot be copied; return True if they must be converted to DistilBERT."""
+    """Raise a ValueError if weights cannot be copied; return True if they must be converted to DistilBERT."""
     source_type, student_type = (_config_value(model, "model_type") for model in (source, student))
     to_distilbert = student_type == "distilbert" and source_type in DISTILBERT_SOURCES
     remedy = "build the student as {config: <source>, num_hidden_layers: ...}"

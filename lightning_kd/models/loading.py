@@ -20,7 +20,7 @@ from lightning_kd.models.labels import set_config_labels
 if TYPE_CHECKING:
     Model = nn.Module
 else:
-    # the annotation of arguments: with nn.Module, --help would list hundreds of PyTorch modules
+    # annotates arguments: with nn.Module, --help would list hundreds of PyTorch modules
     Model = Callable[..., Any]
 
 HUB_KWARGS = ("revision", "subfolder", "trust_remote_code", "cache_dir")
@@ -40,8 +40,8 @@ def parse_pretrained(source: Any, role: str) -> tuple[Any, dict[str, Any]]:
         The hub id or folder as text, or the module; and the options as plain data.
 
     Raises:
-        ValueError: If a mapping lacks ``pretrained`` or also has ``config``, if a module comes with options, or if an
-            option cannot be saved in a checkpoint.
+        ValueError: If a mapping lacks ``pretrained`` or also has ``config``, if a module is combined with options, or
+            if an option cannot be saved in a checkpoint.
     """
     options = dict(source) if isinstance(source, Mapping) else {"pretrained": source}
     pretrained = options.pop("pretrained", None)
@@ -87,7 +87,7 @@ def _loading_errors(role: str, source: str, options: Mapping[str, Any] = NO_OPTI
     """
     try:
         yield
-    except Exception as error:  # parsers of broken files raise all kinds
+    except Exception as error:  # parsers raise all kinds of exceptions for broken files
         unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
         if unknown and unknown[1] in options:
             raise ValueError(
@@ -131,7 +131,7 @@ def load_tokenizer(source: str, role: str, options: Mapping[str, Any] = NO_OPTIO
     with _loading_errors(role, source):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, **_hub_kwargs(options))
         if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):
-            # transformers 5 builds one of special tokens only from a folder without tokenizer files
+            # from a folder without tokenizer files, transformers 5 builds one with special tokens only
             raise ValueError("it has no vocabulary, such as tokenizer.json")
     return tokenizer
 
@@ -164,7 +164,7 @@ def load_model(
     Args:
         source: Hub id or folder.
         auto_class: Name of the transformers class, such as ``AutoModelForSequenceClassification``.
-        role: The model in error messages, such as ``student`` or ``teacher``.
+        role: Name of the model in error messages, such as ``student`` or ``teacher``.
         labels: Class names, or their number; a head of another size is replaced by a fresh one. None = as saved.
         options: Further arguments of ``from_pretrained``, as plain data.
 

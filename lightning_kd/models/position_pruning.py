@@ -32,16 +32,16 @@ def prune_positions(
 ) -> AbstractContextManager[None]:
     """Return a context in which a model computes only selected positions from its last attention on.
 
-    In the last layer of an encoder that normalizes after each block (such as BERT), the other positions are needed only
-    up to the attention; two thirds of the layer's multiplications follow. A model is of this kind if its logits on a
-    few examples of its first batch do not change.
+    The last layer of a post-norm encoder (such as BERT) needs the other positions only up to its attention; two thirds
+    of its multiplications come later. Each model is probed once, on a few examples of its first batch: if its logits
+    do not change, its last layer can be pruned.
 
     Args:
         model: Runs once within the context.
         make_selector: Returns the selector for a batch.
         batch: The batch on which the model runs.
         prune_before_head: If True, prune before the head where the last layer cannot be pruned.
-        output_hidden_states: If True, keep all positions up to the head, because the hidden states are used.
+        output_hidden_states: If True, do not prune the last layer, because its hidden states are used.
     """
     if not output_hidden_states and model not in _last_norms:
         _probe(model, make_selector, batch, prune_before_head)
@@ -86,9 +86,9 @@ def _probe(
 ) -> None:
     """Record the first norm of the last layer in ``_last_norms`` if pruning its input leaves the logits unchanged.
 
-    Record nothing, and probe again with the next batch, if all logits are 0 or no position is pruned.
-    Models that normalize before the attention are recognized by their norm's input, which is the input of the layer; in
-    half precision their logits alone would not show it.
+    Record nothing, so that the next batch is probed, if all logits are 0 or no position is pruned. Pre-norm models are
+    recognized by their first norm, whose input is the input of the layer; in half precision their logits may not differ
+    enough to tell.
     """
     _last_norms[model] = None
     # torch.compile would recompile for each hook, checkpointed layers recompute without hooks, and a sharded model

@@ -26,11 +26,11 @@ def set_config_prompt(model: nn.Module, prompt: Any) -> None:
 
 
 def check_prompt(model_or_config: Any, prompt: Any, name: str, argument: str) -> None:
-    """Warn if a model was trained with another prompt than it gets.
+    """Warn if a model gets a different prompt from the one it was trained with.
 
     Args:
         model_or_config: The model, its configuration, or None.
-        prompt: The prompt it gets; None = the text alone.
+        prompt: The ``data.prompt.Prompt`` it gets; None = the text alone.
         name: The model, for the message.
         argument: Argument of the DataModule that sets its prompt.
     """
@@ -38,4 +38,4 @@ def check_prompt(model_or_config: Any, prompt: Any, name: str, argument: str) ->
     actual = getattr(prompt, "template", None)
     if trained is not None and trained != actual:
         current = "no prompt" if actual is None else repr(actual)
-        rank_zero_warn(f"data.{argument}: {name} was trained with {trained!r} but gets {current}; set it to the former")
+        rank_zero_warn(f"data.{argument}: {name} was trained with {trained!r} but gets {current}; use the former")

@@ -16,7 +16,7 @@ def qkv_layers(model: nn.Module) -> list[tuple[nn.Module, ...]]:
     """Return the linear layers that compute queries, keys and values, one triple per encoder layer.
 
     Raises:
-        ValueError: If the model has no list of layers, or a layer without such a triple.
+        ValueError: If the model has no list of layers, or a layer has no such triple.
     """
     stack = encoder_layers(model)
     found = [_find_qkv(layer) for layer in stack[1]] if stack is not None else []

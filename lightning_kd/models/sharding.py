@@ -49,7 +49,7 @@ class FSDP2Strategy(ModelParallelStrategy):
 
 
 def shard(model: nn.Module, mesh: DeviceMesh, reshard_after_forward: bool = True) -> None:
-    """Shard a model in place, each encoder layer on its own; do nothing if it is sharded already.
+    """Shard a model in place, each encoder layer separately; do nothing if it is sharded already.
 
     Args:
         model: On any device; each layer is moved to the mesh's device before it is sharded.

@@ -1,4 +1,4 @@
-"""Build students: pretrained models, or fresh weights from a configuration."""
+"""Build students: with pretrained weights, or from a configuration with fresh ones."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -24,13 +24,13 @@ def parse_student(student: Any) -> str | dict[str, Any] | nn.Module:
     """Check the source of a student and return it as plain data.
 
     Args:
-        student: Hub id or folder, or ``{"pretrained": <hub id or folder>, <option of from_pretrained>: ...}``: load
-            weights. ``{"config": <hub id or folder>, <field>: <value>, ...}``: fresh weights in that model's
-            configuration with fields replaced; ``{"config": {...}}``: in a whole configuration, as checkpoints save it.
-            Or a module.
+        student: Hub id or folder, or ``{"pretrained": <hub id or folder>, <option of from_pretrained>: ...}``, to load
+            weights. ``{"config": <hub id or folder>, <field>: <value>, ...}``, that model's configuration with some
+            fields replaced, or ``{"config": {...}}``, a complete configuration as saved in checkpoints, to start from
+            fresh weights. Or a module.
 
     Raises:
-        ValueError: If a mapping has neither or both of the keys ``pretrained`` and ``config``, fields beside a whole
+        ValueError: If a mapping has neither or both of the keys ``pretrained`` and ``config``, fields beside a complete
             configuration, or an option that only teachers can have.
     """
     if isinstance(student, Mapping) and "pretrained" not in student:
@@ -41,7 +41,9 @@ def parse_student(student: Any) -> str | dict[str, Any] | nn.Module:
             )
         fields = sorted(set(student) - {"config"})
         if fields and isinstance(student["config"], Mapping):
-            raise ValueError(f"student.{fields[0]}: is beside a whole configuration; move it into student.config")
+            raise ValueError(
+                f"student.{fields[0]}: cannot be combined with a complete configuration; move it into student.config"
+            )
         return dict(student)
     source, options = parse_pretrained(student, "student")
     for name in options.keys() & TEACHER_OPTIONS.keys():
@@ -50,7 +52,7 @@ def parse_student(student: Any) -> str | dict[str, Any] | nn.Module:
 
 
 def is_saved_config(student: Any) -> bool:
-    """Return True if a student is given as a whole configuration, as checkpoints save it."""
+    """Return True if a student is a complete configuration, as saved in checkpoints."""
     return isinstance(student, Mapping) and isinstance(student.get("config"), Mapping)
 
 
@@ -66,7 +68,7 @@ def student_config(student: Mapping[str, Any]) -> PretrainedConfig:
 
     Raises:
         OSError: If the configuration cannot be loaded.
-        ValueError: If it has no field of a given name.
+        ValueError: If it does not have one of the fields.
     """
     if is_saved_config(student):
         fields = dict(student["config"])
@@ -85,7 +87,7 @@ def student_config(student: Mapping[str, Any]) -> PretrainedConfig:
 
 
 def pretrained_config(student: str | Mapping[str, Any] | nn.Module) -> PretrainedConfig | None:
-    """Return the configuration that comes with the weights of a student; None for fresh weights."""
+    """Return the configuration of a student that has weights; None if it starts from fresh ones."""
     if _is_pretrained(student):
         source, options = parse_pretrained(student, "student")
         return load_config(source, "student", options)
@@ -98,9 +100,9 @@ def build_student(
     """Build a student.
 
     Args:
-        student: See ``parse_student``; no module.
+        student: See ``parse_student``; not a module.
         auto_class: Name of the transformers class, such as ``AutoModelForSequenceClassification``.
-        labels: Class names, or their number; None = as the source has them.
+        labels: Class names, or their number; None = as in the source.
 
     Raises:
         OSError: If the source cannot be loaded.

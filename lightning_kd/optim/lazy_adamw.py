@@ -16,17 +16,17 @@ class LazyAdamW(AdamW):
     without momentum and weight decay, as in PyTorch's ``SparseAdam`` and TensorFlow's ``LazyAdam``. All other
     parameters are updated as in ``AdamW``.
 
-    ``DistillationModule`` enables sparse gradients of the student's word embeddings for this optimizer (on several
-    devices only CPUs can reduce them). Embeddings tied to an output layer have dense gradients and are updated as in
-    ``AdamW``.
+    ``DistillationModule`` enables sparse gradients of the student's word embeddings for this optimizer (in distributed
+    training they can be reduced across CPUs only). Embeddings tied to an output layer have dense gradients and are
+    updated as in ``AdamW``.
 
     Args:
         params: Parameters or parameter groups.
         lr: Learning rate.
         betas: Decay rates of the two moments, each in [0, 1).
-        eps: Added to the root of the second moment.
+        eps: Added to the square root of the second moment.
         weight_decay: Decoupled weight decay.
-        fused: If true, update all dense parameters in one kernel.
+        fused: If True, update all dense parameters in one kernel.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class LazyAdamW(AdamW):
         fused: bool | None = True,
     ) -> None:
         super().__init__(params, lr, betas, eps, weight_decay, fused=fused)
-        # a private flag that AdamW sets if fused (torch 2.13): GradScaler then leaves unscaling to the optimizer
+        # private flag that a fused AdamW sets (torch 2.13), so that GradScaler leaves unscaling to the optimizer
         self._step_supports_amp_scaling = False
 
     @torch.no_grad()

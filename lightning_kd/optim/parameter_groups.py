@@ -15,7 +15,7 @@ DEFAULT_OPTIMIZER: OptimizerFactory = partial(AdamW, lr=5e-5)
 def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
     """Return the trainable parameters as two groups, the second one without weight decay.
 
-    The second group has the biases and the weights of norms, which are the parameters with less than two dimensions.
+    The second group has the biases and the weights of norms, which are the parameters with fewer than two dimensions.
     """
     trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
     groups: list[dict[str, Any]] = [

@@ -17,7 +17,7 @@ LR_SCHEDULERS = (
 
 
 def check_lr_scheduler(name: str | None, warmup_ratio: float) -> None:
-    """Raise if a schedule cannot be built.
+    """Check the arguments of a schedule.
 
     Raises:
         ValueError: If the name is not in ``LR_SCHEDULERS``, or ``warmup_ratio`` is outside [0, 1] or has no effect.
@@ -38,7 +38,7 @@ def require_total_steps(total_steps: float, feature: str, remedy: str) -> int:
 
     Args:
         total_steps: Lightning's estimate.
-        feature: What needs the number, for the error message.
+        feature: Argument that needs the number, for the error message.
         remedy: Alternative to setting a number of steps, for the error message.
 
     Raises:
@@ -57,8 +57,8 @@ def build_lr_scheduler(name: str, optimizer: Optimizer, warmup_ratio: float, tot
 
     Args:
         name: One of ``LR_SCHEDULERS``.
-        optimizer: Its learning rate is the peak.
-        warmup_ratio: Share of the steps in which the learning rate rises linearly from 0, in [0, 1].
+        optimizer: The optimizer; its learning rate is the peak.
+        warmup_ratio: Fraction of the steps over which the learning rate rises linearly from 0, in [0, 1].
         total_steps: Number of optimizer steps.
 
     Raises:

@@ -56,13 +56,13 @@ def test_subset(names, positions):
 
 @pytest.mark.parametrize("ignore_mismatch", [False, True])
 def test_missing_labels_without_subset(ignore_mismatch):
-    with pytest.raises(ValueError, match=r"^teacher and student .*2 against 3 labels.*: c\); fix it$"):
+    with pytest.raises(ValueError, match=r"^teacher and student .*2 vs\. 3 labels.*: c\); fix it$"):
         align_labels(["a", "b"], ["a", "b", "c"], "teacher and student", "fix it", ignore_mismatch)
 
 
 @pytest.mark.parametrize("ignore_mismatch", [False, True])
 def test_more_labels_than_the_reference(ignore_mismatch):
-    with pytest.raises(ValueError, match="3 against 2 labels; only in the first: c"):
+    with pytest.raises(ValueError, match=r"3 vs\. 2 labels; only in the first: c"):
         align_labels(["a", "b", "c"], ["a", "b"], "data and student", "fix it", ignore_mismatch, subset=True)
 
 
