@@ -1,4 +1,4 @@
-"""Mean squared error of attention scores."""
+"""Mean squared error of attention scores (before the softmax)."""
 
 import math
 
@@ -49,13 +49,13 @@ def attention_scores(qkv: QKV) -> Tensor:
 class AttentionScoreLoss(DistillationLoss):
     """Mean squared error of the student's and the teacher's attention scores.
 
-    The scores are computed from queries and keys, so it works with any attention implementation. The position bias of
-    some models (MPNet) is not included.
+    The scores are computed from queries and keys, so the loss works with any attention implementation. The position
+    bias of some models (MPNet) is not included.
 
     Args:
         weight: Weight of this loss in the total, >= 0.
-        layer_map: Student's layer to teacher's, 1 = the first, negative = from the end; averaged over the pairs. Null =
-            the last of both.
+        layer_map: Maps layers of the student to layers of the teacher, 1 = the first, negative = from the end; the loss
+            is averaged over the pairs. Null = the last ones.
 
     Raises:
         ValueError: Before the first step, if the numbers of attention heads differ or a layer does not exist.

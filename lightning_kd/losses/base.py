@@ -1,4 +1,4 @@
-"""Base class of the losses, and what several of them need."""
+"""Base class of the losses, and functions that several of them share."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -20,9 +20,10 @@ class DistillationLoss(nn.Module):
         requires_teacher: True if ``forward`` reads the teacher's outputs.
         requires: Intermediate outputs of both models that ``forward`` reads.
         requires_classes: True if ``forward`` reads heads as distributions over classes, see ``Head.as_categorical``.
-        requires_augmented: True if ``forward`` reads the student's outputs for augmented examples; training only.
+        requires_augmented: True if ``forward`` reads the student's outputs for augmented examples, so that the loss is
+            computed in training only.
         averages_tokens: True if the loss is a mean over tokens, not over the targets of the heads.
-        compares_examples: True if a class must have the same meaning in all examples, which positions do not.
+        compares_examples: True if a class must have the same meaning in all examples, unlike positions.
 
     Args:
         weight: Weight of the loss in the total, any finite number >= 0.
@@ -56,10 +57,10 @@ class DistillationLoss(nn.Module):
             )
 
     def setup(self, student: ModelDims, teacher: ModelDims) -> None:
-        """Check before the first step that the dimensions of the models fit; called for losses with ``requires``.
+        """Check the dimensions of the models before the first step; called for losses with ``requires``.
 
         Raises:
-            ValueError: If they do not.
+            ValueError: If the loss does not support them.
         """
 
     def check_data(self, datamodule: Any, field: str) -> None:
@@ -70,11 +71,17 @@ class DistillationLoss(nn.Module):
             field: Name of this loss for messages, such as ``losses.soft``.
 
         Raises:
-            ValueError: If they do not.
+            ValueError: If the data lack it.
         """
 
     def extend_outputs(self, student: Outputs, batch: Batch, run_student: Callable[[Batch], Outputs]) -> Outputs:
-        """Add outputs that only this loss needs to the student's outputs for a training batch."""
+        """Return the student's outputs for a training batch with additional outputs that this loss needs.
+
+        Args:
+            student: The student's outputs, maybe extended by other losses.
+            batch: The training batch.
+            run_student: Runs the student on another batch.
+        """
         return student
 
     def forward(self, student: Outputs, teacher: Outputs | None) -> Tensor:
@@ -107,7 +114,7 @@ class DistillationLoss(nn.Module):
 
 
 def mean_or_zero(values: Tensor) -> Tensor:
-    """Return the mean of values (N,), or 0 with a zero gradient if there are none."""
+    """Return the mean of values (N,); 0 with zero gradient if there are none."""
     return values.sum() / max(values.numel(), 1)
 
 
@@ -117,7 +124,7 @@ def mean_over_heads(values: list[Tensor]) -> Tensor:
 
 
 def drop_masked_targets(mask: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
-    """Keep the targets with at least one included class; the others have no distribution.
+    """Keep the targets that have at least one included class; the others have no distribution.
 
     Args:
         mask: (N, C), True = included.
@@ -146,28 +153,28 @@ def masked_log_softmax(logits: Tensor, mask: Tensor | None) -> Tensor:
 
 
 LayerMap = dict[int, int]
-"""Student's layer to teacher's layer: 0 = the embeddings, n = the output of layer n, negative = from the end."""
+"""Maps student layers to teacher layers: 0 = the embeddings, n = the output of layer n, negative = from the end."""
 
 
 def layer_index(layer: int) -> int:
-    """Return the index of a layer in a list without the embeddings; layer 1 is the first."""
+    """Convert a layer number (1 = the first) to an index into a list without the embeddings."""
     return layer - 1 if layer > 0 else layer
 
 
 def check_layer_map(
     layer_map: LayerMap, student: ModelDims, teacher: ModelDims, loss_name: str, min_index: int
 ) -> None:
-    """Raise if a layer does not exist.
+    """Check that the layers of a layer map exist.
 
     Args:
         layer_map: The pairs of layers.
         student: Dimensions of the student.
         teacher: Dimensions of the teacher.
         loss_name: Name of the loss, for the message.
-        min_index: Lowest index: 0 if the embeddings are allowed, else 1.
+        min_index: 0 if the embeddings are allowed, else 1.
 
     Raises:
-        ValueError: Names the layer and the number of layers.
+        ValueError: If one does not exist; names it and the layers of the model.
     """
     for student_layer, teacher_layer in layer_map.items():
         for role, index, dims in (("student", student_layer, student), ("teacher", teacher_layer, teacher)):

@@ -10,7 +10,7 @@ MIN_CHUNK_SIZE = 2**18
 """Minimum number of logits (rows x classes) per chunk: 1 MB in float32, which fits into a CPU cache."""
 
 MAX_CHUNKS = 64
-"""Maximum number of chunks of larger inputs: each launches a dozen kernels."""
+"""Maximum number of chunks, because each launches a dozen kernels; larger inputs have larger chunks."""
 
 RowSumFn = Callable[[Tensor, slice], Tensor]
 """Maps rows of the student's logits, and their slice, to a scalar."""
@@ -36,7 +36,7 @@ class _ChunkedSum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
-        # in place, so only once: a copy would double the memory
+        # in place, because a copy would double the memory; so backward can run only once
         gradient, ctx.gradient = ctx.gradient, None
         if gradient is None:
             raise RuntimeError("backward can run only once through a loss over a vocabulary; compute the loss again")

@@ -40,7 +40,7 @@ def consistency_loss(
     """
     target = logits.detach().float()
     confident = target.softmax(dim=-1).amax(dim=-1) > confidence
-    # soft_target_loss averages over the confident targets
+    # soft_target_loss averages over the confident targets only
     confident_fraction = confident.sum() / max(len(confident), 1)
     return soft_target_loss(augmented_logits[confident], target[confident] / temperature) * confident_fraction
 

@@ -30,7 +30,7 @@ def dist_loss(
 
     The student matches the teacher's probabilities up to shift and scale only. Huang et al. 2022, Knowledge
     Distillation from A Stronger Teacher, section 3; T² as in the official code. The official code adds a constant to
-    the divisor, so classes that are unlikely in the whole batch hardly contribute; here all classes weigh the same.
+    the divisor, so classes that are unlikely in the whole batch hardly contribute; here all classes contribute equally.
 
     Args:
         student_logits: (N, C), any floating dtype; computed in float32.
@@ -73,8 +73,8 @@ def dist_loss(
 class DISTLoss(DistillationLoss):
     """Correlation of the student's and the teacher's probabilities, within each example and within each class.
 
-    The paper weighs both parts alike, at temperature 1 for ImageNet and 4 for CIFAR-100. The part within classes
-    compares the examples of a batch on one device, so it needs large batches.
+    The paper gives both parts the same weight, at temperature 1 for ImageNet and 4 for CIFAR-100. The part within
+    classes compares the examples of a batch on one device, so it needs large batches.
 
     Args:
         weight: Weight of this loss in the total, >= 0.

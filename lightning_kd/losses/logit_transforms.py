@@ -9,9 +9,9 @@ def merge_tail_classes(
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Keep the teacher's k most likely classes, and merge the others into one class, for student and teacher.
 
-    The logit of the merged class is the logsumexp of theirs, so its probability is the sum of their probabilities:
-    dropping the tail, or spreading it over the top k, would bias the student (Anshumann et al. 2025, Sparse Logit
-    Sampling). Divide by the temperature before.
+    The logit of the merged class is the logsumexp of the tail's logits, so its probability is the sum of the tail's
+    probabilities. Dropping the tail, or spreading it over the top k, would bias the student (Anshumann et al. 2025,
+    Sparse Logit Sampling). Divide the logits by the temperature before the call.
 
     Args:
         student_logits: (N, C), float32.
@@ -49,7 +49,7 @@ def standardize_logits(logits: Tensor, mask: Tensor | None = None) -> Tensor:
     """Standardize logits to mean 0 and standard deviation 1 over the classes of each target.
 
     Sun et al. 2024, Logit Standardization in Knowledge Distillation, algorithm 1, with the population standard
-    deviation (over K). The official code divides by K - 1, which equals another temperature.
+    deviation (over K). The official code divides by K - 1, which amounts to another temperature.
 
     Args:
         logits: (N, C), any floating dtype; computed in float32.

@@ -24,7 +24,7 @@ def self_attention_relation_loss(
 
     Args:
         student: Queries, keys or values of the student, (B, L, H), any floating dtype; computed in float32.
-        teacher: The same of the teacher, (B, L, H').
+        teacher: The same for the teacher, (B, L, H').
         mask: (B, L), True = included; None = all.
         num_relation_heads: Number of relation heads; must divide H and H'.
 
@@ -52,7 +52,7 @@ def _log_relations(vectors: Tensor, valid: Tensor, num_heads: int) -> Tensor:
 class SelfAttentionRelationLoss(DistillationLoss):
     """KL divergence of the relations among queries, among keys and among values of one layer, averaged over the three.
 
-    Widths, numbers of attention heads and depths of the models may differ. Works with any attention implementation.
+    Width, depth and number of attention heads of the models may differ. Works with any attention implementation.
 
     Args:
         weight: Weight of this loss in the total, >= 0.

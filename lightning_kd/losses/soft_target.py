@@ -27,7 +27,7 @@ def _log_mixture_ratio(log_ratio: Tensor, weight: float, rest: float) -> Tensor:
 class _ForwardKL(torch.autograd.Function):
     """KL(p || q) of each target, (N,), with the closed form of its gradient at the student's logits: (q - p) / T.
 
-    Needs half as many passes over the classes as autograd, which matters for vocabularies.
+    Needs half as many passes over the classes as autograd, which matters for large vocabularies.
     """
 
     @staticmethod
@@ -66,8 +66,8 @@ def soft_target_loss(
         \frac{\beta\,KL(p \| m) + (1 - \beta)\,KL(q \| m)}{\beta (1 - \beta)} \cdot T^2,
         \quad m = \beta p + (1 - \beta) q
 
-    Large inputs (vocabularies) are computed in chunks: instead of some ten intermediate results in float32, only the
-    gradient is kept for all targets, in the dtype of the student's logits.
+    Large inputs (vocabularies) are computed in chunks, so that only the gradient is kept for all targets, in the dtype
+    of the student's logits, instead of about ten intermediate results in float32.
 
     Args:
         student_logits: (N, C), any floating dtype; computed in float32 log-space.
@@ -105,7 +105,7 @@ def soft_target_loss(
 
 
 def sum_over_targets(student_logits: Tensor, teacher_logits: Tensor, row_sum: RowSumFn) -> Tensor:
-    """Return ``chunked_sum``, but not in chunks if the teacher needs a gradient, too, as in mutual learning."""
+    """Return ``chunked_sum``; without chunks if the teacher also needs a gradient, as in mutual learning."""
     if teacher_logits.requires_grad:
         return row_sum(student_logits, slice(None))
     return chunked_sum(student_logits, row_sum)

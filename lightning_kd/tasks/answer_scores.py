@@ -12,7 +12,7 @@ def score_answer(answer: str, references: list[str]) -> tuple[float, float]:
 
     Args:
         answer: The predicted text; empty = no answer.
-        references: The correct answers; none = the question is unanswerable.
+        references: The correct answers; empty = the question is unanswerable.
     """
     target = {"id": "", "answers": {"text": references or [""], "answer_start": []}}
     scores = squad([{"id": "", "prediction_text": answer}], [target])  # type: ignore[list-item]
@@ -39,8 +39,8 @@ def argmax_per_group(groups: Tensor, scores: Tensor, ranks: Tensor) -> Tensor:
 class AnswerScores(Metric):
     """Exact match and F1, averaged over questions, each with several windows in any order.
 
-    The answer to a question is that of the window with the best span, the first among equal ones. torchmetrics scores
-    the answer of each window; the states are numbers per window, which devices can exchange.
+    The answer to a question is that of the window with the best span, the first among equal ones. The states are
+    numbers, not texts, so that devices can exchange them; torchmetrics scores the answer of each window.
 
     Args:
         no_answer_threshold: See ``QuestionAnswering``.

@@ -16,7 +16,7 @@ from lightning_kd.outputs import Batch, Head, HeadKind, Outputs, Requirement
 
 
 class Task(ABC):
-    """Heads of a model, their targets, and how predictions are scored.
+    """Heads of a model, with their targets, metrics and predictions.
 
     A subclass stores each constructor argument as an attribute of the same name, because checkpoints save a task as its
     class and arguments.
@@ -25,16 +25,16 @@ class Task(ABC):
         auto_class: Name of the transformers class that builds a model with these heads.
         pipeline: Name of the transformers pipeline for such a model.
         heads: Names of the heads.
-        label_keys: Batch keys of the labels, one per head.
+        label_keys: Batch keys of the labels, one per head, in the same order.
         head_kind: Kind of the heads, see ``Head``.
         named_labels: True if the classes have names, which data, teacher and student must share.
         num_labels: Number of outputs C, if the task fixes it.
         predicts_positions: True if the classes are the positions of the input, so that C is its length.
         logits_per_token: True if a model returns logits for each position of the input.
-        example_unit: What the metrics average over, in the plural.
+        example_unit: Plural noun for the units that the metrics average over, such as ``questions``.
         prediction_file: Name of the file of predictions.
         monitor: The metric, one of ``metrics``, that selects the best checkpoint.
-        monitor_mode: Whether higher (``max``) or lower (``min``) values of ``monitor`` are better.
+        monitor_mode: ``max`` if higher values of ``monitor`` are better, ``min`` if lower ones are.
     """
 
     auto_class: ClassVar[str]
@@ -64,7 +64,7 @@ class Task(ABC):
             datamodule: Has the attributes of ``lightning_kd.data.interface.DataModuleInterface``.
 
         Raises:
-            ValueError: If it does not.
+            ValueError: If it does not fit.
         """
 
     # ---- from batches to heads
@@ -98,8 +98,8 @@ class Task(ABC):
     def target_mask(self, batch: Batch) -> Tensor | None:
         """Return which examples (B,), or which of their positions (B, L), are targets; None = all examples.
 
-        By default all examples that are not padding. Does not depend on labels, where the task allows it, so that
-        unlabeled examples have targets.
+        By default all examples that are not padding. Should not depend on the labels, if the task allows it, so that
+        unlabeled examples have targets, too.
         """
         mask = batch["row_id"] >= 0 if "row_id" in batch else None
         return None if mask is None or bool(mask.all()) else mask
@@ -114,7 +114,7 @@ class Task(ABC):
         return {name: getattr(model_output, "logits", model_output)}
 
     def outputs(self, model_output: Any, batch: Batch) -> Outputs:
-        """Return the heads at the targets of a batch.
+        """Return the heads of a batch from a model's output, at the targets only.
 
         Args:
             model_output: A transformers output, or a tensor of logits; for all examples and positions, or, where
@@ -127,7 +127,7 @@ class Task(ABC):
         return self.from_logits(logits, batch)
 
     def from_logits(self, logits: dict[str, Tensor], batch: Batch) -> Outputs:
-        """Return the heads of a batch from logits of its targets.
+        """Return the heads of a batch from the logits of its targets.
 
         Args:
             logits: (N, C) for each head.
@@ -156,8 +156,8 @@ class Task(ABC):
 
         Args:
             outputs: Outputs for ``teacher_inputs``.
-            teacher_inputs: The teacher's tokenization of the batch.
-            batch: The batch with the student's tokenization.
+            teacher_inputs: The batch in the teacher's tokenization.
+            batch: The batch in the student's tokenization.
         """
         return outputs
 
@@ -168,7 +168,7 @@ class Task(ABC):
 
         Args:
             batch: The batch; labels are optional.
-            index: The model's index of each class of the data, (classes of the data,).
+            index: Index of each of the data's classes among the model's classes, (classes of the data,).
             num_labels: Number of classes of the model.
         """
         remapped = {}
@@ -211,7 +211,8 @@ class Task(ABC):
     def per_example_metric(self) -> Metric:
         """Return a metric, updated by ``update``, that keeps statistics of each example, (examples,) or (examples, k).
 
-        Examples are the resampling units of the bootstrap: examples, questions or masked tokens.
+        Here an example is a resampling unit of the bootstrap: an example, a question or a masked token, depending on
+        the task.
         """
 
     def monitor_from_statistics(self, statistics: Tensor) -> float:
@@ -220,7 +221,7 @@ class Task(ABC):
 
     @abstractmethod
     def baseline_statistics(self, outputs: Outputs, batch: Batch) -> Tensor:
-        """Return statistics of the labels of a batch, (k,), that ``baseline_score`` needs summed over a split.
+        """Return statistics of the labels of a batch, (k,); their sum over a split goes into ``baseline_score``.
 
         Raises:
             ValueError: If the batch has no labels.
@@ -228,7 +229,7 @@ class Task(ABC):
 
     @abstractmethod
     def baseline_score(self, statistics: Tensor) -> float:
-        """Return the value of ``monitor`` that a model may reach without reading the input.
+        """Return the value of ``monitor`` that a model can reach without reading its input.
 
         Args:
             statistics: ``baseline_statistics`` summed over a split.
@@ -238,10 +239,14 @@ class Task(ABC):
 
     @abstractmethod
     def predictions(self, outputs: Outputs, batch: Batch, label_names: list[str]) -> list[dict[str, Any]]:
-        """Return the predictions for each example of a batch that is not padding, as columns of the prediction file."""
+        """Return one prediction per example of a batch that is not padding: values by column of the prediction file."""
 
     def merge_predictions(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Return the rows of the prediction file from all ``predictions``, sorted by ``row_id``."""
+        """Return the rows of the prediction file.
+
+        Args:
+            rows: The ``predictions`` for all examples, sorted by ``row_id``.
+        """
         return rows
 
     def prediction_json(self, rows: list[dict[str, Any]]) -> Any:

@@ -15,7 +15,7 @@ from lightning_kd.tasks.base import Task
 
 
 class PerplexityFromLogits(Perplexity):
-    """Perplexity from logits; that of torchmetrics is infinite if a probability underflows."""
+    """Perplexity from logits; unlike in torchmetrics, it stays finite if a probability underflows."""
 
     def update(self, preds: Tensor, target: Tensor) -> None:
         """Add logits (N, C) and labels (N,)."""
@@ -34,8 +34,8 @@ class PerTokenCrossEntropy(CatMetric):
 class MaskedLM(Task):
     """Masked language modeling with one head, ``token``: logits (N, vocabulary) at the N masked tokens of a batch.
 
-    Scored by ``perplexity``, exp of the mean cross-entropy in nats, >= 1; lower is better. The labels of a batch,
-    ``labels`` (B, L), are the original tokens, -100 where a token is not masked.
+    Scored by ``perplexity``, the exponential of the mean cross-entropy in nats, >= 1; lower is better. The labels of a
+    batch, ``labels`` (B, L), are the original tokens, -100 where a token is not masked.
     """
 
     auto_class = "AutoModelForMaskedLM"
@@ -49,7 +49,7 @@ class MaskedLM(Task):
     monitor_mode = "min"
 
     def run(self, model: nn.Module, batch: Batch, requires: frozenset[Requirement] = frozenset()) -> Outputs:
-        """Run a model; the head, and the last layer if possible, run at the masked positions only."""
+        """Run a model; its head, and if possible its last layer, only at the masked positions."""
         output_hidden_states = "hidden_states" in requires
         with prune_positions(model, self._position_selector, batch, True, output_hidden_states):
             return super().run(model, batch, requires)
@@ -59,7 +59,7 @@ class MaskedLM(Task):
         return lambda states: states[mask.to(states.device)]  # a model may be spread over several devices
 
     def target_mask(self, batch: Batch) -> Tensor:
-        """Return the masked positions (B, L), which only the labels tell.
+        """Return the masked positions (B, L), which are known from the labels only.
 
         Raises:
             ValueError: If the batch has no labels.

@@ -15,7 +15,7 @@ from lightning_kd.tasks.spans import best_spans
 from lightning_kd.tasks.token_transfer import transfer_token_probabilities
 
 CHANCE_F1 = 10.0
-"""F1, in %, that a model may reach by chance; random spans reach about 5 on SQuAD v1.1."""
+"""F1, in %, that a model can reach by chance; random spans reach about 5 on SQuAD v1.1."""
 
 
 class QuestionAnswering(Task):
@@ -26,11 +26,14 @@ class QuestionAnswering(Task):
     2019, BERT, section 4.3). Scored by ``exact_match`` and ``f1`` by SQuAD's rules (Rajpurkar et al. 2016), in %, over
     questions.
 
-    Batch keys: ``context_span`` (B, 2), the first position of the context and the one after its last. For training
-    ``start_positions`` and ``end_positions`` (B,), -100 = unknown. For predictions ``offsets`` (B, L, 2), the span
-    of characters of the context that a position covers, and lists of B texts, ``id``, ``question`` and ``context``. For
-    scores also ``answers``, a list of B lists of texts, ``question_index`` (B,), and ``window_index`` (B,), 0 for the
-    first window of a question.
+    Batch keys:
+
+    - always ``context_span`` (B, 2), the first position of the context and the one after its last;
+    - for training ``start_positions`` and ``end_positions`` (B,), -100 = unknown;
+    - for predictions ``offsets`` (B, L, 2), the span of characters of the context that each position covers, and
+      ``id``, ``question`` and ``context``, lists of B texts;
+    - for scores also ``answers``, a list of B lists of texts, ``question_index`` (B,), and ``window_index`` (B,), 0 for
+      the first window of a question.
 
     Args:
         max_answer_length: Maximum number of tokens of an answer, >= 1.
@@ -94,7 +97,7 @@ class QuestionAnswering(Task):
         return (positions >= first) & (positions < after_last)
 
     def align_to_student(self, outputs: Outputs, teacher_inputs: Batch, batch: Batch) -> Outputs:
-        """Transfer the teacher's probabilities to the student's tokens of the same characters."""
+        """Transfer the teacher's probabilities to the student's tokens that cover the same characters."""
         targets = self.target_mask(batch)
         logits = {}
         for name, head in outputs.heads.items():
@@ -104,7 +107,7 @@ class QuestionAnswering(Task):
         return self.from_logits(logits, batch)
 
     def _best_answers(self, outputs: Outputs, batch: Batch) -> Iterator[tuple[int, str, float, float]]:
-        """Yield index in the batch, answer, its score and the score of no answer for each window that is a target."""
+        """Yield for each target window its index in the batch, the answer, its score, and the no-answer score."""
         start, end = (outputs.heads[name].logits.float() for name in self.heads)
         targets = self.target_mask(batch)
         context, offsets = self._context_mask(batch), batch["offsets"]
@@ -174,7 +177,7 @@ class QuestionAnswering(Task):
         return max(CHANCE_F1, 100 * no_answer_rate)
 
     def predictions(self, outputs: Outputs, batch: Batch, label_names: list[str]) -> list[dict[str, Any]]:
-        """Return the best answer of each window, its score, and the score of no answer."""
+        """Return the best answer of each window, its score, and the no-answer score."""
         return [
             {
                 "id": batch["id"][index],

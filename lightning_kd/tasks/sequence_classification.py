@@ -63,7 +63,7 @@ class SequenceClassification(Task):
         self.oos_label = oos_label
 
     def run(self, model: nn.Module, batch: Batch, requires: frozenset[Requirement] = frozenset()) -> Outputs:
-        """Run a model; the last layer runs, if possible, at the first position only, which most heads read."""
+        """Run a model; its last layer, if possible, only at the first position, the only one that most heads read."""
         output_hidden_states = "hidden_states" in requires
         with prune_positions(model, _first_position, batch, False, output_hidden_states):
             return super().run(model, batch, requires)
@@ -108,13 +108,13 @@ class SequenceClassification(Task):
     def baseline_score(self, statistics: Tensor) -> float:
         """Return an upper bound of the accuracy of always predicting the most frequent class.
 
-        That is its frequency plus two standard errors, but at most half-way from the frequency to 1, so that a good
-        teacher passes on few examples.
+        The bound is the frequency of the class plus two standard errors, but at most halfway between the frequency and
+        1, so that a good teacher passes on a small split, too.
         """
         num_examples = int(statistics.sum())
         majority = float(statistics.max()) / num_examples
         if majority == 1:
-            return 0.0  # a single class tells nothing about the teacher
+            return 0.0  # a split with a single class says nothing about the teacher
         return min(majority + 2 * math.sqrt(majority * (1 - majority) / num_examples), (1 + majority) / 2)
 
     def predictions(self, outputs: Outputs, batch: Batch, label_names: list[str]) -> list[dict[str, Any]]:

@@ -25,7 +25,7 @@ def best_spans(start_logits: Tensor, end_logits: Tensor, mask: Tensor, max_answe
     """Return the span with the largest sum of start and end logits.
 
     The search covers all spans of at most ``max_answer_length`` positions, not only combinations of the best starts and
-    ends. Among equal spans it returns the first and shortest.
+    ends. Among spans with equal scores it returns the first, and of those with the same start the shortest.
 
     Args:
         start_logits: (N, L), any floating dtype.

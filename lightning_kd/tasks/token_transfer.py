@@ -7,13 +7,14 @@ from torch import Tensor
 def transfer_token_probabilities(logits: Tensor, mask: Tensor, target_index: Tensor, num_target_tokens: int) -> Tensor:
     """Sum token probabilities onto the aligned tokens of another tokenization.
 
-    A target token without an aligned token gets the lowest probability of the others, because the logit of probability
-    0 would be infinite.
+    A target token without an aligned token gets the lowest probability among the other target tokens, because a
+    probability of 0 would have an infinite logit.
 
     Args:
         logits: (N, L), any floating dtype; computed in float32.
         mask: (N, L), True = included.
-        target_index: Index of the target token of each token, (N, L); negative = none, its probability is dropped.
+        target_index: Index of the target token aligned with each token, (N, L); negative = none: its probability is
+            dropped.
         num_target_tokens: Number of target tokens, M.
 
     Returns:
