@@ -74,7 +74,7 @@ def main() -> None:
                 loss = compute_loss(student, teacher, batch)
             loss.backward()
             times[name].append(time.perf_counter() - started)
-            losses[name].append(float(loss))
+            losses[name].append(loss.item())
             student.zero_grad()
     title = f"{args.steps} steps of {args.batch_size} x {args.max_length} tokens"
     table = Table("", "median step (ms)", "mean loss", title=title)

@@ -35,7 +35,7 @@ def main() -> None:
         rows = list(csv.DictReader(file))
     first, last = rows[0], rows[-10:]
     print(f"first trial ({first['state']}): {float(first['duration_s']):.1f} s")
-    for name, part in (("trials 2 to 11", rows[1:11]), (f"trials {len(rows) - 9} to {len(rows)}", last)):
+    for name, part in (("trials 2 to 11", rows[1:11]), (f"trials {max(len(rows) - 9, 1)} to {len(rows)}", last)):
         for state in ("complete", "pruned"):
             if values := durations(part, state):
                 ratio = median(values) / float(first["duration_s"])
