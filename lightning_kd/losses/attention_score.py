@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from lightning_kd.losses.base import DistillationLoss, LayerMap, check_layer_map, layer_index, mean_over_heads
+from lightning_kd.losses.base import DistillationLoss, LayerMap, check_layer_map, layer_index, mean_of_losses
 from lightning_kd.outputs import QKV, ModelDims, Outputs
 
 
@@ -93,4 +93,4 @@ class AttentionScoreLoss(DistillationLoss):
             losses.append(
                 attention_score_loss(attention_scores(student_qkv), attention_scores(teacher_qkv), student.token_mask)
             )
-        return mean_over_heads(losses)
+        return mean_of_losses(losses)

@@ -118,8 +118,8 @@ def mean_or_zero(values: Tensor) -> Tensor:
     return values.sum() / max(values.numel(), 1)
 
 
-def mean_over_heads(values: list[Tensor]) -> Tensor:
-    """Return the mean of scalars, one per head or pair of layers."""
+def mean_of_losses(values: list[Tensor]) -> Tensor:
+    """Return the mean of a loss over heads or pairs of layers, from one scalar for each."""
     return torch.stack(values).mean()
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_kd.losses.base import DistillationLoss, mean_over_heads
+from lightning_kd.losses.base import DistillationLoss, mean_of_losses
 from lightning_kd.losses.soft_target import soft_target_loss
 from lightning_kd.outputs import AUGMENTED, IGNORE_INDEX, Batch, Head, Outputs, with_inputs
 
@@ -112,4 +112,4 @@ class ConsistencyLoss(DistillationLoss):
             losses.append(
                 consistency_loss(head.logits[mask], augmented_head.logits[mask], self.temperature, self.confidence)
             )
-        return mean_over_heads(losses)
+        return mean_of_losses(losses)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from lightning_kd.losses.base import DistillationLoss, mean_over_heads
+from lightning_kd.losses.base import DistillationLoss, mean_of_losses
 from lightning_kd.losses.logit_transforms import masked_logsumexp
 from lightning_kd.losses.soft_target import divergence, sum_over_targets
 from lightning_kd.outputs import IGNORE_INDEX, Head, Outputs
@@ -124,4 +124,4 @@ class DecoupledKDLoss(DistillationLoss):
                     "SoftTargetLoss"
                 )
             losses.append(decoupled_kd_loss(head.logits, teacher_head.logits, labels, *arguments, head.mask))
-        return mean_over_heads(losses)
+        return mean_of_losses(losses)

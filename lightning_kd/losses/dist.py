@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from lightning_kd.losses.base import DistillationLoss, drop_masked_targets, masked_log_softmax, mean_over_heads
+from lightning_kd.losses.base import DistillationLoss, drop_masked_targets, masked_log_softmax, mean_of_losses
 from lightning_kd.losses.logit_transforms import standardize_logits
 from lightning_kd.outputs import Outputs
 
@@ -103,4 +103,4 @@ class DISTLoss(DistillationLoss):
         """Return the mean of ``dist_loss`` over the heads."""
         arguments = (self.temperature, self.inter_weight, self.intra_weight)
         pairs = self._head_pairs(student, teacher)
-        return mean_over_heads([dist_loss(s.logits, t.logits, *arguments, s.mask) for s, t in pairs])
+        return mean_of_losses([dist_loss(s.logits, t.logits, *arguments, s.mask) for s, t in pairs])

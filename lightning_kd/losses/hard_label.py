@@ -8,8 +8,8 @@ from lightning_kd.losses.base import (
     DistillationLoss,
     drop_masked_targets,
     masked_log_softmax,
+    mean_of_losses,
     mean_or_zero,
-    mean_over_heads,
 )
 from lightning_kd.losses.chunked import chunked_sum
 from lightning_kd.outputs import IGNORE_INDEX, Head, Outputs
@@ -101,4 +101,4 @@ class HardLabelLoss(DistillationLoss):
             if labels is None:
                 raise ValueError(f"HardLabelLoss: head {name!r} has no labels; use labeled data, or remove this loss")
             losses.append(hard_label_loss(head.logits, labels, self.label_smoothing, head.mask))
-        return mean_over_heads(losses)
+        return mean_of_losses(losses)

@@ -3,7 +3,7 @@
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from lightning_kd.losses.base import DistillationLoss, LayerMap, check_layer_map, mean_or_zero, mean_over_heads
+from lightning_kd.losses.base import DistillationLoss, LayerMap, check_layer_map, mean_of_losses, mean_or_zero
 from lightning_kd.outputs import ModelDims, Outputs
 
 
@@ -64,7 +64,7 @@ class HiddenStateCosineLoss(DistillationLoss):
         assert teacher is not None  # guaranteed by requires_teacher
         assert student.hidden_states is not None  # guaranteed by requires
         assert teacher.hidden_states is not None
-        return mean_over_heads(
+        return mean_of_losses(
             [
                 hidden_state_cosine_loss(student.hidden_states[i], teacher.hidden_states[j], student.token_mask)
                 for i, j in (self.layer_map or {-1: -1}).items()

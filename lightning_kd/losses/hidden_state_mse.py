@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lightning_kd.losses.base import DistillationLoss, LayerMap, check_layer_map, mean_or_zero, mean_over_heads
+from lightning_kd.losses.base import DistillationLoss, LayerMap, check_layer_map, mean_of_losses, mean_or_zero
 from lightning_kd.outputs import ModelDims, Outputs
 
 
@@ -75,7 +75,7 @@ class HiddenStateMSELoss(DistillationLoss):
         assert student.hidden_states is not None  # guaranteed by requires
         assert teacher.hidden_states is not None
         project = nn.Identity() if self.projection is None else self.projection
-        return mean_over_heads(
+        return mean_of_losses(
             [
                 hidden_state_mse_loss(project(student.hidden_states[i]), teacher.hidden_states[j], student.token_mask)
                 for i, j in (self.layer_map or {-1: -1}).items()

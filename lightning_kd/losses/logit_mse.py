@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from lightning_kd.losses.base import DistillationLoss, drop_masked_targets, mean_or_zero, mean_over_heads
+from lightning_kd.losses.base import DistillationLoss, drop_masked_targets, mean_of_losses, mean_or_zero
 from lightning_kd.outputs import Outputs
 
 
@@ -44,4 +44,4 @@ class LogitMSELoss(DistillationLoss):
     def forward(self, student: Outputs, teacher: Outputs | None) -> Tensor:
         """Return the mean of ``logit_mse_loss`` over the heads."""
         pairs = self._head_pairs(student, teacher)
-        return mean_over_heads([logit_mse_loss(s.logits, t.logits, s.mask) for s, t in pairs])
+        return mean_of_losses([logit_mse_loss(s.logits, t.logits, s.mask) for s, t in pairs])

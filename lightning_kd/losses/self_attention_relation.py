@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from lightning_kd.losses.base import DistillationLoss, check_layer_map, layer_index, mean_over_heads
+from lightning_kd.losses.base import DistillationLoss, check_layer_map, layer_index, mean_of_losses
 from lightning_kd.outputs import ModelDims, Outputs
 
 
@@ -97,7 +97,7 @@ class SelfAttentionRelationLoss(DistillationLoss):
         assert teacher.qkv is not None
         student_qkv = student.qkv[layer_index(self.student_layer)]
         teacher_qkv = teacher.qkv[layer_index(self.teacher_layer)]
-        return mean_over_heads(
+        return mean_of_losses(
             [
                 self_attention_relation_loss(
                     getattr(student_qkv, kind), getattr(teacher_qkv, kind), student.token_mask, self.num_relation_heads

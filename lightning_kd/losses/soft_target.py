@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_kd.losses.base import DistillationLoss, drop_masked_targets, masked_log_softmax, mean_over_heads
+from lightning_kd.losses.base import DistillationLoss, drop_masked_targets, masked_log_softmax, mean_of_losses
 from lightning_kd.losses.chunked import RowSumFn, chunked_sum
 from lightning_kd.losses.logit_transforms import merge_tail_classes, standardize_logits
 from lightning_kd.outputs import Outputs
@@ -182,7 +182,7 @@ class SoftTargetLoss(DistillationLoss):
 
     def forward(self, student: Outputs, teacher: Outputs | None) -> Tensor:
         """Return the mean of ``soft_target_loss`` over the heads."""
-        return mean_over_heads(
+        return mean_of_losses(
             [
                 soft_target_loss(s.logits, t.logits, self.temperature, self.beta, s.mask, self.standardize, self.top_k)
                 for s, t in self._head_pairs(student, teacher)

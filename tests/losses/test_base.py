@@ -9,7 +9,7 @@ from scipy.special import log_softmax
 
 from lightning_kd import losses
 from lightning_kd.losses import DistillationLoss, HardLabelLoss, LogitMSELoss, SoftTargetLoss
-from lightning_kd.losses.base import drop_masked_targets, masked_log_softmax, mean_or_zero, mean_over_heads
+from lightning_kd.losses.base import drop_masked_targets, masked_log_softmax, mean_of_losses, mean_or_zero
 from lightning_kd.outputs import Head, Outputs
 
 LOSSES = [HardLabelLoss, LogitMSELoss, SoftTargetLoss]
@@ -65,7 +65,7 @@ def test_mean_of_no_values_is_zero_with_gradient():
 
 
 def test_mean_over_heads():
-    assert mean_over_heads([torch.tensor(1.0), torch.tensor(4.0)]) == 2.5
+    assert mean_of_losses([torch.tensor(1.0), torch.tensor(4.0)]) == 2.5
 
 
 def test_targets_with_an_included_class_are_kept():
