@@ -23,8 +23,8 @@ from lightning_kd.training.module import DistillationModule
 class Export(DistillationModuleCallback, ABC):
     """Writes the best student into a folder at the end of ``fit``, completely or not at all.
 
-    The folder is written under a temporary name and then renamed. An earlier export is replaced. Any other folder that
-    is not empty raises before training.
+    The folder is written under a temporary name and then renamed. An earlier export is replaced; any other non-empty
+    folder is an error before training.
 
     Attributes:
         dirname: Name of the folder in the run's log folder.
@@ -56,7 +56,7 @@ class Export(DistillationModuleCallback, ABC):
         """Raise if a package that the export needs is missing.
 
         Raises:
-            ValueError: Names the missing packages and the command that installs them.
+            ValueError: If a package is missing; the message contains the command that installs it.
         """
 
     def check_output_dirs(self, target: Path, sources: Iterable[Path] = ()) -> None:
@@ -64,11 +64,11 @@ class Export(DistillationModuleCallback, ABC):
 
         Args:
             target: The folder to write.
-            sources: Folders that must stay.
+            sources: Folders that must not be overwritten.
 
         Raises:
-            ValueError: If a folder exists and is neither empty nor an earlier export, or if it is, contains or lies in
-                the working directory or a source.
+            ValueError: If a folder exists and is neither empty nor an earlier export, if it is or contains the working
+                directory, or if it overlaps with a source.
         """
         sources = [source.expanduser().resolve() for source in sources]
         for folder in self.variant_dirs(target):
@@ -78,7 +78,7 @@ class Export(DistillationModuleCallback, ABC):
                     f"{field}: {str(folder)!r} overlaps with {str(source)!r}, which the run reads or another callback "
                     "writes; choose another folder"
                 )
-            if Path.cwd().is_relative_to(folder):  # the folder is going to be renamed
+            if Path.cwd().is_relative_to(folder):  # renaming it would move the working directory
                 raise ValueError(
                     f"{field}: {str(folder)!r} is or contains the working directory; choose another folder"
                 )
@@ -131,7 +131,7 @@ class GraphExport(Export):
 
     @rank_zero_only
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Export a fresh copy of the student and discard the result."""
+        """Export a freshly initialized student and discard the result."""
         student = self.distillation_module(pl_module).student
         if isinstance(student, transformers.PreTrainedModel):
             datamodule = as_text_datamodule(get_datamodule(trainer), self.config_key)
@@ -142,7 +142,7 @@ class GraphExport(Export):
         """Check that a model can be exported, without writing anything.
 
         Raises:
-            ValueError: If it cannot.
+            ValueError: If the model cannot be exported.
         """
 
 

@@ -33,7 +33,7 @@ class FillTeacherCache(DistillationModuleCallback):
         """Check that there is a cache and a teacher.
 
         Raises:
-            ValueError: If there is not.
+            ValueError: If there is no cache, or no loss uses a teacher.
         """
         if pl_module.teacher_cache is None:
             raise ValueError("model.teacher_cache: not set, so there is nothing to fill; set a folder")

@@ -35,7 +35,7 @@ def checkpoint_dir(trainer: Trainer) -> Path:
 class LastCheckpoint(Checkpoint):
     """Writes ``checkpoints/last.ckpt`` every few minutes, at the end of each epoch, and when training stops early.
 
-    On SIGTERM, which schedulers send before they end a job, training continues to the next step at which it can be
+    On SIGTERM, which job schedulers send before they stop a job, training continues to the next step at which it can be
     saved (with several devices, up to 16 steps), saves, and exits with status 143.
 
     Within an epoch it never saves between batches whose gradients are accumulated, nor on the last batch, because a
@@ -78,7 +78,7 @@ class LastCheckpoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save if the time has come and no gradients are being accumulated."""
+        """Save if a checkpoint is due and no gradients are being accumulated."""
         if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch or is_accumulating(trainer):
             return
         stopping = trainer.should_stop or trainer.global_step == trainer.max_steps
@@ -105,7 +105,7 @@ class LastCheckpoint(Checkpoint):
         if is_fast_dev_run(trainer):
             return
         target = checkpoint_dir(trainer) / "last.ckpt"
-        # AtomicCheckpointIO renames files; folders, which strategies that shard may write, are renamed here
+        # AtomicCheckpointIO renames files; the folders that sharding strategies may write are renamed here
         is_directory = getattr(trainer.strategy, "_save_distributed_checkpoint", False) or target.is_dir()
         temporary = target.with_name(".last.ckpt.tmp") if trainer.strategy.broadcast(is_directory) else target
         trainer.save_checkpoint(temporary, weights_only=False)

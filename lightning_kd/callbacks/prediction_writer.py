@@ -36,7 +36,7 @@ class PredictionWriter(BasePredictionWriter):
         """Check that the file can be written.
 
         Raises:
-            ValueError: If it cannot.
+            ValueError: If ``path`` cannot be written.
         """
         super().setup(trainer, pl_module, stage)
         folder = output_path(trainer)
@@ -67,7 +67,9 @@ class PredictionWriter(BasePredictionWriter):
         rows = [
             {
                 **{name: texts[row.get("row_id", number)] for name, texts in text_columns.items()},
-                **{name: value for name, value in row.items() if name != "row_id"},  # not pop: the trainer returns rows
+                **{
+                    name: value for name, value in row.items() if name != "row_id"
+                },  # no pop: the trainer returns these rows
             }
             for number, row in enumerate(rows)
         ]

@@ -18,21 +18,21 @@ from lightning_kd.export.student import best_scores
 from lightning_kd.training.module import DistillationModule
 
 PERMANENT_ERROR_CODES = (400, 401, 402, 403, 404)
-"""HTTP status codes that a later retry would not change."""
+"""HTTP status codes of errors that a retry does not fix."""
 
 
 class PushToHub(DistillationModuleCallback):
     """Uploads all exports to the Hugging Face Hub at the end of ``fit``.
 
     The student and its model card become the root of the repository, every other export (ONNX) a folder in it. The
-    token comes from ``HF_TOKEN`` or ``hf auth login``; it is not an argument, so that no config or checkpoint has it.
+    token comes from ``HF_TOKEN`` or ``hf auth login``; it is not an argument, so no config contains it.
 
     Before training, the repository is created and the token is checked, so that a long run does not fail at its end. If
-    the Hub cannot be reached then, a warning is given. If the upload fails, the folders stay, and the error names the
-    command that tries again.
+    the Hub is unreachable at that point, a warning is issued. If the upload fails, the local folders are kept, and the
+    error contains the command to retry it.
 
     Args:
-        repo_id: ``name/model``, or ``model`` under the name of the token's owner.
+        repo_id: ``namespace/model``, or ``model`` for the namespace of the token's owner.
         private: If True, a new repository is private, and an existing one must not be public. An existing repository
             keeps its visibility.
 
@@ -87,7 +87,7 @@ class PushToHub(DistillationModuleCallback):
             raise ValueError(f"PushToHub: {problem}")
 
     def _find_problem(self) -> str | None:
-        """Return why the upload is going to fail, as far as can be known before training."""
+        """Return why the upload would fail, as far as is known before training; None if no reason is known."""
         if is_offline_mode():
             return "HF_HUB_OFFLINE is set; unset it, or remove PushToHub"
         if get_token() is None:
@@ -96,15 +96,15 @@ class PushToHub(DistillationModuleCallback):
             self._ensure_repo()
         except PermissionError as error:
             return str(error)
-        except Exception as error:  # connection errors, and whatever a proxy's answer makes the client raise
+        except Exception as error:  # connection errors, and any error caused by a proxy's response
             if isinstance(error, HfHubHTTPError) and error.response.status_code in PERMANENT_ERROR_CODES:
                 return (
                     f"the Hub rejects {self.repo_id!r} ({_redact_token(error)}); check the name, and that the token "
                     "of HF_TOKEN or `hf auth login` has write access"
                 )
             rank_zero_warn(
-                f"PushToHub: cannot reach the Hub ({_redact_token(error)}); training goes on, and the upload is "
-                "tried at the end"
+                f"PushToHub: cannot reach the Hub ({_redact_token(error)}); training continues, and the upload is "
+                "attempted at the end"
             )
         return None
 
@@ -135,7 +135,7 @@ class PushToHub(DistillationModuleCallback):
         """Upload, after the exports of ``on_fit_end`` and the report of ``teardown``.
 
         Raises:
-            OSError: If the upload fails; the message names the command that tries again.
+            OSError: If the upload fails; the message contains the command to retry it.
         """
         pending, self._pending_uploads = self._pending_uploads, {}
         if stage != "fit" or not pending or not trainer.is_global_zero:
@@ -155,7 +155,7 @@ class PushToHub(DistillationModuleCallback):
         rank_zero_info(f"Uploaded to {HfApi().endpoint}/{info.id} ({'private' if info.private else 'public'})")
 
     def _retry_message(self, error: Exception, folders: dict[str, Path]) -> str:
-        # hf upload would also write to the public repository
+        # do not suggest the public repository: hf upload would write to it
         repo_id = "<another repo_id>" if isinstance(error, PermissionError) else self.repo_id
         options = ["--private"] if self.private else []
         commands = [

@@ -17,8 +17,8 @@ class StudentExport(Export):
     It runs before all other exports, whatever their order, so that the student is written even if one of them fails.
 
     Args:
-        output_dir: Folder to write; null = ``student`` in the run's log folder. An earlier export is replaced. Any
-            other folder that is not empty raises before training.
+        output_dir: Folder to write; null = ``student`` in the run's log folder. An earlier export is replaced;
+            any other non-empty folder is an error before training.
     """
 
     dirname = "student"
@@ -41,7 +41,7 @@ class StudentExport(Export):
             self._exported = True
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Export the student if ``on_train_end`` did not: weights are averaged, or there was no step to train."""
+        """Export the student if ``on_train_end`` did not: weights are averaged, or no training step ran."""
         if not self._exported:
             super().on_fit_end(trainer, pl_module)
 

@@ -49,14 +49,14 @@ class TensorVersions:
         return cls(tuple((tensor, tensor._version) for tensor in iter_tensors(value) if not tensor.is_inference()))
 
     def check_unchanged(self, description: str, remedy: str) -> None:
-        """Raise if a tensor has been changed in place since.
+        """Raise if a tensor has been changed in place since it was recorded.
 
         Args:
             description: The tensors, for the message.
             remedy: How to avoid the change.
 
         Raises:
-            ValueError: Names the shape of the tensor.
+            ValueError: If one has; the message contains its shape.
         """
         for tensor, version in self.versions:
             if tensor._version != version:
@@ -78,7 +78,7 @@ class Call:
         output: Return value.
         layers: Outputs of the recorded layers by path; the last output of a layer that ran several times.
         output_versions: Version counters of the output.
-        token_mask: Positions of the output that count, (B, L), True = counts; None = all.
+        token_mask: Output positions to compare, (B, L), True = compare; None = all.
         classes_last: True if three-dimensional logits are known to be (B, L, C).
     """
 

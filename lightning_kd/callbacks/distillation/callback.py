@@ -16,8 +16,8 @@ from lightning_kd.callbacks.distillation.teacher import (
     CallReplay,
     RestoreTrainingState,
     build_teacher,
-    given_models,
     infer_auto_class,
+    passed_modules,
 )
 from lightning_kd.callbacks.distillation.token_alignment import is_sequence_to_sequence
 from lightning_kd.losses.base import DistillationLoss
@@ -43,15 +43,15 @@ class DistillationCallback(Callback):
             whose step calls ``self(batch)``.
         teacher: Hub id or folder; ``{pretrained: <hub id or folder>, ...}`` with arguments of ``from_pretrained``; a
             list of these (an ensemble, logits averaged); ``{ensemble: [...], combine: ...}``; a ``.ckpt`` of the same
-            LightningModule class, or such a module, whose model of the student's name is used; or any other module.
+            LightningModule class, or such a module, whose submodule at the student's path is used; or any other module.
         losses: Losses to add, by name.
         logits: Key or index of the logits in the outputs of both models, or a list of these, one per head; null = the
             tensor itself, the first tensor of a tuple, or ``logits`` of a mapping.
         labels: Key or index of the labels in the batch, for losses that read them, or a list of these, one per head.
-        call: Index of the call to distill where a step calls the student several times, 0 = first, -1 = last; null =
+        call: Index of the call to distill if a step calls the student several times, 0 = first, -1 = last; null =
             the only call.
         layers: Pairs of layers for losses on hidden states: path in the student to path in the teacher. Each pair has
-            a separate projection where the widths differ.
+            a separate projection if the widths differ.
         auto_class: Name of the transformers class that loads a teacher from a hub id or folder; null = inferred from
             the student's class.
         loss_schedules: Arguments of losses that change over the optimizer steps, by loss and argument, such as
@@ -102,7 +102,7 @@ class DistillationCallback(Callback):
         """Raise if the module or the strategy is not supported.
 
         Raises:
-            ValueError: Names the reason.
+            ValueError: If it is not.
         """
         if stage != "fit":
             return
@@ -119,21 +119,21 @@ class DistillationCallback(Callback):
         dtype = next((p.dtype for p in student.parameters() if p.is_floating_point()), torch.get_default_dtype())
         logits = None if all(loss.requires for loss in self.losses.values()) else _as_key_list(self.logits)
         replay = CallReplay(self.auto_class or infer_auto_class(student), logits)
-        with torch.random.fork_rng(devices=[]):  # keep the module's random numbers
+        with torch.random.fork_rng(devices=[]):  # do not advance the module's random state
             teacher = build_teacher(self.teacher, replay, pl_module, self.student)
-            self._training_state = RestoreTrainingState(given_models(teacher))
+            self._training_state = RestoreTrainingState(passed_modules(teacher))
             teacher.to(pl_module.device, dtype)
             student_layers, replay.layers = self._pair_layers(student, teacher)
             self._terms = LossTerms(self.losses, self.loss_schedules, student_layers, replay.layers)
         if self._resumed and not self._restored_state and self._terms.parameters():
             raise ValueError(
-                "DistillationCallback.losses: have projections, but the checkpoint was saved without them; leave "
-                "layers out, or start a new run from the weights of the checkpoint"
+                "DistillationCallback.losses: some have projections, but the checkpoint was saved without them; remove "
+                "layers, or start a new run from the weights of the checkpoint"
             )
         self._terms.load_state_dict(trainer.strategy.broadcast(self._restored_state or self._terms.state_dict()))
         self._terms.to(pl_module.device, dtype)
         add_parameters(trainer, self._terms.parameters())
-        several = len(find_callbacks(trainer, DistillationCallback)) > 1
+        has_several = len(find_callbacks(trainer, DistillationCallback)) > 1
         self._step_patch = StepPatch(
             trainer,
             pl_module,
@@ -144,7 +144,7 @@ class DistillationCallback(Callback):
             self.call,
             teacher,
             self._terms,
-            log_prefix=f"distillation/{self.student}" if several else "distillation",
+            log_prefix=f"distillation/{self.student}" if has_several else "distillation",
             student_called=bool(self._restored_state),
         )
         self._step_patch.install()
@@ -173,7 +173,7 @@ class DistillationCallback(Callback):
         return student_layers, [Layer.find(loaded[0], path, "teacher") for path in self.layers.values()]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Set the total steps for loss schedules; any earlier, Lightning would build the dataloader too soon."""
+        """Set the total number of steps for loss schedules; in earlier hooks, Lightning would build the dataloader."""
         if self._step_patch is not None and self.loss_schedules:
             self._step_patch.total_steps = require_total_steps(
                 trainer.estimated_stepping_batches, "DistillationCallback.loss_schedules:", "leave loss_schedules out"
@@ -182,7 +182,7 @@ class DistillationCallback(Callback):
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Average the gradients of the losses' parameters across devices, because DDP does not wrap them.
 
-        Done before gradients are unscaled, so that all devices see the same overflow and skip the same steps.
+        This happens before gradients are unscaled, so that all devices see the same overflow and skip the same steps.
         """
         if self._terms is None or trainer.world_size == 1 or is_accumulating(trainer):
             return

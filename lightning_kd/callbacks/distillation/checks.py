@@ -1,4 +1,4 @@
-"""Check that a run can be distilled by a callback."""
+"""Check that a run supports ``DistillationCallback``."""
 
 import inspect
 
@@ -18,7 +18,7 @@ def check_run(trainer: Trainer, pl_module: LightningModule, student: str, has_la
         has_labels: True if losses read labels from the batch.
 
     Raises:
-        ValueError: Names the reason.
+        ValueError: If it does not; the message names the reason.
     """
     if isinstance(pl_module, DistillationModule):
         raise ValueError("DistillationCallback: DistillationModule has a teacher argument; set model.teacher instead")

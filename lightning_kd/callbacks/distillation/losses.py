@@ -114,7 +114,7 @@ class LossTerms:
         """Raise if a loss applies a softmax to a single logit, which gives 1 whatever the logit.
 
         Raises:
-            ValueError: Names the loss and the head.
+            ValueError: If one does; the message names the loss and the head.
         """
         single_logit_head = next((name for name, head in student.heads.items() if head.logits.shape[-1] == 1), None)
         for name, copies in self.copies.items():
@@ -165,7 +165,7 @@ def check_losses(losses: Any, has_layers: bool, has_labels: bool) -> None:
         has_labels: True if the labels are named.
 
     Raises:
-        ValueError: Names the loss.
+        ValueError: If a loss is invalid; the message names it.
     """
     if not isinstance(losses, Mapping):
         kind = type(losses).__name__
@@ -184,7 +184,7 @@ def check_losses(losses: Any, has_layers: bool, has_labels: bool) -> None:
                 "HiddenStateMSELoss with layers"
             )
         if not loss.requires_teacher and not has_labels:
-            raise ValueError(f"{field}: {kind} needs labels; set labels=<key or index of the batch>")
+            raise ValueError(f"{field}: {kind} needs labels; set labels=<key or index in the batch>")
         if loss.requires_augmented:
             raise ValueError(f"{field}: {kind} needs augmented texts, which only DistillationModule has; remove it")
         if loss.requires and not has_layers:

@@ -17,7 +17,7 @@ def add_parameters(trainer: Trainer, parameters: list[nn.Parameter]) -> None:
     ``OneCycleLR`` with a list of peaks). In an existing group the parameters follow its schedule.
 
     Args:
-        trainer: Its first optimizer gets the parameters.
+        trainer: The trainer, whose first optimizer receives the parameters.
         parameters: Parameters to add.
 
     Raises:

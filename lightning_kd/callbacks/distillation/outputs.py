@@ -21,7 +21,7 @@ def get_entry(container: Any, key: Key, argument: str, description: str) -> Any:
     Args:
         container: A mapping, sequence or object.
         key: The entry.
-        argument: Argument of ``DistillationCallback`` that named the key, for the message.
+        argument: Argument of ``DistillationCallback`` that holds the key, for the message.
         description: The container, for the message.
 
     Raises:
@@ -80,7 +80,7 @@ def build_head(name: str, logits: Tensor, labels: Tensor | None, token_mask: Ten
         name: Name of the head, for messages.
         logits: (N, C); (B, L, C) or (B, C, L), from which masked positions are dropped; or (B, C, H, W).
         labels: Shape of the logits without C, -100 = unknown. With labels, unlabeled tokens are dropped.
-        token_mask: Positions that count, (B, L), True = counts; None = all.
+        token_mask: Positions to compare, (B, L), True = compare; None = all.
         classes_last: True if three dimensions are known to be (B, L, C).
 
     Raises:

@@ -30,7 +30,7 @@ class StepPatch:
         layers: Layers of the student that are compared.
         logits: Entries of the output that hold the logits; None = no loss reads them.
         labels: Entries of the batch that hold the labels.
-        call: Index of the call that counts; None = the only one.
+        call: Index of the call to distill; None = the only one.
         teacher: The teacher, run by a ``CallReplay``.
         terms: The losses.
         log_prefix: Prefix of the logged names.

@@ -48,7 +48,7 @@ class CallReplay:
             layers = calls[-1].layers
         else:
             output = replay_call(call, model)
-        # token_mask stays the student's, which got the same arguments
+        # keeps the student's token_mask, because the teacher got the same arguments
         replayed = replace(call, output=output, layers=layers, output_versions=TensorVersions())
         return build_outputs(replayed, "teacher", self.logits, batch["labels"], self.layers)
 
@@ -111,7 +111,7 @@ def _select_arguments(
         if isinstance(kwargs[name], Tensor):
             raise ValueError(
                 f"DistillationCallback.teacher: {type(unwrap_compiled(model)).__name__} does not accept the tensor "
-                f"{name!r} that the student is given (its arguments: {', '.join(parameters)}); wrap the teacher in a "
+                f"{name!r} that the student receives (its arguments: {', '.join(parameters)}); wrap the teacher in a "
                 "module whose forward has the student's argument names"
             )
     return {name: kwargs[name] for name in names}
@@ -141,17 +141,17 @@ class RestoreTrainingState:
 
 
 def build_teacher(source: Any, replay: CallReplay, pl_module: LightningModule, name: str) -> Teacher:
-    """Build the teacher of a student, with its classes in the student's order where both name them.
+    """Build the teacher, with its classes in the student's order if both models name them.
 
     Args:
-        source: As ``DistillationCallback`` takes it.
-        replay: Runs the teacher.
+        source: The ``teacher`` argument of ``DistillationCallback``.
+        replay: Replays the student's calls on the teacher.
         pl_module: The student's module.
         name: Path of the student in the module.
 
     Raises:
-        ValueError: If there is no teacher, it cannot be loaded, it shares weights with the student, or it has other
-            classes.
+        ValueError: If there is no teacher, it cannot be loaded, it shares weights with the student, or its classes
+            differ.
     """
     if source is None:
         raise ValueError(
@@ -159,11 +159,11 @@ def build_teacher(source: Any, replay: CallReplay, pl_module: LightningModule, n
         )
     teacher = Teacher(_resolve_source(source, pl_module, name), replay)
     student = unwrap_compiled(pl_module.get_submodule(name))
-    given = given_models(teacher)
+    modules = passed_modules(teacher)
     student_weights = {id(parameter) for parameter in pl_module.parameters()}
-    if any(id(parameter) in student_weights for model in given for parameter in model.parameters()):
+    if any(id(parameter) in student_weights for model in modules for parameter in model.parameters()):
         raise ValueError("DistillationCallback.teacher: shares weights with the student; pass a copy.deepcopy of it")
-    if not replay.auto_class and len(given) < len(teacher.models):
+    if not replay.auto_class and len(modules) < len(teacher.models):
         raise ValueError(
             f"DistillationCallback.auto_class: unknown for a teacher from a hub id or folder, because the student is a "
             f"{type(student).__name__}; set it, such as AutoModelForSequenceClassification, or pass a loaded model"
@@ -174,7 +174,7 @@ def build_teacher(source: Any, replay: CallReplay, pl_module: LightningModule, n
     return teacher
 
 
-def given_models(teacher: Teacher) -> list[nn.Module]:
+def passed_modules(teacher: Teacher) -> list[nn.Module]:
     """Return the models of a teacher that were passed in as modules."""
     return [model.source for model in teacher.models if isinstance(model.source, nn.Module)]
 

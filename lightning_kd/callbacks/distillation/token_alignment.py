@@ -31,8 +31,8 @@ def align_tokens_and_labels(call: Call, model: nn.Module, labels: list[Tensor]) 
     """Set the ``token_mask`` of a call and align the labels with its logits.
 
     The ``attention_mask`` marks padding. The logits of an encoder-decoder are at the decoder's positions, whose inputs
-    are made of the labels; they are added to the call, because the teacher gets no labels. The labels of a causal
-    language model are shifted, because it compares the logits at a position with the next label.
+    are derived from the labels; these inputs are added to the call, because the teacher gets no labels. The labels of
+    a causal language model are shifted, because it compares the logits at a position with the next label.
 
     Args:
         call: The recorded call.
