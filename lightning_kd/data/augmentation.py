@@ -23,11 +23,11 @@ class Augmentation(ABC):
 
     @abstractmethod
     def __call__(self, text: str, generator: np.random.Generator) -> str:
-        """Return an augmented text, drawn with the generator only."""
+        """Return an augmented text; the generator is the only source of randomness."""
 
 
 class TfIdfReplacement(Augmentation):
-    r"""Replaces uninformative words by other uninformative words, so that the topic of a text stays.
+    r"""Replaces uninformative words with other uninformative words, so that a text keeps its topic.
 
     A word is replaced with a probability that decreases with its TF-IDF in the text,
 
@@ -80,7 +80,7 @@ class TfIdfReplacement(Augmentation):
         return probabilities
 
     def __call__(self, text: str, generator: np.random.Generator) -> str:
-        """Return the text with some words replaced; spaces and punctuation stay."""
+        """Return the text with some words replaced; spaces and punctuation are kept."""
         mask = generator.random(len(WORD_PATTERN.findall(text))) < self.replacement_probabilities(text)
         sampled = np.searchsorted(self._cumulative_weights, generator.random(int(mask.sum())), side="right")
         replacements = iter(sampled.clip(max=len(self._vocabulary) - 1).tolist())

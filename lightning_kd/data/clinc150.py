@@ -49,7 +49,7 @@ class CLINC150DataModule(TextClassificationDataModule):
         variant = "oos_plus" if self.config_name == "plus" else self.config_name
         file = path if path.is_file() else path / f"data_{variant}.json"
         if not file.is_file():
-            raise ValueError(f"data.path: {str(path)!r} has no {file.name}; give the original release of CLINC150")
+            raise ValueError(f"data.path: {str(path)!r} has no {file.name}; use the original release of CLINC150")
         content = read_json(file)
         if not isinstance(content, dict) or not SPLITS.keys() <= content.keys():
             raise ValueError(

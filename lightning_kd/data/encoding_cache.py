@@ -1,4 +1,4 @@
-"""Cache of encoded splits, and the keys under which they are found again."""
+"""Cache of encoded splits, and its keys."""
 
 import inspect
 import json
@@ -42,7 +42,7 @@ def encoder_state(cls: type[Any], root: type[Any]) -> list[Any]:
         root: Base class at which to stop.
 
     Returns:
-        Name and ``ENCODING_VERSION`` of each class, and the source of those outside of this library: our own sources
+        Name and ``ENCODING_VERSION`` of each class, and the source of those outside of this library, whose sources
         may change without an effect on the encoding.
     """
     classes: list[Any] = [base for base in cls.__mro__ if issubclass(base, root)]
@@ -68,7 +68,7 @@ def encode_dataset(
 
     Args:
         raw: Examples.
-        encode: Function of a batch of examples.
+        encode: Encodes a batch of examples.
         key: Changes whenever the result does.
         description: Label of the progress bar.
 

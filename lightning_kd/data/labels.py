@@ -1,4 +1,4 @@
-"""Labels in files and the class indices that they stand for."""
+"""Conversion of labels in files to class indices."""
 
 from typing import Any
 
@@ -47,7 +47,7 @@ def index_labels(labels: list[Any], names: list[str], where: str, allow_unlabele
         allow_unlabeled: If True, missing labels become -100, which losses and metrics ignore; otherwise they raise.
 
     Raises:
-        ValueError: If a label is missing or unknown; names the row.
+        ValueError: If a label is missing or unknown; the message names the row.
     """
     name_to_index = {name: index for index, name in enumerate(names)}
     result = []

@@ -18,7 +18,7 @@ from lightning_kd.data.text_source import TextSource
 from lightning_kd.data.tokenization import NUM_SPECIAL_TOKENS, Prompt, group_texts
 
 MAX_SMOOTHING = 10
-"""Beyond this the weights of frequent tokens are 0 in float64."""
+"""Largest exponent; beyond it, the weights of frequent tokens become 0 in float64."""
 
 
 class MaskedLMDataModule(TextDataModule):
@@ -43,8 +43,8 @@ class MaskedLMDataModule(TextDataModule):
             word is a sequence without spaces, which in Chinese, Japanese or Thai may be a sentence. Requires a fast
             tokenizer.
         mlm_smoothing: Exponent, in [0, 10], of the training masks: a token is drawn with a weight of its count to the
-            power of ``-mlm_smoothing``, so that rare tokens are masked more often. 0 draws all alike; DistilBERT uses
-            0.7. Evaluation masks are always drawn alike.
+            power of ``-mlm_smoothing``, so that rare tokens are masked more often. 0 gives all tokens equal weight;
+            DistilBERT uses 0.7. Evaluation masks always use equal weights.
         validation_fraction: Fraction of the training texts to hold out if there is no validation split, in [0, 1).
         streaming: Read and tokenize the training texts during training, for corpora whose tokens do not fit on the disk
             (otherwise texts and tokens are written to the cache of ``datasets`` and memory-mapped). The length of an
@@ -57,7 +57,7 @@ class MaskedLMDataModule(TextDataModule):
         kwargs: ``batch_size``, ``eval_batch_size``, ``num_workers``; see ``TextDataModule``.
 
     Raises:
-        ValueError: If an argument is out of range or two exclude each other.
+        ValueError: If an argument is out of range or two are mutually exclusive.
     """
 
     ENCODING_VERSION = 1
@@ -182,7 +182,7 @@ class MaskedLMDataModule(TextDataModule):
             )
         if self.max_length <= NUM_SPECIAL_TOKENS:
             raise ValueError(
-                f"data.max_length: {self.max_length} leaves no room for text; give {NUM_SPECIAL_TOKENS + 1} or more"
+                f"data.max_length: {self.max_length} leaves no room for text; use {NUM_SPECIAL_TOKENS + 1} or more"
             )
         if self.whole_word_masking and not tokenizer.is_fast:
             raise ValueError(

@@ -12,7 +12,7 @@ IntArray = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Masking:
-    """BERT's masking: of the selected tokens, 80 % become the mask, 10 % a random token, and 10 % stay.
+    """BERT's masking: of the selected tokens, 80 % become the mask, 10 % a random token, and 10 % are kept.
 
     Devlin et al. 2019, BERT, section 3.1. Special tokens are never selected.
 
@@ -21,7 +21,7 @@ class Masking:
         mask_token_id: Id of the mask.
         special_ids: Ids that are never selected.
         vocab_size: Number of tokens from which the random ones are drawn.
-        token_weights: Relative probability of each id to be selected, (vocabulary,); None for all alike.
+        token_weights: Relative probability of each id to be selected, (vocabulary,); None for equal weights.
     """
 
     probability: float

@@ -21,7 +21,7 @@ SPLIT_NAMES = {
     "dev": "validation",
     "test": "test",
 }
-"""File stems and hub split names, each with the split that it stands for."""
+"""File stems and hub split names, each mapped to its split."""
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".txt")
 
@@ -130,18 +130,17 @@ def _iter_csv(path: Path) -> Iterator[tuple[str, Row]]:
 
 
 def iter_rows(path: Path) -> Iterator[tuple[str, Row]]:
-    """Yield the rows of a file and the place of each, for messages; only one row is in memory at a time.
+    """Yield the rows of a file with their locations, for messages; only one row is in memory at a time.
 
     Args:
         path: CSV or TSV with a header, JSON lines, a JSON array of objects (read as a whole), or plain text with one
-            text per line (column ``text``), blank lines left out. UTF-8, with or without byte order mark.
+            text per line (column ``text``), blank lines skipped. UTF-8, with or without byte order mark.
 
     Raises:
         ValueError: If the suffix is unknown or a row cannot be read; names file and line.
     """
     if path.suffix in PLAIN_TEXT_SUFFIXES:
-        place = str(path)
-        yield from ((place, {"text": line.rstrip("\n")}) for line in _iter_lines(path) if line.strip())
+        yield from ((str(path), {"text": line.rstrip("\n")}) for line in _iter_lines(path) if line.strip())
     elif path.suffix in (".csv", ".tsv"):
         yield from _iter_csv(path)
     elif path.suffix in (".json", ".jsonl"):
@@ -201,7 +200,8 @@ def find_split_files(path: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     """Find the file of each split.
 
     Args:
-        path: A file, which is the split in its name, else ``train``; or a folder with files named after splits.
+        path: A file, which is assigned to the split in its name or else to ``train``; or a folder with files named
+            after splits.
         suffixes: Suffixes that can be read.
 
     Raises:

@@ -10,7 +10,7 @@ POOL_BATCHES = 50
 
 
 class LengthGroupedSampler(DistributedSampler[int]):
-    """Random order in which the examples of a batch, and of a step on all devices, have similar lengths.
+    """Random order in which the examples of a batch, and of a step across all devices, have similar lengths.
 
     Each epoch shuffles all examples, sorts pools of ``POOL_BATCHES`` batches by length, and shuffles the batches. The
     order depends on seed and epoch only. The base class is ``DistributedSampler`` because Lightning does not replace

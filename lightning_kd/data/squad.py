@@ -45,8 +45,8 @@ class SQuADDataModule(TextDataModule):
         predict_path: File in the original format to predict, with or without answers; None for the validation split.
         max_length: Maximum number of tokens of a window: question, context and special tokens.
         teacher_tokenizer: The teacher's tokenizer if it differs from the student's, or its hub id or folder; a list for
-            the models of an ensemble. The teacher reads the same characters in its tokens, and its predictions are
-            aligned with the student's tokens.
+            the models of an ensemble. The teacher reads the same text in its tokenization, and its predictions
+            are aligned with the student's tokens.
         kwargs: ``batch_size``, ``eval_batch_size``, ``num_workers``; see ``TextDataModule``.
 
     Raises:
@@ -93,8 +93,8 @@ class SQuADDataModule(TextDataModule):
 
         Returns:
             Columns ``id``, ``question``, ``context`` and ``question_index``; also ``answer`` and ``answer_start``
-            except to predict, and ``answers``, all accepted texts, to evaluate. ``answer_start`` is -1 if the context
-            does not have the answer there; such questions are left out of training, with a warning.
+            except to predict, and ``answers``, all accepted texts, to evaluate. ``answer_start`` is -1 if the answer
+            is not at that position of the context; such questions are left out of training, with a warning.
         """
         found = self._load_predict_questions() if split == "predict" else self._load_questions(split)
         if found is None:
@@ -123,7 +123,7 @@ class SQuADDataModule(TextDataModule):
 
     def _missing_split_hint(self, split: str) -> str:
         name = "dev" if split in ("validation", "predict") else split
-        files = f"give a folder with {name}-v{self.version}.json (data.version is {self.version})"
+        files = f"use a folder with {name}-v{self.version}.json (data.version is {self.version})"
         other = {"test": "evaluate the validation split with `validate`", "predict": "set data.predict_path to a file"}
         return f"{files}; or {other[split]}" if split in other else files
 

@@ -13,7 +13,7 @@ CLS_INDEX = 0
 NO_TOKEN = -1
 
 MAX_WORD_LENGTH = 30
-"""Characters without a space from which on a language is assumed not to separate words by spaces."""
+"""Length of a sequence without spaces from which the language is assumed not to separate words by spaces."""
 
 Offsets = list[tuple[int, int]]
 """Start and end character of each token; equal for a token without characters."""
@@ -23,7 +23,7 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, argument: str) -> None:
     """Raise if a tokenizer does not provide offsets or the layout of an encoder.
 
     Raises:
-        ValueError: Names the argument.
+        ValueError: If it does not; the message names the argument.
     """
     if not tokenizer.is_fast or tokenizer.padding_side != "right" or tokenizer.cls_token is None:
         raise ValueError(
@@ -57,7 +57,7 @@ def _strip_span(text: str, start: int, end: int) -> tuple[int, int]:
 def _char_to_token(text: str, offsets: Offsets, prefer_first: bool) -> NDArray[np.int64]:
     """Return the token of each character, (len(text),); ``NO_TOKEN`` for spaces and dropped characters.
 
-    Where several tokens encode the bytes of one character, the first or the last of them is taken.
+    If several tokens encode the bytes of one character, take the first or, unless ``prefer_first``, the last of them.
     """
     char_tokens = np.full(len(text), NO_TOKEN)
     tokens = list(enumerate(offsets))
@@ -68,7 +68,7 @@ def _char_to_token(text: str, offsets: Offsets, prefer_first: bool) -> NDArray[n
 
 
 def _forward_fill(char_tokens: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Replace each ``NO_TOKEN`` by the entry before it; leading ones stay."""
+    """Replace each ``NO_TOKEN`` with the entry before it; leading ones are kept."""
     latest = np.maximum.accumulate(np.where(char_tokens != NO_TOKEN, np.arange(len(char_tokens)), NO_TOKEN))
     return np.where(latest == NO_TOKEN, NO_TOKEN, char_tokens[latest])
 
@@ -102,7 +102,7 @@ def align_span_boundaries(text: str, source: Offsets, target: Offsets) -> tuple[
 def encode_for_teacher(
     tokenizer: PreTrainedTokenizerBase, student_encodings: list[Encoding], questions: list[str], contexts: list[str]
 ) -> dict[str, list[Any]]:
-    """Encode for the teacher the characters that the student reads, and align the teacher's tokens with the student's.
+    """Encode the text that the student reads for the teacher, and align the teacher's tokens with the student's.
 
     Args:
         tokenizer: The teacher's tokenizer.
@@ -111,8 +111,8 @@ def encode_for_teacher(
         contexts: Whole context of each window.
 
     Returns:
-        Token ids, ``context_span``, and for each token ``student_start`` and ``student_end``: the student's token at
-        which a span starts or ends that does so at this token, -1 if there is none.
+        Token ids, ``context_span``, and for each token ``student_start`` and ``student_end``: the student's token
+        that corresponds to a span start or end at this token, -1 if there is none.
 
     Raises:
         ValueError: If the tokenizer is not suitable, or a window is too long for it.

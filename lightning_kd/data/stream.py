@@ -19,8 +19,8 @@ class StreamingTextDataset(IterableDataset[Columns]):
     again up to its position.
 
     Args:
-        texts: Opens the source.
-        encode: ``encode`` of a DataModule.
+        texts: Returns a new iterator over the texts.
+        encode: Tokenizes a batch of texts, as ``TextDataModule.encode`` does.
         batch_size: Examples per batch and device.
         buffer_size: Number of examples shuffled together.
         seed: Seed, the same on all devices.

@@ -45,13 +45,13 @@ class TextClassificationDataModule(TextDataModule):
         teacher_prompt: Template that the teacher reads but the student does not (prompt internalization); None for the
             student's input, or with ``teacher_tokenizer`` for the text alone.
         teacher_tokenizer: The teacher's tokenizer if it differs from the student's, or its hub id or folder; a list for
-            the models of an ensemble. Each reads the same texts in its tokens.
+            the models of an ensemble. Each model reads the same texts in its tokenization.
         augmentation: Augments the training texts for ``ConsistencyLoss``, differently in each epoch.
         kwargs: ``batch_size``, ``eval_batch_size``, ``max_length``, ``num_workers``; see ``TextDataModule``.
 
     Raises:
         ValueError: If there are not one or two ``text_columns``, ``validation_fraction`` is out of range, or two
-            arguments exclude each other.
+            arguments are mutually exclusive.
     """
 
     ENCODING_VERSION = 1

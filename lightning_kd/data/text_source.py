@@ -13,7 +13,7 @@ from lightning_kd.data.readers import CORPUS_SUFFIXES, find_split_files, load_hu
 
 
 def _generate_examples(file: str, column: str, version: str) -> Iterator[dict[str, str]]:
-    # datasets puts the arguments into the fingerprint: version is there for that only
+    # version is unused here, but datasets includes all arguments in the fingerprint
     yield from ({"text": text} for text in read_texts(Path(file), column))
 
 

@@ -9,8 +9,7 @@ from transformers import PreTrainedTokenizerBase
 from lightning_kd.data.readers import Columns
 
 NO_LIMIT = 2**31 - 1
-"""Some tokenizers set ``model_max_length`` to 1e30, which fast tokenizers cannot take."""
-
+"""Some tokenizers set ``model_max_length`` to 1e30, which fast tokenizers do not accept."""
 
 NUM_SPECIAL_TOKENS = 2
 """``[CLS]`` and ``[SEP]`` around an example."""
@@ -24,7 +23,7 @@ class Prompt:
         template: Text with the name of each column in braces, such as ``The intent of "{text}" is``. Double a literal
             brace.
         columns: Column names.
-        argument: Argument that the template was given as, for messages.
+        argument: Name of the argument that holds the template, for messages.
 
     Raises:
         ValueError: If the template lacks a column or has anything else in braces.
@@ -55,7 +54,7 @@ class Prompt:
     def format_truncated(
         self, tokenizer: PreTrainedTokenizerBase, texts: list[list[str]], max_length: int
     ) -> list[str]:
-        """Insert texts into the template, truncated so that the template itself stays whole.
+        """Insert texts into the template, truncated so that the template itself stays complete.
 
         Args:
             tokenizer: Tokenizer that counts tokens.
@@ -130,7 +129,7 @@ def tokenize_texts(
     if max_length < special + len(texts):
         raise ValueError(
             f"data.max_length: {max_length} leaves no room for text beside {special} special tokens; "
-            f"give {special + len(texts)} or more"
+            f"use {special + len(texts)} or more"
         )
     limit = min(max_length, tokenizer.model_max_length)
     if prompt is not None:

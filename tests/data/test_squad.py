@@ -192,7 +192,7 @@ def test_empty_file(module):
 
 def test_missing_split(module):
     with pytest.raises(
-        ValueError, match=r"has no train split; give a folder with train-v1\.1\.json \(data\.version is 1\.1\)"
+        ValueError, match=r"has no train split; use a folder with train-v1\.1\.json \(data\.version is 1\.1\)"
     ):
         module({"dev": [QUESTION]}).setup("fit")
     with pytest.raises(ValueError, match=r"has no test split; .*`validate`"):
@@ -262,7 +262,7 @@ def test_version_as_a_number():
 
 
 def test_nothing_to_predict(module, write):
-    with pytest.raises(ValueError, match=r"no predict split; give a folder with dev-v1\.1\.json .*data\.predict_path"):
+    with pytest.raises(ValueError, match=r"no predict split; use a folder with dev-v1\.1\.json .*data\.predict_path"):
         module({"train": [QUESTION]}).setup("predict")
     file = write({"none.json": json.dumps(squad([]))}) / "none.json"
     with pytest.raises(ValueError, match=r"data\.predict_path: .*none\.json' has no questions"):
