@@ -1,4 +1,4 @@
-"""Model folders: which program runs them, and their size."""
+"""Model folders, opened with the runtime that their files need."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +20,7 @@ class Artifact:
 
     Attributes:
         name: Name of the model in a report.
-        runtime: Program that runs it, such as ``ONNX Runtime``.
+        runtime: Name of its runtime, such as ``ONNX Runtime``.
         model: Takes inputs by name and has a ``config``.
         num_parameters: Number of parameters; tied ones count once.
         megabytes: Size of its folder on disk, in 10⁶ bytes; None if it has no folder.
@@ -43,7 +43,7 @@ def open_artifact(source: str, task: Task, role: str = "model") -> Artifact:
 
     Raises:
         OSError: If the model cannot be loaded.
-        ValueError: If this machine lacks the device or program that runs it.
+        ValueError: If this machine lacks the device or the runtime for it.
     """
     folder = Path(source).expanduser()
     source = str(folder) if folder.exists() else source
@@ -64,7 +64,7 @@ def open_artifact(source: str, task: Task, role: str = "model") -> Artifact:
 
 
 def open_artifacts(sources: list[str], task: Task) -> list[Artifact]:
-    """Open several models, each named by the shortest unique end of its path.
+    """Open several models, each named by the shortest unique suffix of its path.
 
     Args:
         sources: Folders or hub ids.
@@ -80,9 +80,9 @@ def open_artifacts(sources: list[str], task: Task) -> list[Artifact]:
     artifacts = []
     for source, path in zip(sources, paths, strict=True):
         others = [other for other in paths if other != path]
-        ends = (path.parts[-length:] for length in range(1, longest + 1))
-        end = next(end for end in ends if all(other.parts[-len(end) :] != end for other in others))
-        artifacts.append(replace(open_artifact(source, task), name="/".join(end)))
+        suffixes = (path.parts[-length:] for length in range(1, longest + 1))
+        suffix = next(s for s in suffixes if all(other.parts[-len(s) :] != s for other in others))
+        artifacts.append(replace(open_artifact(source, task), name="/".join(suffix)))
     return artifacts
 
 

@@ -24,7 +24,7 @@ def as_text_datamodule(datamodule: object, caller: str, remedy: str = DEFAULT_RE
 
     Args:
         datamodule: The DataModule, as ``get_datamodule`` returns it.
-        caller: Callback or command that reads the examples, for the message.
+        caller: Name of the callback or command that reads the examples, for the message.
         remedy: Alternative to suggest.
 
     Raises:
@@ -40,7 +40,7 @@ def check_split_name(split: str, caller: str) -> None:
     """Raise if the split is neither ``validation`` nor ``test``.
 
     Raises:
-        ValueError: Names the caller's argument and the value.
+        ValueError: If it is neither; the message names the caller's argument and the value.
     """
     if split not in STAGES:
         raise ValueError(f"{caller}.split: must be one of {', '.join(STAGES)}, got {split!r}")

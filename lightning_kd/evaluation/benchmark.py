@@ -49,7 +49,7 @@ def bootstrap_interval(statistics: Tensor, score: Callable[[Tensor], float], see
 
     Args:
         statistics: Statistics of each resampling unit, (N,) or (N, k).
-        score: Computes the score from such statistics.
+        score: Computes the score from statistics.
         seed: Seed of the resampling.
     """
     generator = np.random.default_rng(seed)
@@ -60,7 +60,7 @@ def bootstrap_interval(statistics: Tensor, score: Callable[[Tensor], float], see
 
 
 def _not_distributed() -> bool:
-    """For metrics: rank 0 evaluates alone, so that there is nothing to synchronize."""
+    """Return False, so that metrics do not synchronize: only rank 0 evaluates."""
     return False
 
 
@@ -71,7 +71,7 @@ def evaluate(model: nn.Module, task: Task, label_names: list[str], batches: Iter
     Args:
         model: The model in eval mode.
         task: Its task.
-        label_names: Its label names, in whose order the batches are labeled.
+        label_names: Its label names, in the order of the batches' label indices.
         batches: Batches on its device.
     """
     scores, units = task.metrics(label_names), task.per_example_metric()
@@ -204,7 +204,7 @@ def build_report(
 def _evaluate_aligned(
     artifact: Artifact, task: Task, data_names: list[str], batches: Iterable[Batch], ignore_label_mismatch: bool
 ) -> EvalResult:
-    """Score a model in its label order, and return its predictions in that of the data."""
+    """Score a model in its label order, and return its predictions in the label order of the data."""
     model_names = get_label_names(get_id2label(artifact.model)) or data_names
     if not task.named_labels:
         return evaluate(artifact.model, task, [], batches)
@@ -219,5 +219,5 @@ def _evaluate_aligned(
 
 
 def _sample_evenly(batches: list[Batch], count: int) -> list[Batch]:
-    """So many of them, evenly spread: they come sorted by length."""
+    """Return at most ``count`` batches, evenly spaced over the list."""
     return [batches[i] for i in np.linspace(0, len(batches) - 1, min(count, len(batches))).astype(int)]

@@ -42,15 +42,15 @@ def measure_parity(task: Task, original: nn.Module, exported: nn.Module, batches
     num_predictions = num_changed = 0
     max_difference = 0.0
     for batch in batches:
-        ours, theirs = task.run(original, batch), task.run(exported, batch)
-        for one, other in ours.zip_heads(theirs):
-            first, second = one.logits.float(), other.logits.float()
-            valid = torch.isfinite(first) if one.mask is None else torch.isfinite(first) & one.mask
+        outputs, exported_outputs = task.run(original, batch), task.run(exported, batch)
+        for head, exported_head in outputs.zip_heads(exported_outputs):
+            logits, exported_logits = head.logits.float(), exported_head.logits.float()
+            valid = torch.isfinite(logits) if head.mask is None else torch.isfinite(logits) & head.mask
             if valid.any():
-                # a logit that became NaN is no small difference
+                # a logit that became NaN counts as an infinite difference
                 max_difference = max(
-                    max_difference, (first - second)[valid].nan_to_num(nan=torch.inf).abs().max().item()
+                    max_difference, (logits - exported_logits)[valid].nan_to_num(nan=torch.inf).abs().max().item()
                 )
-            num_predictions += one.prediction.numel()
-            num_changed += int((~predictions_agree(one.prediction, other.prediction)).sum())
+            num_predictions += head.prediction.numel()
+            num_changed += int((~predictions_agree(head.prediction, exported_head.prediction)).sum())
     return Parity(num_predictions, max_difference, num_changed)

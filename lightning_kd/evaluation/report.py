@@ -1,4 +1,4 @@
-"""The compression report: its numbers, and how they are printed."""
+"""The compression report, and its formats."""
 
 import json
 import os
@@ -18,8 +18,8 @@ class ReportRow:
     """Measurements of one model.
 
     Attributes:
-        name: Name of its folder.
-        runtime: The program that runs it.
+        name: Name of the model.
+        runtime: Name of its runtime, such as ``ONNX Runtime``.
         scores: Its metrics by name.
         ci_low: Lower end of the 95 % bootstrap interval of the task's ``monitor``.
         ci_high: Upper end.

@@ -53,7 +53,7 @@ class Compiler(ABC):
         Looks for functions instead of packages, because the packages of these names on PyPI are empty.
 
         Raises:
-            ValueError: Names what is missing and where to get it.
+            ValueError: If it is; the message names the missing functions and where to get them.
         """
         missing = [
             f"{module}.{name}"
@@ -75,7 +75,7 @@ class Compiler(ABC):
 
     @abstractmethod
     def analyze(self, model: PositionalModel, example_inputs: tuple[Tensor, ...]) -> OperatorSupport | None:
-        """Return the supported operators without compiling; None if the compiler cannot tell."""
+        """Return the supported operators without compiling; None if they are unknown."""
 
     @abstractmethod
     def trace(self, model: PositionalModel, example_inputs: tuple[Tensor, ...]) -> Any:

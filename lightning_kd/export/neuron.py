@@ -88,7 +88,7 @@ class NeuronXCC(Compiler):
         """Return the support that ``torch_neuronx.analyze`` reports.
 
         Raises:
-            ValueError: Names the operators that are not supported.
+            ValueError: If operators are not supported; the message names them.
         """
         with TemporaryDirectory() as folder:
             analysis = import_or_none("torch_neuronx").analyze(

@@ -27,7 +27,7 @@ def check_installed() -> None:
     """Raise if a package that ONNX needs is missing.
 
     Raises:
-        ValueError: Names the missing packages and the command that installs them.
+        ValueError: If one is; the message contains the command that installs it.
     """
     require_packages("ONNX", "onnx", "onnx", "onnxscript", "onnxruntime")
 
@@ -40,7 +40,7 @@ def to_onnx(model: "transformers.PreTrainedModel", batch: Batch) -> torch.onnx.O
         batch: At least two examples of at least two tokens; its keys determine the inputs.
 
     Raises:
-        ValueError: Names the operator that ONNX does not support.
+        ValueError: If the model cannot be exported; the message names the unsupported operator.
     """
     try:
         with eager_attention(model), _suppress_export_warnings():

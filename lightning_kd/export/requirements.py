@@ -1,4 +1,4 @@
-"""Optional packages: found before they are imported."""
+"""Check for optional packages."""
 
 from importlib.util import find_spec
 
@@ -12,7 +12,7 @@ def require_packages(caller: str, extra: str, *packages: str) -> None:
         packages: Names by which the packages are imported.
 
     Raises:
-        ValueError: Names the missing packages and the command that installs them.
+        ValueError: If one is; the message contains the command that installs it.
     """
     if missing := [name for name in packages if find_spec(name) is None]:
         raise ValueError(f"{caller}: {', '.join(missing)} not installed; run pip install 'lightning-kd[{extra}]'")

@@ -29,7 +29,7 @@ class Tracer:
         length: Sequence length of the graph, >= 2.
 
     Raises:
-        ValueError: If the model has fewer positions.
+        ValueError: If ``length`` exceeds the positions of the model.
     """
 
     def __init__(self, model: "transformers.PreTrainedModel", batch: Batch, batch_size: int, length: int) -> None:
@@ -52,7 +52,7 @@ class Tracer:
         self.example_inputs = self.positional_model.example_inputs(padded)
 
     def analyze(self, compiler: Compiler) -> OperatorSupport | None:
-        """Return the operators that the compiler supports; None if it cannot tell.
+        """Return the operators that the compiler supports; None if they are unknown.
 
         Raises:
             ValueError: If it cannot compile the model.
@@ -74,7 +74,7 @@ class Tracer:
         try:
             with eager_attention(self.model), suppress_trace_warnings(), torch.no_grad():
                 return fn(self.positional_model, self.example_inputs)
-        except ValueError:  # raised by us
+        except ValueError:  # a message of this library
             raise
         except Exception as error:  # compilers raise any type
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -161,7 +161,8 @@ def requires_missing_device(folder: Path) -> bool:
 class TracedModel(nn.Module):
     """Runs a traced graph on CPU tensors given by name, for any batch size.
 
-    Inputs are padded to the shape of the graph and run in batches of its size; the outputs are cut to the input.
+    Inputs are padded to the shape of the graph and run in batches of its size; the outputs are truncated to the
+    input.
 
     Args:
         folder: Folder written by ``NeuronTrace`` or optimum-neuron.
@@ -223,4 +224,6 @@ def _pad_to_shape(tensor: Tensor, name: str, config: Any, shape: tuple[int, int]
     """Pad (N, L) to (B, M), N <= B, L <= M, with padding tokens and with copies of the last example."""
     value = (config.pad_token_id or 0) if name == "input_ids" else 0
     tensor = pad(tensor, (0, shape[1] - tensor.shape[1]), value=value)
-    return torch.cat([tensor, tensor[-1:].expand(shape[0] - len(tensor), -1)])  # only padding tokens could give NaN
+    return torch.cat(
+        [tensor, tensor[-1:].expand(shape[0] - len(tensor), -1)]
+    )  # an example of padding only could give NaN

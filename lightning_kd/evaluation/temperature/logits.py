@@ -125,13 +125,13 @@ def encode_sentences(datamodule: TextDataModule, raw: Dataset, sentences: list[s
         sentences: The texts.
 
     Raises:
-        ValueError: If its examples are not single texts.
+        ValueError: If an example has several texts.
     """
     columns = _text_columns(raw)
     if len(columns) != 1:
         raise ValueError(
             f"TemperatureProbe.sentences: an example of {datamodule.path!r} has {len(columns)} texts "
-            f"({', '.join(columns)}); remove sentences, to see the most and least confident examples"
+            f"({', '.join(columns)}); remove sentences to show the most and least confident examples"
         )
     rows: dict[str, list[Any]] = {columns[0]: sentences}
     if "label" in raw.column_names:  # without labels, they would be encoded for prediction, without teacher inputs

@@ -27,10 +27,10 @@ from lightning_kd.training.checks import check_lengths
 
 
 def check_named_labels(task: Task) -> None:
-    """Raise if a task has no named classes, of which each example has one.
+    """Raise if a task does not assign one named class to each example.
 
     Raises:
-        ValueError: Names the task.
+        ValueError: If it does not; the message names the task.
     """
     if not task.named_labels or task.head_kind != "categorical":
         kind = type(task).__name__

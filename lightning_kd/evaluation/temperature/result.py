@@ -1,4 +1,4 @@
-"""Result of a probe: its numbers, and how they are printed."""
+"""Result of a probe, and its formats."""
 
 import json
 import math

@@ -13,7 +13,7 @@ from lightning_kd.evaluation.temperature.result import ProbeResult, Sentence, Sp
 CALLBACK_NAME = "TemperatureProbe"
 
 MAX_SENTENCES = 20
-"""The plot of more takes minutes."""
+"""Maximum number of sentences; plotting more takes minutes."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Selection:
         """Raise if there are fewer than two classes.
 
         Raises:
-            ValueError: Names the number of classes.
+            ValueError: If there are; the message contains their number.
         """
         if num_classes < 2:
             raise ValueError(f"{CALLBACK_NAME}: requires at least 2 classes, got {num_classes}; remove it")
