@@ -32,12 +32,12 @@ def create_parser(command: str, description: str) -> ArgumentParser:
 def parse_and_instantiate(
     parser: ArgumentParser, args: list[str], first_model: Callable[[Namespace], str]
 ) -> Namespace:
-    """Return the arguments with their objects.
+    """Parse the arguments and instantiate their classes.
 
     Args:
         parser: From :func:`create_parser`.
         args: The command line after the command's name.
-        first_model: Returns the model whose tokenizer the data use unless one is given.
+        first_model: Returns the model whose tokenizer the DataModule uses by default.
     """
     config = parser.parse_args(args)
     data_args = config.data.get("init_args")

@@ -15,7 +15,7 @@ class CacheCLI(DistillationCLI):
     fit_command = "cache"
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the arguments of the filling to those of ``fit``."""
+        """Add the arguments of `FillTeacherCache` under ``cache``."""
         super().add_arguments_to_parser(parser)
         parser.add_lightning_class_args(FillTeacherCache, "cache")
 
@@ -45,6 +45,6 @@ def main(args: list[str]) -> None:
     """Fill the teacher's cache.
 
     Args:
-        args: The command line from the command's name on, with the arguments of ``fit``.
+        args: The command line, starting with the command's name, with the arguments of ``fit``.
     """
     CacheCLI(["fit", *args[1:]])

@@ -11,7 +11,7 @@ def main(args: list[str]) -> None:
     """Convert a sharded checkpoint to a single file.
 
     Args:
-        args: The command line from the command's name on.
+        args: The command line, starting with the command's name.
     """
     description = "Convert a sharded checkpoint, a folder to which each process wrote its part, to a single file."
     parser = ArgumentParser(prog="lightning-kd consolidate", description=description)

@@ -22,7 +22,7 @@ def main(args: list[str]) -> None:
     """Convert a finished model, as the export callbacks do at the end of training.
 
     Args:
-        args: The command line from the command's name on.
+        args: The command line, starting with the command's name.
     """
     format_parser = argparse.ArgumentParser("lightning-kd export", description="Convert a finished model.")
     help_text = f"{', '.join(FORMATS)}, or the class path of an Export callback; <format> --help lists its arguments"

@@ -1,6 +1,6 @@
 """``lightning-kd fit``, ``validate``, ``test`` and ``predict``.
 
-Private methods of LightningCLI are overridden in this file only; Lightning 2.6 has no public hooks in their places.
+Private methods of LightningCLI are overridden in this file only; Lightning 2.6 has no public hooks for them.
 """
 
 import shlex
@@ -34,11 +34,11 @@ class DistillationCLI(LightningCLI):
     """LightningCLI for DistillationModule, with a run folder and the callbacks of every run.
 
     Args:
-        args: The command line from the subcommand on.
+        args: The command line, starting with the subcommand.
         run_dir: The run's folder; None = a new one.
 
     Attributes:
-        created_run_dir: The folder that this run created, removed if the run stops before it keeps anything.
+        created_run_dir: The folder that this run created, removed if the run stops before it writes anything to keep.
     """
 
     fit_command: ClassVar[str] = "fit"
@@ -198,7 +198,7 @@ def main(args: list[str]) -> None:
     """Run ``fit``, ``validate``, ``test`` or ``predict``.
 
     Args:
-        args: The command line from the command's name on.
+        args: The command line, starting with the command's name.
     """
     run(args)
 
@@ -209,7 +209,7 @@ def run(
     """Run ``fit``, ``validate``, ``test`` or ``predict``.
 
     Args:
-        args: The command line from the subcommand on.
+        args: The command line, starting with the subcommand.
         run_dir: The run's folder; None = a new one.
         cli_class: The class that parses and runs.
 

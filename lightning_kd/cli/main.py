@@ -69,7 +69,7 @@ def _create_parser() -> argparse.ArgumentParser:
 
 
 def unknown_name(kind: str, name: str, known: list[str]) -> str:
-    """Return the message about a name that is not known, with the closest known one if there is any."""
+    """Return the error message for an unknown name, with the closest known name if there is one."""
     matches = get_close_matches(name, known, n=1)
     hint = f"did you mean {matches[0]!r}?" if matches else f"choose from {', '.join(known)}"
     return f"{kind}: unknown name {name!r}; {hint}"
@@ -78,7 +78,7 @@ def unknown_name(kind: str, name: str, known: list[str]) -> str:
 def suppress_noise() -> None:
     """Silence advertisements, and warnings about intended behavior.
 
-    Call it only where a process of ours starts: it changes the warning filters and loggers of the process.
+    Call it only at the start of a process of this library: it changes the warning filters and loggers of the process.
     """
     for message in (
         "Be aware that when using `ckpt_path`, callbacks used to create.*",  # the best checkpoint's, in test or predict

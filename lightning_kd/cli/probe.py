@@ -18,7 +18,7 @@ def main(args: list[str]) -> None:
     """Show the effect of temperatures on a teacher's probabilities.
 
     Args:
-        args: The command line from the command's name on.
+        args: The command line, starting with the command's name.
     """
     parser = create_parser(
         "probe", "Show the effect of temperatures on a teacher's probabilities, optionally beside its student's."

@@ -21,7 +21,7 @@ def main(args: list[str]) -> None:
     """Compare models on the same data.
 
     Args:
-        args: The command line from the command's name on.
+        args: The command line, starting with the command's name.
     """
     parser = create_parser(
         "report", "Compare models: score, agreement with the first one, size, and speed on this machine."

@@ -17,7 +17,7 @@ def main() -> None:
 def train() -> None:
     """Run ``fit``, or resume an interrupted attempt of the same job.
 
-    Ignores ``sys.argv``: SageMaker passes the hyperparameters there, too, but less precisely.
+    Ignores ``sys.argv``: SageMaker also passes the hyperparameters there, but less precisely.
     """
     from lightning_kd.cli.sagemaker.fit import fit_arguments, run_fit  # slow to import, and may fail
 

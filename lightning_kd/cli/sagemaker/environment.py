@@ -14,7 +14,7 @@ DEFAULT_CHECKPOINT_DIR = "/opt/ml/checkpoints"
 CHECKPOINT_DIR_VARIABLE = "LIGHTNING_KD_CHECKPOINT_DIR"
 
 MASTER_PORT = "7777"
-"""Port of the first host, the one that SageMaker's toolkits use."""
+"""Port of the first host; the same as in SageMaker's toolkits."""
 
 
 @dataclass(frozen=True)

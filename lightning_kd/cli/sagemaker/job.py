@@ -16,7 +16,7 @@ CHANNEL_DIR = "/opt/ml/input/data"
 MAX_VALUE_LENGTH, MAX_HYPERPARAMETERS = 2500, 100
 
 MAX_RUN, SPOT_WAIT = 28 * 24 * 3600, 24 * 3600
-"""SageMaker's limit of ``max_run``, and how long a spot job may wait for instances, in seconds."""
+"""SageMaker's limit of ``max_run``, and the maximum time that a spot job waits for instances, in seconds."""
 
 S3_URI = r"s3://[^/\s]+(/\S*)?"
 
@@ -33,7 +33,7 @@ PATTERNS = {
 
 @dataclass
 class Job:
-    """Settings of a training job, in the words of SageMaker's Python SDK.
+    """Settings of a training job, named as in SageMaker's Python SDK.
 
     Args:
         role: ARN of the IAM role of the job; it must be able to read the channels and write the output.
@@ -50,7 +50,7 @@ class Job:
         use_spot_instances: Use spot instances, which are cheaper and may be interrupted; the job then resumes.
         max_run: Maximum training time in seconds, in [60, 2419200] (28 days).
         volume_size: Disk of each instance in GB, >= 1.
-        request: Further fields of CreateTrainingJob as JSON, such as ``{"Environment": {"HF_HUB_OFFLINE": "1"}}``.
+        request: Additional fields of CreateTrainingJob as JSON, such as ``{"Environment": {"HF_HUB_OFFLINE": "1"}}``.
 
     Raises:
         ValueError: If SageMaker would reject an argument.

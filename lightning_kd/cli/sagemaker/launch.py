@@ -20,7 +20,11 @@ from lightning_kd.cli.sagemaker.source import pack
 
 
 def main(args: list[str]) -> None:
-    """Check the config as the job will, then start the job."""
+    """Check the config as the job will, then start the job.
+
+    Args:
+        args: The command line, starting with the command's name.
+    """
     parser = ArgumentParser(
         prog="lightning-kd sagemaker", description="Run a config as an Amazon SageMaker training job."
     )
@@ -58,7 +62,7 @@ def main(args: list[str]) -> None:
 
 
 def check_config(config: Path, job: Job, source: Path | None) -> str:
-    """Parse the config as the job will, so that a misspelt key fails before an instance starts.
+    """Parse the config as the job will, so that a misspelled key fails before an instance starts.
 
     Args:
         config: The YAML file.

@@ -24,7 +24,7 @@ def check_remote_paths(config: Any, source: Path | None) -> None:
         ValueError: If a path exists here and is not packed, or is neither packed nor a hub id. An absolute path that
             does not exist here passes: the image or a channel may have it.
     """
-    for field, value in _named_paths(config):
+    for field, value in _config_paths(config):
         if "://" in value or value.startswith(CHANNEL_DIR) or _is_packed(value, source):
             continue
         path = Path(value).expanduser()
@@ -36,7 +36,7 @@ def check_remote_paths(config: Any, source: Path | None) -> None:
 
 
 def _is_packed(value: str, source: Path | None) -> bool:
-    """Return True if a path relative to the job's current folder is in the source archive, see source.py."""
+    """Return True if a path relative to the job's working directory is in the source archive, see source.py."""
     parts = Path(value).parts
     folder = PACKAGE.parent if parts[:1] == (PACKAGE.name,) else source
     if folder is None or ".." in parts or Path(value).is_absolute():
@@ -45,17 +45,17 @@ def _is_packed(value: str, source: Path | None) -> bool:
     return path.exists() and path.resolve().is_relative_to(folder.resolve())  # not a link out of the folder
 
 
-def _named_paths(config: Any) -> Iterator[tuple[str, str]]:
+def _config_paths(config: Any) -> Iterator[tuple[str, str]]:
     teacher, student = config.model.get("teacher"), config.model.get("student")
-    for one in teacher if isinstance(teacher, list) else [teacher]:
-        yield from _named("model.teacher", one, "pretrained")
-    yield from _named("model.student", student, "config")
+    for source in teacher if isinstance(teacher, list) else [teacher]:
+        yield from _path_entry("model.teacher", source, "pretrained")
+    yield from _path_entry("model.student", student, "config")
     init_args = config.data.get("init_args") or {}
     for name in DATA_ARGUMENTS:
-        yield from _named(f"data.{name}", init_args.get(name), name)
+        yield from _path_entry(f"data.{name}", init_args.get(name), name)
 
 
-def _named(field: str, value: Any, key: str) -> Iterator[tuple[str, str]]:
+def _path_entry(field: str, value: Any, key: str) -> Iterator[tuple[str, str]]:
     if isinstance(value, str):
         yield field, value
     elif value is not None and isinstance(value.get(key), str):

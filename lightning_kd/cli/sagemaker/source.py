@@ -29,7 +29,7 @@ def pack(target: Path, config: Path, source: Path | None) -> None:
     Args:
         target: The ``.tar.gz`` to write.
         config: The YAML file, which becomes ``config.yaml``.
-        source: Folder whose files are added, and whose ``requirements.txt`` is installed, too.
+        source: Folder whose files are added, and whose ``requirements.txt`` is installed as well.
 
     Raises:
         ValueError: If a file of the folder has a reserved name.
@@ -40,7 +40,7 @@ def pack(target: Path, config: Path, source: Path | None) -> None:
         REQUIREMENTS: _requirements(source),
     }
     with tarfile.open(target, "w:gz") as archive:
-        archive.add(PACKAGE, PACKAGE.name, filter=_clean)
+        archive.add(PACKAGE, PACKAGE.name, filter=_exclude_caches)
         for path in sorted(source.iterdir()) if source is not None else []:
             if path.name in (ENTRY_POINT, DEFAULT_CONFIG, PACKAGE.name) and path.resolve() not in (
                 config.resolve(),
@@ -48,14 +48,14 @@ def pack(target: Path, config: Path, source: Path | None) -> None:
             ):
                 raise ValueError(f"source: {str(path)!r} has a reserved name; rename it")
             if path.name not in (*files, PACKAGE.name):
-                archive.add(path, path.name, filter=_clean)
+                archive.add(path, path.name, filter=_exclude_caches)
         for name, text in files.items():
             member = tarfile.TarInfo(name)
             member.size = len(text.encode())
             archive.addfile(member, io.BytesIO(text.encode()))
 
 
-def _clean(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
+def _exclude_caches(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
     return None if Path(member.name).name in ("__pycache__", ".git") else member
 
 

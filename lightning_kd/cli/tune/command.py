@@ -69,6 +69,9 @@ def _create_parser() -> argparse.ArgumentParser:
 def main(args: list[str]) -> None:
     """Search for good settings of a run.
 
+    Args:
+        args: The command line, starting with the command's name.
+
     Raises:
         ValueError: If an argument, the search space or the config is invalid.
     """

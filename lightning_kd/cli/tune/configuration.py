@@ -28,7 +28,7 @@ class Configuration:
         self._parser = self._parse({}).parser
 
     def with_overrides(self, overrides: dict[str, Any]) -> dict[str, Any]:
-        """Return the given part of the config, without defaults, as plain data.
+        """Return the part of the config that is set explicitly, without defaults, as plain data.
 
         Args:
             overrides: Values by config key.
@@ -40,9 +40,9 @@ class Configuration:
             config = self._parser.parse_args(["fit", *self.args, *_to_arguments(overrides)], defaults=False)
         except argparse.ArgumentError as error:
             raise ValueError(to_one_line(error)) from error
-        given = config.fit.clone()
-        given.pop("config", None)
-        text = self._parser.dump(Namespace(fit=given), skip_validation=True)  # type: ignore[no-untyped-call]
+        explicit = config.fit.clone()
+        explicit.pop("config", None)
+        text = self._parser.dump(Namespace(fit=explicit), skip_validation=True)  # type: ignore[no-untyped-call]
         plain: dict[str, Any] = yaml.safe_load(text)["fit"]
         return plain
 

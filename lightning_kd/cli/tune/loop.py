@@ -57,7 +57,7 @@ class TuningLoop:
             self.write_results()
             self._print("Interrupted; the same command continues the study.")
             sys.exit(INTERRUPT_EXIT_CODE)
-        except OSError:  # the disk is full; any other OSError fails a trial only
+        except OSError:  # the disk is full; any other OSError only fails its trial
             self._retry_current_trial()
             raise
         except StudyError:
@@ -92,7 +92,7 @@ class TuningLoop:
                     )
 
     def _run_one(self) -> None:
-        """Run a trial; ignore it if another process took this one for dead and failed the trial meanwhile."""
+        """Run a trial; ignore it if another process assumed that this one died and marked the trial as failed."""
         from optuna.exceptions import UpdateFinishedTrialError
 
         fatal: list[BaseException] = []  # Optuna does not pass them on for such a trial
@@ -198,7 +198,7 @@ class TuningLoop:
                 shutil.rmtree(results.trial_dir(self.folder, trial.number), ignore_errors=True)
 
     def _delete_if_all_failed(self) -> None:
-        """Delete a study of failures only, so that a corrected one can have its name."""
+        """Delete the study if all trials failed, so that a corrected study can use its name."""
         import optuna
 
         if all(trial.state.name == "FAIL" for trial in results.current_trials(self.study)):

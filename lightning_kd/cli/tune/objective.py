@@ -62,7 +62,7 @@ class Objective:
         Raises:
             TrialFailedError: After an error that may be specific to this trial.
             TrialPruned: If the trial is stopped early.
-            StudyError: If all trials would fail alike.
+            StudyError: If every trial would fail the same way.
             OSError: If the disk is full.
             KeyboardInterrupt: If the process was interrupted.
         """
@@ -89,7 +89,7 @@ class Objective:
             for checkpoints in results.trial_dir(self.folder, trial.number).glob("**/checkpoints"):
                 shutil.rmtree(checkpoints, ignore_errors=True)
         # outside of the handler: the traceback of the error would keep the models in memory
-        with suppress(UpdateFinishedTrialError):  # another process took this one for dead
+        with suppress(UpdateFinishedTrialError):  # another process assumed that this one died
             trial.set_user_attr(results.ERROR_ATTR, message)
         raise TrialFailedError(message)
 

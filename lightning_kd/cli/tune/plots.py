@@ -16,7 +16,7 @@ MIN_TRIALS_FOR_IMPORTANCE = 20
 
 
 def write_plots(folder: Path, study: "Study", metric: str) -> list[str]:
-    """Plot the study as far as it has enough trials.
+    """Write the plots that the study has enough trials for.
 
     Args:
         folder: Folder of the plots.
@@ -45,10 +45,10 @@ def write_plots(folder: Path, study: "Study", metric: str) -> list[str]:
             )
     for name, plot in plots.items() if complete else []:
         with plt.rc_context(), warnings.catch_warnings():  # Optuna sets a global style
-            warnings.simplefilter("ignore")  # of Optuna, about few trials and its experimental plots
+            warnings.simplefilter("ignore")  # Optuna warns about few trials and its experimental plots
             axes = plot()
             figure = axes.figure
             with atomic_write(folder / name) as file:
-                figure.savefig(file, dpi=150, format="png", bbox_inches="tight")  # long names stick out
+                figure.savefig(file, dpi=150, format="png", bbox_inches="tight")  # long names extend beyond the figure
             plt.close(figure)
     return list(plots) if complete else []

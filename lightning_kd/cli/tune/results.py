@@ -20,7 +20,7 @@ ERROR_ATTR, SCORES_ATTR, DISCARDED_ATTR = "error", "scores", "discarded"
 """User attributes of a trial: why it failed, its score by seed, and that the study already had enough trials."""
 
 NUM_BEST_TRIALS = 4
-"""Trials in the table on the screen."""
+"""Number of trials in the printed table."""
 
 
 def finished_trials(study: "Study") -> "list[FrozenTrial]":

@@ -129,7 +129,7 @@ def read_space(source: str) -> SearchSpace:
 def _load_function(file: Path, name: str) -> Callable[[Any], dict[str, Any]]:
     try:
         function = runpy.run_path(str(file)).get(name)
-    except Exception as error:  # of the user's own code
+    except Exception as error:  # raised by the user's code
         raise ValueError(f"cannot be run ({type(error).__name__}: {error})") from error
     if not callable(function):
         raise ValueError(f"has no function {name!r}; define def {name}(trial): ... that returns config overrides")

@@ -27,10 +27,10 @@ DEFINITION_ATTR = "definition"
 """User attribute of a study: its search space, config, metric and seeds."""
 
 PROCESS_ATTR = "process"
-"""User attribute of a trial: host and process id that run it."""
+"""User attribute of a trial: host and id of the process that runs it."""
 
 HEARTBEAT_INTERVAL, GRACE_PERIOD = 60, 300
-"""Seconds between two heartbeats of a trial, and without one until a trial of another machine counts as dead."""
+"""Seconds between heartbeats, and without one until a trial on another machine is considered dead."""
 
 MAX_RETRIES = 2
 """Retries of a trial whose process dies; the trial itself may be the cause."""
@@ -121,7 +121,7 @@ def open_study(
         study.set_user_attr(DEFINITION_ATTR, text)
     except optuna.exceptions.DuplicatedStudyError:
         study = optuna.load_study(study_name=name, storage=storage)
-        existing = study.user_attrs.get(DEFINITION_ATTR, text)  # absent while another process creates the study
+        existing = study.user_attrs.get(DEFINITION_ATTR, text)  # missing while another process creates the study
         if existing != text:
             raise ValueError(
                 f"--study_name: study {name!r} exists, {_describe_difference(json.loads(existing), definition)}; "

@@ -30,7 +30,7 @@ DROPPED_CALLBACKS = (
     LastCheckpoint,
     TemperatureProbe,
 )
-"""Callbacks for a run whose student is kept; the run of the best config has them again."""
+"""Callbacks that trials leave out; a run of the best config has them."""
 
 BUILTIN_PACKAGES = ("lightning", "lightning_kd")
 """Packages whose callbacks log nothing under ``val/``."""
