@@ -47,6 +47,10 @@ def consolidate(source: Path, target: Path) -> None:
 
     Lightning's ``consolidate_checkpoint`` (2.6) expects the keys of ``FSDPStrategy``.
 
+    Args:
+        source: Folder of the sharded checkpoint.
+        target: File to write.
+
     Raises:
         ValueError: If the source is not a sharded checkpoint, or the target already exists.
     """

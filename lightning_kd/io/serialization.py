@@ -154,6 +154,9 @@ def class_from_config(value: Any, base: type[T], argument: str) -> Any:
 
 
 def from_config(value: Any, base: type[T], argument: str) -> Any:
-    """Return the object of a ``to_config`` mapping, and any other value unchanged; see ``class_from_config``."""
+    """Return the object of a ``to_config`` mapping, and any other value unchanged.
+
+    See ``class_from_config`` for arguments and errors.
+    """
     factory = class_from_config(value, base, argument)
     return factory() if _is_class_config(value) else value

@@ -68,7 +68,7 @@ class AttentionScoreLoss(DistillationLoss):
         self.layer_map = layer_map
 
     def setup(self, student: ModelDims, teacher: ModelDims) -> None:
-        """Check the numbers of attention heads and the layers."""
+        """Check that the numbers of attention heads are equal, and that the layers exist."""
         check_layer_map(self.layer_map or {}, student, teacher, type(self).__name__, min_index=1)
         if student.num_attention_heads != teacher.num_attention_heads:
             raise ValueError(

@@ -8,7 +8,7 @@ from lightning_kd.outputs import Outputs
 
 
 def _correlation_distance(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Return 1 - Pearson's correlation, averaged over rows; 0 if there are none."""
+    """Return 1 - Pearson's correlation of each row, averaged over the rows; 0 if there are none."""
     product = standardize_logits(student, mask) * standardize_logits(teacher, mask)
     count = product.shape[-1] if mask is None else mask.sum(dim=-1)
     return (1 - product.sum(dim=-1) / count).sum() / max(len(product), 1)

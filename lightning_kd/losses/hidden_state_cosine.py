@@ -50,7 +50,7 @@ class HiddenStateCosineLoss(DistillationLoss):
         self.layer_map = layer_map
 
     def setup(self, student: ModelDims, teacher: ModelDims) -> None:
-        """Check the widths and the layers."""
+        """Check that the widths are equal, and that the layers exist."""
         check_layer_map(self.layer_map or {}, student, teacher, type(self).__name__, min_index=0)
         if student.hidden_size != teacher.hidden_size:
             raise ValueError(

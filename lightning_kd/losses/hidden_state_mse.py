@@ -55,7 +55,7 @@ class HiddenStateMSELoss(DistillationLoss):
         self.projection: nn.Linear | None = None
 
     def setup(self, student: ModelDims, teacher: ModelDims) -> None:
-        """Check the layers, and create the projection if the widths differ."""
+        """Check that the layers exist, and create the projection if the widths differ."""
         check_layer_map(self.layer_map or {}, student, teacher, type(self).__name__, min_index=0)
         if student.hidden_size == teacher.hidden_size:
             self.projection = None

@@ -80,7 +80,7 @@ class SelfAttentionRelationLoss(DistillationLoss):
         self.teacher_layer = teacher_layer
 
     def setup(self, student: ModelDims, teacher: ModelDims) -> None:
-        """Check the widths and the layers."""
+        """Check that ``num_relation_heads`` divides the widths, and that the layers exist."""
         check_layer_map({self.student_layer: self.teacher_layer}, student, teacher, type(self).__name__, min_index=1)
         for role, dims in (("student", student), ("teacher", teacher)):
             if dims.hidden_size % self.num_relation_heads:

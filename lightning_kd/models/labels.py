@@ -27,7 +27,12 @@ def get_label_names(id2label: Mapping[int, str] | None) -> list[str] | None:
 
 
 def set_config_labels(config: PretrainedConfig, labels: list[str] | int) -> None:
-    """Write label names, or only their number, into a configuration."""
+    """Write labels into a configuration.
+
+    Args:
+        config: The configuration; changed in place.
+        labels: Label names in index order, or only their number.
+    """
     if isinstance(labels, int):
         config.num_labels = labels
     else:

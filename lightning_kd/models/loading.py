@@ -112,10 +112,15 @@ def _hub_kwargs(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def load_config(source: str, role: str, options: Mapping[str, Any] = NO_OPTIONS) -> PretrainedConfig:
-    """Load the configuration of a model; see ``load_model`` for the arguments.
+    """Load the configuration of a model.
+
+    Args:
+        source: Hub id or folder.
+        role: Name of the model in error messages.
+        options: Arguments of ``from_pretrained``, of which ``HUB_KWARGS`` are used.
 
     Raises:
-        OSError: If it cannot be loaded; the message names ``role`` and a remedy.
+        OSError: If it cannot be loaded.
     """
     with _loading_errors(role, source):
         config: PretrainedConfig = AutoConfig.from_pretrained(source, **_hub_kwargs(options))
@@ -123,10 +128,15 @@ def load_config(source: str, role: str, options: Mapping[str, Any] = NO_OPTIONS)
 
 
 def load_tokenizer(source: str, role: str, options: Mapping[str, Any] = NO_OPTIONS) -> PreTrainedTokenizerBase:
-    """Load a tokenizer; see ``load_model`` for the arguments.
+    """Load a tokenizer.
+
+    Args:
+        source: Hub id or folder.
+        role: Name of the tokenizer in error messages.
+        options: Arguments of ``from_pretrained``, of which ``HUB_KWARGS`` are used.
 
     Raises:
-        OSError: If it cannot be loaded; the message names ``role`` and a remedy.
+        OSError: If it cannot be loaded, or has no vocabulary.
     """
     with _loading_errors(role, source):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, **_hub_kwargs(options))

@@ -28,7 +28,11 @@ def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
 def optimizer_state_by_name(optimizer: Optimizer, module: nn.Module) -> dict[str, Any]:
     """Return the state of an optimizer with parameter names instead of indices.
 
-    Indices follow the order of the groups, but sharded strategies read them as the order of the module.
+    Indices follow the order of the parameter groups, but sharded strategies interpret them in the order of the module.
+
+    Args:
+        optimizer: The optimizer.
+        module: The module that has the optimizer's parameters.
     """
     names = {id(parameter): name for name, parameter in module.named_parameters()}
     state = optimizer.state_dict()

@@ -197,11 +197,21 @@ class Task(ABC):
 
     @abstractmethod
     def metrics(self, label_names: list[str]) -> MetricCollection:
-        """Return new metrics for a split, with names without a prefix."""
+        """Return new metrics for a split, by name without a prefix.
+
+        Args:
+            label_names: Names of the model's classes; empty without ``named_labels``.
+        """
 
     @abstractmethod
     def update(self, metrics: MetricCollection, outputs: Outputs, batch: Batch) -> None:
-        """Update the metrics with a labeled batch."""
+        """Update the metrics with a labeled batch.
+
+        Args:
+            metrics: From ``metrics`` or ``per_example_metric``, on the device of the outputs.
+            outputs: A model's outputs for the batch.
+            batch: The batch, for targets that are not in the heads.
+        """
 
     def is_labeled(self, batch: Batch) -> bool:
         """Return True if a batch has the labels that ``update`` needs."""
@@ -223,6 +233,10 @@ class Task(ABC):
     def baseline_statistics(self, outputs: Outputs, batch: Batch) -> Tensor:
         """Return statistics of the labels of a batch, (k,); their sum over a split goes into ``baseline_score``.
 
+        Args:
+            outputs: A model's outputs for the batch.
+            batch: A labeled batch.
+
         Raises:
             ValueError: If the batch has no labels.
         """
@@ -239,7 +253,13 @@ class Task(ABC):
 
     @abstractmethod
     def predictions(self, outputs: Outputs, batch: Batch, label_names: list[str]) -> list[dict[str, Any]]:
-        """Return one prediction per example of a batch that is not padding: values by column of the prediction file."""
+        """Return one prediction per example of a batch that is not padding: values by column of the prediction file.
+
+        Args:
+            outputs: A model's outputs for the batch.
+            batch: The batch.
+            label_names: Names of the model's classes; empty without ``named_labels``.
+        """
 
     def merge_predictions(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Return the rows of the prediction file.

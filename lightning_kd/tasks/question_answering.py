@@ -170,7 +170,7 @@ class QuestionAnswering(Task):
         return torch.tensor(counts, device=outputs.heads["start"].logits.device)
 
     def baseline_score(self, statistics: Tensor) -> float:
-        """Return ``CHANCE_F1``, or with a threshold the percentage of unanswerable questions if it is higher."""
+        """Return ``CHANCE_F1`` or, with a threshold, the percentage of unanswerable questions if that is higher."""
         no_answer_rate = (
             0.0 if self.no_answer_threshold is None else float(statistics[1] / statistics.sum().clamp(min=1))
         )

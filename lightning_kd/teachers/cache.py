@@ -65,7 +65,7 @@ class TeacherCache:
         """Open the cache of each split.
 
         Args:
-            teacher: Its logits must be aligned with ``label_names``.
+            teacher: The teacher, with its logits aligned to ``label_names``.
             task: The task.
             datamodule: The DataModule, with the splits set up.
             splits: Names of the splits, such as ``train``.

@@ -29,10 +29,22 @@ class ModelRunner(Protocol):
         """Name of the transformers class that loads a model, such as ``AutoModelForMaskedLM``."""
 
     def run(self, model: nn.Module, batch: Batch, requires: frozenset[Requirement] = frozenset()) -> Outputs:
-        """Run a model on a batch and return its heads, with the intermediate outputs in ``requires``."""
+        """Run a model on a batch.
+
+        Args:
+            model: The model.
+            batch: The batch.
+            requires: Intermediate outputs to return beside the heads.
+        """
 
     def align_to_student(self, outputs: Outputs, teacher_inputs: Batch, batch: Batch) -> Outputs:
-        """Convert the outputs for another tokenization of the batch (``teacher_inputs``) to the student's tokens."""
+        """Convert the outputs of a model with another tokenization to the student's tokens.
+
+        Args:
+            outputs: Outputs for ``teacher_inputs``.
+            teacher_inputs: The batch in the teacher's tokenization.
+            batch: The batch in the student's tokenization.
+        """
 
 
 class FrozenModel:
@@ -55,7 +67,7 @@ class FrozenModel:
 
     def __init__(self, source: Source, auto_class: str) -> None:
         if isinstance(source, Mapping) and "combine" in source:
-            raise ValueError("teacher.combine: only for an ensemble, but this is a single model; leave it out")
+            raise ValueError("teacher.combine: only for an ensemble, but this is a single model; remove it")
         self.source: str | nn.Module
         self.source, self.options = models.parse_pretrained(source, "teacher")
         self.class_permutation: Tensor | None = None
@@ -213,6 +225,10 @@ class Teacher:
         """Reorder the logits of each model from its label order to ``label_names``.
 
         A model with placeholder names (``LABEL_0``, ...) is assumed to have that order already.
+
+        Args:
+            label_names: The student's label names.
+            ignore_mismatch: If True, treat the same number of different names as the same labels in the same order.
 
         Raises:
             ValueError: If a model has a different label set and ``ignore_mismatch`` is False, or a different number of

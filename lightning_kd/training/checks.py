@@ -26,7 +26,7 @@ def check_loss_names(losses: Losses) -> None:
     """Check that there is a loss, and that each name can be logged and stored in an ``nn.ModuleDict``.
 
     Raises:
-        ValueError: If there is none, or a name cannot.
+        ValueError: If there is no loss, or a name is invalid.
     """
     if not losses:
         raise ValueError("losses: empty; give at least one, such as hard: HardLabelLoss")
@@ -57,7 +57,7 @@ def check_lengths(datamodule: DataModuleInterface, student: nn.Module | None, te
     """Check that no example can have more tokens than a model has positions.
 
     Raises:
-        ValueError: If one can; names the model and its number of positions.
+        ValueError: If the maximum number of tokens exceeds the positions of a model.
     """
     max_tokens = datamodule.max_tokens()
     if max_tokens is None:
@@ -100,7 +100,7 @@ def check_cacheable_losses(losses: Losses) -> None:
     """Check that no loss compares layers, because a teacher cache keeps only logits.
 
     Raises:
-        ValueError: If a loss does.
+        ValueError: If a loss compares layers.
     """
     for name, loss in losses.items():
         if loss.requires:
@@ -140,7 +140,7 @@ def check_unlabeled(datamodule: DataModuleInterface, losses: Losses, teacher: Te
         teacher: The teacher whose outputs a loss reads, if any.
 
     Raises:
-        ValueError: If none does.
+        ValueError: If the data include unlabeled examples and no loss learns from them.
     """
     learns = teacher is not None or any(loss.requires_augmented for loss in losses.values())
     if datamodule.allow_unlabeled and not learns:
@@ -170,7 +170,7 @@ def check_sparse_gradients(trainer: Trainer, is_sharded: bool) -> None:
         is_sharded: True if the strategy shards the embeddings.
 
     Raises:
-        ValueError: If it does not.
+        ValueError: If the embeddings are sharded, or gradients are reduced across GPUs.
     """
     if is_sharded:
         raise ValueError("optimizer: LazyAdamW needs whole embeddings, and the strategy shards them; use AdamW")
@@ -200,7 +200,7 @@ def check_sharding(trainer: Trainer) -> None:
     """Check that no callback needs unsharded weights; called if the strategy shards them.
 
     Raises:
-        ValueError: If a callback needs them.
+        ValueError: If a callback averages or prunes weights.
     """
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, (WeightAveraging, ModelPruning)):

@@ -13,8 +13,8 @@ def clip_special_gradients(
 ) -> bool:
     """Clip sparse gradients, and gradients of a fused optimizer in bf16.
 
-    Lightning (2.6) refuses to clip gradients of a fused optimizer in mixed precision, because the optimizer unscales
-    them itself; in bf16 there is no scaling.
+    Lightning (2.6) does not clip gradients of fused optimizers in mixed precision, because these unscale gradients
+    themselves; but in bf16, gradients are not scaled.
 
     Args:
         optimizer: The optimizer whose gradients are clipped.

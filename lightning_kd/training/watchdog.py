@@ -12,7 +12,7 @@ from lightning.pytorch import Trainer
 GRACE_PERIOD = 10.0
 """Seconds in which a process may exit by itself after the launching process has died."""
 
-THREAD_NAME = "watchdog"
+THREAD_NAME = "lightning_kd.watchdog"
 
 
 def exit_with_parent_process(trainer: Trainer) -> None:

@@ -64,7 +64,7 @@ def test_mean_of_no_values_is_zero_with_gradient():
     assert values.grad.shape == (0,)
 
 
-def test_mean_over_heads():
+def test_mean_of_losses():
     assert mean_of_losses([torch.tensor(1.0), torch.tensor(4.0)]) == 2.5
 
 
