@@ -26,6 +26,9 @@ class Export(DistillationModuleCallback, ABC):
     The folder is written under a temporary name and then renamed. An earlier export is replaced; any other non-empty
     folder is an error before training.
 
+    Args:
+        output_dir: Folder to write; null = ``dirname`` in the run's log folder.
+
     Attributes:
         dirname: Name of the folder in the run's log folder.
         config_key: Prefix of the callback's arguments in messages.
@@ -111,14 +114,24 @@ class Export(DistillationModuleCallback, ABC):
         trainer.strategy.barrier(self.dirname)
 
     def write(self, target: Path, student: TrainedStudent) -> None:
-        """Write the folder, replacing an earlier one only when it is complete."""
+        """Write the folder, and replace an earlier one only when it is complete.
+
+        Args:
+            target: Folder to write.
+            student: The best student.
+        """
         with atomic_directory(target) as folder:
             self.write_files(folder, student)
         rank_zero_info(f"{self.description} written to {target}")
 
     @abstractmethod
     def write_files(self, folder: Path, student: TrainedStudent) -> None:
-        """Write all files into an empty folder."""
+        """Write all files.
+
+        Args:
+            folder: Existing empty folder.
+            student: The best student.
+        """
 
 
 class GraphExport(Export):
@@ -140,6 +153,10 @@ class GraphExport(Export):
     @abstractmethod
     def dry_run(self, model: "transformers.PreTrainedModel", datamodule: TextDataModule) -> None:
         """Check that a model can be exported, without writing anything.
+
+        Args:
+            model: Freshly initialized student in eval mode.
+            datamodule: The data, for example inputs.
 
         Raises:
             ValueError: If the model cannot be exported.

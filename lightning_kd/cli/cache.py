@@ -20,9 +20,13 @@ class CacheCLI(DistillationCLI):
         parser.add_lightning_class_args(FillTeacherCache, "cache")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Return a trainer with the run's devices and precision, without its callbacks and loggers."""
+        """Return a trainer with the run's devices and precision, without its callbacks and loggers.
+
+        Raises:
+            ValueError: If there is a ``ckpt_path``.
+        """
         if self._get(self.config_init, "ckpt_path") is not None:
-            raise ValueError("ckpt_path: cache does not train, so there is nothing to resume; leave it out")
+            raise ValueError("ckpt_path: cache does not train, so there is nothing to resume; remove it")
         settings = self._get(self.config_init, "trainer")
         names = ("accelerator", "strategy", "devices", "num_nodes", "precision", "plugins", "default_root_dir")
         return Trainer(

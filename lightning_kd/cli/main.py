@@ -69,7 +69,13 @@ def _create_parser() -> argparse.ArgumentParser:
 
 
 def unknown_name(kind: str, name: str, known: list[str]) -> str:
-    """Return the error message for an unknown name, with the closest known name if there is one."""
+    """Return the error message for an unknown name, with the closest known name if there is one.
+
+    Args:
+        kind: What the name denotes, such as ``command``.
+        name: The unknown name.
+        known: All known names.
+    """
     matches = get_close_matches(name, known, n=1)
     hint = f"did you mean {matches[0]!r}?" if matches else f"choose from {', '.join(known)}"
     return f"{kind}: unknown name {name!r}; {hint}"

@@ -22,6 +22,9 @@ def main(args: list[str]) -> None:
 
     Args:
         args: The command line, starting with the command's name.
+
+    Raises:
+        ValueError: If an argument is invalid, or a model does not fit the data.
     """
     parser = create_parser(
         "report", "Compare models: score, agreement with the first one, size, and speed on this machine."

@@ -79,7 +79,7 @@ class TextDataModule(LightningDataModule, DataModuleInterface):
         """The student's tokenizer, loaded on first use.
 
         Raises:
-            ValueError: If no tokenizer is given.
+            ValueError: If the argument ``tokenizer`` is None.
         """
         if self._tokenizer is None:
             raise ValueError("data.tokenizer: not given; set it to the student's hub id or folder")
@@ -192,7 +192,13 @@ class TextDataModule(LightningDataModule, DataModuleInterface):
         return max((int(chunk.value_lengths().to_numpy().max()) for chunk in chunks), default=None)
 
     def subset_dataloader(self, split: str, row_ids: Sequence[int], batch_size: int) -> DataLoader[Any]:
-        """Return a loader of the given examples of a loaded split, in the given order."""
+        """Return a loader of some examples of a loaded split.
+
+        Args:
+            split: Name of the split.
+            row_ids: The examples, in this order.
+            batch_size: Examples per batch.
+        """
         arguments = self._dataloader_kwargs(self._splits[split], train=split == "train")
         return DataLoader(sampler=row_ids, batch_size=batch_size, **arguments)
 

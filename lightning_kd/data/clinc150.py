@@ -45,7 +45,11 @@ class CLINC150DataModule(TextClassificationDataModule):
         super().__init__(path, tokenizer, ["text"], "intent", config_name, predict_path, **kwargs)
 
     def read_local(self, path: Path) -> dict[str, Columns]:
-        """Read the original JSON: the examples of each split, followed by its out-of-scope examples."""
+        """Read the original JSON: the examples of each split, followed by its out-of-scope examples.
+
+        Raises:
+            ValueError: If there is no such file, or it has a different layout.
+        """
         variant = "oos_plus" if self.config_name == "plus" else self.config_name
         file = path if path.is_file() else path / f"data_{variant}.json"
         if not file.is_file():

@@ -81,16 +81,29 @@ class DataModuleInterface:
         """Return a key that changes whenever an example of a loaded split changes.
 
         Raises:
-            ValueError: If the examples cannot be identified.
+            ValueError: If the DataModule does not support teacher caches.
         """
         raise self._not_cacheable("cache_key")
 
     def row_lengths(self, split: str) -> list[int]:
-        """Return the number of tokens of each example of a loaded split, ordered by ``row_id``."""
+        """Return the number of tokens of each example of a loaded split, ordered by ``row_id``.
+
+        Raises:
+            ValueError: If the DataModule does not support teacher caches.
+        """
         raise self._not_cacheable("row_lengths")
 
     def subset_dataloader(self, split: str, row_ids: Sequence[int], batch_size: int) -> DataLoader[Any]:
-        """Return a loader of the given examples of a loaded split, in the given order."""
+        """Return a loader of some examples of a loaded split.
+
+        Args:
+            split: Name of the split.
+            row_ids: The examples, in this order.
+            batch_size: Examples per batch.
+
+        Raises:
+            ValueError: If the DataModule does not support teacher caches.
+        """
         raise self._not_cacheable("subset_dataloader")
 
     def _not_cacheable(self, method: str) -> ValueError:

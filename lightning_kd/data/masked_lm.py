@@ -99,7 +99,7 @@ class MaskedLMDataModule(TextDataModule):
                 "num_workers": self.num_workers > 0,
             }
             for name in (name for name, is_set in conflicts.items() if is_set):
-                raise ValueError(f"data.{name}: cannot be combined with streaming; leave one of them out")
+                raise ValueError(f"data.{name}: cannot be combined with streaming; remove one of them")
         self.text_column = text_column
         self.config_name = config_name
         self.line_by_line = line_by_line
@@ -140,7 +140,11 @@ class MaskedLMDataModule(TextDataModule):
         return TextSource(self.path, self.text_column, self.config_name, self.ENCODING_VERSION)
 
     def load(self, split: str) -> datasets.Dataset | None:
-        """Return the texts of a split, in a column ``text``."""
+        """Return the texts of a split, in a column ``text``.
+
+        Raises:
+            ValueError: If ``validation_fraction`` cannot split a single text.
+        """
         is_held_out = self.validation_fraction and not self._source.has_split("validation")
         if not is_held_out or split not in ("train", "validation"):
             return self._source.load_split(split) if self._source.has_split(split) else None

@@ -81,7 +81,7 @@ def read_json(path: Path) -> Any:
     """Parse a JSON file.
 
     Raises:
-        ValueError: If the file is not JSON; names line and column.
+        ValueError: If the file is not JSON; the message names line and column.
     """
     return _parse_json("".join(_iter_lines(path)), path)
 
@@ -137,7 +137,7 @@ def iter_rows(path: Path) -> Iterator[tuple[str, Row]]:
             text per line (column ``text``), blank lines skipped. UTF-8, with or without byte order mark.
 
     Raises:
-        ValueError: If the suffix is unknown or a row cannot be read; names file and line.
+        ValueError: If the suffix is unknown or a row cannot be read; the message names file and line.
     """
     if path.suffix in PLAIN_TEXT_SUFFIXES:
         yield from ((str(path), {"text": line.rstrip("\n")}) for line in _iter_lines(path) if line.strip())
@@ -156,7 +156,7 @@ def read_columns(path: Path) -> Columns:
     """Read a table, see ``iter_rows``.
 
     Raises:
-        ValueError: If the file cannot be read, or the rows have different columns; names file and line.
+        ValueError: If the file cannot be read, or the rows have different columns; the message names file and line.
     """
     columns: Columns | None = None
     for where, row in iter_rows(path):
@@ -177,7 +177,7 @@ def read_texts(path: Path, column: str) -> Iterator[str]:
         column: Column of the texts, in a table.
 
     Raises:
-        ValueError: If a line cannot be read, or a row has no such column; names file and line.
+        ValueError: If a line cannot be read, or a row has no such column; the message names file and line.
     """
     if path.suffix in PLAIN_TEXT_SUFFIXES:
         column = "text"

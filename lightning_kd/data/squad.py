@@ -95,6 +95,9 @@ class SQuADDataModule(TextDataModule):
             Columns ``id``, ``question``, ``context`` and ``question_index``; also ``answer`` and ``answer_start``
             except to predict, and ``answers``, all accepted texts, to evaluate. ``answer_start`` is -1 if the answer
             is not at that position of the context; such questions are left out of training, with a warning.
+
+        Raises:
+            ValueError: If a file cannot be read, or a question of version 1.1 has no answer.
         """
         found = self._load_predict_questions() if split == "predict" else self._load_questions(split)
         if found is None:

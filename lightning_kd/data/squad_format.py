@@ -15,7 +15,7 @@ def read_questions(file: Path) -> list[Question]:
     """Read the questions of a file in SQuAD's format.
 
     Raises:
-        ValueError: If the file has a different format; names the question.
+        ValueError: If the file has a different format; the message names the question.
     """
     content = read_json(file)
     questions: list[Question] = []
@@ -44,6 +44,10 @@ def read_questions(file: Path) -> list[Question]:
 
 def questions_from_hub(rows: datasets.Dataset, path: str) -> list[Question]:
     """Return the questions of a split of a hub data set.
+
+    Args:
+        rows: The split.
+        path: Hub id, for the message.
 
     Raises:
         ValueError: If a column is missing.

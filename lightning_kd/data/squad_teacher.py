@@ -22,6 +22,10 @@ Offsets = list[tuple[int, int]]
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase, argument: str) -> None:
     """Raise if a tokenizer does not provide offsets or the layout of an encoder.
 
+    Args:
+        tokenizer: The tokenizer.
+        argument: Argument of the DataModule that names it, for the message.
+
     Raises:
         ValueError: If it does not; the message names the argument.
     """

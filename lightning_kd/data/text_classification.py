@@ -97,7 +97,7 @@ class TextClassificationDataModule(TextDataModule):
         self._teacher_tokenizer = teacher_tokenizer
         if augmentation is not None and len(columns) == 2:
             raise ValueError(
-                "data.augmentation: cannot augment pairs of texts (data.text_columns names two); leave it out"
+                "data.augmentation: cannot augment pairs of texts (data.text_columns names two); remove it"
             )
         self.augmentation = augmentation
         self.is_stochastic = self.is_stochastic or augmentation is not None

@@ -28,7 +28,7 @@ class TextSource:
 
     Raises:
         OSError: On use, if there is no such data set.
-        ValueError: On use, if a file cannot be read or has no such column; names file and line.
+        ValueError: On use, if a file cannot be read or has no such column; the message names file and line.
     """
 
     def __init__(self, path: str, column: str, config_name: str | None, version: int) -> None:
@@ -66,7 +66,11 @@ class TextSource:
             yield from (text for text in self._hub_splits[split][self.column] if text and text.strip())
 
     def load_split(self, split: str) -> datasets.Dataset:
-        """Return the texts of a split in a column ``text``, memory-mapped from the cache of ``datasets``."""
+        """Return the texts of a split in a column ``text``, memory-mapped from the cache of ``datasets``.
+
+        Raises:
+            ValueError: If a line cannot be read; the message names file and line.
+        """
         if self._split_files is None:
             return self._hub_splits[split].select_columns(self.column).rename_column(self.column, "text")
         file = self._split_files[split]

@@ -65,11 +65,16 @@ def split_dataloader(datamodule: TextDataModule, split: Split) -> DataLoader[Any
 def check_split(datamodule: TextDataModule, split: Split, task: Task) -> None:
     """Raise if a split cannot be scored.
 
+    Args:
+        datamodule: The data.
+        split: The split; the validation split is not checked, because training checks it.
+        task: Task whose labels the split needs.
+
     Raises:
         ValueError: If there is no such split, or its examples have no labels.
     """
     if split == "validation":
-        return  # checked by training
+        return
     with unsharded_dataloaders(datamodule):
         batch = next(iter(split_dataloader(datamodule, split)))
     if not task.is_labeled(batch):

@@ -75,11 +75,22 @@ class Compiler(ABC):
 
     @abstractmethod
     def analyze(self, model: PositionalModel, example_inputs: tuple[Tensor, ...]) -> OperatorSupport | None:
-        """Return the supported operators without compiling; None if they are unknown."""
+        """Return the supported operators without compiling.
+
+        Args:
+            model: The model in eval mode on the CPU.
+            example_inputs: Inputs of the graph's shape, by position.
+
+        Returns:
+            The supported operators; None if they are unknown.
+
+        Raises:
+            ValueError: If the compiler requires an operator that it does not support.
+        """
 
     @abstractmethod
     def trace(self, model: PositionalModel, example_inputs: tuple[Tensor, ...]) -> Any:
-        """Return the compiled graph, for ``torch.jit.save``."""
+        """Return the compiled graph, for ``torch.jit.save``; see ``analyze`` for the arguments."""
 
 
 @dataclass(frozen=True)

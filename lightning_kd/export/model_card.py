@@ -114,7 +114,12 @@ def source_model_card(source: str) -> str:
 
 
 def add_report(file: Path, report: str) -> None:
-    """Append a compression report to a card, replacing an earlier one."""
+    """Append a compression report to a card, replacing an earlier one.
+
+    Args:
+        file: The card.
+        report: The report as Markdown.
+    """
     text = _strip_report(file.read_text(encoding="utf-8"))
     with atomic_write(file) as temporary:
         temporary.write_text(f"{text}\n{REPORT_HEADING}\n\n{report}", encoding="utf-8")

@@ -140,7 +140,14 @@ class ONNXModel(nn.Module):
         self.output_names = [node.name for node in self.session.get_outputs()]
 
     def forward(self, **inputs: torch.Tensor) -> Any:
-        """Return the graph's outputs as attributes."""
+        """Return the graph's outputs as attributes.
+
+        Args:
+            inputs: CPU tensors by name, (N, L).
+
+        Raises:
+            ValueError: If an input is too long or missing.
+        """
         length = next(iter(inputs.values())).shape[1]
         if self.max_positions is not None and length > self.max_positions:
             raise ValueError(

@@ -61,7 +61,11 @@ class Tracer:
         return support
 
     def save(self, compiler: Compiler, folder: Path) -> None:
-        """Trace and compile the model, and write the graph into a folder.
+        """Trace and compile the model, and write the graph.
+
+        Args:
+            compiler: The compiler.
+            folder: Existing folder to write to.
 
         Raises:
             ValueError: If the model cannot be compiled.
@@ -196,7 +200,14 @@ class TracedModel(nn.Module):
             self.graph = torch.jit.load(str(folder / compiler.filename))
 
     def forward(self, **inputs: Tensor) -> Any:
-        """Return the graph's outputs as attributes."""
+        """Return the graph's outputs as attributes.
+
+        Args:
+            inputs: CPU tensors by name, (N, L).
+
+        Raises:
+            ValueError: If an input is too long or missing.
+        """
         inputs = fill_missing_inputs(inputs, self.input_names)
         batch_size, max_length = self.shape
         num_examples, length = inputs[self.input_names[0]].shape

@@ -176,7 +176,7 @@ class DistillationCallback(Callback):
         """Set the total number of steps for loss schedules; in earlier hooks, Lightning would build the dataloader."""
         if self._step_patch is not None and self.loss_schedules:
             self._step_patch.total_steps = require_total_steps(
-                trainer.estimated_stepping_batches, "DistillationCallback.loss_schedules:", "leave loss_schedules out"
+                trainer.estimated_stepping_batches, "DistillationCallback.loss_schedules:", "remove loss_schedules"
             )
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:

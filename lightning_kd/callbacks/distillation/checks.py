@@ -35,7 +35,7 @@ def check_run(trainer: Trainer, pl_module: LightningModule, student: str, has_la
     if has_labels and "dataloader_iter" in inspect.signature(pl_module.training_step).parameters:
         raise ValueError(
             "DistillationCallback.labels: training_step(dataloader_iter) hides its batches; take a batch argument, or "
-            "leave labels out"
+            "remove labels"
         )
     if isinstance(trainer.strategy, (FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy)):
         raise ValueError(

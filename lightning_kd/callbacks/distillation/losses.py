@@ -83,7 +83,7 @@ class LossTerms:
         return values
 
     def to(self, device: torch.device, dtype: torch.dtype) -> None:
-        """Move the parameters of the losses."""
+        """Move and cast the parameters of the losses."""
         self._modules.to(device, dtype)
 
     def parameters(self) -> list[nn.Parameter]:

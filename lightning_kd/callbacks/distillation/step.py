@@ -36,6 +36,8 @@ class StepPatch:
         log_prefix: Prefix of the logged names.
         student_called: True once a step has called the student; from then on, steps that do not are left unchanged.
         total_steps: Optimizer steps of the run, for loss schedules; 0 = no schedules.
+        student: The student.
+        original_step: The module's ``training_step``.
     """
 
     trainer: Trainer

@@ -84,12 +84,12 @@ def _shift_labels(labels: Tensor, call: Call, model: nn.Module) -> Tensor:
     if call.named_arguments.get("labels") is None:
         raise ValueError(
             f"{field}: {name} is called without labels, so it is unknown whether the labels in the batch are shifted "
-            "already; pass them to the model in training_step, or leave labels out here"
+            "already; pass them to the model in training_step, or remove labels here"
         )
     if "loss_function" not in inspect.unwrap(type(model).forward).__code__.co_names:
         raise ValueError(
             f"{field}: {name} does not use transformers' loss_function, so it is unknown whether it shifts the labels; "
-            "leave labels out"
+            "remove labels"
         )
     shifted = torch.full_like(labels, IGNORE_INDEX)
     shifted[:, :-1] = labels[:, 1:]

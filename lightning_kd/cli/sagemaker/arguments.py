@@ -70,7 +70,11 @@ def config_overrides(hyperparameters: Mapping[str, Any], variables: Mapping[str,
 
 
 def find_config(hyperparameters: Mapping[str, Any], variables: Mapping[str, str]) -> Path:
-    """Find the YAML file of a job in the current folder or in the channel ``config``.
+    """Find the YAML file of a job in the working directory or in the channel ``config``.
+
+    Args:
+        hyperparameters: Values by name; ``config`` names the file.
+        variables: Environment variables of the job.
 
     Raises:
         ValueError: If it is in neither.

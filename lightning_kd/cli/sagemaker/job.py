@@ -91,7 +91,11 @@ class Job:
         self.parse_hyperparameters()
 
     def parse_hyperparameters(self) -> dict[str, str]:
-        """Return the hyperparameters by name."""
+        """Return the hyperparameters by name.
+
+        Raises:
+            ValueError: If one is malformed, reserved or given twice, or there are too many.
+        """
         pairs = [text.partition("=") for text in self.hyperparameters]
         for name, equals, value in pairs:
             if not equals or not name or name.startswith("-") or len(value) > MAX_VALUE_LENGTH:

@@ -24,6 +24,9 @@ def main(args: list[str]) -> None:
 
     Args:
         args: The command line, starting with the command's name.
+
+    Raises:
+        ValueError: If an argument is invalid, or boto3 is not installed.
     """
     parser = ArgumentParser(
         prog="lightning-kd sagemaker", description="Run a config as an Amazon SageMaker training job."
@@ -123,7 +126,14 @@ def check_request(request: dict[str, Any]) -> None:
 
 
 def submit(request: dict[str, Any], archive: Path, source_uri: str, region: str | None) -> None:
-    """Upload the source and create the job."""
+    """Upload the source and create the job.
+
+    Args:
+        request: Arguments of CreateTrainingJob.
+        archive: The local source archive.
+        source_uri: S3 URI to upload it to.
+        region: AWS region; None = boto3's default.
+    """
     import boto3
 
     bucket, _, key = source_uri.removeprefix("s3://").partition("/")

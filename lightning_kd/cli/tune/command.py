@@ -21,7 +21,6 @@ from lightning_kd.cli.tune.results import trial_dir
 from lightning_kd.cli.tune.space import read_space
 from lightning_kd.cli.tune.study import (
     PRUNERS,
-    check_installed,
     dead_trials,
     open_storage,
     open_study,
@@ -29,6 +28,7 @@ from lightning_kd.cli.tune.study import (
 )
 from lightning_kd.cli.tune.trial import Metric
 from lightning_kd.data.interface import as_datamodule_interface
+from lightning_kd.export.requirements import require_packages
 from lightning_kd.io.atomic import check_writable
 
 DESCRIPTION = """\
@@ -79,7 +79,7 @@ def main(args: list[str]) -> None:
     for name in ("n_trials", "seeds"):
         if getattr(options, name) < 1:
             raise ValueError(f"--{name}: must be >= 1, got {getattr(options, name)}")
-    check_installed()
+    require_packages("tune", "tune", "optuna", "matplotlib", "sklearn")
     with _reduced_output(options.verbose):
         _tune(options, [*(part for config in options.config for part in ("--config", config)), *fit_args])
 

@@ -50,7 +50,7 @@ class Configuration:
         """Build module and DataModule at each choice and at both ends of each number of a space.
 
         Raises:
-            ValueError: If one cannot be built; names the parameters.
+            ValueError: If one cannot be built; the message names the parameters.
         """
         built: list[tuple[DistillationModule, LightningDataModule]] = []
         params: dict[str, Any] = {}

@@ -71,8 +71,12 @@ class Parameter:
 def read_parameter(name: Any, fields: Any) -> Parameter:
     """Read one entry of a search space.
 
+    Args:
+        name: Key of the entry.
+        fields: Value of the entry, with ``FIELDS``.
+
     Raises:
-        ValueError: If the entry is malformed; names the parameter, the value and the remedy.
+        ValueError: If the entry is malformed; the message names the parameter, the value and the remedy.
     """
     if not isinstance(name, str) or not name:
         raise ValueError(f"parameter {name!r}: the name must be a string; put it in quotes")

@@ -98,7 +98,13 @@ def write_trials(file: Path, study: "Study") -> None:
 
 
 def write_config(file: Path, config: dict[str, Any], header: list[str]) -> None:
-    """Write a config as YAML for ``fit``, with a header of comments."""
+    """Write a config as YAML for ``fit``.
+
+    Args:
+        file: File to write or replace.
+        config: The config as plain data.
+        header: Lines of a comment at the top.
+    """
     lines = "".join(f"# {line}\n" if line else "#\n" for line in header)
     text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
     with atomic_write(file) as temporary:

@@ -105,7 +105,7 @@ def read_space(source: str) -> SearchSpace:
         source: A YAML file, or ``file.py:function``.
 
     Raises:
-        ValueError: If it cannot be read; names the file, the parameter, the value and the remedy.
+        ValueError: If it cannot be read; the message names the file, the parameter, the value and the remedy.
     """
     path, _, function = source.rpartition(":")
     is_python = path.endswith(".py")

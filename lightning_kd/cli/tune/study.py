@@ -7,7 +7,6 @@ import os
 import socket
 import time
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -34,17 +33,6 @@ HEARTBEAT_INTERVAL, GRACE_PERIOD = 60, 300
 
 MAX_RETRIES = 2
 """Retries of a trial whose process dies; the trial itself may be the cause."""
-
-
-def check_installed() -> None:
-    """Raise if Optuna or a package that it plots with is missing.
-
-    Raises:
-        ValueError: Names the packages and the remedy.
-    """
-    missing = [name for name in ("optuna", "matplotlib", "sklearn") if find_spec(name) is None]
-    if missing:
-        raise ValueError(f"tune needs {' and '.join(missing)}, not installed; run pip install 'lightning-kd[tune]'")
 
 
 def open_storage(address: str | None, folder: Path) -> "BaseStorage":

@@ -113,7 +113,11 @@ class _TrialCLI(FitCLI):
         super().__init__(["fit", "--config", str(config)], folder)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Create a quiet trainer on one device."""
+        """Create a quiet trainer on one device.
+
+        Raises:
+            StudyError: If there are several devices.
+        """
         quiet = {} if self._verbose else {"enable_progress_bar": False, "enable_model_summary": False}
         trainer = super().instantiate_trainer(**quiet, **kwargs)
         if trainer.world_size > 1:

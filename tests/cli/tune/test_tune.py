@@ -22,6 +22,7 @@ from lightning_kd import DistillationModule
 from lightning_kd.cli.tune import command
 from lightning_kd.cli.tune import study as tune_study
 from lightning_kd.cli.tune.trial import Metric
+from lightning_kd.export import requirements
 from tests.helpers import LABELS, TINY_BERT, save_model, tiny_bert
 
 SPACE = """
@@ -340,8 +341,8 @@ def test_journal_file(base, shell, tmp_path, capsys):
 
 @pytest.mark.parametrize("package", ["optuna", "matplotlib"])
 def test_missing_package(base, shell, monkeypatch, package):
-    monkeypatch.setattr(tune_study, "find_spec", lambda name: None if name == package else object())
-    assert f"tune needs {package}, not installed; run pip install 'lightning-kd[tune]'" in shell(*base)[0]
+    monkeypatch.setattr(requirements, "find_spec", lambda name: None if name == package else object())
+    assert f"tune: {package} not installed; run pip install 'lightning-kd[tune]'" in shell(*base)[0]
 
 
 def test_example_space(shell, tmp_path, monkeypatch):
