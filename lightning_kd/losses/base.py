@@ -78,7 +78,7 @@ class DistillationLoss(nn.Module):
         """Return the student's outputs for a training batch with additional outputs that this loss needs.
 
         Args:
-            student: The student's outputs, maybe extended by other losses.
+            student: The student's outputs, possibly extended by other losses.
             batch: The training batch.
             run_student: Runs the student on another batch.
         """

@@ -14,7 +14,7 @@ POSITIONS_AFTER_PADDING = ("roberta", "xlm-roberta", "camembert", "mpnet")
 
 
 def get_config(model_or_config: Any) -> Any:
-    """Return the configuration of a model; a configuration is returned as is; None for a module without one."""
+    """Return the configuration of a model, or a configuration unchanged; None for a module without one."""
     if isinstance(model_or_config, PretrainedConfig):
         return model_or_config
     return getattr(model_or_config, "config", None)

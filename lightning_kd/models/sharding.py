@@ -16,8 +16,8 @@ from lightning_kd.models.inspection import encoder_layers
 class FSDP2Strategy(ModelParallelStrategy):
     """Lightning's ``ModelParallelStrategy`` that by default shards over all devices and saves single-file checkpoints.
 
-    Lightning's ``auto`` sets ``data_parallel_size`` to the number of nodes and ``tensor_parallel_size`` to the devices
-    of a node (2.6), so that a run needs both numbers typed and cannot resume on another number of devices.
+    Lightning's ``auto`` (2.6) sets ``data_parallel_size`` to the number of nodes and ``tensor_parallel_size`` to the
+    devices of a node, so a run would have to set both explicitly and could not resume on another number of devices.
 
     Args:
         data_parallel_size: Number of devices over which the weights are sharded; ``auto`` = all.

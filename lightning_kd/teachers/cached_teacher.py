@@ -124,7 +124,7 @@ class CachedTeacher:
             self.teacher(select_examples(inputs, [0]))
 
     def _check_teacher_unchanged(self) -> None:
-        """Compare the fingerprints once, right after the models are loaded, maybe hours after the cache was opened."""
+        """Compare the fingerprints once the models are loaded, possibly hours after the cache was opened."""
         for expected, model in zip(self._unchecked_fingerprints, self.teacher.models, strict=False):
             if isinstance(model.source, str) and expected != fingerprint(model.source, model.options):
                 raise ValueError(f"teacher: {model.name!r} was changed during the run; start again")

@@ -85,7 +85,7 @@ def check_tokenizers(
         tokenizer: The student's tokenizer.
         ignore_mismatch: If True, do not compare fingerprints.
         teacher_tokenizers: Tokenizers of the teacher's inputs, one per model or one for all; empty = the student's.
-        supports_teacher_tokenizer: True if the data can be encoded for the teacher too.
+        supports_teacher_tokenizer: True if the data can also be encoded for the teacher.
 
     Raises:
         ValueError: If the fingerprints differ and ``ignore_mismatch`` is False.

@@ -1,1 +1,1 @@
-"""``DistillationModule``, its checks, and the watchdog of its processes."""
+"""``DistillationModule``, its checks and loss schedules, and the watchdog of its worker processes."""

@@ -26,9 +26,9 @@ class Schedule:
         start: Value at the first step.
         end: Value from ``until`` on.
         until: Fraction of the steps after which ``end`` is reached, in (0, 1].
-        shape: ``linear``; ``cosine``, which starts and ends slowly; ``exponential``, by the same factor at each step;
-            ``saturating``, which approaches ``end`` as 1 - exp(-5 x) does, the ``log`` schedule of Xie et al. 2020
-            (UDA).
+        shape: ``linear``; ``cosine``, which starts and ends slowly; ``exponential``, which changes by the same factor
+            at each step; or ``saturating``, which approaches ``end`` like 1 - exp(-5 x) (the ``log`` schedule of Xie
+            et al. 2020, UDA).
 
     Raises:
         ValueError: If a value is not finite, ``until`` is outside (0, 1], or ``exponential`` has a value <= 0.
