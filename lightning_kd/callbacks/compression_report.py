@@ -9,13 +9,13 @@ from rich.console import Console
 from torch.distributed.fsdp import FSDPModule
 
 from lightning_kd.callbacks.base import DistillationModuleCallback, find_callbacks, is_fast_dev_run, output_path
-from lightning_kd.callbacks.export import Export
+from lightning_kd.callbacks.export_base import Export
 from lightning_kd.data import TextDataModule
 from lightning_kd.data.interface import get_datamodule
 from lightning_kd.evaluation import report_plot
-from lightning_kd.evaluation.artifacts import Artifact, open_artifact
 from lightning_kd.evaluation.batches import Split, as_text_datamodule, check_split, check_split_name
 from lightning_kd.evaluation.benchmark import build_report
+from lightning_kd.export.artifacts import Artifact, open_artifact
 from lightning_kd.export.model_card import add_report
 from lightning_kd.export.requirements import require_packages
 from lightning_kd.export.tracing import requires_missing_device

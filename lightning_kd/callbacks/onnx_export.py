@@ -6,7 +6,7 @@ from pathlib import Path
 import transformers
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from lightning_kd.callbacks.export import GraphExport
+from lightning_kd.callbacks.export_base import GraphExport
 from lightning_kd.data import TextDataModule
 from lightning_kd.evaluation.batches import as_text_datamodule, validation_batches
 from lightning_kd.evaluation.parity import Parity, measure_parity

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from lightning_kd.callbacks.base import DistillationModuleCallback, find_callbacks, is_fast_dev_run
 from lightning_kd.callbacks.compression_report import CompressionReport
-from lightning_kd.callbacks.export import Export
+from lightning_kd.callbacks.export_base import Export
 from lightning_kd.callbacks.student_export import StudentExport
 from lightning_kd.export.student import best_scores
 from lightning_kd.training.module import DistillationModule

@@ -6,7 +6,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import WeightAveraging
 
 from lightning_kd.callbacks.base import find_callbacks
-from lightning_kd.callbacks.export import Export
+from lightning_kd.callbacks.export_base import Export
 from lightning_kd.export.student import TrainedStudent
 from lightning_kd.training.module import DistillationModule
 

@@ -4,11 +4,11 @@ import argparse
 from pathlib import Path
 
 from lightning_kd.callbacks import NeuronTrace, ONNXExport
-from lightning_kd.callbacks.export import Export
+from lightning_kd.callbacks.export_base import Export
 from lightning_kd.cli.arguments import DATA_HINT, create_parser, expand_user, parse_and_instantiate
 from lightning_kd.cli.main import unknown_name
-from lightning_kd.evaluation.artifacts import infer_task
 from lightning_kd.evaluation.batches import as_text_datamodule
+from lightning_kd.export.artifacts import infer_task
 from lightning_kd.export.model_card import source_model_card
 from lightning_kd.export.student import TrainedStudent
 from lightning_kd.io.serialization import class_from_config

@@ -5,11 +5,11 @@ from pathlib import Path
 from rich.console import Console
 
 from lightning_kd.cli.arguments import DATA_HINT, create_parser, expand_user, parse_and_instantiate
-from lightning_kd.evaluation.artifacts import infer_task
 from lightning_kd.evaluation.batches import Split, as_text_datamodule, check_split
 from lightning_kd.evaluation.temperature.plot import plot_probe, write_probe_plot, write_probe_report
-from lightning_kd.evaluation.temperature.probe import probe_models
+from lightning_kd.evaluation.temperature.saved_models import probe_models
 from lightning_kd.evaluation.temperature.selection import Selection
+from lightning_kd.export.artifacts import infer_task
 from lightning_kd.export.requirements import require_packages
 from lightning_kd.io.atomic import check_writable
 

@@ -5,10 +5,10 @@ from pathlib import Path
 from rich.console import Console
 
 from lightning_kd.cli.arguments import DATA_HINT, create_parser, expand_user, parse_and_instantiate
-from lightning_kd.evaluation.artifacts import infer_task, open_artifacts
 from lightning_kd.evaluation.batches import Split, as_text_datamodule, check_split
 from lightning_kd.evaluation.benchmark import build_report
 from lightning_kd.evaluation.report_plot import write_report
+from lightning_kd.export.artifacts import infer_task, open_artifacts
 from lightning_kd.export.requirements import require_packages
 from lightning_kd.io.atomic import check_writable
 from lightning_kd.models import load_tokenizer

@@ -15,10 +15,10 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
 from lightning_kd.data.collators import Collator, collate, is_text_feature
-from lightning_kd.data.dataloader import Position, ResumableDataLoader, ResumableSampler, TokenizedDataset
 from lightning_kd.data.encoding_cache import encode_dataset, encoder_state, get_fingerprint, tokenizer_state
 from lightning_kd.data.interface import DataModuleInterface
 from lightning_kd.data.readers import Columns
+from lightning_kd.data.resumable_dataloader import Position, ResumableDataLoader, ResumableSampler, TokenizedDataset
 from lightning_kd.data.samplers import EvaluationSampler, LengthGroupedSampler
 from lightning_kd.models import load_tokenizer
 from lightning_kd.outputs import Batch

@@ -12,9 +12,9 @@ from torchmetrics import MetricCollection
 from tqdm.auto import tqdm
 
 from lightning_kd.data import TextDataModule
-from lightning_kd.evaluation.artifacts import Artifact
 from lightning_kd.evaluation.batches import Split, split_dataloader, unsharded_dataloaders
 from lightning_kd.evaluation.report import THROUGHPUT_BATCH_SIZE, Report, ReportRow, machine_info
+from lightning_kd.export.artifacts import Artifact
 from lightning_kd.models import get_id2label, input_names
 from lightning_kd.models.labels import align_labels, get_label_names
 from lightning_kd.outputs import Batch, predictions_agree

@@ -14,10 +14,10 @@ from lightning_kd.data.interface import DataModuleInterface
 from lightning_kd.io.atomic import atomic_write
 from lightning_kd.io.serialization import class_path
 from lightning_kd.tasks.base import Task
+from lightning_kd.teachers.cache_store import RowStore, folder_lock
 from lightning_kd.teachers.cached_teacher import CachedTeacher
 from lightning_kd.teachers.fingerprint import fingerprint
 from lightning_kd.teachers.logit_codec import LogitCodec, StorageDtype
-from lightning_kd.teachers.store import RowStore, folder_lock
 from lightning_kd.teachers.teacher import Teacher
 
 FORMAT_VERSION = 1

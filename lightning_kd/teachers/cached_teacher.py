@@ -10,9 +10,9 @@ from torch import Tensor
 
 from lightning_kd.outputs import TEACHER_INPUTS, TEACHER_LOGITS, Batch, Outputs, Requirement, select_examples
 from lightning_kd.tasks.base import Task
+from lightning_kd.teachers.cache_store import RowStore
 from lightning_kd.teachers.fingerprint import fingerprint
 from lightning_kd.teachers.logit_codec import LogitCodec
-from lightning_kd.teachers.store import RowStore
 from lightning_kd.teachers.teacher import Teacher
 
 TOKEN_INPUTS = ("input_ids", "token_type_ids", "position_ids")

@@ -6,7 +6,7 @@ import pytest
 from lightning_kd import QuestionAnswering
 from lightning_kd.callbacks import FillTeacherCache
 from lightning_kd.losses import HardLabelLoss
-from lightning_kd.teachers.store import RowStore
+from lightning_kd.teachers.cache_store import RowStore
 from tests.helpers import cache_folders, data, module, squad_data, trainer
 
 

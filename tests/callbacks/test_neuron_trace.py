@@ -11,8 +11,8 @@ from lightning_kd import DistillationModule, MaskedLM, NeuronTrace, QuestionAnsw
 from lightning_kd.callbacks import CompressionReport, StudentExport, neuron_trace
 from lightning_kd.cli.main import main
 from lightning_kd.data import MaskedLMDataModule
-from lightning_kd.evaluation.artifacts import open_artifact
 from lightning_kd.evaluation.parity import Parity
+from lightning_kd.export.artifacts import open_artifact
 from lightning_kd.export.tracing import TracedModel
 from lightning_kd.tasks import SequenceClassification
 from tests.helpers import (

@@ -21,7 +21,7 @@ from torch import nn
 
 from lightning_kd import CompressionReport, PushToHub
 from lightning_kd.callbacks import StudentExport
-from lightning_kd.callbacks.export import Export
+from lightning_kd.callbacks.export_base import Export
 from lightning_kd.cli.main import main
 from tests.helpers import STUDENT, best_checkpoint, data, module, trainer
 from tests.hub import TOKEN, FakeHub, Repository

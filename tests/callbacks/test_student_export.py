@@ -11,7 +11,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipe
 
 from lightning_kd import DistillationModule
 from lightning_kd.callbacks import LastCheckpoint, StudentExport
-from lightning_kd.callbacks.export import Export
+from lightning_kd.callbacks.export_base import Export
 from tests.helpers import (
     LABELS,
     TINY_BERT,

@@ -11,8 +11,8 @@ from torchmetrics import MetricCollection
 from transformers import BertForMaskedLM, BertForQuestionAnswering
 
 from lightning_kd import MaskedLM, MaskedLMDataModule, QuestionAnswering, SequenceClassification
-from lightning_kd.evaluation.artifacts import Artifact
 from lightning_kd.evaluation.benchmark import bootstrap_interval, build_report, evaluate, time_interleaved
+from lightning_kd.export.artifacts import Artifact
 from tests.helpers import LABELS, TINY_BERT, data, squad_data, tiny_bert
 
 

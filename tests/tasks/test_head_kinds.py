@@ -8,8 +8,8 @@ from torchmetrics.classification import MultilabelF1Score
 
 from lightning_kd import TeacherCache
 from lightning_kd.data import TextDataModule
-from lightning_kd.evaluation.artifacts import Artifact
 from lightning_kd.evaluation.benchmark import build_report
+from lightning_kd.export.artifacts import Artifact
 from lightning_kd.losses import DecoupledKDLoss, HardLabelLoss, LogitMSELoss, SoftTargetLoss
 from lightning_kd.tasks import Task
 from tests.helpers import STUDENT, TINY_BERT, WORDS, module, tiny_bert, trainer

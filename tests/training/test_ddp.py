@@ -17,7 +17,7 @@ from transformers import AutoModelForSequenceClassification
 
 from lightning_kd import DistillationModule, QuestionAnswering, SequenceClassification
 from lightning_kd.callbacks import PredictionWriter
-from lightning_kd.evaluation.temperature.probe import probe_models
+from lightning_kd.evaluation.temperature.saved_models import probe_models
 from lightning_kd.evaluation.temperature.selection import Selection
 from tests.helpers import (
     ROOT,

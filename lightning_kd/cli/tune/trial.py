@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_kd.callbacks import LastCheckpoint, PredictionWriter, RunSummary, StudentExport, TemperatureProbe
 from lightning_kd.callbacks.compression_report import CompressionReport
-from lightning_kd.callbacks.export import Export
+from lightning_kd.callbacks.export_base import Export
 from lightning_kd.callbacks.push_to_hub import PushToHub
 from lightning_kd.cli.fit import FitCLI
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-FILE = Path(__file__).parents[2] / "lightning_kd" / "teachers" / "store.py"
+FILE = Path(__file__).parents[2] / "lightning_kd" / "teachers" / "cache_store.py"
 SPEC = importlib.util.spec_from_file_location("store", FILE)
 store_module = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(store_module)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lightning_kd.data.labels import index_labels, infer_label_names
+from lightning_kd.data.label_indices import index_labels, infer_label_names
 
 
 def test_names_of_all_splits_are_sorted():

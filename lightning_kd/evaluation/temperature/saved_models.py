@@ -4,7 +4,6 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from lightning_kd.data import TextDataModule
-from lightning_kd.evaluation.artifacts import Artifact, open_artifact
 from lightning_kd.evaluation.batches import Split, split_dataloader, unsharded_dataloaders
 from lightning_kd.evaluation.temperature.logits import (
     LogitsFn,
@@ -16,6 +15,7 @@ from lightning_kd.evaluation.temperature.logits import (
 )
 from lightning_kd.evaluation.temperature.result import ProbeResult
 from lightning_kd.evaluation.temperature.selection import CALLBACK_NAME, Selection, build_probe_result
+from lightning_kd.export.artifacts import Artifact, open_artifact
 from lightning_kd.models import check_num_labels, get_id2label, load_tokenizer
 from lightning_kd.models.labels import align_labels, get_label_names, remap_labels
 from lightning_kd.models.prompt_config import check_prompt

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lightning_kd.teachers.store import ENTRY_DTYPE, RowStore
+from lightning_kd.teachers.cache_store import ENTRY_DTYPE, RowStore
 from tests.helpers import fill_disk
 
-SCRIPT = Path(__file__).parent / "store_script.py"
+SCRIPT = Path(__file__).parent / "cache_store_script.py"
 ROWS = 20
 
 
