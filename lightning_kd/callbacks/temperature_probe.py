@@ -31,8 +31,8 @@ from lightning_kd.evaluation.temperature.logits import (
     load_raw_split,
 )
 from lightning_kd.evaluation.temperature.plot import plot_probe, write_probe_plot, write_probe_report
-from lightning_kd.evaluation.temperature.saved_models import check_named_labels
-from lightning_kd.evaluation.temperature.selection import CALLBACK_NAME, Selection, build_probe_result
+from lightning_kd.evaluation.temperature.probe import build_probe_result
+from lightning_kd.evaluation.temperature.selection import CALLBACK_NAME, Selection, check_named_labels
 from lightning_kd.export.requirements import require_packages
 from lightning_kd.export.student import best_weights, clone_student
 from lightning_kd.io.atomic import check_writable

@@ -16,14 +16,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning_kd import data, losses, tasks  # noqa: F401  their classes can be named without a module path
 from lightning_kd.callbacks import LastCheckpoint, PredictionWriter, RunSummary, StudentExport
 from lightning_kd.cli.main import COMMANDS
-from lightning_kd.cli.run_dirs import (
-    LOGS_DIR,
-    create_run_dir,
-    create_run_logger,
-    last_checkpoint_path,
-    remove_if_empty,
-    resume_arguments,
-)
+from lightning_kd.cli.resume import last_checkpoint_path, resolve_resume
+from lightning_kd.cli.run_dirs import LOGS_DIR, create_run_dir, create_run_logger, remove_if_empty
 from lightning_kd.io.atomic import disk_full_errors
 from lightning_kd.io.checkpoint_io import checked_checkpoint
 from lightning_kd.io.consolidation import is_sharded_checkpoint
@@ -219,13 +213,5 @@ def run(
     Raises:
         ValueError: If ``--resume`` names no run folder, or the subcommand is not ``fit``.
     """
-    args = [part for arg in args for part in (arg.split("=", 1) if arg.startswith("--resume=") else [arg])]
-    if "--resume" in args:
-        index = args.index("--resume")
-        if args[0] != "fit":
-            raise ValueError(f"--resume: {args[0]} cannot be resumed, only fit")
-        if index + 1 == len(args):
-            raise ValueError("--resume: requires a run folder, such as lightning_logs/version_0")
-        run_dir = Path(args[index + 1]).expanduser().resolve()
-        args = ["fit", *resume_arguments(run_dir), *args[1:index], *args[index + 2 :]]
+    args, run_dir = resolve_resume(args, run_dir)
     return cli_class(args, run_dir)

@@ -42,27 +42,3 @@ def remove_if_empty(folder: Path) -> None:
 def create_run_logger(folder: Path) -> TensorBoardLogger:
     """Return a TensorBoard logger that writes into a run folder."""
     return TensorBoardLogger(str(folder), name="", version="")
-
-
-def last_checkpoint_path(run_dir: Path) -> Path:
-    """Return the path of the checkpoint that a run resumes from: a file, or the folder of a sharded checkpoint."""
-    return run_dir / "checkpoints" / "last.ckpt"
-
-
-def resume_arguments(run_dir: Path) -> list[str]:
-    """Return the arguments of ``fit`` that resume a run.
-
-    Raises:
-        ValueError: If the folder is missing, is not a run folder, or has no ``last.ckpt``.
-    """
-    config, checkpoint = run_dir / "config.yaml", last_checkpoint_path(run_dir)
-    if not run_dir.is_dir():
-        raise ValueError(f"--resume: {str(run_dir)!r} is not a folder")
-    if not config.is_file():
-        raise ValueError(f"--resume: {str(run_dir)!r} is not a run folder (no config.yaml)")
-    if not checkpoint.exists():
-        raise ValueError(
-            f"--resume: {str(run_dir)!r} has no checkpoints/last.ckpt (first written after a few minutes or one "
-            f"epoch); start a new run with --config {str(config)!r}"
-        )
-    return ["--config", str(config), "--ckpt_path", str(checkpoint)]

@@ -1,4 +1,7 @@
-"""Cache of a teacher's logits on disk, so that the teacher runs once per example."""
+"""Cache of a teacher's logits on disk, so that the teacher runs once per example.
+
+``TeacherCache`` has the settings and the key; ``CachedTeacher`` reads and fills it, ``RowStore`` stores it.
+"""
 
 import hashlib
 import json

@@ -6,7 +6,8 @@ from threading import Barrier
 
 import pytest
 
-from lightning_kd.cli.run_dirs import create_run_dir, create_run_logger, remove_if_empty, resume_arguments
+from lightning_kd.cli.resume import resume_arguments
+from lightning_kd.cli.run_dirs import create_run_dir, create_run_logger, remove_if_empty
 
 
 def test_versions_increment(tmp_path):

@@ -8,7 +8,7 @@ from typing import Any
 from lightning.pytorch import Trainer
 
 from lightning_kd.cli.fit import FitCLI, run
-from lightning_kd.cli.run_dirs import last_checkpoint_path
+from lightning_kd.cli.resume import last_checkpoint_path
 from lightning_kd.cli.sagemaker.arguments import config_overrides, find_config, substitute_env
 from lightning_kd.cli.sagemaker.environment import ScriptMode
 from lightning_kd.cli.sagemaker.progress import ProgressLines

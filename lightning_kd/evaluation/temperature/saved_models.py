@@ -13,8 +13,9 @@ from lightning_kd.evaluation.temperature.logits import (
     encode_sentences,
     load_raw_split,
 )
+from lightning_kd.evaluation.temperature.probe import build_probe_result
 from lightning_kd.evaluation.temperature.result import ProbeResult
-from lightning_kd.evaluation.temperature.selection import CALLBACK_NAME, Selection, build_probe_result
+from lightning_kd.evaluation.temperature.selection import Selection, check_named_labels
 from lightning_kd.export.artifacts import Artifact, open_artifact
 from lightning_kd.models import check_num_labels, get_id2label, load_tokenizer
 from lightning_kd.models.labels import align_labels, get_label_names, remap_labels
@@ -24,17 +25,6 @@ from lightning_kd.tasks.base import Task
 from lightning_kd.teachers.checks import check_teacher_inputs, tokenizer_fingerprint
 from lightning_kd.teachers.teacher import Teacher
 from lightning_kd.training.checks import check_lengths
-
-
-def check_named_labels(task: Task) -> None:
-    """Raise if a task does not assign one named class to each example.
-
-    Raises:
-        ValueError: If it does not; the message names the task.
-    """
-    if not task.named_labels or task.head_kind != "categorical":
-        kind = type(task).__name__
-        raise ValueError(f"{CALLBACK_NAME}: requires one named class per example, not the outputs of {kind}; remove it")
 
 
 def probe_models(

@@ -10,7 +10,8 @@ from rich.console import Console
 
 from lightning_kd.evaluation.temperature.logits import ModelLogits
 from lightning_kd.evaluation.temperature.plot import plot_probe
-from lightning_kd.evaluation.temperature.selection import Selection, build_probe_result
+from lightning_kd.evaluation.temperature.probe import build_probe_result
+from lightning_kd.evaluation.temperature.selection import Selection
 
 NAMES = ["a|b", "$5 or $6", "third", "fourth", "fifth"]
 TEACHER = torch.tensor([[4.0, 3.0, 2.0, 1.0, 0.0], [0.1, 0.0, 0.3, 0.2, 0.15], [0.0, 9.0, 2.0, 1.0, 3.0]])
