@@ -29,7 +29,7 @@ class DistillationModuleCallback(Callback):
         """Check and prepare the run before training; does nothing by default."""
 
     def model_sources(self) -> list[str]:
-        """Return the hub ids and folders of the models this callback reads."""
+        """Return the Hub ids and folders of the models this callback reads."""
         return []
 
     def distillation_module(self, pl_module: LightningModule) -> DistillationModule:

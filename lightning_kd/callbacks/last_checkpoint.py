@@ -42,7 +42,7 @@ class LastCheckpoint(Checkpoint):
     run resumed from there would not end in the same weights.
 
     Args:
-        every_minutes: Minutes between two checkpoints within an epoch, >= 0; 0 saves after each optimizer step (with
+        every_minutes: Minutes between checkpoints within an epoch, >= 0; 0 saves after each optimizer step (with
             several devices, every 16 steps).
 
     Raises:

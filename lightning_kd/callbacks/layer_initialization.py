@@ -50,7 +50,7 @@ class LayerInitialization(DistillationModuleCallback):
         elif pl_module.teacher is not None:
             source = pl_module.teacher.load()[0]
         else:
-            raise ValueError("LayerInitialization.source: not set, and there is no teacher; set a hub id or folder")
+            raise ValueError("LayerInitialization.source: not set, and there is no teacher; set a Hub id or folder")
         _print_report(copy_layers(source, student, self.layers))
 
 

@@ -21,7 +21,7 @@ MAX_LOGIT_DIFFERENCE = 1e-3
 
 
 class NeuronTrace(GraphExport):
-    """Traces the best student at the end of ``fit`` for AWS Inferentia or Trainium, for inputs of one shape.
+    """Traces the best student at the end of ``fit`` for AWS Inferentia or Trainium, for a fixed input shape.
 
     The folder has ``model.neuron``, configuration, tokenizer and model card, as expected by optimum-neuron's
     ``NeuronModelFor…``; the tokenizer pads and truncates to the shape. If this machine can run the graph, it is
@@ -36,9 +36,9 @@ class NeuronTrace(GraphExport):
         sequence_length: Sequence length of the graph, >= 2 and at least the data's ``max_length``; null = that length.
         auto_cast: The float32 operations that the compiler may compute in ``auto_cast_type``.
         auto_cast_type: Lower precision; Inf1 does not support ``tf32``.
-        pipeline_cores: Number of NeuronCores of Inf1 among which the model is split, >= 1.
+        pipeline_cores: Number of Inf1 NeuronCores to split the model across, >= 1.
         compiler_args: Additional arguments, as on the compiler's command line, such as ``[--model-type, transformer]``.
-        num_check_examples: Number of validation examples on which graph and student are compared, >= 1.
+        num_check_examples: Number of validation examples on which the graph is compared with the student, >= 1.
 
     Raises:
         ValueError: If an argument is out of range or not supported by the target; before training, if the compiler is

@@ -23,14 +23,14 @@ class ONNXExport(GraphExport):
 
     The folder has ``model.onnx``, configuration, tokenizer and model card, as expected by optimum's ``ORTModelFor…``
     and its pipelines. The graph is compared with the student on examples of the validation split. A second folder has
-    an int8 version (dynamic quantization of weights and embeddings) of a quarter of the size.
+    an int8 version (dynamic quantization of weights and embeddings), a quarter of the size.
 
     Needs ``pip install 'lightning-kd[onnx]'``.
 
     Args:
         output_dir: Folder to write; null = ``onnx`` in the run's log folder. The int8 folder has the suffix ``-int8``.
-        int8: If True, write the int8 version too.
-        num_check_examples: Number of validation examples on which graph and student are compared, >= 1.
+        int8: If True, also write an int8 version.
+        num_check_examples: Number of validation examples on which the graph is compared with the student, >= 1.
 
     Raises:
         ValueError: If ``num_check_examples`` is less than 1; before training, if a package is missing, ONNX does not

@@ -12,7 +12,7 @@ from lightning_kd.training.module import DistillationModule
 
 
 class StudentExport(Export):
-    """Writes weights, tokenizer, label names and model card of the best student at the end of ``fit``.
+    """Writes the best student (weights, tokenizer, label names, model card) at the end of ``fit``.
 
     It runs before all other exports, whatever their order, so that the student is written even if one of them fails.
 

@@ -22,7 +22,7 @@ class StudentPruning(DistillationModuleCallback, ModelPruning):
     Zeros make the file easier to compress; they do not make ordinary runtimes faster.
 
     Args:
-        amount: Share of the weights to prune, in (0, 1).
+        amount: Fraction of the weights to prune, in (0, 1).
         verbose: 1 logs the overall sparsity, 2 also that of each layer.
 
     Raises:

@@ -41,7 +41,7 @@ from lightning_kd.training.module import DistillationModule
 
 
 class TemperatureProbe(DistillationModuleCallback):
-    """Shows the effect of temperatures on the teacher's probabilities and, after training, on the best student's.
+    """Shows how the temperature changes the probabilities of the teacher and, after training, of the best student.
 
     For each sentence it shows the most and the least likely classes as bar charts and as a table, with the
     probabilities of the second and of the last class and their relative difference, (second - last) / second in %: how

@@ -1,4 +1,4 @@
-"""Arguments that the commands for finished models share.
+"""Arguments that the commands for trained models share.
 
 They do not use LightningCLI, whose subcommands must be methods of the Trainer.
 """
@@ -25,8 +25,14 @@ def create_parser(command: str, description: str) -> ArgumentParser:
     parser = ArgumentParser(prog=f"lightning-kd {command}", description=description)
     parser.add_argument("--config", action="config", help="YAML file with these arguments.")
     parser.add_subclass_arguments(LightningDataModule, "data", required=True)
-    parser.add_argument("--task", type=Task | None, help="Task of the models; null = inferred from the first one.")
+    set_data_title(parser)
+    parser.add_argument("--task", type=Task | None, help="Task of the models; null = infer it from the first model.")
     return parser
+
+
+def set_data_title(parser: ArgumentParser) -> None:
+    """Set the title of ``--data`` in the help text, by default the start of Lightning's docstring."""
+    (parser.groups or {})["data"].title = "DataModule that provides splits, tokenization and batches"
 
 
 def parse_and_instantiate(
@@ -48,6 +54,6 @@ def parse_and_instantiate(
 
 
 def expand_user(source: str) -> str:
-    """Return a model's folder with ``~`` expanded, or the source itself if it is a hub id."""
+    """Return a model's folder with ``~`` expanded, or the source itself if it is a Hub id."""
     path = Path(source).expanduser()
     return str(path) if path.exists() else source

@@ -19,18 +19,18 @@ FORMATS: dict[str, type[Export]] = {"onnx": ONNXExport, "neuron": NeuronTrace}
 
 
 def main(args: list[str]) -> None:
-    """Convert a finished model, as the export callbacks do at the end of training.
+    """Convert a trained model, as the export callbacks do at the end of training.
 
     Args:
         args: The command line, starting with the command's name.
     """
-    format_parser = argparse.ArgumentParser("lightning-kd export", description="Convert a finished model.")
+    format_parser = argparse.ArgumentParser("lightning-kd export", description="Convert a trained model.")
     help_text = f"{', '.join(FORMATS)}, or the class path of an Export callback; <format> --help lists its arguments"
     format_parser.add_argument("format", help=help_text)
     name = format_parser.parse_args(args[1:2]).format
     export_class = _export_class(name)
-    parser = create_parser(f"export {name}", f"Convert a finished model with {export_class.__name__}.")
-    parser.add_argument("--model", type=str, required=True, help="Folder or hub id.")
+    parser = create_parser(f"export {name}", f"Convert a trained model with {export_class.__name__}.")
+    parser.add_argument("--model", type=str, required=True, help="Folder or Hub id.")
     parser.add_argument("--output_dir", type=str, required=True, help="Folder to write.")
     options = parser.add_class_arguments(export_class, as_group=False, skip={"output_dir"})
     config = parse_and_instantiate(parser, args[2:], lambda config: config.model)

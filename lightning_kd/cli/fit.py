@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from lightning_kd import data, losses, tasks  # noqa: F401  their classes can be named without a module path
 from lightning_kd.callbacks import LastCheckpoint, PredictionWriter, RunSummary, StudentExport
+from lightning_kd.cli.arguments import set_data_title
 from lightning_kd.cli.main import COMMANDS
 from lightning_kd.cli.resume import last_checkpoint_path, resolve_resume
 from lightning_kd.cli.run_dirs import LOGS_DIR, create_run_dir, create_run_logger, remove_if_empty
@@ -62,6 +63,7 @@ class DistillationCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the callbacks of every run, each under its key."""
+        set_data_title(parser)
         parser.add_lightning_class_args(StudentExport, "export")
         parser.add_lightning_class_args(LastCheckpoint, "last_checkpoint")
         parser.add_lightning_class_args(PredictionWriter, "predictions")

@@ -20,10 +20,10 @@ COMMANDS = {
     "test": ("fit", "evaluate a checkpoint on the test split"),
     "predict": ("fit", "write predictions for new texts"),
     "cache": ("cache", "compute and store the teacher's logits before training"),
-    "report": ("report", "compare finished models: score, agreement, size and speed"),
-    "probe": ("probe", "show the effect of temperatures on a teacher's probabilities"),
-    "tune": ("tune.command", "search for hyperparameters with Optuna"),
-    "export": ("export", "convert a finished model to ONNX, Neuron or your own format"),
+    "report": ("report", "compare trained models: score, agreement, size and speed"),
+    "probe": ("probe", "show how the temperature changes a teacher's probabilities"),
+    "tune": ("tune.command", "search hyperparameters with Optuna"),
+    "export": ("export", "convert a trained model to ONNX, Neuron or a custom format"),
     "consolidate": ("consolidate", "convert a sharded checkpoint to a single file"),
     "sagemaker": ("sagemaker.launch", "run fit as an Amazon SageMaker training job"),
 }
@@ -59,7 +59,7 @@ def _create_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="lightning-kd",
         usage="lightning-kd <command> [arguments]",
-        description=f"Train small transformers with the outputs of large ones.\n\ncommands:\n{commands}",
+        description=f"Train small transformers on the outputs of large ones.\n\ncommands:\n{commands}",
         epilog="lightning-kd <command> --help lists the arguments of a command. LIGHTNING_KD_DEBUG=1 shows tracebacks.",
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,

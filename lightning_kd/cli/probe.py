@@ -21,19 +21,21 @@ def main(args: list[str]) -> None:
         args: The command line, starting with the command's name.
     """
     parser = create_parser(
-        "probe", "Show the effect of temperatures on a teacher's probabilities, optionally beside its student's."
+        "probe", "Show how the temperature changes the probabilities of a teacher and, optionally, its student."
     )
-    parser.add_argument("--teacher", type=str, required=True, help="Folder or hub id.")
-    parser.add_argument("--student", type=str | None, help="Folder or hub id.")
+    parser.add_argument("--teacher", type=str, required=True, help="Folder or Hub id.")
+    parser.add_argument("--student", type=str | None, help="Folder or Hub id.")
     sentences = "Texts to show, at most 20; null = the teacher's most and least confident examples of the split."
     parser.add_argument("--sentences", type=str, nargs="+", help=sentences)
     parser.add_argument(
-        "--num_examples", type=int, default=2, help="Number of most and least confident examples to show (1-10)."
+        "--num_examples", type=int, default=2, help="Number of most and of least confident examples to show (1-10)."
     )
-    parser.add_argument("--temperatures", type=float, nargs="+", default=[1.0, 5.0, 19.0], help="Each > 0.")
+    parser.add_argument(
+        "--temperatures", type=float, nargs="+", default=[1.0, 5.0, 19.0], help="Temperatures to show, each > 0."
+    )
     parser.add_argument("--top_k", type=int, default=5, help="Number of most likely classes to show, >= 1.")
     parser.add_argument("--bottom_k", type=int, default=3, help="Number of least likely classes to show, >= 1.")
-    parser.add_argument("--split", type=Split, default="validation", help="Split over which means are taken.")
+    parser.add_argument("--split", type=Split, default="validation", help="Split to average over.")
     parser.add_argument(
         "--output_dir", type=str, default="probe", help="Folder for probe.md, probe.json and probe.png."
     )

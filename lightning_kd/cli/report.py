@@ -29,7 +29,7 @@ def main(args: list[str]) -> None:
     parser = create_parser(
         "report", "Compare models: score, agreement with the first one, size, and speed on this machine."
     )
-    models = "Folders or hub ids; the others are compared with the first, so put the teacher first."
+    models = "Folders or Hub ids; all others are compared with the first, so put the teacher first."
     parser.add_argument("--models", type=str, nargs="+", required=True, help=models)
     parser.add_argument("--split", type=Split, default="validation", help="Split to score.")
     parser.add_argument(

@@ -33,8 +33,8 @@ class TextDataModule(LightningDataModule, DataModuleInterface):
     A subclass implements ``load``, which reads a split, and ``encode``, which tokenizes examples.
 
     Args:
-        path: Hub id, local file, or folder in the data set's original layout.
-        tokenizer: Tokenizer, or its hub id or folder. On the command line, defaults to the student's tokenizer.
+        path: Hub id, local file, or folder in the dataset's original layout.
+        tokenizer: Tokenizer, or its Hub id or folder. On the command line, defaults to the student's tokenizer.
         batch_size: Training examples per batch and device, >= 1.
         eval_batch_size: Evaluation examples per batch and device, >= 1; None for twice ``batch_size``.
         max_length: Maximum number of tokens of an example, >= 1; longer texts are truncated. The tokenizer's limit
@@ -82,7 +82,7 @@ class TextDataModule(LightningDataModule, DataModuleInterface):
             ValueError: If the argument ``tokenizer`` is None.
         """
         if self._tokenizer is None:
-            raise ValueError("data.tokenizer: not given; set it to the student's hub id or folder")
+            raise ValueError("data.tokenizer: not given; set it to the student's Hub id or folder")
         if isinstance(self._tokenizer, (str, Path)):
             self._tokenizer = load_tokenizer(str(self._tokenizer), "data.tokenizer")
         return self._tokenizer

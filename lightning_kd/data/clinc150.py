@@ -17,13 +17,13 @@ SPLITS = {"train": "train", "val": "validation", "test": "test"}
 class CLINC150DataModule(TextClassificationDataModule):
     """CLINC150 (Larson et al. 2019): 150 intents and ``oos``; 15,250 / 3,100 / 5,500 examples in the variant ``plus``.
 
-    Labels are always in the hub's order, which published checkpoints use. The original layout is one JSON file such as
+    Labels are always in the Hub's order, which published checkpoints use. The original layout is one JSON file such as
     ``data_oos_plus.json``, or its folder. Files in that layout may have other intents (sorted alphabetically), and the
     intent ``null`` for unlabeled examples.
 
     Args:
         path: Hub id, file or folder of the original release.
-        tokenizer: Tokenizer, or its hub id or folder. On the command line, defaults to the student's tokenizer.
+        tokenizer: Tokenizer, or its Hub id or folder. On the command line, defaults to the student's tokenizer.
         config_name: Variant: ``plus``, ``small`` or ``imbalanced``.
         predict_path: File to predict: .txt with one text per line, or a table with a column ``text``; None for the test
             split.

@@ -14,12 +14,12 @@ from lightning_kd.io.atomic import check_writable, disk_full_errors
 
 
 def get_fingerprint(dataset: datasets.Dataset) -> str:
-    """Return the fingerprint of a data set, which ``datasets`` (5.2) offers as a private attribute only."""
+    """Return the fingerprint of a dataset, which ``datasets`` (5.2) offers as a private attribute only."""
     return str(dataset._fingerprint)
 
 
 def set_fingerprint(dataset: datasets.Dataset, fingerprint: str) -> None:
-    """Set the fingerprint of a data set."""
+    """Set the fingerprint of a dataset."""
     dataset._fingerprint = fingerprint
 
 
@@ -64,7 +64,7 @@ def _source(cls: type[Any]) -> str:
 def encode_dataset(
     raw: datasets.Dataset, encode: Callable[[Columns], Columns], key: str, description: str
 ) -> datasets.Dataset:
-    """Encode a data set, or load the result from the cache of ``datasets``.
+    """Encode a dataset, or load the result from the cache of ``datasets``.
 
     Args:
         raw: Examples.

@@ -20,7 +20,7 @@ class DataModuleInterface:
     """
 
     path: str = ""
-    """Hub id, file or folder of the data set."""
+    """Hub id, file or folder of the dataset."""
     batch_size: int = 1
     """Training examples per batch and device."""
     max_length: int = 2**31 - 1

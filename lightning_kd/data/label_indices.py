@@ -14,12 +14,12 @@ def _as_index(label: Any) -> int | None:
 
 
 def is_missing_label(label: Any) -> bool:
-    """Return True if a label is empty, or -1 as in unlabeled splits of the hub."""
+    """Return True if a label is empty, or -1 as in unlabeled splits of the Hub."""
     return label is None or label == "" or _as_index(label) == -1
 
 
 def infer_label_names(columns: list[list[Any]]) -> list[str]:
-    """Return the label names of a data set: names in alphabetical order, or all indices from 0 to the largest.
+    """Return the label names of a dataset: names in alphabetical order, or all indices from 0 to the largest.
 
     Args:
         columns: Label column of each split.

@@ -24,16 +24,16 @@ MAX_SMOOTHING = 10
 class MaskedLMDataModule(TextDataModule):
     """Plain text with masked tokens: new masks in each training epoch, fixed masks for evaluation.
 
-    ``path`` is a hub id, a file, or a folder with files named after splits, such as ``train.txt`` and
+    ``path`` is a Hub id, a file, or a folder with files named after splits, such as ``train.txt`` and
     ``validation.txt`` or ``wiki.train.raw``: one text per line, or .csv, .tsv or .jsonl with a column of texts. Any
     language, UTF-8.
 
     Args:
         path: Hub id, local file, or folder.
-        tokenizer: Tokenizer with a mask token, or its hub id or folder. On the command line, defaults to the student's
+        tokenizer: Tokenizer with a mask token, or its Hub id or folder. On the command line, defaults to the student's
             tokenizer.
-        text_column: Column of the texts, in tables and hub data sets.
-        config_name: Configuration of the hub data set, if it has several.
+        text_column: Column of the texts, in tables and Hub datasets.
+        config_name: Configuration of the Hub dataset, if it has several.
         line_by_line: If True, each text is one example, truncated to ``max_length``. If False, texts are joined with
             ``[SEP]`` between them and cut into examples of ``max_length`` tokens.
         mlm_probability: Fraction of the tokens to mask, in (0, 1).
@@ -50,8 +50,8 @@ class MaskedLMDataModule(TextDataModule):
             (otherwise texts and tokens are written to the cache of ``datasets`` and memory-mapped). The length of an
             epoch is then unknown: set ``trainer.max_steps``.
         shuffle_buffer: Number of streamed examples that are shuffled together, >= 1.
-        teacher_prompt: Template that the teacher, but not the student, reads around each example, with ``{text}`` in
-            place of the text (prompt internalization). They are compared at the masked tokens. Its tokens are added to
+        teacher_prompt: Template for the teacher's input only, with ``{text}`` in place of the text (prompt
+            internalization). Teacher and student are compared at the masked tokens. The template's tokens are added to
             ``max_length``.
         max_length: Maximum number of tokens of an example, special tokens included.
         kwargs: ``batch_size``, ``eval_batch_size``, ``num_workers``; see ``TextDataModule``.

@@ -1,4 +1,4 @@
-"""Readers of local files and hub data sets; errors name file, line and remedy."""
+"""Readers of local files and Hub datasets; errors name file, line and remedy."""
 
 import csv
 import json
@@ -234,14 +234,14 @@ def read_splits(path: Path) -> dict[str, Columns]:
 
 
 def load_hub_splits(path: str, config_name: str | None = None) -> dict[str, datasets.Dataset]:
-    """Load the splits of a hub data set, from the hub or from the cache of ``datasets``.
+    """Load the splits of a Hub dataset, from the Hub or from the cache of ``datasets``.
 
     Args:
         path: Hub id.
-        config_name: Configuration, if the data set has several.
+        config_name: Configuration, if the dataset has several.
 
     Raises:
-        OSError: If the data set cannot be loaded.
+        OSError: If the dataset cannot be loaded.
         ValueError: If no split is a training, validation or test split.
     """
     try:
@@ -249,7 +249,7 @@ def load_hub_splits(path: str, config_name: str | None = None) -> dict[str, data
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         cause = (str(error) or type(error).__name__).splitlines()[0]
         raise OSError(
-            f"data.path: {path!r} is neither a local file or folder nor a data set that the hub could provide "
+            f"data.path: {path!r} is neither a local file or folder nor a dataset that the Hub could provide "
             f"({cause:.120}); check the name and the connection, or give a local path"
         ) from error
     splits = {SPLIT_NAMES[split]: rows for split, rows in loaded.items() if split in SPLIT_NAMES}

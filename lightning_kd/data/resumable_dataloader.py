@@ -1,4 +1,4 @@
-"""A training DataLoader that resumes within an epoch, and its data set."""
+"""A training DataLoader that resumes within an epoch, and its dataset."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -59,7 +59,7 @@ class ResumableDataLoader(DataLoader[Any]):
 
     Args:
         trainer: The trainer that iterates over the loader; None if there is none.
-        resumable_sampler: The sampler, or the data set if it is a stream.
+        resumable_sampler: The sampler, or the dataset if it is a stream.
         position: Position to start at, as returned by ``state_dict``.
         kwargs: Arguments of ``DataLoader``.
     """

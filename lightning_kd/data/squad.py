@@ -37,14 +37,14 @@ class SQuADDataModule(TextDataModule):
     Batches have token ids and the entries that ``QuestionAnswering`` documents.
 
     Args:
-        path: Hub id, or file or folder in the original layout; None for the hub's data set of this version.
-        tokenizer: Fast tokenizer, or its hub id or folder. On the command line, defaults to the student's tokenizer.
+        path: Hub id, or file or folder in the original layout; None for the Hub's dataset of this version.
+        tokenizer: Fast tokenizer, or its Hub id or folder. On the command line, defaults to the student's tokenizer.
         version: 1.1 (each question has an answer) or 2.0 (some questions have none).
         stride: Number of tokens by which consecutive windows overlap, >= 0. Must be smaller than the number of context
             tokens that ``max_length`` and the question leave.
         predict_path: File in the original format to predict, with or without answers; None for the validation split.
         max_length: Maximum number of tokens of a window: question, context and special tokens.
-        teacher_tokenizer: The teacher's tokenizer if it differs from the student's, or its hub id or folder; a list for
+        teacher_tokenizer: The teacher's tokenizer if it differs from the student's, or its Hub id or folder; a list for
             the models of an ensemble. The teacher reads the same text in its tokenization, and its predictions
             are aligned with the student's tokens.
         kwargs: ``batch_size``, ``eval_batch_size``, ``num_workers``; see ``TextDataModule``.

@@ -1,4 +1,4 @@
-"""Questions in SQuAD's format, from a file or the hub."""
+"""Questions in SQuAD's format, from a file or the Hub."""
 
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ def read_questions(file: Path) -> list[Question]:
 
 
 def questions_from_hub(rows: datasets.Dataset, path: str) -> list[Question]:
-    """Return the questions of a split of a hub data set.
+    """Return the questions of a split of a Hub dataset.
 
     Args:
         rows: The split.
@@ -74,11 +74,11 @@ def _first_answer_start(question: Question) -> int:
 
 
 def questions_to_dataset(questions: list[Question], where: str) -> datasets.Dataset:
-    """Return questions as a data set with the columns of ``SQuADDataModule.load``.
+    """Return questions as a dataset with the columns of ``SQuADDataModule.load``.
 
     Args:
         questions: Questions.
-        where: File, or data set and split, for messages.
+        where: File, or dataset and split, for messages.
 
     Raises:
         ValueError: If an id is not a string or is not unique, or a question or context has no text.

@@ -17,7 +17,7 @@ class SST2DataModule(TextClassificationDataModule):
 
     Args:
         path: Hub id, or folder of the original release.
-        tokenizer: Tokenizer, or its hub id or folder. On the command line, defaults to the student's tokenizer.
+        tokenizer: Tokenizer, or its Hub id or folder. On the command line, defaults to the student's tokenizer.
         predict_path: File to predict: .txt with one text per line, or a table with a column ``sentence``; None for the
             test split.
         kwargs: ``validation_fraction``, ``allow_unlabeled``, ``prompt``, ``teacher_prompt``, ``teacher_tokenizer``,

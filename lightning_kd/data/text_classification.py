@@ -1,4 +1,4 @@
-"""Text classification data from the hub or local files."""
+"""Text classification data from the Hub or local files."""
 
 from functools import cached_property, partial
 from pathlib import Path
@@ -25,26 +25,26 @@ TEXT_KEYS = ("text", "text_pair")
 class TextClassificationDataModule(TextDataModule):
     """Texts, or pairs of texts, with one label each.
 
-    ``path`` is a hub id, a file, or a folder with ``train``, ``validation`` (or ``dev``, ``val``) and ``test`` as
+    ``path`` is a Hub id, a file, or a folder with ``train``, ``validation`` (or ``dev``, ``val``) and ``test`` as
     .csv, .tsv, .jsonl or .json. Labels may be names or indices; the names in local files are sorted alphabetically
     (numbers by value).
 
     Args:
         path: Hub id, local file, or folder.
-        tokenizer: Tokenizer, or its hub id or folder. On the command line, defaults to the student's tokenizer.
+        tokenizer: Tokenizer, or its Hub id or folder. On the command line, defaults to the student's tokenizer.
         text_columns: One column, or two for pairs of texts; None for ``text``.
         label_column: Column of the label; a table without it is unlabeled.
-        config_name: Configuration of the hub data set, if it has several.
+        config_name: Configuration of the Hub dataset, if it has several.
         predict_path: File to predict: .txt with one text per line, or a table with the text columns; None for the test
             split.
         validation_fraction: Fraction of the training examples to hold out if there is no validation split, in [0, 1).
-        allow_unlabeled: If True, training examples may lack a label: losses that compare with the teacher use them,
+        allow_unlabeled: If True, training examples may lack a label: losses that read the teacher use them,
             ``HardLabelLoss`` ignores them. If False, a missing label is an error.
-        prompt: Template that the student reads around the text, with the names of the text columns in braces, such as
+        prompt: Template for the student's input, with the names of the text columns in braces, such as
             ``The intent of "{text}" is``; None for the text alone.
-        teacher_prompt: Template that the teacher reads but the student does not (prompt internalization); None for the
-            student's input, or with ``teacher_tokenizer`` for the text alone.
-        teacher_tokenizer: The teacher's tokenizer if it differs from the student's, or its hub id or folder; a list for
+        teacher_prompt: Template for the teacher's input only (prompt internalization); None for the same input as the
+            student's, or, with ``teacher_tokenizer``, the text alone.
+        teacher_tokenizer: The teacher's tokenizer if it differs from the student's, or its Hub id or folder; a list for
             the models of an ensemble. Each model reads the same texts in its tokenization.
         augmentation: Augments the training texts for ``ConsistencyLoss``, differently in each epoch.
         kwargs: ``batch_size``, ``eval_batch_size``, ``max_length``, ``num_workers``; see ``TextDataModule``.
@@ -57,7 +57,7 @@ class TextClassificationDataModule(TextDataModule):
     ENCODING_VERSION = 1
     supports_teacher_tokenizer = True
     canonical_label_names: ClassVar[list[str] | None] = None
-    """Label order of published checkpoints of this data set; None to take it from the data."""
+    """Label order of published checkpoints of this dataset; None to take it from the data."""
 
     def __init__(
         self,
@@ -199,7 +199,7 @@ class TextClassificationDataModule(TextDataModule):
         Raises:
             ValueError: If a split that requires labels has none.
         """
-        if split == "predict" and self.predict_path is not None:  # the data set itself may be missing
+        if split == "predict" and self.predict_path is not None:  # the dataset itself may be missing
             return self._read_predict_file(Path(self.predict_path).expanduser())
         splits = self._splits_and_label_names[0]
         if split == "predict":

@@ -1,4 +1,4 @@
-"""The texts of a corpus, from the hub or from local files."""
+"""The texts of a corpus, from the Hub or from local files."""
 
 import hashlib
 import json
@@ -22,12 +22,12 @@ class TextSource:
 
     Args:
         path: Hub id, local file, or folder.
-        column: Column of the texts, in tables and hub data sets.
-        config_name: Configuration of the hub data set, if it has several.
+        column: Column of the texts, in tables and Hub datasets.
+        config_name: Configuration of the Hub dataset, if it has several.
         version: Version of the reader; files are read again if it changes.
 
     Raises:
-        OSError: On use, if there is no such data set.
+        OSError: On use, if there is no such dataset.
         ValueError: On use, if a file cannot be read or has no such column; the message names file and line.
     """
 
@@ -39,7 +39,7 @@ class TextSource:
 
     @cached_property
     def _split_files(self) -> dict[str, Path] | None:
-        """The local file of each split; None if the path is a hub id."""
+        """The local file of each split; None if the path is a Hub id."""
         local = Path(self.path).expanduser()
         return find_split_files(local, CORPUS_SUFFIXES) if local.exists() else None
 

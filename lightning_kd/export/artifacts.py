@@ -34,10 +34,10 @@ class Artifact:
 
 
 def open_artifact(source: str, task: Task, role: str = "model") -> Artifact:
-    """Open an exported folder, a transformers folder or a hub id.
+    """Open an exported folder, a transformers folder or a Hub id.
 
     Args:
-        source: The folder or hub id.
+        source: The folder or Hub id.
         task: The task of the model.
         role: Name of the model in error messages.
 
@@ -67,7 +67,7 @@ def open_artifacts(sources: list[str], task: Task) -> list[Artifact]:
     """Open several models, each named by the shortest unique suffix of its path.
 
     Args:
-        sources: Folders or hub ids.
+        sources: Folders or Hub ids.
         task: The task of the models.
 
     Raises:

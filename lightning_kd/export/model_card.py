@@ -42,7 +42,7 @@ def _score_rows(scores: dict[str, float], teacher_scores: dict[str, float]) -> l
 
 
 def model_card(trainer: Trainer, pl_module: DistillationModule, scores: dict[str, float]) -> str:
-    """Return the text of a student's model card: data set, teacher, losses, training, scores.
+    """Return the text of a student's model card: dataset, teacher, losses, training, scores.
 
     Args:
         trainer: The trainer after ``fit``.

@@ -56,7 +56,7 @@ class ConsistencyLoss(DistillationLoss):
         temperature: Divides the logits of the original examples, > 0. The paper uses 0.4.
         confidence: Uses only examples whose most likely class has a higher probability, in [0, 1). The paper uses 0.8
             for few classes, 0.45 to 0.5 for many.
-        include_labeled: If True, use labeled examples, too.
+        include_labeled: If True, also use labeled examples.
 
     Raises:
         ValueError: If an argument is out of range; before the first step, if the data have no augmentation, or no

@@ -152,7 +152,7 @@ class SoftTargetLoss(DistillationLoss):
             student also learns from the classes that the teacher considers wrong.
         beta: In [0, 1]; 0 = forward KL (Hinton), 0.5 = 4 x Jensen-Shannon, 1 = reverse KL.
         standardize: If True, divide the logits of each example by their standard deviation first, so that the student
-            need not match the teacher's spread (Sun et al. 2024, who use a temperature of 2 and a weight of 9).
+            need not match the teacher's scale (Sun et al. 2024, who use a temperature of 2 and a weight of 9).
         top_k: Compare the teacher's k most likely classes, and all others merged into one; null = all classes.
 
     Raises:

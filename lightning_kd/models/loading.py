@@ -33,11 +33,11 @@ def parse_pretrained(source: Any, role: str) -> tuple[Any, dict[str, Any]]:
     """Split the source of a pretrained model into its location and the options of ``from_pretrained``.
 
     Args:
-        source: Hub id, folder or module; or ``{"pretrained": <hub id or folder>, <option>: <value>, ...}``.
+        source: Hub id, folder or module; or ``{"pretrained": <Hub id or folder>, <option>: <value>, ...}``.
         role: Name of the argument, for error messages.
 
     Returns:
-        The hub id or folder as text, or the module; and the options as plain data.
+        The Hub id or folder as text, or the module; and the options as plain data.
 
     Raises:
         ValueError: If a mapping lacks ``pretrained`` or also has ``config``, if a module is combined with options, or
@@ -47,7 +47,7 @@ def parse_pretrained(source: Any, role: str) -> tuple[Any, dict[str, Any]]:
     pretrained = options.pop("pretrained", None)
     if pretrained is None:
         raise ValueError(
-            f"{role}: a mapping needs the key 'pretrained' (a hub id or folder), got {sorted(options)}; the other keys "
+            f"{role}: a mapping needs the key 'pretrained' (a Hub id or folder), got {sorted(options)}; the other keys "
             "are options of from_pretrained, such as dtype or quantization_config"
         )
     if "config" in options:
@@ -59,7 +59,7 @@ def parse_pretrained(source: Any, role: str) -> tuple[Any, dict[str, Any]]:
         pretrained = os.fspath(pretrained)
     if options and not isinstance(pretrained, str):
         raise ValueError(
-            f"{role}.pretrained: must be a hub id or folder, got {type(pretrained).__name__}; pass a loaded module "
+            f"{role}.pretrained: must be a Hub id or folder, got {type(pretrained).__name__}; pass a loaded module "
             "without options"
         )
     return pretrained, {name: _to_plain_data(value, f"{role}.{name}") for name, value in options.items()}
@@ -96,7 +96,7 @@ def _loading_errors(role: str, source: str, options: Mapping[str, Any] = NO_OPTI
             ) from error
         if not Path(source).exists():
             raise OSError(
-                f"{role} {source!r} is neither a local folder nor available from the hub; check the name and the "
+                f"{role} {source!r} is neither a local folder nor available from the Hub; check the name and the "
                 "connection, or use the path of a local folder"
             ) from error
         kind = "" if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: "

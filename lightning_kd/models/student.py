@@ -24,8 +24,8 @@ def parse_student(student: Any) -> str | dict[str, Any] | nn.Module:
     """Check the source of a student and return it as plain data.
 
     Args:
-        student: Hub id or folder, or ``{"pretrained": <hub id or folder>, <option of from_pretrained>: ...}``, to load
-            weights. ``{"config": <hub id or folder>, <field>: <value>, ...}``, that model's configuration with some
+        student: Hub id or folder, or ``{"pretrained": <Hub id or folder>, <option of from_pretrained>: ...}``, to load
+            weights. ``{"config": <Hub id or folder>, <field>: <value>, ...}``, that model's configuration with some
             fields replaced, or ``{"config": {...}}``, a complete configuration as saved in checkpoints, to start from
             fresh weights. Or a module.
 
@@ -36,7 +36,7 @@ def parse_student(student: Any) -> str | dict[str, Any] | nn.Module:
     if isinstance(student, Mapping) and "pretrained" not in student:
         if "config" not in student:
             raise ValueError(
-                f"student: a mapping needs the key 'pretrained' (a hub id or folder, to load weights) or 'config' (to "
+                f"student: a mapping needs the key 'pretrained' (a Hub id or folder, to load weights) or 'config' (to "
                 f"start from fresh ones), got {sorted(student)}"
             )
         fields = sorted(set(student) - {"config"})

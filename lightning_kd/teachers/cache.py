@@ -31,7 +31,7 @@ FORMAT_VERSION = 1
 class TeacherCache:
     """Where and how to store a teacher's logits.
 
-    Each combination of teacher, examples and precision has a separate subfolder, named after a hash of all of them, so
+    Each combination of teacher, examples and precision has its own subfolder, named after a hash of all three, so
     logits are never mixed up. Any number of runs and processes can share ``folder``.
 
     Args:

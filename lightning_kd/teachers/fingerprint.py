@@ -25,7 +25,7 @@ def fingerprint(source: str | nn.Module, options: Mapping[str, Any] = NO_OPTIONS
     """Hash the weights and the configuration of a model, without loading it where possible.
 
     Args:
-        source: A folder, whose files are hashed; a hub id, identified by its commit; or a module, of which the
+        source: A folder, whose files are hashed; a Hub id, identified by its commit; or a module, of which the
             weights, the configuration and the ``repr`` are hashed, but not the code of ``forward``.
         options: Arguments of ``from_pretrained``.
 

@@ -51,12 +51,12 @@ class FrozenModel:
     """A model that is loaded on first use, always in eval mode, and never requires gradients.
 
     Args:
-        source: Hub id or folder; a mapping with the key ``pretrained`` (a hub id or folder) and arguments of
+        source: Hub id or folder; a mapping with the key ``pretrained`` (a Hub id or folder) and arguments of
             ``from_pretrained``; or a module.
         auto_class: Name of the transformers class that loads it.
 
     Attributes:
-        source: The hub id or folder, or the module.
+        source: The Hub id or folder, or the module.
         options: Arguments of ``from_pretrained``, serializable.
         class_permutation: Index of each of the student's classes among the model's classes, (number of classes,);
             None = same order.
@@ -81,12 +81,12 @@ class FrozenModel:
 
     @property
     def name(self) -> str:
-        """The hub id or folder, or the class name of the module, for messages and model cards."""
+        """The Hub id or folder, or the class name of the module, for messages and model cards."""
         return self.source if isinstance(self.source, str) else type(self.source).__name__
 
     @property
     def source_config(self) -> str | dict[str, Any] | None:
-        """The hub id, folder or mapping to save in checkpoints; None for a module."""
+        """The Hub id, folder or mapping to save in checkpoints; None for a module."""
         if not isinstance(self.source, str):
             return None
         return {"pretrained": self.source, **self.options} if self.options else self.source
@@ -116,7 +116,7 @@ class FrozenModel:
         return {**options, "device_map": {"": self._placement[0]}} if self._placement[0].type != "cpu" else options
 
     def unload(self) -> None:
-        """Release the model; the next ``load`` reads it again from its folder or hub id."""
+        """Release the model; the next ``load`` reads it again from its folder or Hub id."""
         self._model = None
 
     def config(self) -> Any:
@@ -130,7 +130,7 @@ class FrozenModel:
         return get_label_names(models.get_id2label(self.config()))
 
     def to(self, placement: Placement) -> None:
-        """Move the model now, or when it is loaded; the dtype applies only to a model from a hub id or folder."""
+        """Move the model now, or when it is loaded; the dtype applies only to a model from a Hub id or folder."""
         self._placement = placement
         self.class_permutation = None if self.class_permutation is None else self.class_permutation.to(placement[0])
         self._move()
@@ -165,7 +165,7 @@ class Teacher:
     loaded on first use, always in eval mode, and never require gradients.
 
     Args:
-        source: Hub id or folder; a mapping with the key ``pretrained`` (a hub id or folder) and arguments of
+        source: Hub id or folder; a mapping with the key ``pretrained`` (a Hub id or folder) and arguments of
             ``from_pretrained``; a module; a list of these (an ensemble, logits averaged); or ``{ensemble: [...],
             combine: ...}``, see ``ensemble.combine_logits``.
         task: Loads and runs the models, usually a ``Task``.
@@ -197,7 +197,7 @@ class Teacher:
 
     @property
     def source_config(self) -> list[Any] | dict[str, Any] | None:
-        """The hub ids, folders and mappings to save in checkpoints; None if one of them is a module."""
+        """The Hub ids, folders and mappings to save in checkpoints; None if one of them is a module."""
         sources = [model.source_config for model in self.models]
         if None in sources:
             return None
@@ -213,7 +213,7 @@ class Teacher:
         return [model.load() for model in self.models]
 
     def unload(self) -> None:
-        """Release the models; the next ``load`` reads them again from their folders or hub ids."""
+        """Release the models; the next ``load`` reads them again from their folders or Hub ids."""
         for model in self.models:
             model.unload()
 
@@ -258,7 +258,7 @@ class Teacher:
 
         Args:
             device: The student's device.
-            dtype: The student's dtype; applies only to models from a hub id or folder without the option ``dtype``.
+            dtype: The student's dtype; applies only to models from a Hub id or folder without the option ``dtype``.
             mesh: Devices over which to shard each model layer by layer; None = do not shard.
         """
         self._mesh = mesh

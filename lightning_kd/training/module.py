@@ -63,35 +63,33 @@ class DistillationModule(LightningModule):
     ``val/<loss name>`` for losses that need no teacher and, once, ``val/teacher_<metric>``.
 
     Args:
-        task: The task: heads, labels and metrics.
-        student: Hub id or folder, or ``{pretrained: <hub id or folder>, revision: ..., ...}`` with arguments of
-            ``from_pretrained`` (pretrained weights); or ``{config: <hub id or folder>, num_hidden_layers: 2, ...}``,
-            that model's configuration with some fields replaced, and fresh weights; or a module.
-        teacher: Hub id or folder; or ``{pretrained: <hub id or folder>, quantization_config: {...}, ...}``, with
+        task: Task of both models; defines heads, labels and metrics.
+        student: Hub id or folder, or ``{pretrained: <Hub id or folder>, revision: ..., ...}`` with arguments of
+            ``from_pretrained`` (pretrained weights); or ``{config: <Hub id or folder>, num_hidden_layers: 2, ...}``,
+            that model's configuration with some fields replaced, randomly initialized; or a module.
+        teacher: Hub id or folder; or ``{pretrained: <Hub id or folder>, quantization_config: {...}, ...}``, with
             arguments of ``from_pretrained``; a list of these (an ensemble, logits averaged); ``{ensemble: [...],
-            combine: probabilities}`` (or ``confidence``: weighted by each model's entropy, example by example); a
-            module; or null to fine-tune the student without a teacher.
+            combine: probabilities}`` (or ``confidence``: weighted per example by each model's entropy); a module; or
+            null to fine-tune the student without a teacher.
         losses: The losses by name, at least one.
-        optimizer: Class and arguments of the optimizer. Biases and norms get no weight decay.
-        lr_scheduler: One of ``optim.schedules.LR_SCHEDULERS`` (names of ``transformers.get_scheduler``), over all
-            steps; null = constant.
+        optimizer: Class and arguments of the optimizer. Biases and normalization layers get no weight decay.
+        lr_scheduler: Name of a ``transformers.get_scheduler`` schedule, one of ``optim.schedules.LR_SCHEDULERS``, over
+            all steps; null = constant.
         warmup_ratio: Fraction of the steps over which the learning rate rises from 0, in [0, 1].
-        label_names: Names of the classes in index order; needed only if the data do not define them.
-        ignore_checks: Failed checks that do not stop the run: ``tokenizer_mismatch``, ``label_mismatch``,
+        label_names: Names of the classes in index order; needed only if the data does not define them.
+        ignore_checks: Checks that do not stop the run if they fail: ``tokenizer_mismatch``, ``label_mismatch``,
             ``weak_teacher``.
         teacher_cache: Folder for the teacher's logits, so that the teacher runs once per example across all runs;
             or a ``TeacherCache``, which also sets their precision.
         loss_schedules: Loss arguments that change over the optimizer steps, by loss and argument, such as
             ``{soft: {temperature: {start: 8, end: 1}}}``; they override the numbers passed to the losses.
 
-    Attributes:
-        student: The student; None until ``build_student``, unless it was passed as a module.
-
     Raises:
         ValueError: If an argument is out of range, there is no loss, or a loss needs more than ``teacher_cache`` keeps.
     """
 
     student: nn.Module
+    """The student; None until ``build_student``, unless it was passed as a module."""
 
     def __init__(
         self,

@@ -32,8 +32,8 @@ class DistillationCallback(Callback):
     """Distills a teacher into a model inside any LightningModule, without changes to its code.
 
     The callback records the calls of the student during ``training_step``, calls the teacher with the same arguments,
-    and adds the weighted losses to the loss that the step returned. The module keeps its loss and logging. Logged
-    are ``distillation/<loss name>`` (not weighted), ``distillation/task_loss`` and ``distillation/loss``.
+    and adds the weighted losses to the loss that the step returned. The module keeps its loss and logging. The callback
+    logs ``distillation/<loss name>`` (unweighted), ``distillation/task_loss`` and ``distillation/loss``.
 
     Parameters of losses (projections) join the parameter group of the module's optimizer with the highest learning
     rate, and are saved in the state of the callback. The teacher is frozen and not saved in checkpoints.
@@ -41,7 +41,7 @@ class DistillationCallback(Callback):
     Args:
         student: Path of the student in the module, such as ``net`` or ``model.encoder``; empty = the module itself,
             whose step calls ``self(batch)``.
-        teacher: Hub id or folder; ``{pretrained: <hub id or folder>, ...}`` with arguments of ``from_pretrained``; a
+        teacher: Hub id or folder; ``{pretrained: <Hub id or folder>, ...}`` with arguments of ``from_pretrained``; a
             list of these (an ensemble, logits averaged); ``{ensemble: [...], combine: ...}``; a ``.ckpt`` of the same
             LightningModule class, or such a module, whose submodule at the student's path is used; or any other module.
         losses: Losses to add, by name.
@@ -52,10 +52,10 @@ class DistillationCallback(Callback):
             the only call.
         layers: Pairs of layers for losses on hidden states: path in the student to path in the teacher. Each pair has
             a separate projection if the widths differ.
-        auto_class: Name of the transformers class that loads a teacher from a hub id or folder; null = inferred from
+        auto_class: Name of the transformers class that loads a teacher from a Hub id or folder; null = inferred from
             the student's class.
         loss_schedules: Arguments of losses that change over the optimizer steps, by loss and argument, such as
-            ``{"soft": {"temperature": Schedule(8, 1)}}``; they replace the numbers given to the losses.
+            ``{"soft": {"temperature": Schedule(8, 1)}}``; they override the values given to the losses.
 
     Raises:
         ValueError: If there are no losses; before training, if module, strategy, student and teacher are incompatible;

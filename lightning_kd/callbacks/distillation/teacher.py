@@ -155,7 +155,7 @@ def build_teacher(source: Any, replay: CallReplay, pl_module: LightningModule, n
     """
     if source is None:
         raise ValueError(
-            "DistillationCallback.teacher: null; set a hub id, folder, checkpoint or module, or remove the callback"
+            "DistillationCallback.teacher: null; set a Hub id, folder, checkpoint or module, or remove the callback"
         )
     teacher = Teacher(_resolve_source(source, pl_module, name), replay)
     student = unwrap_compiled(pl_module.get_submodule(name))
@@ -165,7 +165,7 @@ def build_teacher(source: Any, replay: CallReplay, pl_module: LightningModule, n
         raise ValueError("DistillationCallback.teacher: shares weights with the student; pass a copy.deepcopy of it")
     if not replay.auto_class and len(modules) < len(teacher.models):
         raise ValueError(
-            f"DistillationCallback.auto_class: unknown for a teacher from a hub id or folder, because the student is a "
+            f"DistillationCallback.auto_class: unknown for a teacher from a Hub id or folder, because the student is a "
             f"{type(student).__name__}; set it, such as AutoModelForSequenceClassification, or pass a loaded model"
         )
     names = get_label_names(models.get_id2label(student))

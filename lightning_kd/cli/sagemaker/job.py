@@ -36,20 +36,21 @@ class Job:
     """Settings of a training job, named as in SageMaker's Python SDK.
 
     Args:
-        role: ARN of the IAM role of the job; it must be able to read the channels and write the output.
+        role: ARN of the IAM role of the job; it needs read access to the channels and write access to the output.
         image_uri: Container image with PyTorch >= 2.6 and SageMaker's training toolkit, such as AWS's image for
             PyTorch training in your region.
         instance_type: Instance type, such as ``ml.g5.xlarge``.
         output_path: S3 URI for source, results and checkpoints, each in a folder named after the job.
         instance_count: Number of instances, >= 1.
-        channels: S3 URIs by name; ``${SM_CHANNEL_<NAME>}`` in YAML file and hyperparameters is the local folder.
+        channels: S3 URIs by name; ``${SM_CHANNEL_<NAME>}`` stands for the local folder in the YAML file and
+            hyperparameters.
         hyperparameters: Config overrides, each as ``key=value``.
         base_job_name: Prefix of the job's name.
-        checkpoint_s3_uri: S3 URI of the checkpoints; null = below ``output_path``. A job with the URI of an earlier one
-            resumes it.
-        use_spot_instances: Use spot instances, which are cheaper and may be interrupted; the job then resumes.
+        checkpoint_s3_uri: S3 URI of the checkpoints; null = a folder under ``output_path``. A job with the URI of an
+            earlier job resumes it.
+        use_spot_instances: Use spot instances, which are cheaper but may be interrupted; the job then resumes.
         max_run: Maximum training time in seconds, in [60, 2419200] (28 days).
-        volume_size: Disk of each instance in GB, >= 1.
+        volume_size: Disk size of each instance in GB, >= 1.
         request: Additional fields of CreateTrainingJob as JSON, such as ``{"Environment": {"HF_HUB_OFFLINE": "1"}}``.
 
     Raises:

@@ -37,9 +37,9 @@ def main(args: list[str]) -> None:
     parser.add_argument("--hyperparameters", type=str, nargs="+", default=[], help=overrides)
     spot = "Use spot instances, which are cheaper and may be interrupted; the job then resumes."
     parser.add_argument("--use_spot_instances", action="store_true", help=spot)
-    parser.add_argument("--source", type=str | None, help="Folder whose files are added to the job's source.")
+    parser.add_argument("--source", type=str | None, help="Folder whose files are added to the job's source archive.")
     parser.add_argument("--region", type=str | None, help="AWS region; null = boto3's default.")
-    parser.add_argument("--dry_run", action="store_true", help="Print the request as JSON and send nothing.")
+    parser.add_argument("--dry_run", action="store_true", help="Print the request as JSON without sending it.")
     options = parser.parse_args(args[1:])
     config = Path(options.config).expanduser()
     source = Path(options.source).expanduser() if options.source is not None else None

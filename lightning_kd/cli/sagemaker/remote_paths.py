@@ -21,7 +21,7 @@ def check_remote_paths(config: Any, source: Path | None) -> None:
         source: Folder that is packed into the source archive.
 
     Raises:
-        ValueError: If a path exists here and is not packed, or is neither packed nor a hub id. An absolute path that
+        ValueError: If a path exists here and is not packed, or is neither packed nor a Hub id. An absolute path that
             does not exist here passes: the image or a channel may have it.
     """
     for field, value in _config_paths(config):

@@ -32,11 +32,11 @@ from lightning_kd.export.requirements import require_packages
 from lightning_kd.io.atomic import check_writable
 
 DESCRIPTION = """\
-Search for good settings with Optuna: run fit many times and write the best config.
+Search hyperparameters with Optuna: run fit many times and write the best config.
 
   lightning-kd tune --config run.yaml --search_space space.yaml --n_trials 50
 
-All other arguments are those of fit and apply to every trial. Several processes or machines that run the same command
+All other arguments are passed to fit and apply to every trial. Several processes or machines that run the same command
 share the study; after an interruption, the same command continues it. A trial keeps its config and logs; checkpoints
 are removed, and only the student of the best trial is kept (see --keep_models). See docs/tuning.md.
 """
@@ -48,26 +48,36 @@ def _create_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     add = parser.add_argument
-    add("--config", action="append", required=True, metavar="YAML", help="config of the run to vary, as for fit")
+    add("--config", action="append", required=True, metavar="YAML", help="config to tune, as for fit")
     add("--search_space", required=True, metavar="FILE", help="YAML file of config keys and the values to try, or "
         "my_space.py:function, which takes an optuna.Trial and returns config overrides")  # fmt: skip
-    add("--n_trials", type=int, default=100, help="number of trials of the whole study (default: 100)")
+    add("--n_trials", type=int, default=100, help="total number of trials in the study (default: 100)")
     add("--output_dir", help="folder of the study (default: tune/<name of the config>)")
     add("--storage", help="sqlite:///..., postgresql://..., mysql://..., or a journal file that ends in .log "
         "(default: SQLite in the output folder)")  # fmt: skip
     add("--study_name", help="name of the study in the storage (default: name of the output folder)")
     add("--metric", help="metric to optimize, such as val/f1 (default: the task's metric)")
-    add("--mode", choices=("min", "max"), help="direction of --metric")
-    add("--pruner", choices=PRUNERS, default="median", help="pruner of unpromising trials (default: median)")
-    add("--seeds", type=int, default=1, help="runs of each trial with consecutive seeds, averaged (default: 1)")
-    add("--seed", type=int, default=0, help="seed of the sampler (default: 0)")
-    add("--keep_models", choices=KEEP_MODELS, default="best", help="which students to keep (default: best)")
-    add("--verbose", action="store_true", help="show the progress bars and messages of each run")
+    add("--mode", choices=("min", "max"), help="whether lower or higher values of --metric are better")
+    add(
+        "--pruner",
+        choices=PRUNERS,
+        default="median",
+        help="Optuna pruner that stops unpromising trials early (default: median)",
+    )
+    add(
+        "--seeds",
+        type=int,
+        default=1,
+        help="number of runs per trial, with consecutive seeds; their scores are averaged (default: 1)",
+    )
+    add("--seed", type=int, default=0, help="seed of Optuna's sampler (default: 0)")
+    add("--keep_models", choices=KEEP_MODELS, default="best", help="which trials keep their student (default: best)")
+    add("--verbose", action="store_true", help="show the progress bar and messages of each run")
     return parser
 
 
 def main(args: list[str]) -> None:
-    """Search for good settings of a run.
+    """Search the hyperparameters of a run.
 
     Args:
         args: The command line, starting with the command's name.

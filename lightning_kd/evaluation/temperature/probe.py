@@ -22,7 +22,7 @@ def build_probe_result(
 
     Args:
         selection: The sentences, classes and temperatures to show.
-        sources: Folder or hub id of each model.
+        sources: Folder or Hub id of each model.
         label_names: Class names in the order of the logits.
         split: Name of the split.
         raw: The split before tokenization.

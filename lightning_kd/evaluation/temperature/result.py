@@ -86,7 +86,7 @@ class ProbeResult:
     """A teacher and optionally a student at several temperatures.
 
     Attributes:
-        sources: Folder or hub id of each model, by name.
+        sources: Folder or Hub id of each model, by name.
         temperatures: The temperatures.
         sentences: The shown sentences.
         split_stats: Averages over the split, by model and temperature.

@@ -42,7 +42,7 @@ def probe_models(
         task: The task of the models.
         datamodule: The data.
         split: A labeled split.
-        sources: Folder or hub id of the teacher and, optionally, of the student.
+        sources: Folder or Hub id of the teacher and, optionally, of the student.
         enable_progress_bar: If True, show progress bars.
 
     Raises:
