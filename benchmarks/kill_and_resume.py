@@ -40,7 +40,7 @@ PARTIAL_FILES = {
 PHASES = {
     "callbacks/last_checkpoint.py": "writing last.ckpt",
     "callbacks/model_checkpoint.py": "writing best.ckpt",
-    "callbacks/export.py": "exporting",
+    "callbacks/export_base.py": "exporting",
     "lightning_kd/teachers/checks.py": "scoring the teacher",
     "loops/evaluation_loop.py": "validating",
     "loops/training_epoch_loop.py": "training",
