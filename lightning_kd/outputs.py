@@ -32,17 +32,15 @@ IGNORE_INDEX = -100
 
 def select_examples(batch: Batch, indices: list[int]) -> Batch:
     """Return the batch of the examples at the given positions of a batch."""
-    return {name: _select(value, indices) for name, value in batch.items()}
-
-
-def _select(value: Any, indices: list[int]) -> Any:
-    if isinstance(value, Tensor):
-        return value[indices]
-    if isinstance(value, dict):
-        return select_examples(value, indices)
-    if all(isinstance(inputs, dict) for inputs in value):
-        return [select_examples(inputs, indices) for inputs in value]
-    return [value[index] for index in indices]
+    selected: Batch = {}
+    for name, value in batch.items():
+        if name == TEACHER_INPUTS:
+            selected[name] = [select_examples(inputs, indices) for inputs in value]
+        elif name == AUGMENTED:
+            selected[name] = select_examples(value, indices)
+        else:
+            selected[name] = value[indices] if isinstance(value, Tensor) else [value[index] for index in indices]
+    return selected
 
 
 def with_inputs(batch: Batch, inputs: Batch) -> Batch:

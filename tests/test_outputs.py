@@ -56,11 +56,12 @@ def test_other_shapes_are_refused(shape):
 
 def test_select_examples_follows_nested_batches():
     inputs = {"input_ids": torch.tensor([[1], [2], [3]])}
-    batch = {**inputs, "text": ["a", "b", "c"], "answers": [["x"], [], ["y"]]}
+    batch = {**inputs, "text": ["a", "b", "c"], "answers": [["x"], [], ["y"]], "meta": [{"n": 1}, {"n": 2}, {"n": 3}]}
     nested = {**batch, AUGMENTED: inputs, TEACHER_INPUTS: [inputs, inputs]}
     selected = select_examples(nested, [2, 0])
     assert selected["text"] == ["c", "a"]
     assert selected["answers"] == [["y"], ["x"]]
+    assert selected["meta"] == [{"n": 3}, {"n": 1}]
     for part in (selected, selected[AUGMENTED], *selected[TEACHER_INPUTS]):
         assert part["input_ids"].tolist() == [[3], [1]]
 

@@ -167,7 +167,7 @@ def _model_source_dirs(trainer: Trainer, pl_module: DistillationModule) -> list[
     """Return the local folders that a run reads models from."""
     sources: list[Any] = [s for c in find_callbacks(trainer, DistillationModuleCallback) for s in c.model_sources()]
     student = pl_module._student_source
-    sources.append(student.get("config") if isinstance(student, dict) else student)
+    sources.append(student.get("pretrained", student.get("config")) if isinstance(student, dict) else student)
     sources += [model.source for model in pl_module.teacher.models] if pl_module.teacher is not None else []
     return [Path(source) for source in sources if isinstance(source, str) and Path(source).expanduser().is_dir()]
 

@@ -83,7 +83,8 @@ def evaluate(model: nn.Module, task: Task, label_names: list[str], batches: Iter
         task.update(scores, outputs, batch)
         task.update(MetricCollection({"units": units}), outputs, batch)
         predictions += [head.prediction for head in outputs.heads.values()]
-    statistics = torch.atleast_1d(units.compute()).double()  # torchmetrics squeezes a single value
+    # torchmetrics squeezes a single value, and returns a list if there is none
+    statistics = torch.atleast_1d(torch.as_tensor(units.compute())).double()
     interval = bootstrap_interval(statistics, task.monitor_from_statistics)
     scores_by_name = {name: float(score) for name, score in scores.compute().items()}
     return EvalResult(scores_by_name, interval, torch.cat(predictions), len(statistics))

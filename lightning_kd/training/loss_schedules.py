@@ -123,8 +123,9 @@ def _check_ends(loss: DistillationLoss, argument: str, schedule: Schedule) -> No
             f"{type(loss).__name__} does not keep each constructor argument in an attribute of the same name"
         )
     with torch.random.fork_rng(devices=[]):  # building a loss may initialize weights
-        for value in (schedule.start, schedule.end):
-            type(loss)(**{**arguments, argument: value})
+        ends = [type(loss)(**{**arguments, argument: value}) for value in (schedule.start, schedule.end)]
+    # check_heads reads it once, before the first step
+    loss.compares_examples = loss.compares_examples or any(end.compares_examples for end in ends)
 
 
 def apply_schedules(

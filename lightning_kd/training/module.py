@@ -115,6 +115,7 @@ class DistillationModule(LightningModule):
         self.task: Task = from_config(task, Task, "task")
         terms = {name: from_config(loss, DistillationLoss, f"losses.{name}") for name, loss in losses.items()}
         checks.check_loss_names(terms)
+        self.loss_schedules = resolve_schedules(loss_schedules, terms)
         checks.check_heads(terms, self.task)
         if isinstance(teacher_cache, (str, os.PathLike)):
             teacher_cache = TeacherCache(os.fspath(teacher_cache))
@@ -126,7 +127,6 @@ class DistillationModule(LightningModule):
         self.student = student if isinstance(student, nn.Module) else None  # type: ignore[assignment]
         self.teacher = None if teacher is None else Teacher(teacher, self.task)
         self.losses = nn.ModuleDict(terms)
-        self.loss_schedules = resolve_schedules(loss_schedules, terms)
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.warmup_ratio = warmup_ratio

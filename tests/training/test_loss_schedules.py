@@ -8,11 +8,11 @@ import yaml
 from lightning.pytorch import Callback
 from torch.utils.data import DataLoader, IterableDataset
 
-from lightning_kd import DistillationModule, Schedule
+from lightning_kd import DistillationModule, QuestionAnswering, Schedule, SequenceClassification
 from lightning_kd.callbacks import StudentExport
 from lightning_kd.losses import DecoupledKDLoss, DistillationLoss, DISTLoss, HardLabelLoss, SoftTargetLoss
 from lightning_kd.training.loss_schedules import apply_schedules, resolve_schedules
-from tests.helpers import data, module, save_model, tiny_bert, trainer
+from tests.helpers import STUDENT, data, module, save_model, tiny_bert, trainer
 
 EPOCHS, STEPS = 3, 27
 SCHEDULES = {"hard": {"weight": Schedule(0, 1)}, "soft": {"temperature": Schedule(8, 1, until=0.5)}}
@@ -131,6 +131,14 @@ def teacher(tmp_path):
 def scheduled_module(teacher, **settings):
     losses = {"hard": HardLabelLoss(), "soft": SoftTargetLoss(1.0)}
     return module(teacher, losses=losses, loss_schedules=SCHEDULES, **settings)
+
+
+def test_schedule_that_starts_to_compare_examples_is_rejected_for_positions():
+    losses, schedules = {"d": DISTLoss(intra_weight=0)}, {"d": {"intra_weight": Schedule(0, 1)}}
+    DistillationModule(SequenceClassification(), STUDENT, losses=losses, loss_schedules=schedules)
+    losses = {"d": DISTLoss(intra_weight=0)}
+    with pytest.raises(ValueError, match=r"losses\.d: .*QuestionAnswering"):
+        DistillationModule(QuestionAnswering(), STUDENT, losses=losses, loss_schedules=schedules)
 
 
 @pytest.mark.parametrize("accumulate", [1, 3])

@@ -47,9 +47,12 @@ def _is_packed(value: str, source: Path | None) -> bool:
 
 def _config_paths(config: Any) -> Iterator[tuple[str, str]]:
     teacher, student = config.model.get("teacher"), config.model.get("student")
-    for source in teacher if isinstance(teacher, list) else [teacher]:
+    members = teacher.get("ensemble") if hasattr(teacher, "get") and teacher.get("ensemble") else teacher
+    for source in members if isinstance(members, list) else [members]:
         yield from _path_entry("model.teacher", source, "pretrained")
     yield from _path_entry("model.student", student, "config")
+    if not isinstance(student, str):
+        yield from _path_entry("model.student", student, "pretrained")
     init_args = config.data.get("init_args") or {}
     for name in DATA_ARGUMENTS:
         yield from _path_entry(f"data.{name}", init_args.get(name), name)

@@ -225,7 +225,9 @@ def test_classes_of_the_users_source(launch, arguments, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:LightningCLI's args parameter")  # the command line silences it
-@pytest.mark.parametrize("field", ["model.teacher", "model.student.config", "data.init_args.tokenizer"])
+@pytest.mark.parametrize(
+    "field", ["model.teacher", "model.student.config", "model.student.pretrained", "data.init_args.tokenizer"]
+)
 def test_what_is_only_on_this_machine(arguments, tmp_path, monkeypatch, field):
     monkeypatch.chdir(tmp_path)
     own = tmp_path / "own"
