@@ -14,7 +14,7 @@ from lightning_kd.training.module import DistillationModule
 
 
 class LayerInitialization(DistillationModuleCallback):
-    """Copies embeddings, selected layers and, if it has the same labels, the head into the student before training.
+    """Copies embeddings, selected layers and, if the labels match, the head into the student before training.
 
     It runs in ``setup``, before a checkpoint is restored, so that resumed weights are never overwritten. It supports
     BERT, RoBERTa, XLM-R, DistilBERT, ELECTRA, MPNet and other models with a list of layers, each into a shallower model

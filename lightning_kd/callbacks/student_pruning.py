@@ -16,7 +16,7 @@ class StudentPruning(DistillationModuleCallback, ModelPruning):
 
     The smallest weights over all layers become 0 and stay 0 (magnitude pruning, Han et al. 2015, Learning both Weights
     and Connections). Embeddings and head are not pruned. All scores and checkpoints are those of the pruned student:
-    when pruning at the end of each epoch, the best checkpoint could be one from before any pruning. A resumed run
+    if it were pruned after each epoch, the best checkpoint could be one from before any pruning. A resumed run
     prunes the same weights, because they are zero in its checkpoint.
 
     Zeros make the file easier to compress; they do not make ordinary runtimes faster.

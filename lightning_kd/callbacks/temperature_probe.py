@@ -55,8 +55,8 @@ class TemperatureProbe(DistillationModuleCallback):
 
     Args:
         sentences: Texts to show, at most 20; null = examples of the split.
-        num_examples: Number of most confident and of least confident examples of the teacher (at temperature 1) to
-            show without ``sentences``, 1-10.
+        num_examples: Without ``sentences``, show this many examples for which the teacher is most confident (at
+            temperature 1), and as many for which it is least confident, 1-10.
         temperatures: Temperatures, each > 0.
         top_k: Number of most likely classes to show, >= 1.
         bottom_k: Number of least likely classes to show, >= 1.

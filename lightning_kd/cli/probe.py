@@ -27,9 +27,8 @@ def main(args: list[str]) -> None:
     parser.add_argument("--student", type=str | None, help="Folder or Hub id.")
     sentences = "Texts to show, at most 20; null = the teacher's most and least confident examples of the split."
     parser.add_argument("--sentences", type=str, nargs="+", help=sentences)
-    parser.add_argument(
-        "--num_examples", type=int, default=2, help="Number of most and of least confident examples to show (1-10)."
-    )
+    examples = "Without sentences, show this many of the most and of the least confident examples (1-10)."
+    parser.add_argument("--num_examples", type=int, default=2, help=examples)
     parser.add_argument(
         "--temperatures", type=float, nargs="+", default=[1.0, 5.0, 19.0], help="Temperatures to show, each > 0."
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def resolve_resume(args: list[str], run_dir: Path | None) -> tuple[list[str], Path | None]:
-    """Replace ``--resume <run folder>`` by the arguments that resume the run.
+    """Replace ``--resume <run folder>`` with the arguments that resume the run.
 
     Args:
         args: The command line, starting with the subcommand.

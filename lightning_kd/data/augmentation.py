@@ -69,7 +69,7 @@ class TfIdfReplacement(Augmentation):
         self._cumulative_weights = np.cumsum(weights / weights.sum()) if len(weights) else weights
 
     def replacement_probabilities(self, text: str) -> NDArray[np.float64]:
-        """Return the probability of replacement of each word of a text, (number of words,)."""
+        """Return the probability that each word of a text is replaced, (number of words,)."""
         words = [word.casefold() for word in WORD_PATTERN.findall(text)]
         counts = Counter(words)
         scores = np.array([counts[word] / len(words) * self._idf.get(word, 0.0) for word in words])

@@ -18,8 +18,8 @@ class CLINC150DataModule(TextClassificationDataModule):
     """CLINC150 (Larson et al. 2019): 150 intents and ``oos``; 15,250 / 3,100 / 5,500 examples in the variant ``plus``.
 
     Labels are always in the Hub's order, which published checkpoints use. The original layout is one JSON file such as
-    ``data_oos_plus.json``, or its folder. Files in that layout may have other intents (sorted alphabetically), and the
-    intent ``null`` for unlabeled examples.
+    ``data_oos_plus.json``, or the folder that contains it. Files in that layout may have other intents (sorted
+    alphabetically), and the intent ``null`` for unlabeled examples.
 
     Args:
         path: Hub id, file or folder of the original release.

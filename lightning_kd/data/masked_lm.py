@@ -42,9 +42,9 @@ class MaskedLMDataModule(TextDataModule):
         whole_word_masking: Mask all tokens of a word, as split by the tokenizer. For XLM-R and similar tokenizers a
             word is a sequence without spaces, which in Chinese, Japanese or Thai may be a sentence. Requires a fast
             tokenizer.
-        mlm_smoothing: Exponent, in [0, 10], of the training masks: a token is drawn with a weight of its count to the
-            power of ``-mlm_smoothing``, so that rare tokens are masked more often. 0 gives all tokens equal weight;
-            DistilBERT uses 0.7. Evaluation masks always use equal weights.
+        mlm_smoothing: Exponent in [0, 10] for the training masks: each token is drawn with its count to the power of
+            ``-mlm_smoothing`` as its weight, so that rare tokens are masked more often. 0 gives all tokens equal
+            weight; DistilBERT uses 0.7. Evaluation masks always use equal weights.
         validation_fraction: Fraction of the training texts to hold out if there is no validation split, in [0, 1).
         streaming: Read and tokenize the training texts during training, for corpora whose tokens do not fit on the disk
             (otherwise texts and tokens are written to the cache of ``datasets`` and memory-mapped). The length of an

@@ -21,7 +21,7 @@ class Masking:
         mask_token_id: Id of the mask.
         special_ids: Ids that are never selected.
         vocab_size: Number of tokens from which the random ones are drawn.
-        token_weights: Relative probability of each id to be selected, (vocabulary,); None for equal weights.
+        token_weights: Relative probability that each id is selected, (vocabulary,); None for equal weights.
     """
 
     probability: float

@@ -168,8 +168,8 @@ class SQuADDataModule(TextDataModule):
         """Tokenize questions with the windows of their contexts.
 
         Raises:
-            ValueError: If the tokenizer does not provide offsets, or a question leaves no room for its context or less
-                than ``stride``.
+            ValueError: If the tokenizer does not provide offsets, or a question leaves room for no more than
+                ``stride`` context tokens.
         """
         tokenizer, questions = self.tokenizer, [question.strip() for question in examples["question"]]
         check_tokenizer(tokenizer, "data.tokenizer")

@@ -20,8 +20,8 @@ class Prompt:
     """A template around the texts of an example.
 
     Args:
-        template: Text with the name of each column in braces, such as ``The intent of "{text}" is``. Double a literal
-            brace.
+        template: Text with the name of each column in braces, such as ``The intent of "{text}" is``. To keep
+            a brace, double it.
         columns: Column names.
         argument: Name of the argument that holds the template, for messages.
 

@@ -55,7 +55,7 @@ class AttentionScoreLoss(DistillationLoss):
     Args:
         weight: Weight of this loss in the total, >= 0.
         layer_map: Maps layers of the student to layers of the teacher, 1 = the first, negative = from the end; the loss
-            is averaged over the pairs. Null = the last ones.
+            is averaged over the pairs. Null = the last of each.
 
     Raises:
         ValueError: Before the first step, if the numbers of attention heads differ or a layer does not exist.

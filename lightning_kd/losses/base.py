@@ -14,7 +14,7 @@ class DistillationLoss(nn.Module):
     """Base class of all losses.
 
     A subclass stores each constructor argument as an attribute of the same name: checkpoints save a loss as its class
-    and arguments, and ``loss_schedules`` change these attributes over the run.
+    and arguments, and ``loss_schedules`` changes these attributes over the run.
 
     Attributes:
         requires_teacher: True if ``forward`` reads the teacher's outputs.

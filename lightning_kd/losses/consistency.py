@@ -54,8 +54,8 @@ class ConsistencyLoss(DistillationLoss):
     Args:
         weight: Weight of this loss in the total, >= 0.
         temperature: Divides the logits of the original examples, > 0. The paper uses 0.4.
-        confidence: Uses only examples whose most likely class has a higher probability, in [0, 1). The paper uses 0.8
-            for few classes, 0.45 to 0.5 for many.
+        confidence: Threshold in [0, 1): only examples whose most likely class is more probable are used. The paper uses
+            0.8 for few classes, 0.45 to 0.5 for many.
         include_labeled: If True, also use labeled examples.
 
     Raises:

@@ -59,8 +59,8 @@ class HardLabelLoss(DistillationLoss):
         tsa_threshold: In training, ignore examples whose label already has a probability above
             1/K + tsa_threshold (1 - 1/K), for K classes; in [0, 1], 1 = ignore none. A schedule that rises to 1 gives
             training signal annealing, which prevents overfitting to few labels (Xie et al. 2020, UDA, section 2.4). The
-            paper has three: ``{start: 0, end: 1}``, the same with ``shape: saturating``, and ``{start: 0.0067, end: 1,
-            shape: exponential}``.
+            paper's schedules are ``{start: 0, end: 1}``, the same with ``shape: saturating``, and
+            ``{start: 0.0067, end: 1, shape: exponential}``.
 
     Raises:
         ValueError: If an argument is out of range; on use, if the batch has no labels.

@@ -40,7 +40,7 @@ class HiddenStateMSELoss(DistillationLoss):
     Args:
         weight: Weight of this loss in the total, >= 0.
         layer_map: Maps hidden states of the student to those of the teacher: 0 = the embeddings, n = the output of
-            layer n, negative = from the end; the loss is averaged over the pairs. Null = the last ones.
+            layer n, negative = from the end; the loss is averaged over the pairs. Null = the last of each.
 
     Raises:
         ValueError: Before the first step, if a layer does not exist.

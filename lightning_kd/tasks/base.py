@@ -75,7 +75,7 @@ class Task(ABC):
         Args:
             model: A model with the heads of this task.
             batch: A batch; labels are optional and not passed to the model.
-            requires: Intermediate outputs to return, too.
+            requires: Intermediate outputs to return as well.
 
         Raises:
             ValueError: If the model does not return what is required.
@@ -99,7 +99,7 @@ class Task(ABC):
         """Return which examples (B,), or which of their positions (B, L), are targets; None = all examples.
 
         By default all examples that are not padding. Should not depend on the labels, if the task allows it, so that
-        unlabeled examples have targets, too.
+        unlabeled examples also have targets.
         """
         mask = batch["row_id"] >= 0 if "row_id" in batch else None
         return None if mask is None or bool(mask.all()) else mask

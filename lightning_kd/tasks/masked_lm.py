@@ -49,7 +49,7 @@ class MaskedLM(Task):
     monitor_mode = "min"
 
     def run(self, model: nn.Module, batch: Batch, requires: frozenset[Requirement] = frozenset()) -> Outputs:
-        """Run a model; its head, and if possible its last layer, only at the masked positions."""
+        """Run a model, with its head and, if possible, its last layer at the masked positions only."""
         output_hidden_states = "hidden_states" in requires
         with prune_positions(model, self._position_selector, batch, True, output_hidden_states):
             return super().run(model, batch, requires)

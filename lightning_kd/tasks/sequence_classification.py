@@ -63,7 +63,7 @@ class SequenceClassification(Task):
         self.oos_label = oos_label
 
     def run(self, model: nn.Module, batch: Batch, requires: frozenset[Requirement] = frozenset()) -> Outputs:
-        """Run a model; its last layer, if possible, only at the first position, the only one that most heads read."""
+        """Run a model, if possible with its last layer at the first position only: most heads read no other."""
         output_hidden_states = "hidden_states" in requires
         with prune_positions(model, _first_position, batch, False, output_hidden_states):
             return super().run(model, batch, requires)
@@ -109,7 +109,7 @@ class SequenceClassification(Task):
         """Return an upper bound of the accuracy of always predicting the most frequent class.
 
         The bound is the frequency of the class plus two standard errors, but at most halfway between the frequency and
-        1, so that a good teacher passes on a small split, too.
+        1, so that a good teacher also passes on a small split.
         """
         num_examples = int(statistics.sum())
         majority = float(statistics.max()) / num_examples

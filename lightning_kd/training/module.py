@@ -66,7 +66,7 @@ class DistillationModule(LightningModule):
         task: Task of both models; defines heads, labels and metrics.
         student: Hub id or folder, or ``{pretrained: <Hub id or folder>, revision: ..., ...}`` with arguments of
             ``from_pretrained`` (pretrained weights); or ``{config: <Hub id or folder>, num_hidden_layers: 2, ...}``,
-            that model's configuration with some fields replaced, randomly initialized; or a module.
+            a randomly initialized model with that configuration, some fields replaced; or a module.
         teacher: Hub id or folder; or ``{pretrained: <Hub id or folder>, quantization_config: {...}, ...}``, with
             arguments of ``from_pretrained``; a list of these (an ensemble, logits averaged); ``{ensemble: [...],
             combine: probabilities}`` (or ``confidence``: weighted per example by each model's entropy); a module; or
@@ -182,7 +182,7 @@ class DistillationModule(LightningModule):
     def build_student(self) -> nn.Module:
         """Build the student and its metrics if they are not built yet, and resolve the order of its labels.
 
-        ``configure_model`` calls this; a callback that needs the student earlier may call it, too. It does not
+        ``configure_model`` calls this; a callback that needs the student earlier may also call it. It does not
         shard the student.
 
         Returns:
@@ -385,7 +385,7 @@ class DistillationModule(LightningModule):
 
         Args:
             batch: A batch of the DataModule.
-            requires: Intermediate outputs to return, too.
+            requires: Intermediate outputs to return as well.
         """
         return self.task.run(self.student, batch, requires)
 

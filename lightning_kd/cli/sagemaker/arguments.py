@@ -18,7 +18,7 @@ RESERVED_PREFIXES = ("sagemaker_", "_tuning_objective_metric")
 
 
 def substitute_env(text: str, variables: Mapping[str, str], source: str) -> str:
-    """Replace ``${SM_...}`` by the values of the variables.
+    """Replace ``${SM_...}`` with the values of the variables.
 
     >>> substitute_env("path: ${SM_CHANNEL_TEXTS}/train.csv", {"SM_CHANNEL_TEXTS": "/opt/ml/input/data/texts"}, "x")
     'path: /opt/ml/input/data/texts/train.csv'

@@ -35,7 +35,7 @@ def main(args: list[str]) -> None:
     parser.add_class_arguments(Job, skip={"hyperparameters", "use_spot_instances"})
     overrides = "Config overrides, each as key=value; ${SM_CHANNEL_<NAME>} in a value is the folder of a channel."
     parser.add_argument("--hyperparameters", type=str, nargs="+", default=[], help=overrides)
-    spot = "Use spot instances, which are cheaper and may be interrupted; the job then resumes."
+    spot = "Use spot instances, which are cheaper but may be interrupted; the job then resumes."
     parser.add_argument("--use_spot_instances", action="store_true", help=spot)
     parser.add_argument("--source", type=str | None, help="Folder whose files are added to the job's source archive.")
     parser.add_argument("--region", type=str | None, help="AWS region; null = boto3's default.")

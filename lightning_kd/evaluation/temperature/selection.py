@@ -20,7 +20,7 @@ class Selection:
 
     Attributes:
         sentences: Texts, at most 20; None selects examples of the split.
-        num_examples: Number of most confident and of least confident examples to show without ``sentences``, 1-10.
+        num_examples: Without ``sentences``, show this many of the most and of the least confident examples, 1-10.
         temperatures: Temperatures, each > 0.
         top_k: Number of most likely classes to show, >= 1.
         bottom_k: Number of least likely classes to show, >= 1.

@@ -1,4 +1,4 @@
-"""A training job from its variables to its artefacts, in the folders and processes that it would have."""
+"""A training job from its variables to its artifacts, in the folders and processes that it would have."""
 
 import re
 import signal
