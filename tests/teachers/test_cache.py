@@ -337,6 +337,19 @@ def test_key_depends_on_masked_tokens(teachers, corpus, open_folders):
     assert make() == folders[0]
 
 
+@pytest.fixture
+def _matmul_precision():
+    """Restore the precision: ``set_float32_matmul_precision("highest")`` sets "ieee", the default is "none"."""
+    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+    before = [getattr(backend, "fp32_precision", None) for backend in backends]
+    yield
+    torch.set_float32_matmul_precision("highest")
+    for backend, precision in zip(backends, before, strict=True):
+        if precision is not None:  # since 2.9
+            backend.fp32_precision = precision
+
+
+@pytest.mark.usefixtures("_matmul_precision")
 def test_key_depends_on_dtypes_and_matmul_precision(tmp_path, setups, cache):
     make, rows = setups["classes"]
     run = partial(Run, tmp_path, max_steps=1)
@@ -345,12 +358,8 @@ def test_key_depends_on_dtypes_and_matmul_precision(tmp_path, setups, cache):
     assert num_folders(cache) == 4
     run(make(teacher_cache=str(cache), student=tiny_bert(layers=1).to(torch.bfloat16)), rows())
     assert num_folders(cache) == 6
-    before = torch.get_float32_matmul_precision()
-    try:
-        torch.set_float32_matmul_precision("high")
-        run(make(teacher_cache=str(cache)), rows())
-    finally:
-        torch.set_float32_matmul_precision(before)
+    torch.set_float32_matmul_precision("high")
+    run(make(teacher_cache=str(cache)), rows())
     assert num_folders(cache) == 8
 
 
