@@ -8,4 +8,4 @@ ruff check .
 ruff format --check .
 mypy
 lint-imports
-python -m pytest "$@"
+python -m pytest -n 2 "$@"  # half of the tests wait for processes of their own
