@@ -10,7 +10,7 @@ from lightning_kd.callbacks.base import find_callbacks
 from lightning_kd.callbacks.distillation.checks import check_run
 from lightning_kd.callbacks.distillation.losses import LossTerms, check_losses
 from lightning_kd.callbacks.distillation.optimizer import add_parameters
-from lightning_kd.callbacks.distillation.outputs import Key, Layer
+from lightning_kd.callbacks.distillation.outputs import Key, Layer, find_submodule
 from lightning_kd.callbacks.distillation.step import StepPatch
 from lightning_kd.callbacks.distillation.teacher import (
     CallReplay,
@@ -115,7 +115,7 @@ class DistillationCallback(Callback):
         Raises:
             ValueError: If there is no such student, or student and teacher are incompatible.
         """
-        student = self._find_student(pl_module)
+        student = find_submodule(pl_module, self.student, f"student: {type(pl_module).__name__}")
         dtype = next((p.dtype for p in student.parameters() if p.is_floating_point()), torch.get_default_dtype())
         logits = None if all(loss.requires for loss in self.losses.values()) else _as_key_list(self.logits)
         replay = CallReplay(self.auto_class or infer_auto_class(student), logits)
@@ -148,16 +148,6 @@ class DistillationCallback(Callback):
             student_called=bool(self._restored_state),
         )
         self._step_patch.install()
-
-    def _find_student(self, pl_module: LightningModule) -> nn.Module:
-        try:
-            return pl_module.get_submodule(self.student)
-        except AttributeError:
-            names = ", ".join(name for name, _ in pl_module.named_children())
-            raise ValueError(
-                f"DistillationCallback.student: {type(pl_module).__name__} has no submodule {self.student!r}; its "
-                f"submodules are {names}"
-            ) from None
 
     def _pair_layers(self, student: nn.Module, teacher: Teacher) -> tuple[list[Layer], list[Layer]]:
         """Load the teacher and look up the layers to compare in both models."""

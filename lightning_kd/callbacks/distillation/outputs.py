@@ -126,6 +126,26 @@ WIDTH_ATTRIBUTES = ("out_features", "out_channels", "num_features", "num_channel
 """Attributes of PyTorch modules that hold the width of their output."""
 
 
+def find_submodule(model: nn.Module, path: str, owner: str) -> nn.Module:
+    """Return a submodule.
+
+    Args:
+        model: The model.
+        path: Path of the submodule.
+        owner: Argument of the callback and name of the model, for the message.
+
+    Raises:
+        ValueError: If there is no such submodule.
+    """
+    try:
+        return model.get_submodule(path)
+    except AttributeError:
+        names = ", ".join(name for name, _ in model.named_children())
+        raise ValueError(
+            f"DistillationCallback.{owner} has no submodule {path!r}; its submodules are {names}"
+        ) from None
+
+
 @dataclass(frozen=True)
 class Layer:
     """A layer whose output is compared.
@@ -151,14 +171,7 @@ class Layer:
             ValueError: If there is no such layer, or if its width is unknown.
         """
         model = unwrap_compiled(model)
-        try:
-            layer = model.get_submodule(path)
-        except AttributeError:
-            names = ", ".join(name for name, _ in model.named_children())
-            raise ValueError(
-                f"DistillationCallback.layers: the {role}, {type(model).__name__}, has no submodule {path!r}; its "
-                f"submodules are {names}"
-            ) from None
+        layer = find_submodule(model, path, f"layers: the {role}, {type(model).__name__},")
         for part in [layer, *reversed(list(layer.modules())[1:])]:
             if isinstance(part, nn.RNNBase):
                 break
