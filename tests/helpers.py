@@ -31,6 +31,7 @@ from lightning_kd import (
     MaskedLMDataModule,
     SequenceClassification,
     SQuADDataModule,
+    SST2DataModule,
 )
 from lightning_kd.callbacks import LastCheckpoint
 from lightning_kd.losses import HardLabelLoss, SoftTargetLoss
@@ -208,6 +209,15 @@ def squad_data(path: Any, **settings: Any) -> SQuADDataModule:
     """Return a DataModule whose contexts are split into two or three windows."""
     defaults = {"tokenizer": str(TINY_BERT), "batch_size": 4, "eval_batch_size": 3, "max_length": 20, "stride": 3}
     return SQuADDataModule(str(path), **{**defaults, **settings})
+
+
+def sst2_data(folder: Path) -> SST2DataModule:
+    """Write a few sentences in GLUE's format, whose test split has no labels."""
+    folder.mkdir()
+    for split in ("train", "dev"):
+        (folder / f"{split}.tsv").write_text("sentence\tlabel\n" + "good\t1\nbad\t0\n" * 4)
+    (folder / "test.tsv").write_text("index\tsentence\n0\tgood\n")
+    return SST2DataModule(str(folder), str(TINY_BERT), batch_size=2)
 
 
 def module(teacher: Any = None, **settings: Any) -> DistillationModule:

@@ -6,11 +6,11 @@ import pytest
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lightning_kd import CompressionReport, ONNXExport, SST2DataModule
+from lightning_kd import CompressionReport, ONNXExport
 from lightning_kd.callbacks import StudentExport, compression_report
 from lightning_kd.evaluation import report_plot
 from lightning_kd.export import requirements
-from tests.helpers import LABELS, TINY_BERT, data, module, save_model, tiny_bert, trainer
+from tests.helpers import LABELS, data, module, save_model, sst2_data, tiny_bert, trainer
 
 
 @pytest.fixture(scope="module")
@@ -132,12 +132,7 @@ def test_invalid_arguments_raise_before_training(tmp_path, clinc_file, settings,
 
 
 def test_test_split_without_labels_raises_before_training(tmp_path):
-    folder = tmp_path / "sst2"
-    folder.mkdir()
-    for split in ("train", "dev"):
-        (folder / f"{split}.tsv").write_text("sentence\tlabel\n" + "good\t1\nbad\t0\n" * 4)
-    (folder / "test.tsv").write_text("index\tsentence\n0\tgood\n")
-    rows = SST2DataModule(str(folder), str(TINY_BERT), batch_size=2)
+    rows = sst2_data(tmp_path / "sst2")
     run = trainer(tmp_path, callbacks=[StudentExport(), CompressionReport(split="test")])
     with pytest.raises(ValueError, match=r"test split of .* has no labels"):
         run.fit(module(), rows)

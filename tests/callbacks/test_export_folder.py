@@ -120,8 +120,10 @@ def test_existing_file_raises(tmp_path, clinc_file):
 
 
 def test_other_stages_do_not_check(tmp_path, clinc_file):
+    before = clinc_file.read_bytes()
     callback = StudentExport(str(clinc_file))
     trainer(tmp_path, callbacks=[callback]).validate(module(student=tiny_bert()), data(clinc_file), verbose=False)
+    assert clinc_file.read_bytes() == before
 
 
 class FullDisk(BertForSequenceClassification):

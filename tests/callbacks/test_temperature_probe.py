@@ -9,7 +9,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForSequenceClassification
 
-from lightning_kd import QuestionAnswering, SST2DataModule, TeacherCache, TemperatureProbe, TextClassificationDataModule
+from lightning_kd import QuestionAnswering, TeacherCache, TemperatureProbe, TextClassificationDataModule
 from lightning_kd.callbacks import StudentExport
 from lightning_kd.export import requirements
 from lightning_kd.losses import HardLabelLoss, SoftTargetLoss
@@ -25,6 +25,7 @@ from tests.helpers import (
     save_model,
     save_roberta,
     squad_data,
+    sst2_data,
     tiny_bert,
     tiny_roberta,
     trainer,
@@ -282,11 +283,6 @@ def test_pairs_of_texts(tmp_path):
 
 
 def test_test_split_without_labels(tmp_path):
-    folder = tmp_path / "sst2"
-    folder.mkdir()
-    for split in ("train", "dev"):
-        (folder / f"{split}.tsv").write_text("sentence\tlabel\n" + "good\t1\nbad\t0\n" * 4)
-    (folder / "test.tsv").write_text("index\tsentence\n0\tgood\n")
-    rows = SST2DataModule(str(folder), str(TINY_BERT), batch_size=2)
+    rows = sst2_data(tmp_path / "sst2")
     teacher = tiny_bert(labels=["negative", "positive"])
     assert_rejected(tmp_path, "test split of .* has no labels", rows, probe(split="test", top_k=1), teacher=teacher)
