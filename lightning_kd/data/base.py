@@ -185,7 +185,7 @@ class TextDataModule(LightningDataModule, DataModuleInterface):
         return lengths
 
     def max_teacher_tokens(self) -> int | None:
-        """Return the maximum number of tokens of a separate teacher input; None if there are no such inputs."""
+        """Return the maximum number of tokens of a teacher input; None if the teacher reads the student's inputs."""
         names = [f"teacher_{index}:input_ids" for index in range(len(self.teacher_tokenizers))]
         columns = [rows.data.column(name) for rows in self._splits.values() for name in names if name in rows.features]
         chunks = [chunk for column in columns for chunk in column.chunks if len(chunk)]

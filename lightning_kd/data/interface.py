@@ -42,7 +42,7 @@ class DataModuleInterface:
 
     @property
     def class_name(self) -> str:
-        """Class of the DataModule, for messages; empty if there is no DataModule."""
+        """Class name for messages; empty without a DataModule."""
         return type(self).__name__
 
     @property
@@ -57,7 +57,7 @@ class DataModuleInterface:
 
     @property
     def label_names(self) -> list[str] | None:
-        """Class names in index order, available before ``setup``; None if there are no labels."""
+        """Class names in index order, available before ``setup``; None for unlabeled data."""
         return None
 
     @property

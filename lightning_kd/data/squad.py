@@ -134,7 +134,7 @@ class SQuADDataModule(TextDataModule):
         return f"{super()._encoding_key()} {self.stride}"
 
     def _load_questions(self, split: str) -> tuple[list[Question], str] | None:
-        """Return the questions of a split and their source; None if there is no such split."""
+        """Return the questions of a split and their source; None for a missing split."""
         local = Path(self.path).expanduser()
         if local.exists():
             file = self._find_file(local, split)

@@ -111,7 +111,7 @@ class TextClassificationDataModule(TextDataModule):
 
     @property
     def label_names(self) -> list[str] | None:
-        """Class names in index order, available before ``setup``; None if there are no labels."""
+        """Class names in index order, available before ``setup``; None for unlabeled data."""
         return self._splits_and_label_names[1] or None
 
     def read_local(self, path: Path) -> dict[str, Columns]:

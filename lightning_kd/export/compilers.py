@@ -108,7 +108,7 @@ class TorchScript(Compiler):
         return str(torch.__version__)
 
     def analyze(self, model: PositionalModel, example_inputs: tuple[Tensor, ...]) -> OperatorSupport | None:
-        """Trace the model to check that it is possible; there is no list of supported operators."""
+        """Check that the model can be traced; TorchScript lists no supported operators."""
         self.trace(model, example_inputs)
         return None
 

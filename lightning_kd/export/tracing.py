@@ -149,7 +149,7 @@ def configure_tokenizer(folder: Path, length: int, model_input_names: list[str])
 
 
 def detect_compiler(folder: Path) -> type[Compiler] | None:
-    """Return the compiler of the graph in a folder; None if there is no graph."""
+    """Return the compiler of the graph in a folder; None without a graph."""
     file = folder / "config.json"
     section = json.loads(file.read_text(encoding="utf-8")).get("neuron", {}) if file.is_file() else {}
     compiler = COMPILERS.get(section.get("compiler_type", ""))

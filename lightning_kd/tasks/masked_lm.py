@@ -104,7 +104,7 @@ class MaskedLM(Task):
         return float(torch.exp(-(frequencies * frequencies.log()).sum()))
 
     def predictions(self, outputs: Outputs, batch: Batch, label_names: list[str]) -> list[dict[str, Any]]:
-        """Raise, because there is no prediction file.
+        """Raise: masked language models have no prediction file.
 
         Raises:
             ValueError: Always.
