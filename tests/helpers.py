@@ -275,6 +275,16 @@ def assert_same_weights(first, second) -> None:
     assert [name for name, tensor in first.items() if not torch.equal(tensor, second[name])] == []
 
 
+def assert_same_scores_when_reloaded(fitted, make_data, folder: Path) -> None:
+    """Fit a module, load it from its checkpoint and compare the validation scores."""
+    run = trainer(folder)
+    run.fit(fitted, make_data())
+    run.save_checkpoint(folder / "x.ckpt")
+    loaded = DistillationModule.load_from_checkpoint(folder / "x.ckpt")
+    scores = [trainer(folder).validate(m, make_data(), verbose=False)[0] for m in (fitted, loaded)]
+    assert scores[0] == scores[1]
+
+
 class TeacherCalls:
     """The batches of row ids that teachers were called with, how many were loaded, and the dtypes of their logits."""
 

@@ -5,11 +5,12 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM, BertForMaskedLM, pipeline
 
-from lightning_kd import DistillationModule, LayerInitialization, MaskedLM
+from lightning_kd import LayerInitialization, MaskedLM
 from lightning_kd.callbacks import StudentExport
 from lightning_kd.losses import HardLabelLoss, HiddenStateCosineLoss, SoftTargetLoss
 from tests.helpers import (
     WORDS,
+    assert_same_scores_when_reloaded,
     assert_same_weights,
     mlm_data,
     module,
@@ -62,12 +63,7 @@ def test_vocabulary_sizes_must_match(tmp_path, corpus, teacher):
 
 
 def test_reloaded_from_its_checkpoint(tmp_path, corpus, teacher):
-    fitted, run = mlm_module(teacher), trainer(tmp_path)
-    run.fit(fitted, mlm_data(corpus))
-    run.save_checkpoint(tmp_path / "x.ckpt")
-    loaded = DistillationModule.load_from_checkpoint(tmp_path / "x.ckpt")
-    scores = [trainer(tmp_path).validate(m, mlm_data(corpus), verbose=False)[0] for m in (fitted, loaded)]
-    assert scores[0] == scores[1]
+    assert_same_scores_when_reloaded(mlm_module(teacher), lambda: mlm_data(corpus), tmp_path)
 
 
 @pytest.mark.parametrize(("streaming", "workers"), [(False, 0), (False, 2), (True, 0)])

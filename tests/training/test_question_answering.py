@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, BertForQuestionAnswering
 
-from lightning_kd import DistillationModule, QuestionAnswering
+from lightning_kd import QuestionAnswering
 from lightning_kd.callbacks import PredictionWriter, StudentExport
 from lightning_kd.cli.main import main
 from lightning_kd.losses import HardLabelLoss, SoftTargetLoss
@@ -16,6 +16,7 @@ from tests.helpers import (
     LABELS,
     STUDENT,
     TINY_BERT,
+    assert_same_scores_when_reloaded,
     data,
     module,
     save_model,
@@ -83,12 +84,7 @@ def test_head_of_another_size_is_replaced(tmp_path, squad_folder):
 
 
 def test_reloaded_from_its_checkpoint(tmp_path, squad_folder, teacher):
-    fitted, run = qa_module(teacher), trainer(tmp_path)
-    run.fit(fitted, squad_data(squad_folder))
-    run.save_checkpoint(tmp_path / "x.ckpt")
-    loaded = DistillationModule.load_from_checkpoint(tmp_path / "x.ckpt")
-    scores = [trainer(tmp_path).validate(m, squad_data(squad_folder), verbose=False)[0] for m in (fitted, loaded)]
-    assert scores[0] == scores[1]
+    assert_same_scores_when_reloaded(qa_module(teacher), lambda: squad_data(squad_folder), tmp_path)
 
 
 def test_token_types_reach_a_teacher_whose_student_has_none(tmp_path, squad_folder, teacher):
