@@ -358,7 +358,8 @@ def main() -> None:
                         running.discard(name)
         finally:  # stopped processes do not end by themselves
             for process in processes.values():
-                process.kill()
+                if process.is_alive():  # not before its start
+                    process.kill()
     print_table(args, progress, spent, rates, to_the_end)
 
 
