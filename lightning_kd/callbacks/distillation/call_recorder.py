@@ -4,7 +4,7 @@ import copy
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -31,39 +31,34 @@ def first_tensor(output: Any) -> Tensor | None:
     return output if isinstance(output, Tensor) else None
 
 
-@dataclass(frozen=True)
-class TensorVersions:
-    """Version counters of tensors, which PyTorch increases with each in-place change.
+TensorVersions = list[tuple[Tensor, int]]
+"""Tensors, each with its version counter, which PyTorch increases with each in-place change."""
 
-    Attributes:
-        versions: The tensors, each with its counter.
+
+def record_versions(value: Any) -> TensorVersions:
+    """Record all tensors in a value; none while compiling, and no inference tensors, which have no counter."""
+    if torch.compiler.is_compiling():
+        return []
+    return [(tensor, tensor._version) for tensor in iter_tensors(value) if not tensor.is_inference()]
+
+
+def check_unchanged(versions: TensorVersions, description: str, remedy: str) -> None:
+    """Raise if a tensor has been changed in place since it was recorded.
+
+    Args:
+        versions: The recorded tensors.
+        description: The tensors, for the message.
+        remedy: How to avoid the change.
+
+    Raises:
+        ValueError: If one has; the message contains its shape.
     """
-
-    versions: tuple[tuple[Tensor, int], ...] = ()
-
-    @classmethod
-    def record(cls, value: Any) -> "TensorVersions":
-        """Record all tensors in a value; none while compiling, and no inference tensors, which have no counter."""
-        if torch.compiler.is_compiling():
-            return cls()
-        return cls(tuple((tensor, tensor._version) for tensor in iter_tensors(value) if not tensor.is_inference()))
-
-    def check_unchanged(self, description: str, remedy: str) -> None:
-        """Raise if a tensor has been changed in place since it was recorded.
-
-        Args:
-            description: The tensors, for the message.
-            remedy: How to avoid the change.
-
-        Raises:
-            ValueError: If one has; the message contains its shape.
-        """
-        for tensor, version in self.versions:
-            if tensor._version != version:
-                raise ValueError(
-                    f"DistillationCallback: {description} of shape {tuple(tensor.shape)} was changed in place "
-                    f"before the teacher or the losses read it; {remedy}"
-                )
+    for tensor, version in versions:
+        if tensor._version != version:
+            raise ValueError(
+                f"DistillationCallback: {description} of shape {tuple(tensor.shape)} was changed in place "
+                f"before the teacher or the losses read it; {remedy}"
+            )
 
 
 @dataclass(frozen=True)
@@ -85,10 +80,10 @@ class Call:
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
     parameters: Mapping[str, inspect.Parameter] = field(default_factory=dict)
-    input_versions: TensorVersions = field(default_factory=TensorVersions)
+    input_versions: TensorVersions = field(default_factory=list)
     output: Any = None
     layers: dict[str, Any] = field(default_factory=dict)
-    output_versions: TensorVersions = field(default_factory=TensorVersions)
+    output_versions: TensorVersions = field(default_factory=list)
     token_mask: Tensor | None = None
     classes_last: bool = False
 
@@ -118,19 +113,18 @@ def record_calls(model: nn.Module, layers: Iterable[str] = ()) -> Iterator[list[
         layers: Paths of submodules whose outputs are recorded.
     """
     calls: list[Call] = []
-    pending: list[tuple[tuple[Any, ...], dict[str, Any], TensorVersions]] = []
+    pending: list[Call] = []
     layer_outputs: dict[str, Any] = {}
     parameters = inspect.signature(unwrap_compiled(model).forward).parameters
 
     def begin(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         copied = {name: _shallow_copy(value) for name, value in kwargs.items()}
-        pending.append((tuple(_shallow_copy(value) for value in args), copied, TensorVersions.record((args, kwargs))))
+        versions = record_versions((args, kwargs))
+        pending.append(Call(tuple(_shallow_copy(value) for value in args), copied, parameters, versions))
 
     def finish(output: Any) -> None:
-        output = _shallow_copy(output)
-        versions = TensorVersions.record(output)
-        args, kwargs, input_versions = pending.pop()
-        calls.append(Call(args, kwargs, parameters, input_versions, output, dict(layer_outputs), versions))
+        output, layers = _shallow_copy(output), dict(layer_outputs)
+        calls.append(replace(pending.pop(), output=output, layers=layers, output_versions=record_versions(output)))
         layer_outputs.clear()
 
     def store_output(path: str, output: Any) -> None:

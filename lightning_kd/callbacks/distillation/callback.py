@@ -1,5 +1,6 @@
 """Distill a teacher into a model inside any LightningModule."""
 
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -14,10 +15,10 @@ from lightning_kd.callbacks.distillation.outputs import Key, Layer, find_submodu
 from lightning_kd.callbacks.distillation.step import StepPatch
 from lightning_kd.callbacks.distillation.teacher import (
     CallReplay,
-    RestoreTrainingState,
     build_teacher,
     infer_auto_class,
     passed_modules,
+    restored_training_state,
 )
 from lightning_kd.callbacks.distillation.token_alignment import is_sequence_to_sequence
 from lightning_kd.losses.base import DistillationLoss
@@ -85,11 +86,10 @@ class DistillationCallback(Callback):
         self.call = call
         self.layers = layers or {}
         self.auto_class = auto_class
-        self._step_patch: StepPatch | None = None
         self._terms: LossTerms | None = None
         self._restored_state: dict[str, Any] = {}
         self._resumed = False
-        self._training_state: RestoreTrainingState | None = None
+        self._cleanup = ExitStack()  # undoes what a fit changes in the module and the teacher
 
     @property
     def state_key(self) -> str:
@@ -121,7 +121,7 @@ class DistillationCallback(Callback):
         replay = CallReplay(self.auto_class or infer_auto_class(student), logits)
         with torch.random.fork_rng(devices=[]):  # do not advance the module's random state
             teacher = build_teacher(self.teacher, replay, pl_module, self.student)
-            self._training_state = RestoreTrainingState(passed_modules(teacher))
+            self._cleanup.enter_context(restored_training_state(passed_modules(teacher)))
             teacher.to(pl_module.device, dtype)
             student_layers, replay.layers = self._pair_layers(student, teacher)
             self._terms = LossTerms(self.losses, self.loss_schedules, student_layers, replay.layers)
@@ -134,8 +134,7 @@ class DistillationCallback(Callback):
         self._terms.to(pl_module.device, dtype)
         add_parameters(trainer, self._terms.parameters())
         has_several = len(find_callbacks(trainer, DistillationCallback)) > 1
-        self._step_patch = StepPatch(
-            trainer,
+        patch = StepPatch(
             pl_module,
             self.student,
             student_layers,
@@ -147,7 +146,8 @@ class DistillationCallback(Callback):
             log_prefix=f"distillation/{self.student}" if has_several else "distillation",
             student_called=bool(self._restored_state),
         )
-        self._step_patch.install()
+        patch.install()
+        self._cleanup.callback(patch.remove)
 
     def _pair_layers(self, student: nn.Module, teacher: Teacher) -> tuple[list[Layer], list[Layer]]:
         """Load the teacher and look up the layers to compare in both models."""
@@ -164,8 +164,8 @@ class DistillationCallback(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Set the total number of steps for loss schedules; in earlier hooks, Lightning would build the dataloader."""
-        if self._step_patch is not None and self.loss_schedules:
-            self._step_patch.total_steps = require_total_steps(
+        if self._terms is not None and self.loss_schedules:
+            self._terms.total_steps = require_total_steps(
                 trainer.estimated_stepping_batches, "DistillationCallback.loss_schedules:", "remove loss_schedules"
             )
 
@@ -184,19 +184,11 @@ class DistillationCallback(Callback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Restore ``training_step`` and the teacher."""
-        self._restore()
+        self._cleanup.close()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Restore ``training_step`` and the teacher."""
-        self._restore()
-
-    def _restore(self) -> None:
-        if self._step_patch is not None:
-            self._step_patch.remove()
-            self._step_patch = None
-        if self._training_state is not None:
-            self._training_state.restore()
-            self._training_state = None
+        self._cleanup.close()
 
     # ---- checkpoints
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lightning_kd.callbacks.distillation.call_recorder import Call
+from lightning_kd.callbacks.distillation.call_recorder import Call, check_unchanged
 from lightning_kd.models import unwrap_compiled
 from lightning_kd.outputs import IGNORE_INDEX, Head, Outputs
 
@@ -220,9 +220,8 @@ def build_outputs(call: Call, role: str, keys: list[Key] | None, labels: list[Te
         labels: One tensor for each head, or none.
         layers: Layers whose outputs become ``hidden_states``, in this order.
     """
-    call.output_versions.check_unchanged(
-        f"a {role} output", "change a copy in training_step (logits = logits / 2 instead of logits /= 2)"
-    )
+    remedy = "change a copy in training_step (logits = logits / 2 instead of logits /= 2)"
+    check_unchanged(call.output_versions, f"a {role} output", remedy)
     found = {} if keys is None else extract_logits(call.output, keys, role)
     heads = {
         name: build_head(name, logits, head_labels, call.token_mask, call.classes_last)

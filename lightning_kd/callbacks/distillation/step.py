@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
@@ -24,7 +24,6 @@ class StepPatch:
     """A wrapper of ``training_step`` that replays the student's call on the teacher and adds the losses.
 
     Attributes:
-        trainer: The trainer of the module.
         module: The user's module.
         student_name: Path of the student in the module.
         layers: Layers of the student that are compared.
@@ -35,12 +34,10 @@ class StepPatch:
         terms: The losses.
         log_prefix: Prefix of the logged names.
         student_called: True once a step has called the student; from then on, steps that do not are left unchanged.
-        total_steps: Optimizer steps of the run, for loss schedules; 0 = no schedules.
         student: The student.
         original_step: The module's ``training_step``.
     """
 
-    trainer: Trainer
     module: LightningModule
     student_name: str
     layers: list[Layer]
@@ -51,7 +48,6 @@ class StepPatch:
     terms: LossTerms
     log_prefix: str
     student_called: bool
-    total_steps: float = 0.0
     student: nn.Module = field(init=False)
     original_step: Callable[..., Any] = field(init=False)
 
@@ -67,7 +63,7 @@ class StepPatch:
 
         @functools.wraps(self.original_step)
         def training_step(*args: Any, **kwargs: Any) -> Any:
-            if not self._active or not self.trainer.training:  # validation_step may call training_step
+            if not self._active or not self.module.trainer.training:  # validation_step may call training_step
                 return self.original_step(*args, **kwargs)
             return self.run(*args, **kwargs)
 
@@ -108,7 +104,7 @@ class StepPatch:
         student = build_outputs(call, "student", self.logits, labels, self.layers)
         self._check_gradients(student)
         self.terms.check_heads(student)
-        scheduled = self.terms.update_schedules(self.trainer.global_step / self.total_steps) if self.total_steps else {}
+        scheduled = self.terms.update_schedules(self.module.global_step)
         teacher = self._run_teacher({"call": call, "labels": labels}) if self.terms.require_teacher else None
         losses = self.terms(student, teacher)
         total = loss + self._weighted_sum(losses, loss)
@@ -127,13 +123,11 @@ class StepPatch:
                 f"DistillationCallback.student: training_step does not call {self.student_name!r}, or calls its "
                 "forward or a submodule directly; name a model that it calls as a function"
             )
-        times = f"training_step calls {self.student_name!r} {len(calls)} times"
-        if self.call is None and len(calls) > 1:
-            raise ValueError(f"DistillationCallback.call: null, but {times}; set 0 for the first call, -1 for the last")
         index = self.call or 0
-        if not -len(calls) <= index < len(calls):
+        if not -len(calls) <= index < len(calls) or (self.call is None and len(calls) > 1):
             raise ValueError(
-                f"DistillationCallback.call: {index}, but {times}; set 0 for the first call, -1 for the last"
+                f"DistillationCallback.call: {'null' if self.call is None else index}, but training_step calls "
+                f"{self.student_name!r} {len(calls)} times; set 0 for the first call, -1 for the last"
             )
         return calls[index]
 
@@ -167,8 +161,8 @@ class StepPatch:
         if not torch.isfinite(total):
             name = next((name for name, loss in losses.items() if not torch.isfinite(loss)), "loss")
             raise FloatingPointError(
-                f"{self.log_prefix}/{name} is {losses.get(name, total).item()} in epoch {self.trainer.current_epoch}, "
-                f"step {self.trainer.global_step}; lower the learning rate, clip gradients "
+                f"{self.log_prefix}/{name} is {losses.get(name, total).item()} in epoch {self.module.current_epoch}, "
+                f"step {self.module.global_step}; lower the learning rate, clip gradients "
                 "(trainer.gradient_clip_val), or inspect the teacher's outputs for this batch"
             )
         return total

@@ -3,7 +3,8 @@
 import inspect
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from transformers.utils.generic import find_labels
 
 from lightning_kd import models
-from lightning_kd.callbacks.distillation.call_recorder import Call, TensorVersions, record_calls
+from lightning_kd.callbacks.distillation.call_recorder import Call, check_unchanged, record_calls
 from lightning_kd.callbacks.distillation.outputs import Key, Layer, build_outputs
 from lightning_kd.models import unwrap_compiled
 from lightning_kd.models.labels import get_label_names, same_label_set
@@ -41,15 +42,10 @@ class CallReplay:
     def run(self, model: nn.Module, batch: Batch, requires: frozenset[Requirement] = frozenset()) -> Outputs:
         """Call the model as the student was called."""
         call: Call = batch["call"]
-        layers: dict[str, Any] = {}
-        if self.layers:
-            with record_calls(model, [layer.path for layer in self.layers]) as calls:
-                output = replay_call(call, model)
-            layers = calls[-1].layers
-        else:
-            output = replay_call(call, model)
-        # keeps the student's token_mask, because the teacher got the same arguments
-        replayed = replace(call, output=output, layers=layers, output_versions=TensorVersions())
+        with record_calls(model, [layer.path for layer in self.layers]) as calls:
+            replay_call(call, model)
+        # the student's token_mask applies, because the teacher got the same arguments
+        replayed = replace(calls[-1], token_mask=call.token_mask, classes_last=call.classes_last)
         return build_outputs(replayed, "teacher", self.logits, batch["labels"], self.layers)
 
     def align_to_student(self, outputs: Outputs, teacher_inputs: Batch, batch: Batch) -> Outputs:
@@ -61,7 +57,7 @@ LABELS = {"labels", "start_positions", "end_positions"}
 """Arguments from which a model computes a loss."""
 
 
-def replay_call(call: Call, model: nn.Module) -> Any:
+def replay_call(call: Call, model: nn.Module) -> None:
     """Call a model with the arguments of a recorded call.
 
     Arguments are passed by name if the model gives the first of them the same name as the recorded model, else by
@@ -73,15 +69,11 @@ def replay_call(call: Call, model: nn.Module) -> Any:
         call: The recorded call.
         model: Eager or compiled.
 
-    Returns:
-        The output of the model.
-
     Raises:
         ValueError: If the model does not accept a tensor of the call, or an argument has been changed in place since.
     """
-    call.input_versions.check_unchanged(
-        "a student argument", "change a copy (x = x / 255 instead of x /= 255), also inside forward"
-    )
+    remedy = "change a copy (x = x / 255 instead of x /= 255), also inside forward"
+    check_unchanged(call.input_versions, "a student argument", remedy)
     parameters = inspect.signature(unwrap_compiled(model).forward).parameters
     args, kwargs = call.args, call.kwargs
     if len(call.positional_names) == len(args) and all(name in parameters for name in call.positional_names[:1]):
@@ -93,7 +85,7 @@ def replay_call(call: Call, model: nn.Module) -> Any:
     weight = next((parameter for parameter in model.parameters() if parameter.is_floating_point()), None)
     if weight is not None and not torch.is_autocast_enabled(weight.device.type):
         args, kwargs = apply_to_collection((args, kwargs), Tensor, partial(_cast_floating, dtype=weight.dtype))
-    return model(*args, **kwargs)
+    model(*args, **kwargs)
 
 
 def _select_arguments(
@@ -121,22 +113,21 @@ def _cast_floating(value: Tensor, dtype: torch.dtype) -> Tensor:
     return value.to(dtype) if value.is_floating_point() else value
 
 
-class RestoreTrainingState:
-    """Restores ``requires_grad`` and train/eval mode of teachers that the user passed in.
+@contextmanager
+def restored_training_state(models: list[nn.Module]) -> Iterator[None]:
+    """Restore ``requires_grad`` and train/eval mode on exit.
 
     Args:
-        models: The teachers, before they are frozen.
+        models: Teachers that the user passed in, before they are frozen.
     """
-
-    def __init__(self, models: list[nn.Module]) -> None:
-        self.trainable = [parameter for model in models for parameter in model.parameters() if parameter.requires_grad]
-        self.training = [part for model in models for part in model.modules() if part.training]
-
-    def restore(self) -> None:
-        """Restore the recorded state."""
-        for parameter in self.trainable:
+    trainable = [parameter for model in models for parameter in model.parameters() if parameter.requires_grad]
+    training = [part for model in models for part in model.modules() if part.training]
+    try:
+        yield
+    finally:
+        for parameter in trainable:
             parameter.requires_grad_(True)
-        for part in self.training:
+        for part in training:
             part.training = True
 
 

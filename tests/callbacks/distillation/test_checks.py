@@ -70,9 +70,6 @@ def test_teacher_that_shares_weights_with_the_student(tmp_path, wrap):
     ("settings", "message"),
     [
         ({"losses": {}}, "losses: empty"),
-        ({"losses": SoftTargetLoss()}, r"losses: must be a mapping .*, got SoftTargetLoss"),
-        ({"losses": [SoftTargetLoss()]}, r"losses: must be a mapping .*, got list"),
-        ({"losses": {"a": nn.MSELoss()}}, r"losses\.a: MSELoss is not a DistillationLoss"),
         ({"losses": {"loss": SoftTargetLoss()}}, r"losses\.loss: .*rename"),
         ({"losses": {"hard": HardLabelLoss()}}, r"losses\.hard: HardLabelLoss needs labels"),
         ({"losses": {"a": SelfAttentionRelationLoss()}}, r"losses\.a: SelfAttentionRelationLoss needs queries"),
