@@ -9,11 +9,13 @@ import transformers
 from huggingface_hub import ModelCard
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
+from torch import nn
 
 from lightning_kd.callbacks.base import DistillationModuleCallback, find_callbacks, is_fast_dev_run, output_path
 from lightning_kd.data import TextDataModule
 from lightning_kd.data.interface import get_datamodule
-from lightning_kd.evaluation.batches import as_text_datamodule
+from lightning_kd.evaluation.batches import as_text_datamodule, validation_batches
+from lightning_kd.evaluation.parity import Parity, measure_parity
 from lightning_kd.export.model_card import EXPORT_TAG
 from lightning_kd.export.student import TrainedStudent, best_weights, load_best_student
 from lightning_kd.io.atomic import atomic_directory, check_writable
@@ -134,8 +136,26 @@ class Export(DistillationModuleCallback, ABC):
         """
 
 
+MAX_LOGIT_DIFFERENCE = 1e-3
+"""Maximum difference of a float32 logit; the different order of summation costs about 1e-5."""
+
+
 class GraphExport(Export):
-    """An export of a compiled graph, tried on the untrained student so that problems appear before training."""
+    """An export of a compiled graph, tried on the untrained student so that problems appear before training.
+
+    Args:
+        output_dir: Folder to write; null = ``dirname`` in the run's log folder.
+        num_check_examples: Number of validation examples on which the graph is compared with the student, >= 1.
+
+    Raises:
+        ValueError: If ``num_check_examples`` is less than 1.
+    """
+
+    def __init__(self, output_dir: str | None = None, num_check_examples: int = 256) -> None:
+        super().__init__(output_dir)
+        if num_check_examples < 1:
+            raise ValueError(f"{self.config_key}.num_check_examples: must be >= 1, got {num_check_examples}")
+        self.num_check_examples = num_check_examples
 
     def setup_fit(self, trainer: Trainer, pl_module: DistillationModule) -> None:
         """Check data, packages and folders before training."""
@@ -149,6 +169,27 @@ class GraphExport(Export):
         if isinstance(student, transformers.PreTrainedModel):
             datamodule = as_text_datamodule(get_datamodule(trainer), self.config_key)
             self.dry_run(type(student)(student.config).eval(), datamodule)
+
+    def compare(self, student: TrainedStudent, graph: nn.Module, tolerance: float | None) -> Parity:
+        """Compare a graph with the student on examples of the validation split.
+
+        Args:
+            student: The best student.
+            graph: The exported graph.
+            tolerance: Difference of a logit that is an error; infinity = any finite one is accepted, None = any.
+
+        Raises:
+            ValueError: If a logit differs by the tolerance or more.
+        """
+        datamodule = as_text_datamodule(student.datamodule, self.config_key)
+        batches = validation_batches(datamodule, self.num_check_examples)
+        parity = measure_parity(student.task, student.model, graph, batches)
+        if tolerance is not None and parity.max_difference >= tolerance:
+            raise ValueError(
+                f"{self.config_key}: the graph differs from the student ({parity}); please report this with the "
+                "versions of torch, transformers and the packages of the export"
+            )
+        return parity
 
     @abstractmethod
     def dry_run(self, model: "transformers.PreTrainedModel", datamodule: TextDataModule) -> None:

@@ -7,17 +7,14 @@ from typing import Literal
 import transformers
 from lightning.pytorch.utilities import rank_zero_info
 
-from lightning_kd.callbacks.export_base import GraphExport
+from lightning_kd.callbacks.export_base import MAX_LOGIT_DIFFERENCE, GraphExport
 from lightning_kd.data import TextDataModule
 from lightning_kd.evaluation.batches import as_text_datamodule, validation_batches
-from lightning_kd.evaluation.parity import Parity, measure_parity
+from lightning_kd.evaluation.parity import Parity
 from lightning_kd.export.compilers import OperatorSupport
 from lightning_kd.export.neuron import get_compiler
 from lightning_kd.export.student import TrainedStudent
 from lightning_kd.export.tracing import TracedModel, Tracer, configure_tokenizer, requires_missing_device
-
-MAX_LOGIT_DIFFERENCE = 1e-3
-"""Maximum difference of a TorchScript logit; a Neuron device may compute in lower precision."""
 
 
 class NeuronTrace(GraphExport):
@@ -62,10 +59,12 @@ class NeuronTrace(GraphExport):
         compiler_args: list[str] | None = None,
         num_check_examples: int = 256,
     ) -> None:
-        super().__init__(output_dir)
-        minimums = {"batch_size": 1, "sequence_length": 2, "pipeline_cores": 1, "num_check_examples": 1}
-        values = (batch_size, sequence_length, pipeline_cores, num_check_examples)
-        for (name, minimum), value in zip(minimums.items(), values, strict=True):
+        super().__init__(output_dir, num_check_examples)
+        for name, value, minimum in (
+            ("batch_size", batch_size, 1),
+            ("sequence_length", sequence_length, 2),
+            ("pipeline_cores", pipeline_cores, 1),
+        ):
             if value is not None and value < minimum:
                 raise ValueError(f"NeuronTrace.{name}: must be >= {minimum}, got {value}")
         if pipeline_cores > 1 and target != "inf1":
@@ -77,7 +76,6 @@ class NeuronTrace(GraphExport):
         self.sequence_length = sequence_length
         self.auto_cast = auto_cast
         self.auto_cast_type = auto_cast_type
-        self.num_check_examples = num_check_examples
 
     def check_installed(self) -> None:
         """Raise if the compiler is missing."""
@@ -100,7 +98,11 @@ class NeuronTrace(GraphExport):
         section = tracer.neuron_config(self.compiler, student.task.pipeline, self.auto_cast, self.auto_cast_type)
         student.save_config_and_tokenizer(folder, neuron=section)
         configure_tokenizer(folder, tracer.shape[1], tracer.positional_model.input_names)
-        parity = self._check_parity(folder, student)
+        parity = None
+        if not requires_missing_device(folder):
+            # a Neuron device may compute in lower precision
+            tolerance = MAX_LOGIT_DIFFERENCE if self.target == "cpu" else float("inf")
+            parity = self.compare(student, TracedModel(folder, student.task.logits_per_token), tolerance)
         rank_zero_info(f"Traced for {self.target}: {support or 'operators not analyzed'}; {parity or 'not compared'}")
         student.save_card(folder, self._card_section(tracer, student, support, parity))
 
@@ -114,25 +116,12 @@ class NeuronTrace(GraphExport):
             )
         return Tracer(model, next(validation_batches(datamodule, 1)), self.batch_size, length)
 
-    def _check_parity(self, folder: Path, student: TrainedStudent) -> Parity | None:
-        if requires_missing_device(folder):
-            return None
-        batches = validation_batches(as_text_datamodule(student.datamodule, self.config_key), self.num_check_examples)
-        traced_model = TracedModel(folder, student.task.logits_per_token)
-        parity = measure_parity(student.task, student.model, traced_model, batches)
-        tolerance = MAX_LOGIT_DIFFERENCE if self.target == "cpu" else float("inf")
-        if not parity.max_difference < tolerance:  # also false for NaN
-            raise ValueError(
-                f"NeuronTrace: the graph differs from the student ({parity}); please report this with the versions of "
-                "torch, transformers and the compiler"
-            )
-        return parity
-
     def _card_section(
         self, tracer: Tracer, student: TrainedStudent, support: OperatorSupport | None, parity: Parity | None
     ) -> str:
         batch_size, length = tracer.shape
         compiler = self.compiler
+        input_names = ", ".join(tracer.positional_model.input_names)
         flags = " ".join(getattr(compiler, "flags", []))
         auto_class = student.task.auto_class.replace("AutoModel", "NeuronModel")
         if compiler.runtime_module is None:
@@ -142,20 +131,18 @@ class NeuronTrace(GraphExport):
         else:
             usage = f"from optimum.neuron import {auto_class}  # pip install optimum-neuron, on {self.target}\n"
             usage += f'model = {auto_class}.from_pretrained("<this folder>")'
-        lines = [
-            f"## Traced for {self.target}",
-            "",
-            f"- Shape: {batch_size} examples of {length} tokens; inputs "
-            f"{', '.join(tracer.positional_model.input_names)}, in this order",
-            f"- Compiler: {compiler.compiler_type} {compiler.version}{f', `{flags}`' if flags else ''}",
-            f"- Operators: {support or 'not analyzed'}",
-            f"- Compared with the student in PyTorch on validation examples: {parity}"
-            if parity is not None
-            else "- Not compared with the student: compiled without a Neuron device",
-            "",
-            "```python",
-            usage,
-            "```",
-            "",
-        ]
-        return "\n" + "\n".join(lines)
+        comparison = "Not compared with the student: compiled without a Neuron device"
+        if parity is not None:
+            comparison = f"Compared with the student in PyTorch on validation examples: {parity}"
+        return f"""
+## Traced for {self.target}
+
+- Shape: {batch_size} examples of {length} tokens; inputs {input_names}, in this order
+- Compiler: {compiler.compiler_type} {compiler.version}{f", `{flags}`" if flags else ""}
+- Operators: {support or "not analyzed"}
+- {comparison}
+
+```python
+{usage}
+```
+"""

@@ -6,16 +6,12 @@ from pathlib import Path
 import transformers
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from lightning_kd.callbacks.export_base import GraphExport
+from lightning_kd.callbacks.export_base import MAX_LOGIT_DIFFERENCE, GraphExport
 from lightning_kd.data import TextDataModule
 from lightning_kd.evaluation.batches import as_text_datamodule, validation_batches
-from lightning_kd.evaluation.parity import Parity, measure_parity
 from lightning_kd.export import onnx
 from lightning_kd.export.student import TrainedStudent
 from lightning_kd.io.atomic import atomic_directory
-
-MAX_LOGIT_DIFFERENCE = 1e-3
-"""Maximum difference of a float32 logit; the different order of summation costs about 1e-5."""
 
 
 class ONNXExport(GraphExport):
@@ -42,11 +38,8 @@ class ONNXExport(GraphExport):
     description = "ONNX graph"
 
     def __init__(self, output_dir: str | None = None, int8: bool = True, num_check_examples: int = 256) -> None:
-        super().__init__(output_dir)
-        if num_check_examples < 1:
-            raise ValueError(f"ONNXExport.num_check_examples: must be >= 1, got {num_check_examples}")
+        super().__init__(output_dir, num_check_examples)
         self.int8 = int8
-        self.num_check_examples = num_check_examples
 
     def variant_dirs(self, target: Path) -> list[Path]:
         """Return the folders of the float32 and the int8 graph."""
@@ -73,7 +66,7 @@ class ONNXExport(GraphExport):
         if self.int8:
             with atomic_directory(self._int8_dir(target)) as folder:
                 onnx.quantize(target / onnx.ONNX_WEIGHTS_NAME, folder / onnx.ONNX_WEIGHTS_NAME)
-                self._verify_and_describe(folder, student, "int8")
+                self._compare_and_describe(folder, student, "int8", None)
             rank_zero_info(f"ONNX graph, int8, written to {self._int8_dir(target)}")
 
     def write_files(self, folder: Path, student: TrainedStudent) -> None:
@@ -84,25 +77,16 @@ class ONNXExport(GraphExport):
         """
         batch = next(validation_batches(as_text_datamodule(student.datamodule, self.config_key), 1))
         onnx.to_onnx(student.model, batch).save(str(folder / onnx.ONNX_WEIGHTS_NAME))
-        parity = self._verify_and_describe(folder, student, "float32")
-        if parity.max_difference > MAX_LOGIT_DIFFERENCE:
-            raise ValueError(
-                f"ONNXExport: the graph differs from the student ({parity}); please report this with the versions of "
-                "torch, onnxscript and onnxruntime"
-            )
+        self._compare_and_describe(folder, student, "float32", MAX_LOGIT_DIFFERENCE)
 
-    def _verify_and_describe(self, folder: Path, student: TrainedStudent, precision: str) -> Parity:
+    def _compare_and_describe(
+        self, folder: Path, student: TrainedStudent, precision: str, tolerance: float | None
+    ) -> None:
         student.save_config_and_tokenizer(folder)
-        batches = validation_batches(as_text_datamodule(student.datamodule, self.config_key), self.num_check_examples)
-        parity = measure_parity(student.task, student.model, onnx.ONNXModel(folder), batches)
+        parity = self.compare(student, onnx.ONNXModel(folder), tolerance)
         rank_zero_info(f"ONNX, {precision}: {parity}")
-        student.save_card(folder, _card_section(student, precision, parity))
-        return parity
-
-
-def _card_section(student: TrainedStudent, precision: str, parity: Parity) -> str:
-    auto_class = student.task.auto_class.replace("AutoModel", "ORTModel")
-    return f"""
+        auto_class = student.task.auto_class.replace("AutoModel", "ORTModel")
+        section = f"""
 ## ONNX, {precision}
 
 Compared with the student in PyTorch on validation examples: {parity}.
@@ -112,3 +96,4 @@ from optimum.onnxruntime import {auto_class}  # pip install optimum-onnx
 model = {auto_class}.from_pretrained("<this folder>")
 ```
 """
+        student.save_card(folder, section)

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoTokenizer, BertForMaskedLM, BertForQuestionAnswering
 
 from lightning_kd import DistillationModule, MaskedLM, NeuronTrace, QuestionAnswering
-from lightning_kd.callbacks import CompressionReport, StudentExport, neuron_trace
+from lightning_kd.callbacks import CompressionReport, StudentExport, export_base
 from lightning_kd.cli.main import main
 from lightning_kd.data import MaskedLMDataModule
 from lightning_kd.evaluation.parity import Parity
@@ -150,7 +150,7 @@ def test_unsupported_operator_raises_before_training(tmp_path, clinc_file, monke
 
 @pytest.mark.parametrize("difference", [0.5, float("inf")])
 def test_graph_that_differs_is_not_exported(tmp_path, clinc_file, monkeypatch, difference):
-    monkeypatch.setattr(neuron_trace, "measure_parity", lambda *args: Parity(10, difference, 3))
+    monkeypatch.setattr(export_base, "measure_parity", lambda *args: Parity(10, difference, 3))
     with pytest.raises(ValueError, match=r"NeuronTrace: the graph differs from the student \(largest difference"):
         trainer(tmp_path, callbacks=[NeuronTrace(target="cpu")], max_steps=1).fit(module(), data(clinc_file))
     assert not (tmp_path / "neuron").exists()

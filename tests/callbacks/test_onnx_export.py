@@ -7,7 +7,7 @@ import torch
 from transformers import AutoTokenizer, BertForQuestionAnswering
 
 from lightning_kd import DistillationModule, ONNXExport, QuestionAnswering
-from lightning_kd.callbacks import StudentExport, onnx_export
+from lightning_kd.callbacks import StudentExport, export_base, onnx_export
 from lightning_kd.evaluation.parity import Parity
 from lightning_kd.export import requirements
 from lightning_kd.export.onnx import ONNXModel
@@ -111,7 +111,7 @@ def test_foreign_int8_folder_raises(tmp_path, clinc_file):
 
 
 def test_graph_that_differs_is_not_exported(tmp_path, clinc_file, monkeypatch):
-    monkeypatch.setattr(onnx_export, "measure_parity", lambda *args: Parity(10, 0.5, 3))
+    monkeypatch.setattr(export_base, "measure_parity", lambda *args: Parity(10, 0.5, 3))
     with pytest.raises(ValueError, match=r"differs from the student \(largest difference of a logit 0\.5, 3 of 10"):
         trainer(tmp_path, callbacks=[ONNXExport()], max_steps=1).fit(module(), data(clinc_file))
     assert not list(tmp_path.glob("*onnx*"))
