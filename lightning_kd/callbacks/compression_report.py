@@ -86,10 +86,8 @@ class CompressionReport(DistillationModuleCallback):
         self, trainer: Trainer, pl_module: DistillationModule, folders: list[Path], target: Path
     ) -> None:
         datamodule = as_text_datamodule(get_datamodule(trainer), "CompressionReport")
-        artifacts = [
-            *_teacher_artifacts(pl_module, datamodule),
-            *(open_artifact(str(f), pl_module.task) for f in folders),
-        ]
+        artifacts = _teacher_artifacts(pl_module, datamodule)
+        artifacts += [open_artifact(str(folder), pl_module.task) for folder in folders]
         show_progress = trainer.progress_bar_callback is not None
         ignore_label_mismatch = "label_mismatch" in pl_module.ignore_checks
         report = build_report(artifacts, pl_module.task, datamodule, self.split, ignore_label_mismatch, show_progress)
@@ -109,19 +107,17 @@ def _teacher_artifacts(pl_module: DistillationModule, datamodule: TextDataModule
     teacher = pl_module.active_teacher
     if teacher is None:
         return []
-    reason = None
+    source, options = teacher.models[0].source, teacher.models[0].options
     if len(teacher.models) > 1:
         reason = "is an ensemble"
     elif datamodule.teacher_tokenizers:
         reason = "has a different tokenizer"
-    else:
-        source, options = teacher.models[0].source, teacher.models[0].options
-        model = teacher.load()[0]
-        if isinstance(source, str) and not options:
-            return [open_artifact(source, pl_module.task, "teacher")]
-        if not isinstance(model, FSDPModule) and not has_fixed_placement(model):
-            return [Artifact("teacher", "PyTorch", model.cpu().eval(), count_parameters(model), None)]
+    elif isinstance(source, str) and not options:
+        return [open_artifact(source, pl_module.task, "teacher")]
+    elif isinstance(model := teacher.load()[0], FSDPModule) or has_fixed_placement(model):
         reason = "is quantized or sharded"
+    else:
+        return [Artifact("teacher", "PyTorch", model.cpu().eval(), count_parameters(model), None)]
     rank_zero_warn(
         f"CompressionReport: the teacher {reason} and is left out; agreement and speedup are relative to the student"
     )

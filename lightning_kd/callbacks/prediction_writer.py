@@ -61,24 +61,20 @@ class PredictionWriter(BasePredictionWriter):
             return
         rows = sorted(rows, key=lambda row: row.get("row_id", 0))
         task = getattr(pl_module, "task", None)
-        if isinstance(task, Task):
+        task = task if isinstance(task, Task) else None  # any other module has no format
+        if task is not None:
             rows = task.merge_predictions(rows)
         text_columns = get_datamodule(trainer).texts()
         rows = [
-            {
-                **{name: texts[row.get("row_id", number)] for name, texts in text_columns.items()},
-                **{
-                    name: value for name, value in row.items() if name != "row_id"
-                },  # no pop: the trainer returns these rows
-            }
+            {name: texts[row.get("row_id", number)] for name, texts in text_columns.items()}
+            | {name: value for name, value in row.items() if name != "row_id"}  # no pop: the trainer returns these rows
             for number, row in enumerate(rows)
         ]
-        name = self.path or (task if isinstance(task, Task) else Task).prediction_file
+        name = self.path or (task or Task).prediction_file
         file = folder / Path(name).expanduser()
         with atomic_write(file) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
             if file.suffix == ".json":
-                content = task.prediction_json(rows) if isinstance(task, Task) else rows
-                json.dump(content, stream, ensure_ascii=False, indent=1)
+                json.dump(task.prediction_json(rows) if task else rows, stream, ensure_ascii=False, indent=1)
             else:
                 writer = csv.DictWriter(stream, list((rows or [{}])[0]))
                 writer.writeheader()

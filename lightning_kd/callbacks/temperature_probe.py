@@ -1,6 +1,7 @@
 """Shows the effect of temperatures on the probabilities of teacher and student."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from lightning_kd.evaluation.temperature.selection import CALLBACK_NAME, Selecti
 from lightning_kd.export.requirements import require_packages
 from lightning_kd.export.student import best_weights, clone_student
 from lightning_kd.io.atomic import check_writable
-from lightning_kd.outputs import Batch, Outputs
+from lightning_kd.outputs import Batch
 from lightning_kd.training.module import DistillationModule
 
 
@@ -151,14 +152,9 @@ class TemperatureProbe(DistillationModuleCallback):
         trainer.strategy.barrier(CALLBACK_NAME)
 
     def _collect_student_logits(self, trainer: Trainer, pl_module: DistillationModule, model: Any) -> ModelLogits:
-        def to_device(batch: Batch) -> Batch:
-            on_device: Batch = trainer.strategy.batch_to_device(batch, pl_module.device)
-            return on_device
-
-        def logits_fn(batch: Batch) -> Outputs:
-            return pl_module.task.run(model, batch)
-
         datamodule = self._datamodule(trainer)
+        to_device = partial(trainer.strategy.batch_to_device, device=pl_module.device)
+        logits_fn = partial(pl_module.task.run, model)
         with isolate_rng(), trainer.precision_plugin.forward_context(), unsharded_dataloaders(datamodule):
             sentences = self._encode_sentences(trainer)
             sentences = None if sentences is None else to_device(sentences)
