@@ -54,8 +54,19 @@ def test_sharded_strategies(strategy):
         callback().setup(run, Classifier(), "fit")
 
 
-def test_unknown_student(tmp_path):
-    assert_raises(tmp_path, r"student: Classifier has no submodule 'nett'; .* net$", student="nett")
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"student": "nett"}, r"student: Classifier has no submodule 'nett'; .* net$"),
+        ({"teacher": nn.Linear(6, 5)}, r"\(8, 3\).*\(8, 5\)"),
+        ({**HIDDEN, "teacher": [teacher(), teacher()]}, "layers: .*ensemble"),
+        ({**HIDDEN, "layers": {"7": "0"}}, "layers: the student, Sequential, has no submodule '7'; .* 0, 1, 2"),
+        ({**HIDDEN, "layers": {"0": "1"}}, "layers: .*width of '1' in the teacher is unknown"),
+        ({**HIDDEN, "losses": {"angle": HiddenStateCosineLoss()}}, r"8.*32"),
+    ],
+)
+def test_student_teacher_or_layers_that_do_not_fit(tmp_path, settings, message):
+    assert_raises(tmp_path, message, **settings)
 
 
 @pytest.mark.parametrize(
@@ -86,44 +97,33 @@ def test_losses_that_need_something_else(settings, message):
         callback(**settings)
 
 
-def test_layers_that_cannot_be_compared(tmp_path):
-    def layers(pairs):
-        return {**HIDDEN, "layers": pairs}
+class WithIdleLayer(nn.Sequential):
+    def __init__(self):
+        super().__init__(*mlp())
+        self.idle = nn.Linear(3, 8)
 
-    assert_raises(tmp_path, "layers: the student, Sequential, has no submodule '7'; .* 0, 1, 2", **layers({"7": "0"}))
-    assert_raises(tmp_path, "layers: .*width of '1' in the teacher is unknown", **layers({"0": "1"}))
-    cosine = {"losses": {"angle": HiddenStateCosineLoss()}, "layers": {"0": "0"}}
-    assert_raises(tmp_path, r"8.*32", **cosine)
-    assert_raises(tmp_path, "layers: .*ensemble", **HIDDEN, teacher=[teacher(), teacher()])
+    def forward(self, inputs):
+        return self[2](self[1](self[0](inputs)))
 
 
-def test_layer_that_is_not_called(tmp_path):
-    class WithIdleLayer(nn.Sequential):
-        def __init__(self):
-            super().__init__(*mlp())
-            self.idle = nn.Linear(3, 8)
+class Doubling(nn.Module):
+    """The output of the block is twice as wide as its weights."""
 
-        def forward(self, inputs):
-            return self[2](self[1](self[0](inputs)))
+    def __init__(self):
+        super().__init__()
+        self.block, self.end = nn.Sequential(nn.Linear(6, 8)), nn.Linear(16, 3)
+        self.block.register_forward_hook(lambda _, __, output: torch.cat([output, output], dim=-1))
 
-    settings = {**HIDDEN, "layers": {"idle": "0"}}
-    assert_raises(tmp_path, "layers: 'idle' returned no tensor", Classifier(net=WithIdleLayer()), **settings)
-
-
-def test_layer_with_another_width_than_its_weights(tmp_path):
-    class Doubling(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.inner, self.end = nn.Linear(6, 8), nn.Linear(16, 3)
-            self.block = nn.Sequential(self.inner)
-            self.block.register_forward_hook(lambda _, __, output: torch.cat([output, output], dim=-1))
-
-        def forward(self, inputs):
-            return self.end(self.block(inputs))
-
-    message = r"layers: 'block' returned shape \(8, 16\), .* width 8"
-    assert_raises(tmp_path, message, Classifier(net=Doubling()), **{**HIDDEN, "layers": {"block": "0"}})
+    def forward(self, inputs):
+        return self.end(self.block(inputs))
 
 
-def test_another_number_of_classes(tmp_path):
-    assert_raises(tmp_path, r"\(8, 3\).*\(8, 5\)", teacher=nn.Linear(6, 5))
+@pytest.mark.parametrize(
+    ("build", "layer", "message"),
+    [
+        (WithIdleLayer, "idle", "layers: 'idle' returned no tensor"),
+        (Doubling, "block", r"layers: 'block' returned shape \(8, 16\), .* width 8"),
+    ],
+)
+def test_layer_without_an_output_of_its_width(tmp_path, build, layer, message):
+    assert_raises(tmp_path, message, Classifier(net=build()), **{**HIDDEN, "layers": {layer: "0"}})

@@ -8,6 +8,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim import SGD, Adagrad, AdamW, lr_scheduler
 from transformers.optimization import Adafactor
 
+from lightning_kd.callbacks.distillation.call_recorder import iter_tensors
 from lightning_kd.losses import HiddenStateCosineLoss, HiddenStateMSELoss, SoftTargetLoss
 from tests.callbacks.distillation.helpers import (
     CLASSES,
@@ -53,6 +54,7 @@ BUILDS = {
     "one cycle": with_schedule(lambda opt: lr_scheduler.OneCycleLR(opt, max_lr=[0.01, 0.1], total_steps=STEPS + 1)),
     "fused": lambda module: AdamW(module.parameters(), lr=0.01, fused=True),
     "state from the constructor": lambda module: Adagrad(module.parameters(), lr=0.1, initial_accumulator_value=0.1),
+    "computed learning rate": lambda module: Adafactor(module.parameters(), lr=None),
 }
 
 
@@ -113,14 +115,6 @@ def test_gradients_of_the_projection_are_clipped_with_the_others(tmp_path):
     fit(Classifier(), tmp_path, callback(**SOFT_AND_HIDDEN), callbacks=[CheckNorm()], gradient_clip_val=1e-3)
 
 
-def test_optimizer_that_computes_its_learning_rate(tmp_path):
-    distillation = callback(**HIDDEN)
-    record = RecordProjection(distillation)
-    module = Classifier(build_optimizer=lambda module: Adafactor(module.parameters(), lr=None))
-    fit(module, tmp_path, distillation, callbacks=[record])
-    assert not torch.equal(record.weights[0], record.projection)
-
-
 def test_missing_optimizer(tmp_path):
     class WithoutOptimizer(Classifier):
         def configure_optimizers(self):
@@ -168,14 +162,6 @@ class WithTest(Classifier):
         self.log("test_loss", cross_entropy(self.net(batch[0]), batch[1]))
 
 
-def tensors(part):
-    if isinstance(part, torch.Tensor):
-        yield part
-    elif isinstance(part, (dict, list, tuple)):
-        for value in part.values() if isinstance(part, dict) else part:
-            yield from tensors(value)
-
-
 def test_checkpoint_holds_the_projection_in_the_callback_state_and_no_teacher(tmp_path):
     module = WithTest()
     run = fit(module, tmp_path, callback(**SOFT_AND_HIDDEN), **checkpoints(tmp_path))
@@ -185,7 +171,7 @@ def test_checkpoint_holds_the_projection_in_the_callback_state_and_no_teacher(tm
     assert [{name: tuple(t.shape) for name, t in copy.items()} for copy in state["losses"]["hidden"]] == [
         {"projection.weight": (32, 8)}
     ]
-    shapes = [t.shape for t in tensors(checkpoint) if t.ndim]  # SGD has no state
+    shapes = [t.shape for t in iter_tensors(checkpoint) if t.ndim]  # SGD has no state
     assert shapes == [*(t.shape for t in module.parameters()), (32, 8)]
     run.test(WithTest(), loader(), ckpt_path=tmp_path / "last.ckpt", verbose=False)
 

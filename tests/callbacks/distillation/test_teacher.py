@@ -62,11 +62,6 @@ def test_other_classes(tmp_path, loaded):
         fit_and_get_logs(tmp_path, TextClassifier(), texts(), teacher=source)
 
 
-def test_teacher_without_label_names_is_assumed_to_have_the_students(tmp_path):
-    with pytest.warns(UserWarning, match="does not name its labels"):
-        fit_and_get_logs(tmp_path, TextClassifier(), texts(), teacher=tiny_bert(labels=None, num_labels=3))
-
-
 def test_ensemble(tmp_path):
     first, second = bert(4), bert(5)
     folder, student_logits = save_model(first, tmp_path / "teacher"), predict(bert()).logits
