@@ -11,7 +11,6 @@ from types import SimpleNamespace
 import huggingface_hub
 import pytest
 import torch
-import yaml
 from huggingface_hub import constants
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -23,7 +22,7 @@ from lightning_kd import CompressionReport, PushToHub
 from lightning_kd.callbacks import StudentExport
 from lightning_kd.callbacks.export_base import Export
 from lightning_kd.cli.main import main
-from tests.helpers import STUDENT, best_checkpoint, data, module, trainer
+from tests.helpers import best_checkpoint, data, module, trainer, version_dir
 from tests.hub import TOKEN, FakeHub, Repository
 
 FILES = {"README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
@@ -76,55 +75,36 @@ def files(folder):
     return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
-def test_student_is_the_root_of_a_private_repository(tmp_path, hub, run):
-    run(PushToHub("me/small"), StudentExport())
+def test_student_is_the_root_of_a_private_repository_and_each_run_a_commit(tmp_path, hub, run):
+    for _ in range(2):
+        run(PushToHub("me/small"), StudentExport())
     repository = hub.repositories["me/small"]
     assert repository.private
     assert repository.files == files(tmp_path / "my run" / "student")
     assert repository.files.keys() == FILES
     assert b"lightning_kd" in repository.files["README.md"]
+    assert len(repository.commits) == 2
 
 
 def test_other_exports_are_folders_of_it_whatever_the_order(tmp_path, hub, run):
-    run(TwoFolderExport(), PushToHub("me/small"), StudentExport(str(tmp_path / "elsewhere")))
-    written = hub.repositories["me/small"].files
-    assert {name for name in written if "/" not in name} == FILES
+    best = best_checkpoint()
+    callbacks = [TwoFolderExport(), PushToHub("me/small"), StudentExport(str(tmp_path / "elsewhere")), best]
+    run(*callbacks, enable_checkpointing=True)
+    repository = hub.repositories["me/small"]
+    assert {name for name in repository.files if "/" not in name} == FILES
     for name in ("graph", "graph-int8"):
         own = {f"{name}/{file}": content for file, content in files(tmp_path / "my run" / name).items()}
         assert own
-        assert own.items() <= written.items()
-
-
-def test_commit_message_has_the_exported_score(tmp_path, hub, run):
-    best = best_checkpoint()
-    run(PushToHub("me/small"), StudentExport(), TwoFolderExport(), best, enable_checkpointing=True)
+        assert own.items() <= repository.files.items()
     student = f"student with val/accuracy {best.best_model_score:.4f}"
-    assert hub.repositories["me/small"].commits == [
-        f"Upload {student}",
-        f"Upload graph of {student}",
-        f"Upload graph-int8 of {student}",
-    ]
+    commits = [f"Upload {student}", f"Upload graph of {student}", f"Upload graph-int8 of {student}"]
+    assert repository.commits == commits
 
 
 def test_name_without_owner_is_the_token_owners_and_public_where_asked_for(hub, run):
     run(PushToHub("small", private=False), StudentExport())
     assert not hub.repositories["me/small"].private
     assert hub.repositories["me/small"].files.keys() == FILES
-
-
-@pytest.mark.filterwarnings("ignore:Use 'content=<...>'")  # the client's own way to call httpx
-def test_large_files_use_lfs(tmp_path, hub, run, monkeypatch):
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    hub.use_lfs = True
-    run(PushToHub("me/small"), StudentExport())
-    assert hub.repositories["me/small"].files == files(tmp_path / "my run" / "student")
-    assert len(hub.lfs_objects) == 1
-
-
-def test_second_run_is_another_commit(hub, run):
-    for _ in range(2):
-        run(PushToHub("me/small"), StudentExport())
-    assert len(hub.repositories["me/small"].commits) == 2
 
 
 def test_report_is_in_the_uploaded_card(hub, run):
@@ -163,11 +143,16 @@ def test_search_for_a_learning_rate_uploads_nothing(tmp_path, hub, clinc_file):
 # before training
 
 
-def assert_rejected(run, match, *callbacks, **settings):
-    with pytest.raises(ValueError, match=match) as caught:
-        run(*callbacks, **settings)
-    assert "\n" not in str(caught.value)
-    assert TOKEN not in str(caught.value)
+@pytest.fixture
+def assert_rejected(tmp_path, hub, run):
+    def check(match, *callbacks, **settings):
+        with pytest.raises(ValueError, match=match) as caught:
+            run(PushToHub("me/small"), *callbacks, **settings)
+        assert "\n" not in str(caught.value)
+        assert TOKEN not in str(caught.value)
+        assert not (tmp_path / "my run" / "student").exists()
+
+    return check
 
 
 def test_malformed_id():
@@ -175,60 +160,46 @@ def test_malformed_id():
         PushToHub("a/b/c")
 
 
-def test_no_student_to_upload(hub, run):
-    assert_rejected(run, r"no student is exported.*add StudentExport\(\)", PushToHub("me/small"), TwoFolderExport())
-
-
-def test_report_after_the_upload_raises(hub, run):
-    match = "PushToHub: comes before CompressionReport"
-    assert_rejected(run, match, PushToHub("me/small"), StudentExport(), CompressionReport())
-
-
-def test_exports_of_one_name(tmp_path, hub, run):
-    assert_rejected(
-        run,
-        "have the same name",
-        PushToHub("me/small"),
-        StudentExport(),
-        TwoFolderExport(),
-        TwoFolderExport(str(tmp_path / "graph")),
-    )
-
-
-def test_student_that_is_not_exported(hub, run):
-    class Bag(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layer = nn.EmbeddingBag(1200, 3)
-
-        def forward(self, input_ids):
-            return self.layer(input_ids)
-
-    assert_rejected(run, "not a transformers model", PushToHub("me/small"), StudentExport(), student=Bag())
+@pytest.mark.parametrize(
+    ("callbacks", "message"),
+    [
+        ([TwoFolderExport()], r"no student is exported.*add StudentExport\(\)"),
+        ([StudentExport(), CompressionReport()], "PushToHub: comes before CompressionReport"),
+        ([StudentExport(), TwoFolderExport(), TwoFolderExport("elsewhere/graph")], "have the same name"),
+    ],
+)
+def test_callbacks_that_do_not_fit(hub, assert_rejected, callbacks, message):
+    assert_rejected(message, *callbacks)
     assert not hub.requests
 
 
-def test_no_token(hub, run, monkeypatch):
-    monkeypatch.delenv("HF_TOKEN")
-    assert_rejected(run, "no token found; set HF_TOKEN, or run `hf auth login`", PushToHub("me/small"), StudentExport())
+def test_student_that_is_not_exported(hub, assert_rejected):
+    assert_rejected("not a transformers model", StudentExport(), student=nn.EmbeddingBag(1200, 3))
     assert not hub.requests
 
 
-def test_offline(hub, run, monkeypatch):
+def test_offline(hub, assert_rejected, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert_rejected(run, "HF_HUB_OFFLINE is set", PushToHub("me/small"), StudentExport())
+    assert_rejected("HF_HUB_OFFLINE is set", StudentExport())
 
 
-def test_wrong_token(tmp_path, hub, run, monkeypatch):
-    monkeypatch.setenv("HF_TOKEN", "hf_Wrong")
-    assert_rejected(run, r"the Hub rejects 'me/small' \(.*401", PushToHub("me/small"), StudentExport())
-    assert not (tmp_path / "my run" / "student").exists()
+@pytest.mark.parametrize(
+    ("token", "message"),
+    [
+        ("", "no token found; set HF_TOKEN, or run `hf auth login`"),
+        ("hf_Wrong", r"the Hub rejects 'me/small' \(.*401"),
+    ],
+)
+def test_missing_or_wrong_token(hub, assert_rejected, monkeypatch, token, message):
+    monkeypatch.setenv("HF_TOKEN", token)
+    assert_rejected(message, StudentExport())
+    assert bool(hub.requests) == bool(token)
 
 
-def test_token_that_may_only_read(hub, run):
+def test_token_that_may_only_read(hub, assert_rejected):
     hub.repositories["me/small"] = Repository(private=True)
     hub.error_statuses = {"POST /api/repos/create": 403, "auth-check/write": 403}
-    assert_rejected(run, r"the Hub rejects 'me/small' \(.*403", PushToHub("me/small"), StudentExport())
+    assert_rejected(r"the Hub rejects 'me/small' \(.*403", StudentExport())
 
 
 def test_token_for_one_repository_only(hub, run):
@@ -238,9 +209,9 @@ def test_token_for_one_repository_only(hub, run):
     assert hub.repositories["me/small"].files.keys() == FILES
 
 
-def test_public_repository_stays_public_and_unchanged(hub, run):
+def test_public_repository_stays_public_and_unchanged(hub, assert_rejected):
     hub.repositories["me/small"] = Repository(private=False)
-    assert_rejected(run, "'me/small' exists and is public; set private: f", PushToHub("me/small"), StudentExport())
+    assert_rejected("'me/small' exists and is public; set private: f", StudentExport())
     assert not hub.repositories["me/small"].private
     assert not hub.repositories["me/small"].files
 
@@ -317,17 +288,6 @@ def test_retry_command_completes_the_upload(tmp_path, hub, run):
     assert repository.files.keys() == FILES | own
 
 
-def test_hub_that_goes_away(tmp_path, hub, run):
-    class Unplug(StudentExport):
-        def write_files(self, folder, student):
-            super().write_files(folder, student)
-            huggingface_hub.close_session()
-            hub.stop()
-
-    commands = assert_upload_fails(run, "failed", PushToHub("me/small"), Unplug())
-    assert commands == [retry_command(tmp_path / "my run" / "student")]
-
-
 def test_hub_that_cannot_be_reached_before_training_warns(tmp_path, hub, run):
     hub.stop()
     with pytest.warns(UserWarning, match="cannot reach the Hub"):
@@ -367,35 +327,10 @@ def test_failing_upload_loses_nothing_else(tmp_path, hub, clinc_file):
 
 
 @pytest.fixture
-def shell(tmp_path, clinc_file, monkeypatch):
-    """Run ``lightning-kd fit`` with the callback in the YAML; return the exit code."""
-    config = {
-        "seed_everything": 7,
-        "trainer": {
-            "max_epochs": 1,
-            "accelerator": "cpu",
-            "default_root_dir": str(tmp_path / "runs"),
-            "callbacks": [{"class_path": "PushToHub", "init_args": {"repo_id": "me/small"}}],
-        },
-        "model": {
-            "task": "SequenceClassification",
-            "student": dict(STUDENT),
-            "losses": {"hard": {"class_path": "HardLabelLoss"}},
-        },
-        "data": {"class_path": "CLINC150DataModule", "init_args": {"path": str(clinc_file), "batch_size": 8}},
-    }
-    file = tmp_path / "run.yaml"
-    file.write_text(yaml.safe_dump(config), encoding="utf-8")
-    monkeypatch.setattr(sys, "argv", ["lightning-kd", "fit", "--config", str(file)])
-
-    def fit():
-        try:
-            main()
-        except SystemExit as stop:
-            return stop.code
-        return 0
-
-    return fit
+def fit_from_shell(config, monkeypatch):
+    callback = ["--trainer.callbacks+=PushToHub", "--trainer.callbacks.repo_id=me/small"]
+    monkeypatch.setattr(sys, "argv", ["lightning-kd", "fit", "--config", str(config), *callback])
+    return main
 
 
 def assert_no_token(tmp_path, *printed):
@@ -405,28 +340,28 @@ def assert_no_token(tmp_path, *printed):
     assert not [text for text in printed if TOKEN in text]
 
 
-def test_token_is_in_no_file_and_no_line(tmp_path, hub, shell, capfd, caplog):
+def test_token_is_in_no_file_and_no_line(tmp_path, hub, fit_from_shell, capfd, caplog):
     with caplog.at_level("DEBUG"):
-        assert shell() == 0
+        fit_from_shell()
     assert hub.repositories["me/small"].files.keys() == FILES
     assert_no_token(tmp_path, *capfd.readouterr(), caplog.text)
 
 
-def test_token_is_in_no_error_and_the_exit_status_tells(tmp_path, hub, shell, capfd, caplog):
+def test_token_is_in_no_error_and_the_exit_status_tells(tmp_path, hub, fit_from_shell, capfd, caplog):
     hub.error_statuses = {"/commit/main": 403}
-    with caplog.at_level("DEBUG"):
-        code = shell()
-    folder = tmp_path / "runs" / "lightning_logs" / "version_0" / "student"
-    assert code.startswith("lightning-kd: error: PushToHub: upload to 'me/small' failed (403")
-    assert "rejected Bearer <token>" in code
-    assert shlex.join(retry_command(folder)) in code
+    with caplog.at_level("DEBUG"), pytest.raises(SystemExit) as stop:
+        fit_from_shell()
+    folder, message = version_dir(tmp_path) / "student", stop.value.code
+    assert message.startswith("lightning-kd: error: PushToHub: upload to 'me/small' failed (403")
+    assert "rejected Bearer <token>" in message
+    assert shlex.join(retry_command(folder)) in message
     assert {file.name for file in folder.iterdir()} == FILES
-    assert_no_token(tmp_path, code, *capfd.readouterr(), caplog.text)
+    assert_no_token(tmp_path, message, *capfd.readouterr(), caplog.text)
 
 
-def test_token_is_in_no_traceback(tmp_path, hub, shell, monkeypatch):
+def test_token_is_in_no_traceback(hub, fit_from_shell, monkeypatch):
     monkeypatch.setenv("LIGHTNING_KD_DEBUG", "1")
     hub.error_statuses = {"/commit/main": 403}
     with pytest.raises(OSError, match="403") as caught:
-        shell()
+        fit_from_shell()
     assert TOKEN not in "".join(traceback.format_exception(caught.value))
