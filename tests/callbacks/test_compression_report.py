@@ -9,8 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from lightning_kd import CompressionReport, ONNXExport
 from lightning_kd.callbacks import StudentExport, compression_report
 from lightning_kd.evaluation import report_plot
-from lightning_kd.export import requirements
-from tests.helpers import LABELS, data, module, save_model, sst2_data, tiny_bert, trainer
+from tests.helpers import data, module, save_model, tiny_bert, trainer
 
 
 @pytest.fixture(scope="module")
@@ -102,49 +101,12 @@ def test_missing_export_raises_before_training(tmp_path, clinc_file):
     assert run.global_step == 0
 
 
-def test_missing_matplotlib_raises_before_training(tmp_path, clinc_file, monkeypatch):
-    monkeypatch.setattr(requirements, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"CompressionReport: matplotlib not installed; .*lightning-kd\[plots\]"):
-        trainer(tmp_path, callbacks=[CompressionReport(), StudentExport()]).fit(module(), data(clinc_file))
-
-
 def test_second_report_replaces_the_first(tmp_path, clinc_file):
     teacher = save_model(tiny_bert(layers=3), tmp_path / "teacher")
     for _ in range(2):
         callbacks = [StudentExport(str(tmp_path / "out")), CompressionReport(str(tmp_path))]
         trainer(tmp_path, callbacks=callbacks, max_steps=1).fit(module(teacher), data(clinc_file))
     assert (tmp_path / "out" / "README.md").read_text().count("## Compression report") == 1
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"split": "dev"}, r"CompressionReport\.split: must be one of validation, test, got 'dev'"),
-        ({"output_dir": "a file"}, r"CompressionReport\.output_dir: .*a file/report\.md"),
-    ],
-)
-def test_invalid_arguments_raise_before_training(tmp_path, clinc_file, settings, message):
-    (tmp_path / "a file").touch()
-    if "output_dir" in settings:
-        settings = {"output_dir": str(tmp_path / settings["output_dir"])}
-    with pytest.raises(ValueError, match=message):
-        trainer(tmp_path, callbacks=[StudentExport(), CompressionReport(**settings)]).fit(module(), data(clinc_file))
-
-
-def test_test_split_without_labels_raises_before_training(tmp_path):
-    rows = sst2_data(tmp_path / "sst2")
-    run = trainer(tmp_path, callbacks=[StudentExport(), CompressionReport(split="test")])
-    with pytest.raises(ValueError, match=r"test split of .* has no labels"):
-        run.fit(module(), rows)
-    assert run.global_step == 0
-
-
-def test_dataloaders_without_a_datamodule_raise_before_training(tmp_path, clinc_file):
-    rows = data(clinc_file)
-    rows.setup("fit")
-    run = trainer(tmp_path, callbacks=[StudentExport(), CompressionReport()])
-    with pytest.raises(ValueError, match=r"CompressionReport: requires a DataModule .*there is none"):
-        run.fit(module(label_names=LABELS), rows.train_dataloader(), rows.val_dataloader())
 
 
 def test_failing_report_warns(tmp_path, clinc_file, monkeypatch):

@@ -41,20 +41,16 @@ def test_new_or_empty_folder_with_a_space_in_its_name(tmp_path, clinc_file, exis
     assert names(target.parent) == {"the student"}
 
 
-def test_home(tmp_path, clinc_file, monkeypatch):
+PATHS = {"student": "x/student", "./student/": "x/student", "../y/student": "y/student", "~/student": "home/student"}
+
+
+@pytest.mark.parametrize(("path", "folder"), PATHS.items())
+def test_relative_path(tmp_path, clinc_file, monkeypatch, path, folder):
+    (tmp_path / "x").mkdir()
+    monkeypatch.chdir(tmp_path / "x")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    export(tmp_path, clinc_file, "~/student")
-    assert names(tmp_path / "home" / "student") == FILES
-
-
-@pytest.mark.parametrize("relative", ["student", "./student/", "../x/student"])
-def test_relative_path(tmp_path, clinc_file, monkeypatch, relative):
-    here = tmp_path / "x"
-    here.mkdir()
-    monkeypatch.chdir(here)
-    export(tmp_path, clinc_file, relative)
-    monkeypatch.chdir(tmp_path)
-    assert names(here / Path(relative).name) == FILES
+    export(tmp_path, clinc_file, path)
+    assert names(tmp_path / folder) == FILES
 
 
 @pytest.mark.parametrize("relative", [".", ".."])
@@ -145,21 +141,20 @@ def test_failing_export_leaves_no_files(tmp_path, clinc_file, earlier):
     assert names(target.parent) == ({"student"} if earlier else set())
 
 
-@pytest.mark.parametrize("place", ["teacher", "teacher/inside", "."])
-def test_model_folder_of_the_run_raises_before_training(tmp_path, clinc_file, place):
-    teacher = save_model(tiny_bert(layers=3), tmp_path / "models" / "teacher")
-    target = tmp_path / "models" / place
-    with pytest.raises(ValueError, match=r"export\.output_dir: '.*' overlaps with '.*teacher'"):
-        trainer(tmp_path, callbacks=[StudentExport(str(target))]).fit(module(teacher), data(clinc_file))
+OVERLAPS = [("teacher", folder) for folder in ("start", "start/inside", ".")]
+OVERLAPS += [(source, "start") for source in ("student", "config", "layers")]
 
 
-@pytest.mark.parametrize("source", ["student", "config", "layers"])
-def test_folder_of_the_initial_student_raises(tmp_path, clinc_file, source):
-    start = save_model(tiny_bert(), tmp_path / "start")
+@pytest.mark.parametrize(("source", "folder"), OVERLAPS)
+def test_folder_that_the_run_reads_raises_before_training(tmp_path, clinc_file, source, folder):
+    start = save_model(tiny_bert(), tmp_path / "models" / "start")
     student = {"student": start, "config": {"config": start, "num_hidden_layers": 1}}.get(source, tiny_bert(layers=1))
-    callbacks = [StudentExport(start), *([LayerInitialization(source=start)] if source == "layers" else [])]
-    with pytest.raises(ValueError, match=r"export\.output_dir: '.*start' overlaps with '.*start'"):
-        trainer(tmp_path, callbacks=callbacks).fit(module(student=student), data(clinc_file))
+    callbacks = [StudentExport(str(tmp_path / "models" / folder))]
+    if source == "layers":
+        callbacks.append(LayerInitialization(source=start))
+    fitted = module(start if source == "teacher" else None, student=student)
+    with pytest.raises(ValueError, match=r"export\.output_dir: '.*models.*' overlaps with '.*start'"):
+        trainer(tmp_path, callbacks=callbacks).fit(fitted, data(clinc_file))
 
 
 @pytest.mark.parametrize("other", ["out", "out/onnx"])

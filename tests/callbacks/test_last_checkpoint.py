@@ -51,14 +51,6 @@ def test_sigterm_saves_at_the_next_whole_step_and_the_run_continues_exactly(
     assert all(torch.equal(tensor, resumed[name]) for name, tensor in expected.items())
 
 
-def test_fast_dev_run_saves_nothing(tmp_path, clinc_file):
-    before = sorted(tmp_path.rglob("*"))
-    trainer(tmp_path, callbacks=[LastCheckpoint(0)], fast_dev_run=3, enable_checkpointing=True).fit(
-        module(), data(clinc_file)
-    )
-    assert sorted(tmp_path.rglob("*")) == before
-
-
 def test_a_save_leaves_one_file_and_replaces_the_one_before(tmp_path, clinc_file):
     trainer(tmp_path, callbacks=[LastCheckpoint(0)], enable_checkpointing=True).fit(module(), data(clinc_file))
     assert [file.name for file in (tmp_path / "checkpoints").iterdir()] == ["last.ckpt"]

@@ -9,7 +9,6 @@ from transformers import AutoTokenizer, BertForQuestionAnswering
 from lightning_kd import DistillationModule, ONNXExport, QuestionAnswering
 from lightning_kd.callbacks import StudentExport, export_base, onnx_export
 from lightning_kd.evaluation.parity import Parity
-from lightning_kd.export import requirements
 from lightning_kd.export.onnx import ONNXModel
 from tests.helpers import (
     LABELS,
@@ -96,13 +95,6 @@ def test_unsupported_operator_raises_before_training(tmp_path, clinc_file, monke
     assert run.global_step == 0
 
 
-def test_missing_package_raises_before_training(tmp_path, clinc_file, monkeypatch):
-    monkeypatch.setattr(requirements, "find_spec", lambda name: None)
-    run = trainer(tmp_path, callbacks=[ONNXExport()])
-    with pytest.raises(ValueError, match="ONNX: onnx, onnxscript, onnxruntime not installed"):
-        run.fit(module(), data(clinc_file))
-
-
 def test_foreign_int8_folder_raises(tmp_path, clinc_file):
     (tmp_path / "mine-int8").mkdir()
     (tmp_path / "mine-int8" / "notes.txt").touch()
@@ -115,8 +107,3 @@ def test_graph_that_differs_is_not_exported(tmp_path, clinc_file, monkeypatch):
     with pytest.raises(ValueError, match=r"differs from the student \(largest difference of a logit 0\.5, 3 of 10"):
         trainer(tmp_path, callbacks=[ONNXExport()], max_steps=1).fit(module(), data(clinc_file))
     assert not list(tmp_path.glob("*onnx*"))
-
-
-def test_invalid_num_check_examples():
-    with pytest.raises(ValueError, match=r"ONNXExport\.num_check_examples: must be >= 1, got 0"):
-        ONNXExport(num_check_examples=0)

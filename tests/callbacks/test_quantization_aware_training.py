@@ -5,32 +5,27 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from lightning_kd import ONNXExport
-from lightning_kd.callbacks import LastCheckpoint, QuantizationAwareTraining, StudentExport
-from lightning_kd.export import requirements
+from lightning_kd.callbacks import QuantizationAwareTraining, StudentExport
 from lightning_kd.export.onnx import ONNXModel
-from tests.helpers import KillAtBatch, KilledError, data, module, save_model, tiny_bert, trainer
+from tests.helpers import assert_same_weights, data, module, resume_after_kills, trainer
 
 TEXT = {"input_ids": torch.tensor([[2, 8, 9, 10, 3]]), "attention_mask": torch.ones(1, 5, dtype=torch.long)}
 
 
 @pytest.fixture
-def teacher(tmp_path):
-    return save_model(tiny_bert(layers=3, seed=1), tmp_path / "teacher")
+def fit(clinc_file, teacher_folder):
+    def fit(folder, callbacks=(), ckpt_path=None):
+        fitted, callbacks = module(teacher_folder), [QuantizationAwareTraining(), *callbacks]
+        run = trainer(folder, callbacks=callbacks, max_epochs=3, enable_checkpointing=True)
+        run.fit(fitted, data(clinc_file), ckpt_path=ckpt_path)
+        return fitted
+
+    return fit
 
 
-def fit(folder, clinc_file, teacher, *callbacks, resume=None):
-    fitted = module(teacher)
-    run = trainer(folder, callbacks=[QuantizationAwareTraining(), LastCheckpoint(0.0), *callbacks], max_epochs=3, enable_checkpointing=True)  # fmt: skip  # noqa: E501
-    try:
-        run.fit(fitted, data(clinc_file), ckpt_path=resume)
-    except KilledError:
-        assert resume is None
-    return fitted
-
-
-def test_forward_pass_is_that_of_int8_weights(tmp_path, clinc_file, teacher):
+def test_forward_pass_is_that_of_int8_weights(tmp_path, fit):
     """Compared with an independent rounding of one layer: weights per channel, activations per token."""
-    student = fit(tmp_path, clinc_file, teacher).student.eval()
+    student = fit(tmp_path).student.eval()
     linear = student.bert.encoder.layer[0].attention.self.query
     x = torch.randn(20, 4, 16)
     weight = linear.weight.detach()
@@ -47,8 +42,8 @@ def test_forward_pass_is_that_of_int8_weights(tmp_path, clinc_file, teacher):
     assert error < 0.2 * (actual - (x @ weight.T + linear.bias)).abs().mean()
 
 
-def test_exports_are_unquantized_or_int8(tmp_path, clinc_file, teacher):
-    fitted = fit(tmp_path, clinc_file, teacher, StudentExport(), ONNXExport())
+def test_exports_are_unquantized_or_int8(tmp_path, fit):
+    fitted = fit(tmp_path, [StudentExport(), ONNXExport()])
     exported = AutoModelForSequenceClassification.from_pretrained(tmp_path / "student")
     assert all(torch.equal(w, fitted.student.state_dict()[n]) for n, w in exported.state_dict().items())
     with torch.no_grad():
@@ -59,15 +54,6 @@ def test_exports_are_unquantized_or_int8(tmp_path, clinc_file, teacher):
     torch.testing.assert_close(int8, rounded, rtol=0.1, atol=0.1)
 
 
-def test_resumed_run_ends_in_the_same_weights(tmp_path, clinc_file, teacher):
-    whole = fit(tmp_path / "whole", clinc_file, teacher).student.state_dict()
-    fit(tmp_path / "killed", clinc_file, teacher, KillAtBatch(14))
-    last = tmp_path / "killed" / "checkpoints" / "last.ckpt"
-    resumed = fit(tmp_path / "killed", clinc_file, teacher, resume=last).student.state_dict()
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-
-
-def test_missing_package_raises_before_training(tmp_path, clinc_file, monkeypatch):
-    monkeypatch.setattr(requirements, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"QuantizationAwareTraining: torchao not installed; .*lightning-kd\[qat\]"):
-        trainer(tmp_path, callbacks=[QuantizationAwareTraining()]).fit(module(), data(clinc_file))
+def test_resumed_run_ends_in_the_same_weights(tmp_path, fit):
+    resumed = resume_after_kills(fit, tmp_path / "killed", [14])
+    assert_same_weights(fit(tmp_path / "whole").student, resumed.student)

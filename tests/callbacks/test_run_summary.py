@@ -85,8 +85,3 @@ def test_printed_at_the_end_are_the_scores_of_the_best_epoch(tmp_path, clinc_fil
     ]
     assert float(table["accuracy"][1]) > 0.9
     assert set(table) == {"validation", *result.teacher_scores, "parameters", "size, float32"}
-
-
-def test_fast_dev_run_prints_no_table(tmp_path, clinc_file, capsys):
-    trainer(tmp_path, callbacks=[RunSummary()], fast_dev_run=1).fit(module(), data(clinc_file))
-    assert "parameters" not in capsys.readouterr().out

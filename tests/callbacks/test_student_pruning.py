@@ -5,8 +5,8 @@ import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from transformers import AlbertConfig, AutoModelForSequenceClassification
 
-from lightning_kd.callbacks import LastCheckpoint, QuantizationAwareTraining, StudentExport, StudentPruning
-from tests.helpers import LABELS, KillAtBatch, KilledError, data, module, save_model, tiny_bert, trainer
+from lightning_kd.callbacks import QuantizationAwareTraining, StudentExport, StudentPruning
+from tests.helpers import LABELS, assert_same_weights, data, module, resume_after_kills, trainer
 
 
 def linear_weights(model):
@@ -17,30 +17,21 @@ def share_of_zeros(weights):
     return sum(int((w == 0).sum()) for w in weights) / sum(w.numel() for w in weights)
 
 
-def fit(folder, clinc_file, teacher, at=None, resume=None):
-    callbacks = [
-        StudentPruning(0.5),
-        StudentExport(),
-        LastCheckpoint(0.0),
-        *([KillAtBatch(at)] if at is not None else []),
-    ]
-    fitted = module(teacher)
-    run = trainer(folder, callbacks=callbacks, max_epochs=3, enable_checkpointing=True)
-    try:
-        run.fit(fitted, data(clinc_file), ckpt_path=resume)
-    except KilledError:
-        assert at is not None
-    return fitted
-
-
 @pytest.fixture
-def teacher(tmp_path):
-    return save_model(tiny_bert(layers=3, seed=1), tmp_path / "teacher")
+def fit(clinc_file, teacher_folder):
+    def fit(folder, callbacks=(), ckpt_path=None):
+        fitted = module(teacher_folder)
+        callbacks = [StudentPruning(0.5), StudentExport(), *callbacks]
+        run = trainer(folder, callbacks=callbacks, max_epochs=3, enable_checkpointing=True)
+        run.fit(fitted, data(clinc_file), ckpt_path=ckpt_path)
+        return fitted
+
+    return fit
 
 
-def test_exported_student_is_pruned_and_trained(tmp_path, clinc_file, teacher):
-    before = linear_weights(module(teacher).build_student())
-    fit(tmp_path, clinc_file, teacher)
+def test_exported_student_is_pruned_and_trained(tmp_path, fit, teacher_folder):
+    before = linear_weights(module(teacher_folder).build_student())
+    fit(tmp_path)
     after = linear_weights(AutoModelForSequenceClassification.from_pretrained(tmp_path / "student"))
     assert share_of_zeros(after.values()) == pytest.approx(0.5, abs=0.001)
     # the smallest over all layers
@@ -52,15 +43,12 @@ def test_exported_student_is_pruned_and_trained(tmp_path, clinc_file, teacher):
 
 
 @pytest.mark.parametrize("at", [4, 9, 14])
-def test_resumed_run_ends_in_the_same_weights(tmp_path, clinc_file, teacher, at):
-    whole = fit(tmp_path / "whole", clinc_file, teacher).student.state_dict()
-    fit(tmp_path / "killed", clinc_file, teacher, at)
-    last = tmp_path / "killed" / "checkpoints" / "last.ckpt"
-    saved = torch.load(last, weights_only=True)["state_dict"]
+def test_resumed_run_ends_in_the_same_weights(tmp_path, fit, at):
+    whole = fit(tmp_path / "whole")
+    resumed = resume_after_kills(fit, tmp_path / "killed", [at])
+    assert_same_weights(whole.student, resumed.student)
+    saved = torch.load(tmp_path / "killed" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     assert not any("_mask" in name or "_orig" in name for name in saved)
-    resumed = fit(tmp_path / "killed", clinc_file, teacher, resume=last).student.state_dict()
-    assert whole.keys() == resumed.keys()
-    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
 @pytest.mark.parametrize("amount", [0, 1, -0.1, float("nan")])
@@ -78,15 +66,15 @@ def test_student_without_a_list_of_layers(tmp_path, clinc_file):
 
 
 @pytest.mark.parametrize("pruning_first", [False, True])
-def test_together_with_quantization(tmp_path, clinc_file, teacher, pruning_first):
+def test_together_with_quantization(tmp_path, clinc_file, teacher_folder, pruning_first):
     callbacks = [QuantizationAwareTraining(), StudentPruning(0.5)]
     callbacks = callbacks[::-1] if pruning_first else callbacks
-    trainer(tmp_path, callbacks=[*callbacks, StudentExport()], max_steps=2).fit(module(teacher), data(clinc_file))
+    run = trainer(tmp_path, callbacks=[*callbacks, StudentExport()], max_steps=2)
+    run.fit(module(teacher_folder), data(clinc_file))
     after = linear_weights(AutoModelForSequenceClassification.from_pretrained(tmp_path / "student"))
     assert share_of_zeros(after.values()) == pytest.approx(0.5, abs=0.001)
 
 
-def test_weight_averaging_raises(tmp_path, clinc_file, teacher):
-    callbacks = [StudentPruning(0.5), EMAWeightAveraging(use_buffers=False)]
+def test_weight_averaging_raises(tmp_path, fit):
     with pytest.raises(ValueError, match="StudentPruning: incompatible with weight averaging"):
-        trainer(tmp_path, callbacks=callbacks).fit(module(teacher), data(clinc_file))
+        fit(tmp_path, [EMAWeightAveraging(use_buffers=False)])
