@@ -1,7 +1,6 @@
 """A fake of the hub's HTTP API, as far as huggingface_hub calls it to create a repository and upload folders."""
 
 import base64
-import hashlib
 import json
 import re
 import threading
@@ -10,7 +9,6 @@ from typing import Any
 
 TOKEN = "hf_SecretTokenThatMustNotLeak"
 OWNER = "me"
-LARGE = ".safetensors"
 
 
 class Repository:
@@ -27,15 +25,12 @@ class FakeHub:
         repositories: By id.
         requests: ``<method> <path>`` of each request.
         error_statuses: Status by a part of ``<method> <path>``; the error message contains the token.
-        use_lfs: If True, weights are uploaded as LFS objects, as to the real hub without xet.
     """
 
     def __init__(self) -> None:
         self.repositories: dict[str, Repository] = {}
         self.requests: list[str] = []
         self.error_statuses: dict[str, int] = {}
-        self.use_lfs = False
-        self.lfs_objects: dict[str, bytes] = {}
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
         self.url = f"http://127.0.0.1:{self.server.server_port}"
         self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
@@ -56,17 +51,8 @@ class FakeHub:
         return 200, response
 
     def preupload(self, body: dict[str, Any]) -> tuple[int, Any]:
-        files = []
-        for path in (file["path"] for file in body["files"]):
-            large = self.use_lfs and path.endswith(LARGE)
-            files.append({"path": path, "uploadMode": "lfs" if large else "regular", "shouldIgnore": False})
+        files = [{"path": file["path"], "uploadMode": "regular", "shouldIgnore": False} for file in body["files"]]
         return 200, {"files": files}
-
-    def lfs_batch(self, body: dict[str, Any]) -> tuple[int, Any]:
-        return 200, {
-            "transfer": "basic",
-            "objects": [{**file, "actions": {"upload": {"href": f"{self.url}/objects"}}} for file in body["objects"]],
-        }
 
     def commit(self, repo_id: str, body: bytes) -> tuple[int, Any]:
         repository = self.repositories[repo_id]
@@ -74,10 +60,8 @@ class FakeHub:
             value = line["value"]
             if line["key"] == "header":
                 repository.commits.append(value["summary"])
-            elif line["key"] == "file":
-                repository.files[value["path"]] = base64.b64decode(value["content"])
             else:
-                repository.files[value["path"]] = self.lfs_objects[value["oid"]]
+                repository.files[value["path"]] = base64.b64decode(value["content"])
         return 200, {"commitUrl": f"{self.url}/{repo_id}/commit/{len(repository.commits)}", "commitOid": "0" * 40}
 
     def respond(self, method: str, path: str, token: str | None, body: bytes) -> tuple[int, Any]:
@@ -86,16 +70,13 @@ class FakeHub:
         for piece, status in self.error_statuses.items():
             if piece in request:
                 return status, {"error": f"rejected {token}"}
-        if request == "PUT /objects":  # a signed URL needs no token
-            self.lfs_objects[hashlib.sha256(body).hexdigest()] = body
-            return 200, {}
         if token != f"Bearer {TOKEN}":
             return 401, {"error": "Invalid username or password."}
         if request == "POST /api/repos/create":
             return self.create_repo(json.loads(body))
         if request == "POST /api/validate-yaml":
             return 200, {}
-        url_match = re.fullmatch(r"\w+ (?:/api/models)?/(\w+/[^/]+?)(?:\.git/info/lfs/objects)?(/.*)?", request)
+        url_match = re.fullmatch(r"\w+ (?:/api/models)?/(\w+/[^/]+?)(/.*)?", request)
         repository = self.repositories.get(url_match[1]) if url_match else None
         if url_match is None or repository is None:
             return 404, {"error": "Repository not found"}
@@ -106,8 +87,6 @@ class FakeHub:
                 return 200, {}
             case "/preupload/main":
                 return self.preupload(json.loads(body))
-            case "/batch":
-                return self.lfs_batch(json.loads(body))
             case "/commit/main":
                 return self.commit(url_match[1], body)
             case _:
@@ -137,7 +116,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(text)
 
-    do_GET = do_POST = do_PUT = _respond  # noqa: N815
+    do_GET = do_POST = _respond  # noqa: N815
 
     def log_message(self, *_: Any) -> None:
         pass

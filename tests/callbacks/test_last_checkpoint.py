@@ -2,7 +2,6 @@
 
 import os
 import signal
-from typing import ClassVar
 
 import pytest
 import torch
@@ -57,27 +56,20 @@ def test_a_save_leaves_one_file_and_replaces_the_one_before(tmp_path, clinc_file
     assert torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 9
 
 
-def test_no_checkpoint_mid_accumulation_or_on_the_last_batch(tmp_path, clinc_file):
-    class Recorder(LastCheckpoint):
-        saved: ClassVar[list[int]] = []
+class RecordSaves(LastCheckpoint):
+    def __init__(self, every_minutes):
+        super().__init__(every_minutes)
+        self.saved = []
 
-        def _save(self, trainer):
-            self.saved.append(trainer.fit_loop.epoch_loop.batch_progress.current.ready)
-
-    settings = {"accumulate_grad_batches": 3, "enable_checkpointing": True}
-    trainer(tmp_path, callbacks=[Recorder(0.0)], **settings).fit(module(), data(clinc_file))
-    assert Recorder.saved == [3, 6, 9]  # the last one at the end of the epoch
+    def _save(self, trainer):
+        self.saved.append(trainer.fit_loop.epoch_loop.batch_progress.current.ready)
 
 
-def test_interval_is_kept(tmp_path, clinc_file):
-    class Recorder(LastCheckpoint):
-        saved = 0
-
-        def _save(self, trainer):
-            Recorder.saved += 1
-
-    trainer(tmp_path, callbacks=[Recorder(5.0)], enable_checkpointing=True).fit(module(), data(clinc_file))
-    assert Recorder.saved == 1  # the end of the epoch; five minutes have not passed
+@pytest.mark.parametrize(("minutes", "accumulate", "batches"), [(0.0, 3, [3, 6, 9]), (5.0, 1, [9])])
+def test_saves_when_due_but_not_mid_accumulation_and_at_the_end(tmp_path, clinc_file, minutes, accumulate, batches):
+    last, settings = RecordSaves(minutes), {"accumulate_grad_batches": accumulate, "enable_checkpointing": True}
+    trainer(tmp_path, callbacks=[last], **settings).fit(module(), data(clinc_file))
+    assert last.saved == batches
 
 
 def test_negative_interval():

@@ -1,7 +1,6 @@
 """Neuron export at the end of a run."""
 
 import json
-import sys
 
 import pytest
 import torch
@@ -9,17 +8,15 @@ from transformers import AutoTokenizer, BertForMaskedLM, BertForQuestionAnswerin
 
 from lightning_kd import DistillationModule, MaskedLM, NeuronTrace, QuestionAnswering
 from lightning_kd.callbacks import CompressionReport, StudentExport, export_base
-from lightning_kd.cli.main import main
-from lightning_kd.data import MaskedLMDataModule
 from lightning_kd.evaluation.parity import Parity
 from lightning_kd.export.artifacts import open_artifact
 from lightning_kd.export.tracing import TracedModel
 from lightning_kd.tasks import SequenceClassification
 from tests.helpers import (
     LABELS,
-    TINY_BERT,
     best_checkpoint,
     data,
+    mlm_data,
     module,
     run_with_degraded_last_epoch,
     save_model,
@@ -103,23 +100,19 @@ def test_question_answering(tmp_path, squad_folder):
     assert TracedModel(tmp_path / "neuron").output_names == ["start_logits", "end_logits"]
 
 
-def test_masked_lm(tmp_path):
-    text = tmp_path / "text.txt"
-    text.write_text("hello water good morning to you\n" * 40, encoding="utf-8")
-    rows = MaskedLMDataModule(str(text), tokenizer=str(TINY_BERT), batch_size=4, max_length=16, validation_fraction=0.5)
+def test_masked_lm(tmp_path, corpus):
     student = tiny_bert(labels=None, model_class=BertForMaskedLM)
     run = trainer(tmp_path, callbacks=[NeuronTrace(target="cpu", num_check_examples=4)], max_steps=1)
-    run.fit(module(student=student, task=MaskedLM()), rows)
+    run.fit(module(student=student, task=MaskedLM()), mlm_data(corpus))
     assert "0 of" in (tmp_path / "neuron" / "README.md").read_text()
 
 
-def test_export_command(tmp_path, clinc_file, monkeypatch):
-    model = save_model(tiny_bert(), tmp_path / "student")
-    arguments = f"""export neuron --model {model} --output_dir {tmp_path / "traced"} --target cpu --batch_size 2
-        --data CLINC150DataModule --data.path {clinc_file} --data.max_length 24"""
-    monkeypatch.setattr(sys, "argv", ["lightning-kd", *arguments.split()])
-    main()
-    artifact = open_artifact(str(tmp_path / "traced"), SequenceClassification())
+def test_export_command(tmp_path, clinc_file, shell):
+    model, traced = save_model(tiny_bert(), tmp_path / "student"), tmp_path / "traced"
+    options = ["--data", "CLINC150DataModule", "--data.path", clinc_file, "--data.max_length", 24, "--batch_size", 2]
+    code, last = shell("export", "neuron", "--model", model, "--output_dir", traced, "--target", "cpu", *options)
+    assert code == 0, last
+    artifact = open_artifact(str(traced), SequenceClassification())
     assert artifact.runtime == "TorchScript"
     assert artifact.model.shape == (2, 24)
 

@@ -210,13 +210,6 @@ def test_labels_in_another_order(tmp_path, clinc_file):
     assert own["sentences"][0]["classes"] == other["sentences"][0]["classes"]
 
 
-def test_second_run_of_a_callback(tmp_path, clinc_file):
-    callback = probe()
-    for number in range(2):
-        fit(tmp_path, clinc_file, callback, teacher=tiny_bert(seed=number))
-    assert callback._teacher_logits is None
-
-
 def test_failing_student_warns(tmp_path, clinc_file, monkeypatch):
     monkeypatch.setattr(TemperatureProbe, "_collect_student_logits", lambda *args: 1 / 0)
     with pytest.warns(UserWarning, match=r"only the teacher is shown \(ZeroDivisionError"):

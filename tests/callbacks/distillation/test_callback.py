@@ -9,6 +9,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import BackboneFinetuning, Callback
 from torch import nn
 from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader
 
 from lightning_kd import DistillationCallback
 from lightning_kd.losses import DecoupledKDLoss, HardLabelLoss, LogitMSELoss, SoftTargetLoss, decoupled_kd_loss
@@ -17,14 +18,15 @@ from tests.callbacks.distillation.helpers import (
     HIDDEN,
     Classifier,
     DropoutClassifier,
+    ManualDistillation,
     callback,
     equal_tensors,
     fit,
+    fit_weights,
     kl,
     loader,
     mlp,
     teacher,
-    train_manually,
     weights,
 )
 
@@ -33,11 +35,9 @@ def weighted_kl(logits, targets):
     return 0.7 * kl(logits, targets, 2.0)
 
 
-def test_student_equals_a_manual_training_loop(tmp_path):
-    module = Classifier()
-    fit(module, tmp_path, callback(), max_epochs=3)
-    expected = train_manually(Classifier(), teacher(), weighted_kl, 3)
-    torch.testing.assert_close(weights(module), weights(expected))
+def test_student_equals_that_of_a_step_with_a_teacher(tmp_path):
+    found = fit_weights(Classifier(), tmp_path, callback(), max_epochs=3)
+    torch.testing.assert_close(found, fit_weights(ManualDistillation(weighted_kl), tmp_path, max_epochs=3))
 
 
 class RecordLogs(Callback):
@@ -74,11 +74,9 @@ class NoisyTeacher(nn.Module):
 
 @pytest.mark.parametrize("build_teacher", [teacher, NoisyTeacher])
 def test_weight_zero_changes_neither_weights_nor_random_numbers(tmp_path, build_teacher):
-    with_teacher, alone = DropoutClassifier(), DropoutClassifier()
     added = callback(teacher=build_teacher(), losses={"soft": SoftTargetLoss(0.0)})
-    fit(with_teacher, tmp_path, added, max_epochs=2)
-    fit(alone, tmp_path, max_epochs=2)
-    assert equal_tensors(weights(with_teacher), weights(alone))
+    found = fit_weights(DropoutClassifier(), tmp_path, added, max_epochs=2)
+    assert equal_tensors(found, fit_weights(DropoutClassifier(), tmp_path, max_epochs=2))
 
 
 class Broken(Callback):
@@ -145,8 +143,8 @@ def test_step_may_return_a_dict_or_nothing(tmp_path):
     assert not logs.outputs[0]
     assert logs.outputs[1]["extra"] == 1
     assert float(logs.outputs[1]["loss"]) == float(run.logged_metrics["distillation/loss"])
-    expected = train_manually(Classifier(), teacher(), weighted_kl, 1, list(loader())[1:])
-    torch.testing.assert_close(weights(module), weights(expected))
+    batches = DataLoader(list(loader())[1:], batch_size=None)
+    torch.testing.assert_close(weights(module), fit_weights(ManualDistillation(weighted_kl), tmp_path, data=batches))
 
 
 def test_validation_by_the_training_step_calls_no_teacher(tmp_path):
@@ -221,12 +219,10 @@ def test_student_that_is_the_module_itself(tmp_path):
         def training_step(self, batch):
             return cross_entropy(self(batch[0]), batch[1])
 
-    whole, part = CallsItself(), Classifier()
-    fit(whole, tmp_path, callback(student=""))
-    fit(part, tmp_path, callback())
-    assert equal_tensors(weights(whole), weights(part))
-    fit(whole, tmp_path, callback(student="", teacher=CallsItself(32)))  # a whole module as teacher
-    assert not equal_tensors(weights(whole), weights(part))
+    part = fit_weights(Classifier(), tmp_path, callback())
+    assert equal_tensors(fit_weights(CallsItself(), tmp_path, callback(student="")), part)
+    whole_teacher = callback(student="", teacher=CallsItself(32))
+    assert not equal_tensors(fit_weights(CallsItself(), tmp_path, whole_teacher), part)
 
 
 def test_finetuning_callbacks_support_losses_without_projections(tmp_path):
@@ -259,12 +255,12 @@ def test_step_that_fetches_its_batches(tmp_path):
         fit(Fetching(), tmp_path, callback(losses={"hard": HardLabelLoss()}, labels=1))
 
 
-def test_module_that_overrides_log_dict(tmp_path):
+def test_module_whose_log_has_another_signature(tmp_path):
     class Prefixed(Classifier):
-        def log_dict(self, metrics, prefix):
-            super().log_dict({prefix + name: value for name, value in metrics.items()})
+        def log(self, name, value):
+            super().log(f"mine/{name}", value)
 
-    assert "distillation/soft" in fit(Prefixed(), tmp_path, callback()).logged_metrics
+    assert {"distillation/soft", "mine/train_loss"} <= fit(Prefixed(), tmp_path, callback()).logged_metrics.keys()
 
 
 class TwoTowers(LightningModule):

@@ -15,11 +15,11 @@ from tests.callbacks.distillation.helpers import (
     equal_tensors,
     fit,
     fit_and_get_logs,
+    fit_weights,
     kl,
     make_examples,
     mlp,
     teacher,
-    weights,
 )
 
 
@@ -45,10 +45,9 @@ def test_selected_call(tmp_path, call, factor):
             inputs = batch[0] * factor
             return super().training_step(batch, batch_idx) + 3.0 * kl(self.net(inputs), model(inputs).detach())
 
-    model, module, expected = teacher(), CallsTwice(), ManualDistillation()
-    fit(module, tmp_path, callback(call=call, losses={"soft": SoftTargetLoss(3.0)}))
-    fit(expected, tmp_path)
-    torch.testing.assert_close(weights(module), weights(expected))
+    model, losses = teacher(), {"soft": SoftTargetLoss(3.0)}
+    found = fit_weights(CallsTwice(), tmp_path, callback(call=call, losses=losses))
+    torch.testing.assert_close(found, fit_weights(ManualDistillation(), tmp_path))
 
 
 def test_call_without_gradients(tmp_path):
@@ -79,10 +78,8 @@ def test_later_step_that_does_not_call_the_student_is_left_unchanged(tmp_path):
                 return sum(parameter.square().sum() for parameter in self.parameters())
             return super().training_step(batch, batch_idx)
 
-    module, alone = Alternating(), Alternating()
-    fit(module, tmp_path, callback(losses={"soft": SoftTargetLoss(0.0)}))
-    fit(alone, tmp_path)
-    assert equal_tensors(weights(module), weights(alone))
+    found = fit_weights(Alternating(), tmp_path, callback(losses={"soft": SoftTargetLoss(0.0)}))
+    assert equal_tensors(found, fit_weights(Alternating(), tmp_path))
 
 
 def test_frozen_student(tmp_path):

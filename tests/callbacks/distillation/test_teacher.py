@@ -45,13 +45,16 @@ def bert(seed=0, **settings):
     return tiny_bert(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, seed=seed, **settings)
 
 
+def mse(teacher_logits):
+    """Error of the logits of ``bert()``."""
+    return pytest.approx(float(mse_loss(predict(bert()).logits, teacher_logits)), rel=1e-5)
+
+
 def test_folder_is_loaded_by_the_students_class_in_the_students_label_order(tmp_path):
     model = bert(4, labels=[LABELS[2], LABELS[0], LABELS[1]])
-    found = fit_and_get_logs(
-        tmp_path, TextClassifier(bert()), texts(), teacher=save_model(model, tmp_path / "teacher"), **MSE
-    )
-    expected = mse_loss(predict(bert()).logits, predict(model).logits[:, [1, 2, 0]])
-    assert found["mse"] == pytest.approx(float(expected), rel=1e-5)
+    folder = save_model(model, tmp_path / "teacher")
+    found = fit_and_get_logs(tmp_path, TextClassifier(bert()), texts(), teacher=folder, **MSE)
+    assert found["mse"] == mse(predict(model).logits[:, [1, 2, 0]])
 
 
 @pytest.mark.parametrize("loaded", [False, True])
@@ -66,8 +69,7 @@ def test_ensemble(tmp_path):
     first, second = bert(4), bert(5)
     folder, student_logits = save_model(first, tmp_path / "teacher"), predict(bert()).logits
     found = fit_and_get_logs(tmp_path, TextClassifier(bert()), texts(), teacher=[folder, second], **MSE)
-    mean = (predict(first).logits + predict(second).logits) / 2
-    assert found["mse"] == pytest.approx(float(mse_loss(student_logits, mean)), rel=1e-5)
+    assert found["mse"] == mse((predict(first).logits + predict(second).logits) / 2)
     mapping = {"ensemble": [folder, second], "combine": "probabilities"}
     losses = {"soft": SoftTargetLoss()}
     found = fit_and_get_logs(tmp_path, TextClassifier(bert()), texts(), teacher=mapping, losses=losses)
@@ -82,8 +84,7 @@ def test_family_without_token_types(tmp_path):
     model, batch = DistilBert(config), {**texts(), "token_type_ids": torch.zeros(4, 6).long()}
     with pytest.warns(UserWarning, match="does not name its labels"):
         found = fit_and_get_logs(tmp_path, TextClassifier(bert()), batch, teacher=model, **MSE)
-    expected = mse_loss(predict(bert()).logits, predict(model).logits)
-    assert found["mse"] == pytest.approx(float(expected), rel=1e-5)
+    assert found["mse"] == mse(predict(model).logits)
 
 
 def test_folder_that_cannot_be_loaded(tmp_path):

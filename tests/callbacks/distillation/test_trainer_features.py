@@ -21,9 +21,11 @@ from tests.callbacks.distillation.helpers import (
     HIDDEN,
     SOFT_AND_HIDDEN,
     Classifier,
+    ManualDistillation,
     callback,
     equal_tensors,
     fit,
+    fit_weights,
     loader,
     mlp,
     teacher,
@@ -32,10 +34,9 @@ from tests.callbacks.distillation.helpers import (
 from tests.helpers import ROOT, trainer
 
 
-def fit_module(tmp_path, module=None, settings=SOFT_AND_HIDDEN, **trainer_settings):
-    module = module or Classifier()
-    fit(module, tmp_path, callback(**settings), max_epochs=2, **trainer_settings)
-    return module
+def distill(tmp_path, module=None, settings=SOFT_AND_HIDDEN, **trainer_settings):
+    """Return the weights after two epochs."""
+    return fit_weights(module or Classifier(), tmp_path, callback(**settings), max_epochs=2, **trainer_settings)
 
 
 class TwoLayers(nn.Module):
@@ -75,9 +76,9 @@ def test_compiled_student(tmp_path, in_place, settings):
     else:
         module.net = torch.compile(module.net, backend=compiler)
     before = module.net._compiled_call_impl
-    fit_module(tmp_path, module, settings)
-    found = {name.replace("_orig_mod.", ""): value for name, value in weights(module).items()}
-    torch.testing.assert_close(found, weights(fit_module(tmp_path, Classifier(net=TwoLayers()), settings)))
+    found = distill(tmp_path, module, settings)
+    found = {name.replace("_orig_mod.", ""): value for name, value in found.items()}
+    torch.testing.assert_close(found, distill(tmp_path, Classifier(net=TwoLayers()), settings))
     assert (compiler.graphs, compiler.runs) == (1, 4)
     assert module.net._compiled_call_impl is before
 
@@ -89,7 +90,7 @@ def test_student_inside_a_compiled_model(tmp_path):
         if compile_model:
             net.compile(backend="eager")
         settings = {"student": "net.second", "teacher": nn.Linear(8, 3), "losses": {"soft": SoftTargetLoss()}}
-        return weights(fit_module(tmp_path, Classifier(net=net), settings))
+        return distill(tmp_path, Classifier(net=net), settings)
 
     torch.compiler.reset()
     torch.testing.assert_close(run(True), run(False))
@@ -98,7 +99,7 @@ def test_student_inside_a_compiled_model(tmp_path):
 def test_compiled_teacher(tmp_path):
     torch.compiler.reset()
     settings = {**SOFT_AND_HIDDEN, "teacher": torch.compile(teacher(), backend="eager")}
-    assert equal_tensors(weights(fit_module(tmp_path, settings=settings)), weights(fit_module(tmp_path)))
+    assert equal_tensors(distill(tmp_path, settings=settings), distill(tmp_path))
 
 
 class RecordDtypes(nn.Module):
@@ -120,11 +121,10 @@ def test_precision(tmp_path, precision, inside):
     """The teacher runs under the same autocast as the student, or else in its dtype."""
     model = RecordDtypes(teacher())
     settings = {**SOFT_AND_HIDDEN, "layers": {"0": "model.0"}, "teacher": model}
-    module = fit_module(tmp_path, settings=settings, precision=precision)
+    found = distill(tmp_path, settings=settings, precision=precision)
     assert model.dtypes == [(torch.float32, inside)] * 4
     tolerance = 1e-5 if precision == "64-true" else 5e-2
-    expected = weights(fit_module(tmp_path))
-    torch.testing.assert_close(weights(module), expected, rtol=tolerance, atol=tolerance, check_dtype=False)
+    torch.testing.assert_close(found, distill(tmp_path), rtol=tolerance, atol=tolerance, check_dtype=False)
 
 
 def test_projection_has_the_dtype_of_the_student(tmp_path):
@@ -151,17 +151,15 @@ def test_gradient_scaling_includes_the_projection(tmp_path):
             self.maximum = max(p.grad.abs().max() for group in optimizer.param_groups for p in group["params"])
 
     record, plugin = RecordMaximum(), MixedPrecision("16-mixed", "cpu")
-    module = fit_module(tmp_path, plugins=[plugin], callbacks=[record])
+    found = distill(tmp_path, plugins=[plugin], callbacks=[record])
     assert plugin.scaler.get_scale() == 65536
     assert record.maximum < 10  # unscaled
-    torch.testing.assert_close(weights(module), weights(fit_module(tmp_path)), rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(found, distill(tmp_path), rtol=1e-2, atol=1e-2)
 
 
 def test_accumulation_is_a_larger_batch(tmp_path):
-    module, whole = Classifier(), Classifier()
-    fit(module, tmp_path, callback(), loader(4), accumulate_grad_batches=2, max_epochs=2)
-    fit(whole, tmp_path, callback(), loader(8), max_epochs=2)
-    torch.testing.assert_close(weights(module), weights(whole))
+    found = fit_weights(Classifier(), tmp_path, callback(), loader(4), accumulate_grad_batches=2, max_epochs=2)
+    torch.testing.assert_close(found, fit_weights(Classifier(), tmp_path, callback(), loader(8), max_epochs=2))
 
 
 def test_exponential_moving_average(tmp_path):
@@ -172,13 +170,13 @@ def test_exponential_moving_average(tmp_path):
         def on_train_batch_end(self, trainer, pl_module, *_):
             steps.append(weights(pl_module))
 
-    fit_module(tmp_path, callbacks=[RecordWeights()])
+    distill(tmp_path, callbacks=[RecordWeights()])
     assert len(steps) == 4
     average = steps[0]  # the first update copies
     for step in steps[1:]:
         average = {name: 0.5 * average[name] + 0.5 * step[name] for name in step}
     ema = EMAWeightAveraging(decay=0.5, use_buffers=False)
-    torch.testing.assert_close(weights(fit_module(tmp_path, callbacks=[ema])), average)
+    torch.testing.assert_close(distill(tmp_path, callbacks=[ema]), average)
     assert not any(part._forward_hooks for part in ema._average_model.modules())
     assert "training_step" not in ema._average_model.module.__dict__
 
@@ -186,22 +184,14 @@ def test_exponential_moving_average(tmp_path):
 def test_stochastic_weight_averaging(tmp_path):
     """The weights equal those of a module that calls the teacher in its step."""
 
-    class ManualDistillation(Classifier):
-        def training_step(self, batch, batch_idx):
-            targets = model(batch[0]).detach()
-            return super().training_step(batch, batch_idx) + soft_target_loss(self.net(batch[0]), targets)
-
     def averaged(module, *callbacks):
         average = StochasticWeightAveraging(swa_lrs=0.01, swa_epoch_start=1)
-        fit(module, tmp_path, *callbacks, callbacks=[average], max_epochs=4)
-        return weights(module)
+        return fit_weights(module, tmp_path, *callbacks, callbacks=[average], max_epochs=4)
 
-    model, module = teacher(), Classifier()
     settings = {"losses": {"soft": SoftTargetLoss()}}
     found = averaged(Classifier(), callback(**settings))
-    torch.testing.assert_close(found, averaged(ManualDistillation()))
-    fit(module, tmp_path, callback(**settings), max_epochs=4)
-    assert not equal_tensors(found, weights(module))
+    torch.testing.assert_close(found, averaged(ManualDistillation(soft_target_loss)))
+    assert not equal_tensors(found, fit_weights(Classifier(), tmp_path, callback(**settings), max_epochs=4))
     averaged(Classifier(), callback(**SOFT_AND_HIDDEN))  # also with a projection
 
 
