@@ -2,15 +2,11 @@ import pytest
 import torch
 
 from lightning_kd import LayerInitialization
-from tests.helpers import data, module, save_model, tiny_bert, trainer
+from tests.helpers import assert_same_weights, data, module, save_model, tiny_bert, trainer
 
 
 def layer(model, index):
     return model.bert.encoder.layer[index].state_dict()
-
-
-def equal(first, second):
-    return all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_layers_are_copied_before_the_first_step_but_not_on_resume(tmp_path, clinc_file):
@@ -21,14 +17,14 @@ def test_layers_are_copied_before_the_first_step_but_not_on_resume(tmp_path, cli
     fitted = module(teacher, student=student, **still)
     first = trainer(tmp_path, callbacks=[start], max_steps=0)
     first.fit(fitted, data(clinc_file))
-    assert equal(layer(fitted.student, 0), layer(teacher, 1))
+    assert_same_weights(layer(fitted.student, 0), layer(teacher, 1))
     trained = trainer(tmp_path, callbacks=[start], max_steps=3)
     fitted = module(teacher, student=student)
     trained.fit(fitted, data(clinc_file))
     trained.save_checkpoint(tmp_path / "x.ckpt")
     resumed = module(teacher, student=student)
     trainer(tmp_path, callbacks=[start], max_steps=3).fit(resumed, data(clinc_file), ckpt_path=tmp_path / "x.ckpt")
-    assert equal(resumed.student.state_dict(), fitted.student.state_dict())
+    assert_same_weights(resumed.student.state_dict(), fitted.student.state_dict())
 
 
 def test_source_folder_without_a_teacher(tmp_path, clinc_file):
@@ -36,7 +32,7 @@ def test_source_folder_without_a_teacher(tmp_path, clinc_file):
     folder = save_model(source, tmp_path / "source")
     fitted = module(student={"config": folder, "num_hidden_layers": 1}, lr_scheduler=None)
     trainer(tmp_path, callbacks=[LayerInitialization([2], folder)], max_steps=0).fit(fitted, data(clinc_file))
-    assert equal(layer(fitted.student, 0), layer(source, 2))
+    assert_same_weights(layer(fitted.student, 0), layer(source, 2))
 
 
 def test_missing_source_raises(tmp_path, clinc_file):

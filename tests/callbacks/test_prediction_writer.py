@@ -92,21 +92,20 @@ def test_pairs_of_texts(tmp_path, predict):
     assert_predictions(rows, TEXTS, TEXTS[::-1])
 
 
-@pytest.mark.parametrize("path", ["predictions.csv", "some where/my answers.csv"])
-def test_relative_path_lies_in_the_run_folder(tmp_path, predict, path):
-    run = tmp_path / "version_0"
-    predict({"text": TEXTS}, path, logger=create_run_logger(run))
-    assert len(read_table(run / path)) == len(TEXTS)
-    assert [file.name for file in (run / path).parent.iterdir() if ".tmp" in file.name] == []
+PATHS = {
+    "predictions.csv": "version_0/predictions.csv",
+    "some where/my answers.csv": "version_0/some where/my answers.csv",
+    "~/a b/answers.csv": "home/a b/answers.csv",
+    "{tmp_path}/elsewhere/answers.csv": "elsewhere/answers.csv",
+}
 
 
-def test_absolute_path_and_home(tmp_path, predict, monkeypatch):
+@pytest.mark.parametrize(("path", "file"), PATHS.items())
+def test_path_is_relative_to_the_run_folder(tmp_path, predict, monkeypatch, path, file):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    predict({"text": TEXTS}, "~/a b/answers.csv")
-    predict({"text": TEXTS}, str(tmp_path / "elsewhere" / "answers.csv"))
-    first, second = tmp_path / "home" / "a b", tmp_path / "elsewhere"
-    assert (first / "answers.csv").read_bytes() == (second / "answers.csv").read_bytes()
-    assert [[file.name for file in folder.iterdir()] for folder in (first, second)] == [["answers.csv"]] * 2
+    predict({"text": TEXTS}, path.format(tmp_path=tmp_path), logger=create_run_logger(tmp_path / "version_0"))
+    assert_predictions(read_table(tmp_path / file), TEXTS)
+    assert not [other for other in (tmp_path / file).parent.iterdir() if ".tmp" in other.name]
 
 
 def test_failing_write_leaves_no_partial_file(tmp_path, predict):
