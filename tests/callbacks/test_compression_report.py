@@ -9,6 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from lightning_kd import CompressionReport, ONNXExport
 from lightning_kd.callbacks import StudentExport, compression_report
 from lightning_kd.evaluation import report_plot
+from lightning_kd.evaluation.report import Report, ReportRow
 from tests.helpers import data, module, save_model, tiny_bert, trainer
 
 
@@ -73,17 +74,11 @@ def test_plot_and_tensorboard(run):
 
 
 def test_plot_shows_each_model(run):
-    from lightning_kd.evaluation.report import Report, ReportRow
-
     content = report(run)
-    figure = report_plot.plot_report(Report([ReportRow(**line) for line in content.pop("rows")], **content))
-    texts = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert [text.split(":")[0] for text in texts] == [
-        "teacher, PyTorch",
-        "student, PyTorch",
-        "onnx, ONNX Runtime",
-        "onnx-int8, ONNX Runtime",
-    ]
+    rows = [ReportRow(**row) for row in content.pop("rows")]
+    figure = report_plot.plot_report(Report(rows, **content))
+    texts = [text.get_text().split(":")[0] for text in figure.legends[0].get_texts()]
+    assert texts == [f"{row.name}, {row.runtime}" for row in rows]
 
 
 def test_teacher_given_as_a_module(tmp_path, clinc_file):
