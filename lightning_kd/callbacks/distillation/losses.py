@@ -160,7 +160,7 @@ class LossTerms:
         return torch.stack(values).mean()
 
 
-def check_losses(losses: Mapping[str, DistillationLoss], has_layers: bool, has_labels: bool) -> None:
+def check_losses(losses: Any, has_layers: bool, has_labels: bool) -> None:
     """Raise if the losses are invalid or need something that the callback cannot provide.
 
     Args:
@@ -171,10 +171,12 @@ def check_losses(losses: Mapping[str, DistillationLoss], has_layers: bool, has_l
     Raises:
         ValueError: If a loss is invalid; the message names it.
     """
-    if not losses:
-        raise ValueError(f"{FIELD}: empty; add at least one, such as SoftTargetLoss")
+    if not isinstance(losses, Mapping) or not losses:
+        raise ValueError(f"{FIELD}: must be a mapping such as {{'soft': SoftTargetLoss()}}, got {losses!r:.60}")
     for name, loss in losses.items():
         field, kind = f"{FIELD}.{name}", type(loss).__name__
+        if not isinstance(loss, DistillationLoss):
+            raise ValueError(f"{field}: {kind} is not a DistillationLoss; use or extend one of lightning_kd.losses")
         if name in ("task_loss", "loss"):
             raise ValueError(f"{field}: the callback logs a value of this name; rename the loss")
         if "qkv" in loss.requires:

@@ -80,7 +80,9 @@ def test_teacher_that_shares_weights_with_the_student(tmp_path, wrap):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"losses": {}}, "losses: empty"),
+        ({"losses": {}}, r"losses: must be a mapping .*, got \{\}"),
+        ({"losses": [SoftTargetLoss()]}, r"losses: must be a mapping .*, got \[SoftTargetLoss"),
+        ({"losses": {"a": nn.MSELoss()}}, r"losses\.a: MSELoss is not a DistillationLoss"),
         ({"losses": {"loss": SoftTargetLoss()}}, r"losses\.loss: .*rename"),
         ({"losses": {"hard": HardLabelLoss()}}, r"losses\.hard: HardLabelLoss needs labels"),
         ({"losses": {"a": SelfAttentionRelationLoss()}}, r"losses\.a: SelfAttentionRelationLoss needs queries"),
