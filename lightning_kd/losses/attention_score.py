@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from lightning_kd.losses.base import DistillationLoss, LayerMap, check_layer_map, layer_index, mean_of_losses
+from lightning_kd.losses.layer_pairs import LayerPairLoss
 from lightning_kd.outputs import QKV, ModelDims, Outputs
 
 
@@ -46,7 +46,7 @@ def attention_scores(qkv: QKV) -> Tensor:
     return scores
 
 
-class AttentionScoreLoss(DistillationLoss):
+class AttentionScoreLoss(LayerPairLoss):
     """Mean squared error of the student's and the teacher's attention scores.
 
     The scores are computed from queries and keys, so the loss works with any attention implementation. The position
@@ -62,14 +62,12 @@ class AttentionScoreLoss(DistillationLoss):
     """
 
     requires = frozenset({"qkv"})
-
-    def __init__(self, weight: float = 1.0, layer_map: LayerMap | None = None) -> None:
-        super().__init__(weight)
-        self.layer_map = layer_map
+    first_layer = 1
+    averages_tokens = False
 
     def setup(self, student: ModelDims, teacher: ModelDims) -> None:
-        """Check that the numbers of attention heads are equal, and that the layers exist."""
-        check_layer_map(self.layer_map or {}, student, teacher, type(self).__name__, min_index=1)
+        """Check that the layers exist, and that the numbers of attention heads are equal."""
+        super().setup(student, teacher)
         if student.num_attention_heads != teacher.num_attention_heads:
             raise ValueError(
                 f"AttentionScoreLoss: the student has {student.num_attention_heads} attention heads, the teacher "
@@ -82,15 +80,6 @@ class AttentionScoreLoss(DistillationLoss):
             return super().num_elements(student)
         return student.token_mask.sum(dim=1).square().sum()
 
-    def forward(self, student: Outputs, teacher: Outputs | None) -> Tensor:
-        """Return the mean of ``attention_score_loss`` over the pairs of layers."""
-        assert teacher is not None  # guaranteed by requires_teacher
-        assert student.qkv is not None  # guaranteed by requires
-        assert teacher.qkv is not None
-        losses = []
-        for student_layer, teacher_layer in (self.layer_map or {-1: -1}).items():
-            student_qkv, teacher_qkv = student.qkv[layer_index(student_layer)], teacher.qkv[layer_index(teacher_layer)]
-            losses.append(
-                attention_score_loss(attention_scores(student_qkv), attention_scores(teacher_qkv), student.token_mask)
-            )
-        return mean_of_losses(losses)
+    def compare_layers(self, student: QKV, teacher: QKV, mask: Tensor | None) -> Tensor:
+        """Return ``attention_score_loss``."""
+        return attention_score_loss(attention_scores(student), attention_scores(teacher), mask)

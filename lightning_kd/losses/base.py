@@ -150,38 +150,3 @@ def masked_log_softmax(logits: Tensor, mask: Tensor | None) -> Tensor:
     if mask is not None:
         logits = logits.masked_fill(~mask, -torch.inf)
     return logits.log_softmax(dim=-1)
-
-
-LayerMap = dict[int, int]
-"""Maps student layers to teacher layers: 0 = the embeddings, n = the output of layer n, negative = from the end."""
-
-
-def layer_index(layer: int) -> int:
-    """Convert a layer number (1 = the first) to an index into a list without the embeddings."""
-    return layer - 1 if layer > 0 else layer
-
-
-def check_layer_map(
-    layer_map: LayerMap, student: ModelDims, teacher: ModelDims, loss_name: str, min_index: int
-) -> None:
-    """Check that the layers of a layer map exist.
-
-    Args:
-        layer_map: The pairs of layers.
-        student: Dimensions of the student.
-        teacher: Dimensions of the teacher.
-        loss_name: Name of the loss, for the message.
-        min_index: 0 if the embeddings are allowed, else 1.
-
-    Raises:
-        ValueError: If one does not exist; names it and the layers of the model.
-    """
-    for student_layer, teacher_layer in layer_map.items():
-        for role, index, dims in (("student", student_layer, student), ("teacher", teacher_layer, teacher)):
-            last = dims.num_hidden_layers
-            if not (min_index <= index <= last or min_index - last - 1 <= index < 0):
-                embeddings = " (0 = the embeddings)" if min_index == 0 else ""
-                raise ValueError(
-                    f"{loss_name}.layer_map: {student_layer}: {teacher_layer} names layer {index} of the {role}, which "
-                    f"has layers {min_index} to {last}{embeddings}; negative indices count from the last"
-                )

@@ -3,8 +3,9 @@
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from lightning_kd.losses.base import DistillationLoss, LayerMap, check_layer_map, mean_of_losses, mean_or_zero
-from lightning_kd.outputs import ModelDims, Outputs
+from lightning_kd.losses.base import mean_or_zero
+from lightning_kd.losses.layer_pairs import LayerPairLoss
+from lightning_kd.outputs import ModelDims
 
 
 def hidden_state_cosine_loss(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -30,7 +31,7 @@ def hidden_state_cosine_loss(student: Tensor, teacher: Tensor, mask: Tensor | No
     return mean_or_zero(1 - cosine_similarity(student.float(), teacher.float(), dim=-1).flatten())
 
 
-class HiddenStateCosineLoss(DistillationLoss):
+class HiddenStateCosineLoss(LayerPairLoss):
     """Cosine distance of the student's and the teacher's hidden states, which must have the same width.
 
     Args:
@@ -43,15 +44,10 @@ class HiddenStateCosineLoss(DistillationLoss):
     """
 
     requires = frozenset({"hidden_states"})
-    averages_tokens = True
-
-    def __init__(self, weight: float = 1.0, layer_map: LayerMap | None = None) -> None:
-        super().__init__(weight)
-        self.layer_map = layer_map
 
     def setup(self, student: ModelDims, teacher: ModelDims) -> None:
-        """Check that the widths are equal, and that the layers exist."""
-        check_layer_map(self.layer_map or {}, student, teacher, type(self).__name__, min_index=0)
+        """Check that the layers exist, and that the widths are equal."""
+        super().setup(student, teacher)
         if student.hidden_size != teacher.hidden_size:
             raise ValueError(
                 f"HiddenStateCosineLoss: the hidden sizes differ, {student.hidden_size} of the student and "
@@ -59,14 +55,6 @@ class HiddenStateCosineLoss(DistillationLoss):
                 "SelfAttentionRelationLoss"
             )
 
-    def forward(self, student: Outputs, teacher: Outputs | None) -> Tensor:
-        """Return the mean of ``hidden_state_cosine_loss`` over the pairs of layers."""
-        assert teacher is not None  # guaranteed by requires_teacher
-        assert student.hidden_states is not None  # guaranteed by requires
-        assert teacher.hidden_states is not None
-        return mean_of_losses(
-            [
-                hidden_state_cosine_loss(student.hidden_states[i], teacher.hidden_states[j], student.token_mask)
-                for i, j in (self.layer_map or {-1: -1}).items()
-            ]
-        )
+    def compare_layers(self, student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
+        """Return ``hidden_state_cosine_loss``."""
+        return hidden_state_cosine_loss(student, teacher, mask)

@@ -4,8 +4,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from lightning_kd.losses.base import DistillationLoss, LayerMap, check_layer_map, mean_of_losses, mean_or_zero
-from lightning_kd.outputs import ModelDims, Outputs
+from lightning_kd.losses.base import mean_or_zero
+from lightning_kd.losses.layer_pairs import LayerMap, LayerPairLoss
+from lightning_kd.outputs import ModelDims
 
 
 def hidden_state_mse_loss(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -31,7 +32,7 @@ def hidden_state_mse_loss(student: Tensor, teacher: Tensor, mask: Tensor | None 
     return mean_or_zero((student.float() - teacher.float()).square().mean(dim=-1).flatten())
 
 
-class HiddenStateMSELoss(DistillationLoss):
+class HiddenStateMSELoss(LayerPairLoss):
     """Mean squared error of the student's and the teacher's hidden states.
 
     If the widths differ, a linear projection, shared by all pairs, maps the student's states to the teacher's width. It
@@ -47,16 +48,14 @@ class HiddenStateMSELoss(DistillationLoss):
     """
 
     requires = frozenset({"hidden_states"})
-    averages_tokens = True
 
     def __init__(self, weight: float = 1.0, layer_map: LayerMap | None = None) -> None:
-        super().__init__(weight)
-        self.layer_map = layer_map
+        super().__init__(weight, layer_map)
         self.projection: nn.Linear | None = None
 
     def setup(self, student: ModelDims, teacher: ModelDims) -> None:
         """Check that the layers exist, and create the projection if the widths differ."""
-        check_layer_map(self.layer_map or {}, student, teacher, type(self).__name__, min_index=0)
+        super().setup(student, teacher)
         if student.hidden_size == teacher.hidden_size:
             self.projection = None
         elif self.projection is None:
@@ -69,15 +68,6 @@ class HiddenStateMSELoss(DistillationLoss):
             self.projection = nn.Linear(saved.shape[1], saved.shape[0], bias=False)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
-    def forward(self, student: Outputs, teacher: Outputs | None) -> Tensor:
-        """Return the mean of ``hidden_state_mse_loss`` over the pairs of layers."""
-        assert teacher is not None  # guaranteed by requires_teacher
-        assert student.hidden_states is not None  # guaranteed by requires
-        assert teacher.hidden_states is not None
-        project = nn.Identity() if self.projection is None else self.projection
-        return mean_of_losses(
-            [
-                hidden_state_mse_loss(project(student.hidden_states[i]), teacher.hidden_states[j], student.token_mask)
-                for i, j in (self.layer_map or {-1: -1}).items()
-            ]
-        )
+    def compare_layers(self, student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
+        """Return ``hidden_state_mse_loss`` of the projected states."""
+        return hidden_state_mse_loss(student if self.projection is None else self.projection(student), teacher, mask)

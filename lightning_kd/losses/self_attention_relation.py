@@ -5,8 +5,9 @@ import math
 import torch
 from torch import Tensor
 
-from lightning_kd.losses.base import DistillationLoss, check_layer_map, layer_index, mean_of_losses
-from lightning_kd.outputs import ModelDims, Outputs
+from lightning_kd.losses.base import mean_of_losses
+from lightning_kd.losses.layer_pairs import LayerMap, LayerPairLoss
+from lightning_kd.outputs import QKV, ModelDims
 
 
 def self_attention_relation_loss(
@@ -49,7 +50,7 @@ def _log_relations(vectors: Tensor, valid: Tensor, num_heads: int) -> Tensor:
     return products.masked_fill(masked, -torch.inf).log_softmax(dim=-1)
 
 
-class SelfAttentionRelationLoss(DistillationLoss):
+class SelfAttentionRelationLoss(LayerPairLoss):
     """KL divergence of the relations among queries, among keys and among values of one layer, averaged over the three.
 
     Width, depth and number of attention heads of the models may differ. Works with any attention implementation.
@@ -67,7 +68,7 @@ class SelfAttentionRelationLoss(DistillationLoss):
     """
 
     requires = frozenset({"qkv"})
-    averages_tokens = True
+    first_layer = 1
 
     def __init__(
         self, weight: float = 1.0, num_relation_heads: int = 12, student_layer: int = -1, teacher_layer: int = -1
@@ -79,9 +80,14 @@ class SelfAttentionRelationLoss(DistillationLoss):
         self.student_layer = student_layer
         self.teacher_layer = teacher_layer
 
+    @property
+    def layer_pairs(self) -> LayerMap:
+        """The layers that are compared."""
+        return {self.student_layer: self.teacher_layer}
+
     def setup(self, student: ModelDims, teacher: ModelDims) -> None:
-        """Check that ``num_relation_heads`` divides the widths, and that the layers exist."""
-        check_layer_map({self.student_layer: self.teacher_layer}, student, teacher, type(self).__name__, min_index=1)
+        """Check that the layers exist, and that ``num_relation_heads`` divides the widths."""
+        super().setup(student, teacher)
         for role, dims in (("student", student), ("teacher", teacher)):
             if dims.hidden_size % self.num_relation_heads:
                 common = math.gcd(student.hidden_size, teacher.hidden_size)
@@ -90,18 +96,10 @@ class SelfAttentionRelationLoss(DistillationLoss):
                     f"{role}'s hidden size {dims.hidden_size}; use a divisor of {common}"
                 )
 
-    def forward(self, student: Outputs, teacher: Outputs | None) -> Tensor:
+    def compare_layers(self, student: QKV, teacher: QKV, mask: Tensor | None) -> Tensor:
         """Return the mean of ``self_attention_relation_loss`` over queries, keys and values."""
-        assert teacher is not None  # guaranteed by requires_teacher
-        assert student.qkv is not None  # guaranteed by requires
-        assert teacher.qkv is not None
-        student_qkv = student.qkv[layer_index(self.student_layer)]
-        teacher_qkv = teacher.qkv[layer_index(self.teacher_layer)]
-        return mean_of_losses(
-            [
-                self_attention_relation_loss(
-                    getattr(student_qkv, kind), getattr(teacher_qkv, kind), student.token_mask, self.num_relation_heads
-                )
-                for kind in ("query", "key", "value")
-            ]
-        )
+        losses = [
+            self_attention_relation_loss(getattr(student, kind), getattr(teacher, kind), mask, self.num_relation_heads)
+            for kind in ("query", "key", "value")
+        ]
+        return mean_of_losses(losses)
