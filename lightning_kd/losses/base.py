@@ -100,8 +100,11 @@ class DistillationLoss(nn.Module):
         """Return the number of elements averaged by ``forward`` (scalar tensor); weights the loss across devices."""
         if self.averages_tokens and student.token_mask is not None:
             return student.token_mask.sum()
-        heads = self._heads(student).values()
-        return torch.as_tensor(sum(len(h.logits) if h.mask is None else h.mask.any(dim=-1).sum() for h in heads))
+        return torch.as_tensor(sum(self._num_targets(head) for head in self._heads(student).values()))
+
+    def _num_targets(self, head: Head) -> Tensor | int:
+        """Return the number of targets of a head that ``forward`` averages."""
+        return len(head.logits) if head.mask is None else head.mask.any(dim=-1).sum()
 
     def _heads(self, outputs: Outputs) -> dict[str, Head]:
         """Return the heads, as distributions over classes if the loss requires them."""

@@ -1,6 +1,5 @@
 """Consistency of the student's predictions for an example and for an augmentation of it."""
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -72,7 +71,7 @@ class ConsistencyLoss(DistillationLoss):
     ) -> None:
         super().__init__(weight)
         self._check_temperature(temperature)
-        if not (math.isfinite(confidence) and 0 <= confidence < 1):
+        if not 0 <= confidence < 1:
             raise ValueError(f"ConsistencyLoss: confidence must be in [0, 1), got {confidence}; 0 uses all examples")
         self.temperature = temperature
         self.confidence = confidence
@@ -100,9 +99,8 @@ class ConsistencyLoss(DistillationLoss):
             return torch.ones(len(head.logits), dtype=torch.bool, device=head.logits.device)
         return head.labels == IGNORE_INDEX
 
-    def num_elements(self, student: Outputs) -> Tensor:
-        """Return the number of targets that are used, below the confidence threshold or not."""
-        return torch.stack([self._target_mask(head).sum() for head in self._heads(student).values()]).sum()
+    def _num_targets(self, head: Head) -> Tensor:
+        return self._target_mask(head).sum()  # below the confidence threshold or not
 
     def forward(self, student: Outputs, teacher: Outputs | None = None) -> Tensor:
         """Return the mean of ``consistency_loss`` over the heads."""

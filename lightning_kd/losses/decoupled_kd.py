@@ -5,7 +5,7 @@ from torch import Tensor
 
 from lightning_kd.losses.base import DistillationLoss, mean_of_losses
 from lightning_kd.losses.logit_transforms import masked_logsumexp
-from lightning_kd.losses.soft_target import divergence, sum_over_targets
+from lightning_kd.losses.soft_target import divergence, mean_over_targets
 from lightning_kd.outputs import IGNORE_INDEX, Head, Outputs
 
 
@@ -61,8 +61,7 @@ def decoupled_kd_loss(
         nontarget_kl = divergence(student, teacher, mask=compared)
         return (target_weight * target_kl + nontarget_weight * nontarget_kl).sum()
 
-    total = sum_over_targets(student_logits, teacher_logits, row_sum)
-    return total / max(len(student_logits), 1) * temperature**2
+    return mean_over_targets(student_logits, teacher_logits, row_sum) * temperature**2
 
 
 class DecoupledKDLoss(DistillationLoss):
@@ -102,12 +101,10 @@ class DecoupledKDLoss(DistillationLoss):
         self.nontarget_weight = nontarget_weight
         self.pseudo_labels = pseudo_labels
 
-    def num_elements(self, student: Outputs) -> Tensor:
-        """Return the number of targets with a label or pseudo-label."""
-        all_labels = [head.labels for head in self._heads(student).values() if head.labels is not None]
-        if self.pseudo_labels or not all_labels:
-            return super().num_elements(student)
-        return torch.stack([(labels != IGNORE_INDEX).sum() for labels in all_labels]).sum()
+    def _num_targets(self, head: Head) -> Tensor | int:
+        if self.pseudo_labels or head.labels is None:
+            return super()._num_targets(head)
+        return (head.labels != IGNORE_INDEX).sum()
 
     def forward(self, student: Outputs, teacher: Outputs | None) -> Tensor:
         """Return the mean of ``decoupled_kd_loss`` over the heads."""

@@ -88,10 +88,10 @@ class HardLabelLoss(DistillationLoss):
         above_threshold = log_p.gather(-1, head.labels.clamp(min=0).unsqueeze(-1)).squeeze(-1).exp() > threshold
         return head.labels.masked_fill(above_threshold, IGNORE_INDEX)
 
-    def num_elements(self, student: Outputs) -> Tensor:
-        """Return the number of targets with an active label."""
-        all_labels = [self._active_labels(head) for head in self._heads(student).values()]
-        return torch.stack([(labels != IGNORE_INDEX).sum() for labels in all_labels if labels is not None]).sum()
+    def _num_targets(self, head: Head) -> Tensor:
+        labels = self._active_labels(head)
+        assert labels is not None  # forward raises without labels
+        return (labels != IGNORE_INDEX).sum()
 
     def forward(self, student: Outputs, teacher: Outputs | None = None) -> Tensor:
         """Return the mean of ``hard_label_loss`` over the heads."""

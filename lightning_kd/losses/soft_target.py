@@ -100,15 +100,16 @@ def soft_target_loss(
         merged = merge_tail_classes(student.float() / temperature, teacher.float() / temperature, top_k, class_mask)
         return divergence(merged[0], merged[1], 1.0, beta, merged[2]).sum()
 
-    total = sum_over_targets(student_logits, teacher_logits, row_sum)
-    return total / max(len(student_logits), 1) * temperature**2
+    return mean_over_targets(student_logits, teacher_logits, row_sum) * temperature**2
 
 
-def sum_over_targets(student_logits: Tensor, teacher_logits: Tensor, row_sum: RowSumFn) -> Tensor:
-    """Return ``chunked_sum``; without chunks if the teacher also needs a gradient, as in mutual learning."""
+def mean_over_targets(student_logits: Tensor, teacher_logits: Tensor, row_sum: RowSumFn) -> Tensor:
+    """Return ``chunked_sum`` over N; without chunks if the teacher also needs a gradient, as in mutual learning."""
     if teacher_logits.requires_grad:
-        return row_sum(student_logits, slice(None))
-    return chunked_sum(student_logits, row_sum)
+        total = row_sum(student_logits, slice(None))
+    else:
+        total = chunked_sum(student_logits, row_sum)
+    return total / max(len(student_logits), 1)
 
 
 def divergence(
