@@ -183,8 +183,6 @@ class Outputs:
         Raises:
             ValueError: If a head has no classes.
         """
-        if all(head.kind == "categorical" for head in self.heads.values()):
-            return self
         for name, head in self.heads.items():
             if head.kind not in ("categorical", "binary"):
                 raise ValueError(
