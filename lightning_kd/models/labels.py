@@ -73,14 +73,12 @@ def _normalize(name: str) -> str:
 
 
 def _match_indices(names: Sequence[str], reference: Sequence[str]) -> list[int] | None:
-    exact = {name: position for position, name in enumerate(reference)}
-    if len(exact) == len(reference) and len(set(names)) == len(names) and all(name in exact for name in names):
-        return [exact[name] for name in names]
-    index = {_normalize(name): position for position, name in enumerate(reference)}
-    keys = [_normalize(name) for name in names]
-    if len(index) != len(reference) or len(set(keys)) != len(keys) or any(key not in index for key in keys):
-        return None
-    return [index[key] for key in keys]
+    for normalize in (str, _normalize):
+        index = {normalize(name): position for position, name in enumerate(reference)}
+        keys = [normalize(name) for name in names]
+        if len(index) == len(reference) and len(set(keys)) == len(keys) and index.keys() >= set(keys):
+            return [index[key] for key in keys]
+    return None
 
 
 def same_label_set(first: Sequence[str], second: Sequence[str]) -> bool:

@@ -75,7 +75,6 @@ def copy_layers(source: nn.Module, student: nn.Module, layers: Sequence[int] | L
     Raises:
         ValueError: If the models are incompatible, or ``layers`` does not fit them.
     """
-    family = str(getattr(get_config(source), "model_type", None))
     to_distilbert = _check_compatible(source, student)
     (source_prefix, source_layers), (student_prefix, student_layers) = (_layer_stack(m) for m in (source, student))
     selected = select_layers(layers, len(student_layers), len(source_layers))
@@ -84,7 +83,7 @@ def copy_layers(source: nn.Module, student: nn.Module, layers: Sequence[int] | L
         encoder = f"{getattr(source, 'base_model_prefix', '')}."
         weights = {name: tensor for name, tensor in weights.items() if name.startswith(encoder)}
     if to_distilbert:
-        weights = _convert_embeddings_and_head(weights, family, source, student)
+        weights = _convert_embeddings_and_head(weights, source, student)
     for number, index in enumerate(selected):
         for name, tensor in source_layers[index].state_dict().items():
             weights[f"{student_prefix}.{number}.{_rename(name, TO_DISTILBERT) if to_distilbert else name}"] = tensor
@@ -110,18 +109,13 @@ def _check_compatible(source: nn.Module, student: nn.Module) -> bool:
     """Raise a ValueError if weights cannot be copied; return True if they must be converted to DistilBERT."""
     source_type, student_type = (_config_value(model, "model_type") for model in (source, student))
     to_distilbert = student_type == "distilbert" and source_type in DISTILBERT_SOURCES
-    remedy = "build the student as {config: <source>, num_hidden_layers: ...}"
-    if source_type != student_type and not to_distilbert:
-        raise ValueError(
-            f"LayerInitialization: the source is {source_type!r} and the student {student_type!r}; {remedy}, or a "
-            "DistilBERT from a BERT or RoBERTa"
-        )
-    for field in MATCHING_FIELDS:
+    for field in MATCHING_FIELDS if to_distilbert else ("model_type", *MATCHING_FIELDS):
         source_value, student_value = (_config_value(model, field) for model in (source, student))
         if source_value != student_value:
             raise ValueError(
                 f"LayerInitialization: {field} is {source_value!r} in the source and {student_value!r} in the student; "
-                f"{remedy}"
+                "build the student as {config: <source>, num_hidden_layers: ...}, or, if the source is a BERT or "
+                "RoBERTa, as a DistilBERT with the same sizes"
             )
     source_pad, student_pad = (_config_value(model, "pad_token_id") for model in (source, student))
     if to_distilbert and source_pad != student_pad:
@@ -154,9 +148,7 @@ def _rename(name: str, names: dict[str, str]) -> str:
     return f"{names.get(part, part)}.{leaf}"
 
 
-def _convert_embeddings_and_head(
-    weights: StateDict, model_type: str, source: nn.Module, student: nn.Module
-) -> StateDict:
+def _convert_embeddings_and_head(weights: StateDict, source: nn.Module, student: nn.Module) -> StateDict:
     """Convert embeddings and head of BERT or RoBERTa to DistilBERT."""
     source_prefix, student_prefix = (f"{model.base_model_prefix}." for model in (source, student))
     converted = {}
@@ -166,7 +158,7 @@ def _convert_embeddings_and_head(
             converted[f"{student_prefix}{part}.{leaf}"] = tensor
         elif part == "embeddings.position_embeddings":
             token_types = weights[f"{source_prefix}embeddings.token_type_embeddings.weight"]
-            offset = DISTILBERT_SOURCES[model_type]
+            offset = DISTILBERT_SOURCES[get_config(source).model_type]
             num_positions = get_config(student).max_position_embeddings
             converted[f"{student_prefix}{part}.{leaf}"] = tensor[offset : offset + num_positions] + token_types[0]
         elif part in HEADS_TO_DISTILBERT:

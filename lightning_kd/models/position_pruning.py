@@ -1,7 +1,7 @@
 """Skip computation at sequence positions that no head uses."""
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -29,7 +29,7 @@ def prune_positions(
     batch: Batch,
     prune_before_head: bool,
     output_hidden_states: bool,
-) -> AbstractContextManager[None]:
+) -> AbstractContextManager[Any]:
     """Return a context in which a model computes only selected positions from its last attention on.
 
     The last layer of a post-norm encoder (such as BERT) needs the other positions only up to its attention; two thirds
@@ -51,33 +51,22 @@ def prune_positions(
     return _prune_encoder_output(model, make_selector(batch)) if prune_before_head else nullcontext()
 
 
-@contextmanager
-def _prune_inputs(module: nn.Module, select: PositionSelector) -> Iterator[None]:
-    handle = module.register_forward_pre_hook(lambda module, args: (select(args[0]),))
-    try:
-        yield
-    finally:
-        handle.remove()
+def _prune_inputs(module: nn.Module, select: PositionSelector) -> AbstractContextManager[Any]:
+    return module.register_forward_pre_hook(lambda module, args: (select(args[0]),))
 
 
-@contextmanager
-def _prune_encoder_output(model: nn.Module, select: PositionSelector) -> Iterator[None]:
+def _prune_encoder_output(model: nn.Module, select: PositionSelector) -> AbstractContextManager[Any]:
     """Prune the output of a transformers encoder, and thus the input of its head."""
     model = unwrap_compiled(model)
     encoder = model.base_model if isinstance(model, transformers.PreTrainedModel) else model
     if encoder is model:
-        yield
-        return
+        return nullcontext()
 
     def prune(module: nn.Module, args: Any, output: Any) -> Any:
         output.last_hidden_state = select(output.last_hidden_state)
         return output
 
-    handle = encoder.register_forward_hook(prune)
-    try:
-        yield
-    finally:
-        handle.remove()
+    return encoder.register_forward_hook(prune)
 
 
 @torch.no_grad()
@@ -115,12 +104,12 @@ def _probe(
     def record_norm_input(module: nn.Module, args: Any) -> None:
         inputs["norm"] = args[0]
 
-    handles = [
-        layer.register_forward_pre_hook(record_layer_input, with_kwargs=True),
-        norm.register_forward_pre_hook(record_norm_input),
-    ]
     try:
-        with torch.autocast(batch["input_ids"].device.type, enabled=False):
+        with (
+            layer.register_forward_pre_hook(record_layer_input, with_kwargs=True),
+            norm.register_forward_pre_hook(record_norm_input),
+            torch.autocast(batch["input_ids"].device.type, enabled=False),
+        ):
             with _prune_encoder_output(model, make_selector(examples)) if prune_before_head else nullcontext():
                 expected = call_model(model, examples).logits
             full_input, pre_norm = inputs["norm"], inputs["norm"].data_ptr() == inputs["layer"].data_ptr()
@@ -129,8 +118,6 @@ def _probe(
     except Exception:  # an unknown architecture may fail in any way on pruned hidden states
         return
     finally:
-        for handle in handles:
-            handle.remove()
         for module, training in modes:
             module.training = training
     if not expected.any() or make_selector(examples)(full_input).shape == full_input.shape:

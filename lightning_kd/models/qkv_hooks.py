@@ -1,7 +1,8 @@
 """Capture queries, keys and values of a model's layers during its forward pass."""
 
+import itertools
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from torch import Tensor, nn
 
@@ -47,17 +48,11 @@ def capture_qkv(model: nn.Module) -> Iterator[list[QKV]]:
         A list that, after the context, holds one ``QKV`` per layer.
     """
     captured: list[Tensor] = []
-    handles = [
-        module.register_forward_hook(lambda module, args, output: captured.append(output))
-        for qkv in qkv_layers(model)
-        for module in qkv
-    ]
     layers: list[QKV] = []
-    try:
+    with ExitStack() as hooks:
+        for module in itertools.chain(*qkv_layers(model)):
+            hooks.enter_context(module.register_forward_hook(lambda module, args, output: captured.append(output)))
         yield layers
-    finally:
-        for handle in handles:
-            handle.remove()
     dims = model_dims(model)
     assert dims is not None  # encoder_layers has read the configuration
     for query, key, value in zip(captured[::3], captured[1::3], captured[2::3], strict=True):

@@ -73,10 +73,9 @@ def student_config(student: Mapping[str, Any]) -> PretrainedConfig:
     if is_saved_config(student):
         fields = dict(student["config"])
         return AutoConfig.for_model(fields.pop("model_type"), **fields)
-    config = load_config(str(student["config"]), "student config")
-    for field, value in student.items():
-        if field == "config":
-            continue
+    fields = dict(student)
+    config = load_config(str(fields.pop("config")), "student config")
+    for field, value in fields.items():
         if not hasattr(config, field):
             raise ValueError(
                 f"student.{field}: {type(config).__name__} has no such field; "
