@@ -30,10 +30,8 @@ def argmax_per_group(groups: Tensor, scores: Tensor, ranks: Tensor) -> Tensor:
     order = ranks.argsort(stable=True)
     order = order[scores[order].argsort(descending=True, stable=True)]
     order = order[groups[order].argsort(stable=True)]
-    ordered = groups[order]
-    is_first = torch.ones_like(ordered, dtype=torch.bool)
-    is_first[1:] = ordered[1:] != ordered[:-1]
-    return order[is_first]
+    _, counts = groups.unique(return_counts=True)
+    return order[counts.cumsum(dim=0) - counts]
 
 
 class AnswerScores(Metric):
@@ -73,16 +71,13 @@ class AnswerScores(Metric):
         question, row_id = dim_zero_cat(self.indices).unbind(dim=1)
         values = dict(zip(self.COLUMNS, dim_zero_cat(self.values).unbind(dim=1), strict=True))
         best = argmax_per_group(question, values["score"], row_id)
-        exact_match, f1 = values["exact_match"][best], values["f1"][best]
+        scores = {name: values[name][best] for name in ("exact_match", "f1")}
         if self.no_answer_threshold is not None:
             no_answer_score = values["no_answer_score"][argmax_per_group(question, -values["no_answer_score"], row_id)]
             unanswered = no_answer_score - values["score"][best] > self.no_answer_threshold
             no_answer_correct = values["no_answer_is_correct"][best]
-            exact_match, f1 = (
-                torch.where(unanswered, no_answer_correct, exact_match),
-                torch.where(unanswered, no_answer_correct, f1),
-            )
-        return {"exact_match": exact_match, "f1": f1}
+            scores = {name: torch.where(unanswered, no_answer_correct, score) for name, score in scores.items()}
+        return scores
 
     def compute(self) -> dict[str, Tensor]:
         """Return ``exact_match`` and ``f1``, in %, averaged over the questions."""

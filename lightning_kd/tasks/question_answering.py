@@ -171,10 +171,9 @@ class QuestionAnswering(Task):
 
     def baseline_score(self, statistics: Tensor) -> float:
         """Return ``CHANCE_F1`` or, with a threshold, the percentage of unanswerable questions if that is higher."""
-        no_answer_rate = (
-            0.0 if self.no_answer_threshold is None else float(statistics[1] / statistics.sum().clamp(min=1))
-        )
-        return max(CHANCE_F1, 100 * no_answer_rate)
+        if self.no_answer_threshold is None:
+            return CHANCE_F1
+        return max(CHANCE_F1, 100 * float(statistics[1] / statistics.sum().clamp(min=1)))
 
     def predictions(self, outputs: Outputs, batch: Batch, label_names: list[str]) -> list[dict[str, Any]]:
         """Return the best answer of each window, its score, and the no-answer score."""
