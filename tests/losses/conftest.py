@@ -23,8 +23,8 @@ def decoupled(student, teacher, labels, mask=None):
     return decoupled_kd_loss(student, teacher, labels, 2.0, 1.0, 3.0, mask)
 
 
-def correlation(student, teacher, labels, mask=None):
-    return dist_loss(student, teacher, 2.0, 1.0, 0.0, mask)  # the intra part accepts no mask
+def correlation(student, teacher, labels, mask=None, intra_weight=0.0):
+    return dist_loss(student, teacher, 2.0, 1.0, intra_weight, mask)
 
 
 LOSSES = {
@@ -41,8 +41,15 @@ LOSSES = {
     "soft, top 2": partial(soft, top_k=2),
     "soft, top 2, standardized, between": partial(soft, top_k=2, standardize=True, beta=0.5),
 }
+UNMASKED = {**LOSSES, "correlation, intra": partial(correlation, intra_weight=1.0)}
 
 
 @pytest.fixture(params=LOSSES.values(), ids=LOSSES)
 def loss(request):
+    return request.param
+
+
+@pytest.fixture(params=UNMASKED.values(), ids=UNMASKED)
+def unmasked_loss(request):
+    """The same and the intra part of DIST, which accepts no mask."""
     return request.param

@@ -1,47 +1,50 @@
-"""The base class of the losses."""
+"""The modules of the losses: arguments, their functions, and the number of averaged elements."""
 
 import math
 
-import numpy as np
 import pytest
 import torch
-from scipy.special import log_softmax
 
 from lightning_kd import losses
-from lightning_kd.losses import DistillationLoss, HardLabelLoss, LogitMSELoss, SoftTargetLoss
-from lightning_kd.losses.base import drop_masked_targets, masked_log_softmax, mean_of_losses, mean_or_zero
+from lightning_kd.losses import (
+    ConsistencyLoss,
+    DecoupledKDLoss,
+    DistillationLoss,
+    DISTLoss,
+    HardLabelLoss,
+    LogitMSELoss,
+    SelfAttentionRelationLoss,
+    SoftTargetLoss,
+)
 from lightning_kd.outputs import Head, Outputs
+from tests.losses.numeric import random_logits, tensors
 
-LOSSES = [HardLabelLoss, LogitMSELoss, SoftTargetLoss]
-
-
-@pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("weight", [-1.0, -1e-9, math.nan, math.inf, -math.inf])
-def test_weight_out_of_range_raises(loss, weight):
-    with pytest.raises(ValueError, match=rf"{loss.__name__}: weight .* {weight}"):
-        loss(weight=weight)
-
-
-@pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("weight", [0, 1, 0.0552, 1e6])
-def test_weight_is_kept_as_given(loss, weight):
-    assert loss(weight).weight == weight
-
-
-@pytest.mark.parametrize("loss", LOSSES)
-def test_forward_is_not_multiplied_by_weight(loss):
-    student = Outputs({"label": Head(torch.tensor([[1.0, -1.0], [0.0, 2.0]]), torch.tensor([0, 0]))})
-    teacher = Outputs({"label": Head(torch.tensor([[0.5, 0.0], [3.0, 2.0]]))})
-    assert loss(weight=1.0)(student, teacher) == loss(weight=7.0)(student, teacher) > 0
+INVALID = [
+    (HardLabelLoss, "weight", (-1.0, -1e-9, math.nan, math.inf, -math.inf)),
+    (HardLabelLoss, "label_smoothing", (-0.1, 1.0, math.nan)),
+    (HardLabelLoss, "tsa_threshold", (-0.1, 1.5, math.nan)),
+    (SoftTargetLoss, "temperature", (0, -1, math.nan, math.inf)),
+    (SoftTargetLoss, "beta", (-0.1, 1.1, math.nan)),
+    (SoftTargetLoss, "top_k", (0, -1)),
+    (LogitMSELoss, "weight", (-1.0,)),
+    (ConsistencyLoss, "confidence", (-0.1, 1.0, math.nan)),
+    (ConsistencyLoss, "temperature", (0.0,)),
+    (DecoupledKDLoss, "temperature", (0,)),
+    (DecoupledKDLoss, "target_weight", (-1, math.nan, math.inf)),
+    (DecoupledKDLoss, "nontarget_weight", (-1, math.nan, math.inf)),
+    (DISTLoss, "temperature", (0,)),
+    (DISTLoss, "inter_weight", (-1, math.nan, math.inf)),
+    (DISTLoss, "intra_weight", (-1, math.nan, math.inf)),
+    (SelfAttentionRelationLoss, "num_relation_heads", (0,)),
+]
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-def test_losses_have_no_parameters(loss):
-    assert not list(loss().parameters())
-
-
-def test_hard_label_loss_requires_no_teacher():
-    assert [loss.requires_teacher for loss in LOSSES] == [False, True, True]
+@pytest.mark.parametrize(
+    ("loss", "argument", "value"), [(loss, argument, value) for loss, argument, values in INVALID for value in values]
+)
+def test_argument_out_of_range_raises(loss, argument, value):
+    with pytest.raises(ValueError, match=rf"^{loss.__name__}: {argument} must be .*got {value}"):
+        loss(**{argument: value})
 
 
 def test_loss_without_forward_raises():
@@ -52,41 +55,41 @@ def test_loss_without_forward_raises():
         Unfinished()(Outputs({}), None)
 
 
-def test_mean_or_zero():
-    assert mean_or_zero(torch.tensor([1.0, 2.0, 6.0])) == 3
+FUNCTIONS = {
+    "hard": (HardLabelLoss(0.0, 0.1), lambda s, t, y, mask: losses.hard_label_loss(s, y, 0.1, mask)),
+    "mse": (LogitMSELoss(0.0), lambda s, t, y, mask: losses.logit_mse_loss(s, t, mask)),
+    "soft": (
+        SoftTargetLoss(0.0, 3.0, 0.2, standardize=True),
+        lambda s, t, y, mask: losses.soft_target_loss(s, t, 3.0, 0.2, mask, standardize=True),
+    ),
+    "soft, top k": (
+        SoftTargetLoss(0.0, 3.0, top_k=2),
+        lambda s, t, y, mask: losses.soft_target_loss(s, t, 3.0, 0.0, mask, top_k=2),
+    ),
+    "decoupled": (
+        DecoupledKDLoss(0.0, 3.0, 2.0, 5.0),
+        lambda s, t, y, mask: losses.decoupled_kd_loss(s, t, y, 3.0, 2.0, 5.0, mask),
+    ),
+    "dist": (DISTLoss(0.0, 3.0, 2.0, 0.0), lambda s, t, y, mask: losses.dist_loss(s, t, 3.0, 2.0, 0.0, mask)),
+    "dist, intra": (DISTLoss(0.0, 3.0, 2.0, 0.5), lambda s, t, y, mask: losses.dist_loss(s, t, 3.0, 2.0, 0.5)),
+}
 
 
-def test_mean_of_no_values_is_zero_with_gradient():
-    values = torch.zeros(0, requires_grad=True)
-    mean = mean_or_zero(values)
-    mean.backward()
-    assert mean == 0
-    assert values.grad.shape == (0,)
-
-
-def test_mean_of_losses():
-    assert mean_of_losses([torch.tensor(1.0), torch.tensor(4.0)]) == 2.5
-
-
-def test_targets_with_an_included_class_are_kept():
-    mask = torch.tensor([[True, True], [False, False], [False, True]])
-    rows = torch.arange(3)
-    kept_mask, kept_rows = drop_masked_targets(mask, rows)
-    assert kept_mask.tolist() == [[True, True], [False, True]]
-    assert kept_rows.tolist() == [0, 2]
-
-
-def test_log_softmax_without_mask():
-    logits = np.random.default_rng(0).normal(size=(4, 6)) * 5
-    actual = masked_log_softmax(torch.tensor(logits, dtype=torch.float32), None)
-    np.testing.assert_allclose(actual, log_softmax(logits, axis=-1), rtol=1e-6, atol=1e-6)
-
-
-def test_log_softmax_of_masked_classes():
-    mask = torch.tensor([[True, False, True]])
-    actual = masked_log_softmax(torch.tensor([[1.0, 99.0, 2.0]]), mask)
-    np.testing.assert_allclose(actual[mask], log_softmax([1.0, 2.0]), rtol=1e-6)
-    assert actual[0, 1] == -math.inf
+@pytest.mark.parametrize(("loss", "function"), FUNCTIONS.values(), ids=FUNCTIONS)
+def test_mean_of_the_function_over_heads_whatever_the_weight(loss, function):
+    student, teacher = tensors(*random_logits())
+    labels, mask = torch.tensor([0, 4, 2, 2, 1, 3]), torch.ones(6, 5, dtype=torch.bool)
+    mask[0, 1:3] = mask[1, 0] = False
+    if getattr(loss, "intra_weight", 0):
+        mask = None
+    actual = loss(
+        Outputs({"start": Head(student, labels, mask), "end": Head(student.flip(0), labels.flip(0))}),
+        Outputs({"end": Head(teacher), "start": Head(teacher)}) if loss.requires_teacher else None,
+    )
+    start, end = function(student, teacher, labels, mask), function(student.flip(0), teacher, labels.flip(0), None)
+    torch.testing.assert_close(actual, (start + end) / 2)
+    assert actual > 0
+    assert not list(loss.parameters())
 
 
 # ---- number of averaged elements, which weights losses across devices
@@ -96,8 +99,8 @@ TOKEN_MASK = torch.tensor([[1, 1, 1], [1, 1, 0], [1, 0, 0], [0, 0, 0]]).bool()
 MASK = torch.tensor([[1, 0], [1, 1], [0, 0], [1, 1]]).bool()
 
 
-def outputs(mask=None, token_mask=TOKEN_MASK):
-    return Outputs({"label": Head(torch.zeros(4, 2), LABELS, mask)}, token_mask)
+def outputs(mask=None, token_mask=TOKEN_MASK, heads=("label",)):
+    return Outputs({name: Head(torch.zeros(4, 2), LABELS, mask) for name in heads}, token_mask)
 
 
 @pytest.mark.parametrize(
@@ -119,13 +122,9 @@ def test_num_elements(name, expected):
     assert loss.num_elements(outputs()) == expected
     if loss.requires:
         assert loss.num_elements(outputs(token_mask=None)) == 4  # without a mask, targets
+    else:
+        assert loss.num_elements(outputs(heads=("start", "end"))) == 2 * expected
 
 
 def test_num_elements_without_masked_targets():
-    assert losses.SoftTargetLoss().num_elements(outputs(MASK)) == 3
-
-
-def test_num_elements_of_several_heads():
-    two = {name: Head(torch.zeros(4, 2), LABELS) for name in ("start", "end")}
-    assert losses.SoftTargetLoss().num_elements(Outputs(two)) == 8
-    assert losses.HardLabelLoss().num_elements(Outputs(two)) == 4
+    assert SoftTargetLoss().num_elements(outputs(MASK)) == 3

@@ -2,56 +2,49 @@
 
 import pytest
 import torch
-from torch.nn.functional import cross_entropy
 
-from lightning_kd.losses import chunked, hard_label_loss, soft_target_loss
+from lightning_kd.losses import chunked, soft_target_loss
 from lightning_kd.losses.chunked import chunked_sum
 
 
-def value_and_gradient(rows, **settings):
+@pytest.fixture
+def small_chunks(monkeypatch):
+    """Return a function that makes the minimum of a chunk 120 logits."""
+    return lambda: monkeypatch.setattr(chunked, "MIN_CHUNK_SIZE", 120)
+
+
+@pytest.mark.parametrize("rows", [1, 6, 7, 20])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("teacher_learns", [False, True])
+def test_chunks_change_neither_value_nor_gradients(small_chunks, loss, teacher_learns, masked, rows):
     generator = torch.Generator().manual_seed(0)
     student, teacher = torch.randn(2, rows, 40, generator=generator).unbind()
-    student.requires_grad_()
-    value = soft_target_loss(student, teacher, 2.0, **settings)
-    (3 * value).backward()
-    return value.detach(), student.grad
+    labels = torch.arange(rows)
+    mask = (torch.rand(rows, 40, generator=generator) < 0.7).scatter(1, labels[:, None], True) if masked else None
+    labels[3:5] = -100
+
+    def value_and_gradients():
+        student.grad = teacher.grad = None
+        value = loss(student.requires_grad_(), teacher.requires_grad_(teacher_learns), labels, mask)
+        (3 * value).backward()
+        return value.detach(), student.grad, teacher.grad
+
+    whole = value_and_gradients()
+    small_chunks()
+    torch.testing.assert_close(value_and_gradients(), whole)
 
 
-@pytest.mark.parametrize("beta", [0.0, 0.3, 1.0])
-@pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("rows", [1, 6, 7, 20])
-def test_soft_target_loss_in_chunks(monkeypatch, beta, masked, rows):
-    mask = torch.rand(rows, 40, generator=torch.Generator().manual_seed(1)) < 0.7 if masked else None
-    whole = value_and_gradient(rows, beta=beta, mask=mask)
-    monkeypatch.setattr(chunked, "MIN_CHUNK_SIZE", 3 * 40)
-    parts = value_and_gradient(rows, beta=beta, mask=mask)
-    torch.testing.assert_close(parts, whole)
-
-
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_hard_label_loss_in_chunks(monkeypatch, smoothing):
-    logits, labels = torch.randn(20, 40, requires_grad=True), torch.arange(20)
-    labels[3:7] = -100
-    expected = cross_entropy(logits, labels, label_smoothing=smoothing)
-    expected.backward()
-    gradient, logits.grad = logits.grad, None
-    monkeypatch.setattr(chunked, "MIN_CHUNK_SIZE", 3 * 40)
-    value = hard_label_loss(logits, labels, smoothing)
-    value.backward()
-    torch.testing.assert_close((value, logits.grad), (expected, gradient))
-
-
-def test_without_gradient(monkeypatch):
+def test_without_gradient(small_chunks):
     student, teacher = torch.randn(2, 10, 40).unbind()
     whole = soft_target_loss(student, teacher)
-    monkeypatch.setattr(chunked, "MIN_CHUNK_SIZE", 80)
+    small_chunks()
     torch.testing.assert_close(soft_target_loss(student, teacher), whole)
     with torch.no_grad():
         torch.testing.assert_close(soft_target_loss(student.requires_grad_(), teacher), whole)
 
 
-def test_gradient_has_the_dtype_of_the_logits(monkeypatch):
-    monkeypatch.setattr(chunked, "MIN_CHUNK_SIZE", 80)
+def test_gradient_has_the_dtype_of_the_logits(small_chunks):
+    small_chunks()
     student = torch.randn(10, 40).bfloat16().requires_grad_()
     value = soft_target_loss(student, torch.randn(10, 40).bfloat16())
     value.backward()
@@ -76,8 +69,8 @@ def test_each_row_is_summed_once(monkeypatch):
     assert slices == [(0, 3), (3, 2)]
 
 
-def test_small_float16_gradients_do_not_underflow_before_scaling(monkeypatch):
-    monkeypatch.setattr(chunked, "MIN_CHUNK_SIZE", 4000)
+def test_small_float16_gradients_do_not_underflow_before_scaling(small_chunks):
+    small_chunks()
     student, teacher = torch.randn(2, 64, 1000, generator=torch.Generator().manual_seed(0)).half().mul(0.1).unbind()
     gradients = []
     for logits in (student, student.float()):
@@ -87,18 +80,8 @@ def test_small_float16_gradients_do_not_underflow_before_scaling(monkeypatch):
     torch.testing.assert_close(*gradients, rtol=2e-3, atol=1e-5)
 
 
-def test_gradient_of_a_teacher_that_requires_it(monkeypatch):
-    student, teacher = (torch.randn(10, 40).requires_grad_() for _ in range(2))
-    soft_target_loss(student, teacher).backward()
-    expected = teacher.grad.clone()
-    teacher.grad = None
-    monkeypatch.setattr(chunked, "MIN_CHUNK_SIZE", 80)
-    soft_target_loss(student, teacher).backward()
-    torch.testing.assert_close(teacher.grad, expected)
-
-
-def test_second_backward_raises(monkeypatch):
-    monkeypatch.setattr(chunked, "MIN_CHUNK_SIZE", 80)
+def test_second_backward_raises(small_chunks):
+    small_chunks()
     value = soft_target_loss(torch.randn(10, 40, requires_grad=True), torch.randn(10, 40))
     value.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="backward"):

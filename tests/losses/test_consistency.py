@@ -73,16 +73,3 @@ def test_unlabeled_examples_unless_include_labeled():
             reference(LOGITS, AUGMENTED_LOGITS, 0.4, 0.5), rel=1e-5
         )
         assert int(consistency.num_elements(outputs(labels))) == 12
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"confidence": 1.0}, r"ConsistencyLoss: confidence must be in \[0, 1\), got 1.0"),
-        ({"confidence": float("nan")}, "confidence must be"),
-        ({"temperature": 0.0}, "ConsistencyLoss: temperature must be > 0, got 0.0"),
-    ],
-)
-def test_arguments_out_of_range_raise(arguments, message):
-    with pytest.raises(ValueError, match=message):
-        ConsistencyLoss(**arguments)

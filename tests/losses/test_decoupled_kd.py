@@ -1,7 +1,5 @@
 """Decoupled knowledge distillation, against the paper's definition and the logic of the official code."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -58,35 +56,18 @@ def test_kl_divergence_as_a_special_case(temperature):
         torch.testing.assert_close(decoupled, soft_target_loss(own[None], theirs[None], temperature))
 
 
-def test_gradient():
-    student, teacher = random_logits()
-    own, theirs = tensors(student, teacher)
-    own.requires_grad_()
-    decoupled_kd_loss(own, theirs, torch.tensor(LABELS), 2.0, 1.0, 8.0).backward()
-    expected = numeric_gradient(lambda z: official(z, teacher, LABELS, 1.0, 8.0, 2.0), student)
-    np.testing.assert_allclose(own.grad, expected, rtol=1e-4, atol=1e-5)
+@pytest.mark.parametrize("which", [0, 1], ids=["student", "teacher"])
+def test_gradient(which):
+    arrays = random_logits()
+    logits = tensors(*arrays)
+    logits[which].requires_grad_()
+    decoupled_kd_loss(*logits, torch.tensor(LABELS), 2.0, 1.0, 8.0).backward()
 
+    def loss_at(z):
+        student, teacher = (z, arrays[1]) if which == 0 else (arrays[0], z)
+        return official(student, teacher, LABELS, 1.0, 8.0, 2.0)
 
-def test_large_vocabulary_in_chunks():
-    student, teacher = random_logits(rows=70, classes=9000)
-    labels = np.arange(70) * 100
-    own, theirs = tensors(student, teacher)
-    own.requires_grad_()
-    value = decoupled_kd_loss(own, theirs, torch.tensor(labels), 2.0)
-    value.backward()
-    assert value.item() == pytest.approx(official(student, teacher, labels, 1.0, 8.0, 2.0), rel=1e-4)
-    few = torch.tensor(student[:3], dtype=torch.float32, requires_grad=True)
-    decoupled_kd_loss(few, theirs[:3], torch.tensor(labels[:3]), 2.0).backward()
-    torch.testing.assert_close(own.grad[:3], few.grad * 3 / 70)
-
-
-def test_gradient_of_a_teacher_that_requires_it():
-    student, teacher = random_logits()
-    own, theirs = tensors(student, teacher)
-    theirs.requires_grad_()
-    decoupled_kd_loss(own, theirs, torch.tensor(LABELS), 2.0, 1.0, 8.0).backward()
-    expected = numeric_gradient(lambda z: official(student, z, LABELS, 1.0, 8.0, 2.0), teacher)
-    np.testing.assert_allclose(theirs.grad, expected, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(logits[which].grad, numeric_gradient(loss_at, arrays[which]), rtol=1e-4, atol=1e-5)
 
 
 def test_high_temperature_limit():
@@ -173,15 +154,3 @@ def test_missing_labels_raise():
     student, teacher = tensors(*random_logits())
     with pytest.raises(ValueError, match=r"head 'label' .* pseudo_labels"):
         DecoupledKDLoss()(outputs(student), outputs(teacher))
-
-
-@pytest.mark.parametrize("argument", ["target_weight", "nontarget_weight"])
-@pytest.mark.parametrize("value", [-1, math.nan, math.inf])
-def test_weights_out_of_range_raise(argument, value):
-    with pytest.raises(ValueError, match=f"DecoupledKDLoss: {argument} must be a finite number >= 0, got {value}"):
-        DecoupledKDLoss(**{argument: value})
-
-
-def test_temperature_out_of_range_raises():
-    with pytest.raises(ValueError, match="DecoupledKDLoss: temperature must be > 0, got 0"):
-        DecoupledKDLoss(temperature=0)

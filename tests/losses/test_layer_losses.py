@@ -162,7 +162,7 @@ def test_attention_scores_agree_with_pytorch():
 
 # ---- modules
 
-SMALL, LARGE = ModelDims(2, WIDTH, HEADS), ModelDims(4, WIDTH, HEADS)
+SMALL, LARGE, WIDE = ModelDims(2, WIDTH, HEADS), ModelDims(4, WIDTH, HEADS), ModelDims(4, 18, 2)
 
 
 def outputs(layers, seed, width=WIDTH):
@@ -172,85 +172,72 @@ def outputs(layers, seed, width=WIDTH):
     return Outputs({}, token_mask=MASK, hidden_states=hidden, qkv=qkv)
 
 
-def test_default_is_the_last_layer():
-    student, teacher = outputs(2, 1), outputs(4, 50)
-    expected = hidden_state_cosine_loss(student.hidden_states[2], teacher.hidden_states[4], MASK)
-    assert HiddenStateCosineLoss()(student, teacher) == expected
-    expected = hidden_state_mse_loss(student.hidden_states[2], teacher.hidden_states[4], MASK)
-    assert HiddenStateMSELoss()(student, teacher) == expected
-    pair = [attention_scores(side.qkv[-1]) for side in (student, teacher)]
-    assert AttentionScoreLoss()(student, teacher) == attention_score_loss(*pair, MASK)
-    student_qkv, teacher_qkv = student.qkv[1], teacher.qkv[3]
-    three = [
-        relations(getattr(student_qkv, kind), getattr(teacher_qkv, kind), MASK) for kind in ("query", "key", "value")
-    ]
-    torch.testing.assert_close(
-        SelfAttentionRelationLoss(num_relation_heads=HEADS)(student, teacher), torch.stack(three).mean()
-    )
+def hidden_state(loss):
+    return lambda student, teacher, i, j: loss(student.hidden_states[i], teacher.hidden_states[j], MASK)
 
 
-def test_mapped_layers():
-    student, teacher = outputs(2, 1), outputs(4, 50)
-    pairs = [(0, 0), (1, 2), (2, 4)]
-    for kind, loss in ((HiddenStateCosineLoss, hidden_state_cosine_loss), (HiddenStateMSELoss, hidden_state_mse_loss)):
-        values = [loss(student.hidden_states[s], teacher.hidden_states[t], MASK) for s, t in pairs]
-        torch.testing.assert_close(kind(layer_map={0: 0, 1: 2, -1: -1})(student, teacher), torch.stack(values).mean())
-    values = [
-        attention_score_loss(attention_scores(student.qkv[s]), attention_scores(teacher.qkv[t]), MASK)
-        for s, t in ((0, 1), (1, 3))
-    ]
-    torch.testing.assert_close(
-        AttentionScoreLoss(layer_map={1: 2, -1: 4})(student, teacher), torch.stack(values).mean()
-    )
-    relation = SelfAttentionRelationLoss(num_relation_heads=HEADS, student_layer=1, teacher_layer=-2)
-    student_qkv, teacher_qkv = student.qkv[0], teacher.qkv[2]
+def attention(student, teacher, i, j):
+    return attention_score_loss(attention_scores(student.qkv[i]), attention_scores(teacher.qkv[j]), MASK)
+
+
+def relation(student, teacher, i, j):
     three = [
-        relations(getattr(student_qkv, kind), getattr(teacher_qkv, kind), MASK) for kind in ("query", "key", "value")
+        relations(getattr(student.qkv[i], kind), getattr(teacher.qkv[j], kind), MASK)
+        for kind in ("query", "key", "value")
     ]
-    torch.testing.assert_close(relation(student, teacher), torch.stack(three).mean())
+    return torch.stack(three).mean()
+
+
+cosine_distance, squared_error = hidden_state(hidden_state_cosine_loss), hidden_state(hidden_state_mse_loss)
 
 
 @pytest.mark.parametrize(
-    ("loss", "message"),
+    ("loss", "function", "pairs"),
     [
-        (
-            HiddenStateCosineLoss(layer_map={3: 0}),
-            r"HiddenStateCosineLoss\.layer_map: 3: 0 names layer 3 of the student",
-        ),
-        (HiddenStateMSELoss(layer_map={1: 5}), r"HiddenStateMSELoss\.layer_map: 1: 5 .* teacher.* 0 to 4"),
-        (HiddenStateMSELoss(layer_map={-4: 1}), r"HiddenStateMSELoss\.layer_map: -4: 1 .* student"),
-        (AttentionScoreLoss(layer_map={0: 1}), r"AttentionScoreLoss\.layer_map: 0: 1 .* student.* 1 to 2"),
-        (
-            SelfAttentionRelationLoss(teacher_layer=-5),
-            r"SelfAttentionRelationLoss\.layer_map: -1: -5 names layer -5 of the teacher",
-        ),
-        (
-            SelfAttentionRelationLoss(num_relation_heads=5),
-            "num_relation_heads 5 .* student.* 12",
-        ),
+        (HiddenStateCosineLoss(), cosine_distance, [(2, 4)]),
+        (HiddenStateCosineLoss(layer_map={0: 0, 1: 2, -1: -1}), cosine_distance, [(0, 0), (1, 2), (2, 4)]),
+        (HiddenStateMSELoss(), squared_error, [(2, 4)]),
+        (HiddenStateMSELoss(layer_map={0: 0, 1: 2, -1: -1}), squared_error, [(0, 0), (1, 2), (2, 4)]),
+        (AttentionScoreLoss(), attention, [(1, 3)]),
+        (AttentionScoreLoss(layer_map={1: 2, -1: 4}), attention, [(0, 1), (1, 3)]),
+        (SelfAttentionRelationLoss(num_relation_heads=HEADS), relation, [(1, 3)]),
+        (SelfAttentionRelationLoss(1.0, HEADS, student_layer=1, teacher_layer=-2), relation, [(0, 2)]),
     ],
 )
-def test_invalid_layers_and_widths_raise(loss, message):
-    with pytest.raises(ValueError, match=message):
-        loss.setup(SMALL, LARGE)
+def test_mean_over_pairs_of_layers(loss, function, pairs):
+    """By default of the last layers."""
+    student, teacher = outputs(2, 1), outputs(4, 50)
+    expected = torch.stack([function(student, teacher, i, j) for i, j in pairs]).mean()
+    torch.testing.assert_close(loss(student, teacher), expected)
 
 
-def test_different_widths_and_heads():
-    wide = ModelDims(4, 18, 2)
-    with pytest.raises(ValueError, match=r"HiddenStateCosineLoss: .* 12 .* 18"):
-        HiddenStateCosineLoss().setup(SMALL, wide)
-    with pytest.raises(ValueError, match=r"AttentionScoreLoss: .* 3 .* 2"):
-        AttentionScoreLoss().setup(SMALL, wide)
-    SelfAttentionRelationLoss(num_relation_heads=3).setup(SMALL, wide)
-    with pytest.raises(ValueError, match="num_relation_heads must be >= 1, got 0"):
-        SelfAttentionRelationLoss(num_relation_heads=0)
+@pytest.mark.parametrize(
+    ("loss", "teacher", "message"),
+    [
+        (HiddenStateCosineLoss(layer_map={3: 0}), LARGE, r"\.layer_map: 3: 0 .* layer 3 of the student"),
+        (HiddenStateMSELoss(layer_map={1: 5}), LARGE, r"\.layer_map: 1: 5 .* teacher.* 0 to 4"),
+        (HiddenStateMSELoss(layer_map={-4: 1}), LARGE, r"\.layer_map: -4: 1 .* student"),
+        (AttentionScoreLoss(layer_map={0: 1}), LARGE, r"\.layer_map: 0: 1 .* student.* 1 to 2"),
+        (SelfAttentionRelationLoss(teacher_layer=-5), LARGE, r"\.layer_map: -1: -5 .* layer -5 of the teacher"),
+        (SelfAttentionRelationLoss(num_relation_heads=5), LARGE, ": num_relation_heads 5 .* student.* 12"),
+        (HiddenStateCosineLoss(), WIDE, ": .* 12 .* 18"),
+        (AttentionScoreLoss(), WIDE, ": .* 3 .* 2"),
+    ],
+)
+def test_layers_and_sizes_that_do_not_fit_raise(loss, teacher, message):
+    with pytest.raises(ValueError, match=rf"^{type(loss).__name__}{message}"):
+        loss.setup(SMALL, teacher)
+
+
+def test_relation_heads_may_divide_different_widths():
+    SelfAttentionRelationLoss(num_relation_heads=3).setup(SMALL, WIDE)
 
 
 def test_projection_if_the_widths_differ():
     loss = HiddenStateMSELoss(layer_map={0: 0, 2: 4})
     loss.setup(SMALL, LARGE)
     assert not list(loss.parameters())
-    loss.setup(SMALL, ModelDims(4, 18, 2))
+    loss.setup(SMALL, WIDE)
     (weight,) = loss.parameters()
     assert weight.shape == (18, WIDTH)
     student, teacher = outputs(2, 1), outputs(4, 50, width=18)

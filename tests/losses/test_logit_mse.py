@@ -1,9 +1,8 @@
-"""Mean squared error of logits, against NumPy and PyTorch."""
+"""Mean squared error of logits, against NumPy."""
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 
 from lightning_kd.losses import LogitMSELoss, logit_mse_loss
 from lightning_kd.outputs import Head, Outputs
@@ -19,15 +18,6 @@ def test_agrees_with_numpy():
     assert logit_mse_loss(student, teacher).item() == pytest.approx(expected, rel=1e-6)
 
 
-def test_agrees_with_torch():
-    student, teacher = logits()
-    torch.testing.assert_close(logit_mse_loss(student, teacher), F.mse_loss(student, teacher))
-
-
-def test_two_classes_closed_form():
-    assert logit_mse_loss(torch.tensor([[1.0, 4.0]]), torch.tensor([[3.0, 1.0]])) == (2**2 + 3**2) / 2
-
-
 def test_gradient_closed_form():
     student, teacher = logits()
     student.requires_grad_()
@@ -35,26 +25,10 @@ def test_gradient_closed_form():
     torch.testing.assert_close(student.grad, 2 * (student.detach() - teacher) / student.numel())
 
 
-def test_not_invariant_to_a_shift():
-    student, _ = logits()
-    torch.testing.assert_close(logit_mse_loss(student, student + 3), torch.tensor(9.0))
-
-
 def test_targets_weigh_the_same_for_any_number_of_classes():
     student, teacher = torch.tensor([[1.0, 1.0, 1.0, 1.0], [3.0, 0.0, 0.0, 0.0]]), torch.zeros(2, 4)
     mask = torch.tensor([[True] * 4, [True, False, False, False]])
     assert logit_mse_loss(student, teacher, mask) == (1 + 9) / 2
-
-
-def test_module_averages_over_heads():
-    student, teacher = logits()
-    mask = torch.arange(5) < torch.arange(6)[:, None]
-    actual = LogitMSELoss()(
-        Outputs({"start": Head(student, mask=mask), "end": Head(student.flip(0))}),
-        Outputs({"start": Head(teacher), "end": Head(teacher)}),
-    )
-    start, end = logit_mse_loss(student, teacher, mask), logit_mse_loss(student.flip(0), teacher)
-    torch.testing.assert_close(actual, (start + end) / 2)
 
 
 def test_logits_of_different_shapes_raise():

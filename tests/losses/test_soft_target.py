@@ -1,16 +1,12 @@
 """Divergence of softened distributions, against closed forms and SciPy."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from scipy.optimize import approx_fprime
-from scipy.special import expit, log_softmax, rel_entr, softmax
+from scipy.special import log_softmax, rel_entr, softmax
 
-from lightning_kd.losses import SoftTargetLoss, soft_target_loss
-from lightning_kd.outputs import Head, Outputs
+from lightning_kd.losses import soft_target_loss
 
 BETAS = [0, 1e-6, 0.1, 0.5, 0.9, 1 - 1e-6, 1]
 
@@ -18,13 +14,6 @@ BETAS = [0, 1e-6, 0.1, 0.5, 0.9, 1 - 1e-6, 1]
 def logits(rows=6, scale=3.0):
     values = np.random.default_rng(0).normal(size=(2, rows, 5)) * scale
     return torch.tensor(values, dtype=torch.float32).unbind()
-
-
-def test_two_classes_closed_form():
-    student, teacher = torch.tensor([[-0.8, 0.0]]), torch.tensor([[1.4, 0.0]])
-    p, q = expit(1.4), expit(-0.8)
-    expected = p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q))
-    assert soft_target_loss(student, teacher).item() == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1, 19])
@@ -49,42 +38,6 @@ def test_low_temperature_limit():
     # p is all on the teacher's first choice, so KL is the student's margin to it, over T
     student, teacher = torch.tensor([[0.0, 3.0, 1.0]]), torch.tensor([[1.0, 0.0, 0.0]])
     assert soft_target_loss(student, teacher, 0.01).item() == pytest.approx(0.01 * 3, rel=1e-4)
-
-
-def test_mean_over_targets_not_over_classes():
-    student, teacher = logits()
-    expected = F.kl_div((student / 2).log_softmax(-1), (teacher / 2).softmax(-1), reduction="batchmean") * 4
-    torch.testing.assert_close(soft_target_loss(student, teacher, 2.0), expected)
-
-
-@pytest.mark.parametrize("temperature", [0, -1, math.nan, math.inf])
-def test_temperature_out_of_range_raises(temperature):
-    with pytest.raises(ValueError, match=f"temperature must be > 0, got {temperature}"):
-        SoftTargetLoss(temperature=temperature)
-
-
-@pytest.mark.parametrize("beta", [-0.1, 1.1, math.nan])
-def test_beta_out_of_range_raises(beta):
-    with pytest.raises(ValueError, match=rf"beta must be in \[0, 1\], got {beta}"):
-        SoftTargetLoss(beta=beta)
-
-
-def test_module_averages_over_heads():
-    student, teacher = logits()
-    mask = torch.arange(5) < torch.arange(1, 7)[:, None].clamp(max=5)
-    loss = SoftTargetLoss(temperature=3.0, beta=0.2)
-    actual = loss(
-        Outputs({"start": Head(student, mask=mask), "end": Head(student.flip(0))}),
-        Outputs({"start": Head(teacher), "end": Head(teacher)}),
-    )
-    start = soft_target_loss(student, teacher, 3.0, 0.2, mask)
-    end = soft_target_loss(student.flip(0), teacher, 3.0, 0.2)
-    torch.testing.assert_close(actual, (start + end) / 2)
-
-
-def test_logits_of_different_shapes_raise():
-    with pytest.raises(ValueError, match=r"'label': student .*\(2, 3\).* teacher .*\(2, 4\)"):
-        SoftTargetLoss()(Outputs({"label": Head(torch.zeros(2, 3))}), Outputs({"label": Head(torch.zeros(2, 4))}))
 
 
 def reference(student, teacher, temperature=1.0, beta=0.0):
@@ -130,28 +83,8 @@ def test_zero_for_logits_that_differ_by_a_constant(beta):
     assert abs(soft_target_loss(student, student + 3, 2.0, beta)) < 1e-5
 
 
-@pytest.mark.parametrize(("end", "inside"), [(0, 1e-6), (1, 1 - 1e-6)])
-def test_continuous_at_both_ends(end, inside):
-    student, teacher = logits()
-    args = (student, teacher, 2.0)
-    torch.testing.assert_close(soft_target_loss(*args, inside), soft_target_loss(*args, end), rtol=1e-4, atol=0)
-    torch.testing.assert_close(gradient(*args, inside), gradient(*args, end), rtol=1e-3, atol=1e-5)
-
-
 @pytest.mark.parametrize("beta", [1e-18, 1e-8, 1 - 1e-8])
 def test_beta_next_to_an_end_is_finite(beta):
     student, teacher = logits(scale=30)
     assert soft_target_loss(student, teacher, 1.0, beta).isfinite()
     assert gradient(student, teacher, 1.0, beta).isfinite().all()
-
-
-def test_symmetric_at_one_half():
-    student, teacher = logits()
-    swapped = soft_target_loss(teacher, student, 2.0, 0.5)
-    torch.testing.assert_close(soft_target_loss(student, teacher, 2.0, 0.5), swapped)
-
-
-def test_reverse_is_forward_with_the_roles_swapped():
-    student, teacher = logits()
-    swapped = soft_target_loss(teacher, student, 2.0, 0)
-    torch.testing.assert_close(soft_target_loss(student, teacher, 2.0, 1), swapped)
