@@ -41,7 +41,7 @@ LOSSES = {
     "soft, top 2": partial(soft, top_k=2),
     "soft, top 2, standardized, between": partial(soft, top_k=2, standardize=True, beta=0.5),
 }
-UNMASKED = {**LOSSES, "correlation, intra": partial(correlation, intra_weight=1.0)}
+UNMASKED = {**LOSSES, "correlation, intra": partial(correlation, intra_weight=0.5)}
 
 
 @pytest.fixture(params=LOSSES.values(), ids=LOSSES)

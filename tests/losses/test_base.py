@@ -17,6 +17,7 @@ from lightning_kd.losses import (
     SoftTargetLoss,
 )
 from lightning_kd.outputs import Head, Outputs
+from tests.losses.conftest import UNMASKED
 from tests.losses.numeric import random_logits, tensors
 
 INVALID = [
@@ -55,33 +56,24 @@ def test_loss_without_forward_raises():
         Unfinished()(Outputs({}), None)
 
 
-FUNCTIONS = {
-    "hard": (HardLabelLoss(0.0, 0.1), lambda s, t, y, mask: losses.hard_label_loss(s, y, 0.1, mask)),
-    "mse": (LogitMSELoss(0.0), lambda s, t, y, mask: losses.logit_mse_loss(s, t, mask)),
-    "soft": (
-        SoftTargetLoss(0.0, 3.0, 0.2, standardize=True),
-        lambda s, t, y, mask: losses.soft_target_loss(s, t, 3.0, 0.2, mask, standardize=True),
-    ),
-    "soft, top k": (
-        SoftTargetLoss(0.0, 3.0, top_k=2),
-        lambda s, t, y, mask: losses.soft_target_loss(s, t, 3.0, 0.0, mask, top_k=2),
-    ),
-    "decoupled": (
-        DecoupledKDLoss(0.0, 3.0, 2.0, 5.0),
-        lambda s, t, y, mask: losses.decoupled_kd_loss(s, t, y, 3.0, 2.0, 5.0, mask),
-    ),
-    "dist": (DISTLoss(0.0, 3.0, 2.0, 0.0), lambda s, t, y, mask: losses.dist_loss(s, t, 3.0, 2.0, 0.0, mask)),
-    "dist, intra": (DISTLoss(0.0, 3.0, 2.0, 0.5), lambda s, t, y, mask: losses.dist_loss(s, t, 3.0, 2.0, 0.5)),
+MODULES = {
+    "correlation": DISTLoss(0.0, 2.0, 1.0, 0.0),
+    "correlation, intra": DISTLoss(0.0, 2.0, 1.0, 0.5),
+    "decoupled": DecoupledKDLoss(0.0, 2.0, 1.0, 3.0),
+    "hard, smoothed": HardLabelLoss(0.0, 0.1),
+    "mse": LogitMSELoss(0.0),
+    "soft, between": SoftTargetLoss(0.0, 2.0, 0.1),
+    "soft, top 2, standardized, between": SoftTargetLoss(0.0, 2.0, 0.5, standardize=True, top_k=2),
 }
 
 
-@pytest.mark.parametrize(("loss", "function"), FUNCTIONS.values(), ids=FUNCTIONS)
-def test_mean_of_the_function_over_heads_whatever_the_weight(loss, function):
+@pytest.mark.parametrize("name", MODULES)
+def test_mean_of_the_function_over_heads_whatever_the_weight(name):
+    loss, function = MODULES[name], UNMASKED[name]
     student, teacher = tensors(*random_logits())
     labels, mask = torch.tensor([0, 4, 2, 2, 1, 3]), torch.ones(6, 5, dtype=torch.bool)
     mask[0, 1:3] = mask[1, 0] = False
-    if getattr(loss, "intra_weight", 0):
-        mask = None
+    mask = None if name == "correlation, intra" else mask
     actual = loss(
         Outputs({"start": Head(student, labels, mask), "end": Head(student.flip(0), labels.flip(0))}),
         Outputs({"end": Head(teacher), "start": Head(teacher)}) if loss.requires_teacher else None,
