@@ -5,21 +5,20 @@ import pytest
 from lightning_kd.models.labels import align_labels, get_label_names, resolve_label_names, same_label_set
 
 
-def test_names_in_index_order():
-    assert get_label_names({2: "oos", 0: "greet", 1: "leave"}) == ["greet", "leave", "oos"]
-
-
-def test_names_from_a_json_config_sort_by_number():
-    assert get_label_names({str(i): f"name{i}" for i in reversed(range(12))}) == [f"name{i}" for i in range(12)]
-
-
-@pytest.mark.parametrize("id2label", [None, {}, {0: "LABEL_0", 1: "LABEL_1"}, {"0": "LABEL_0", "10": "LABEL_10"}])
-def test_placeholders_only(id2label):
-    assert get_label_names(id2label) is None
-
-
-def test_one_name_among_placeholders():
-    assert get_label_names({0: "LABEL_0", 1: "oos"}) == ["LABEL_0", "oos"]
+@pytest.mark.parametrize(
+    ("id2label", "names"),
+    [
+        ({2: "oos", 0: "greet", 1: "leave"}, ["greet", "leave", "oos"]),
+        ({str(i): f"name{i}" for i in reversed(range(12))}, [f"name{i}" for i in range(12)]),  # from a JSON file
+        ({0: "LABEL_0", 1: "oos"}, ["LABEL_0", "oos"]),
+        (None, None),
+        ({}, None),
+        ({0: "LABEL_0", 1: "LABEL_1"}, None),
+        ({"0": "LABEL_0", "10": "LABEL_10"}, None),
+    ],
+)
+def test_get_label_names(id2label, names):
+    assert get_label_names(id2label) == names
 
 
 @pytest.mark.parametrize(
@@ -38,53 +37,37 @@ def test_same_label_set(first, second, same):
     assert same_label_set(first, second) is same
 
 
-def test_same_order():
-    assert align_labels(["A", "b"], ["a", "B"], "teacher and student", "", ignore_mismatch=False) is None
+@pytest.mark.parametrize(
+    ("names", "reference", "options", "positions"),
+    [
+        (["A", "b"], ["a", "B"], {}, None),
+        (["c", "A", "b"], ["a", "b", "c"], {}, [2, 0, 1]),
+        (["c", "a"], ["a", "b", "c"], {"subset": True}, [2, 0]),
+        (["a", "b"], ["a", "b", "c"], {"subset": True}, [0, 1]),
+        (["LABEL_A", "LABEL_B"], ["neg", "pos"], {"ignore_mismatch": True}, None),
+    ],
+    ids=["same order", "other order", "subset in other order", "subset in same order", "mismatch ignored"],
+)
+def test_align_labels(names, reference, options, positions):
+    index = align_labels(names, reference, "data and student", "", **{"ignore_mismatch": False, **options})
+    assert (index if index is None else index.tolist()) == positions
 
 
-def test_other_order():
-    names, reference = ["c", "A", "b"], ["a", "b", "c"]
-    positions = align_labels(names, reference, "data and student", "", ignore_mismatch=False)
-    assert [reference[i] for i in positions] == ["c", "a", "b"]
-
-
-@pytest.mark.parametrize(("names", "positions"), [(["c", "a"], [2, 0]), (["a", "b"], [0, 1])])
-def test_subset(names, positions):
-    index = align_labels(names, ["a", "b", "c"], "data and student", "", ignore_mismatch=False, subset=True)
-    assert index.tolist() == positions
-
-
-@pytest.mark.parametrize("ignore_mismatch", [False, True])
-def test_missing_labels_without_subset(ignore_mismatch):
-    with pytest.raises(ValueError, match=r"^teacher and student .*2 vs\. 3 labels.*: c\); fix it$"):
-        align_labels(["a", "b"], ["a", "b", "c"], "teacher and student", "fix it", ignore_mismatch)
-
-
-@pytest.mark.parametrize("ignore_mismatch", [False, True])
-def test_more_labels_than_the_reference(ignore_mismatch):
-    with pytest.raises(ValueError, match=r"3 vs\. 2 labels; only in the first: c"):
-        align_labels(["a", "b", "c"], ["a", "b"], "data and student", "fix it", ignore_mismatch, subset=True)
-
-
-def test_other_names():
-    with pytest.raises(ValueError, match=r"first: x; .*second: b.*fix it.*ignore_checks"):
-        align_labels(["a", "x"], ["a", "b"], "teacher and student", "fix it", ignore_mismatch=False)
-
-
-def test_long_differences_are_cut():
-    names = [f"name{i}" for i in range(150)]
-    with pytest.raises(ValueError, match=r"first: name0, name1, name2, \.\.\.; .*second: a\); fix it$"):
-        align_labels(names, ["a"], "teacher and student", "fix it", ignore_mismatch=False)
-
-
-def test_other_names_in_the_same_number_are_allowed():
-    assert align_labels(["LABEL_A", "LABEL_B"], ["neg", "pos"], "teacher and student", "", ignore_mismatch=True) is None
-
-
-@pytest.mark.parametrize(("names", "reference"), [(["a", "A"], ["a", "b"]), (["a", "b"], ["a", "A"])])
-def test_ambiguous_names(names, reference):
-    with pytest.raises(ValueError, match="label"):
-        align_labels(names, reference, "teacher and student", "fix it", ignore_mismatch=False)
+@pytest.mark.parametrize(
+    ("names", "reference", "subset", "message"),
+    [
+        (["a", "b"], ["a", "b", "c"], False, r"2 vs\. 3 labels.*: c\); fix it$"),
+        (["a", "b", "c"], ["a", "b"], True, r"3 vs\. 2 labels; only in the first: c\); fix it$"),
+        ([f"name{i}" for i in range(150)], ["a"], False, r"first: name0, name1, name2, \.\.\.; .*second: a\); fix it$"),
+        (["a", "x"], ["a", "b"], False, "first: x; .*second: b.*fix it.*ignore_checks"),
+        (["a", "A"], ["a", "b"], False, "2 vs. 2 labels"),
+        (["a", "b"], ["a", "A"], False, "2 vs. 2 labels"),
+    ],
+)
+def test_different_label_sets_raise(names, reference, subset, message):
+    ignore_mismatch = len(names) != len(reference)  # allows other names, but not another number of them
+    with pytest.raises(ValueError, match=f"^data and student .*{message}"):
+        align_labels(names, reference, "data and student", "fix it", ignore_mismatch, subset)
 
 
 @pytest.mark.parametrize(

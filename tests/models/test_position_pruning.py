@@ -1,16 +1,11 @@
 """Pruned positions do not change the logits; models whose logits would change run unpruned."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModelForSequenceClassification,
-    BertConfig,
-    BertForMaskedLM,
-    ModernBertConfig,
-    ModernBertForSequenceClassification,
-)
+from transformers import AutoConfig, AutoModelForSequenceClassification, BertForMaskedLM
 
 from lightning_kd import MaskedLM, SequenceClassification
 from lightning_kd.models.position_pruning import _last_norms
@@ -18,13 +13,6 @@ from tests.helpers import FAMILIES, SIZES, TEXT, random_model, tiny_bert
 
 BATCH = {"input_ids": TEXT, "attention_mask": torch.ones_like(TEXT), "row_id": torch.tensor([0, 1])}
 MASKED = {**BATCH, "labels": torch.where(torch.arange(TEXT.shape[1]) % 3 == 1, TEXT, -100)}
-
-
-def classifier(kind):
-    config = random_model(kind, 2, seed=1).config
-    config.num_labels = 5
-    torch.manual_seed(0)
-    return AutoModelForSequenceClassification.from_config(config)
 
 
 def count_positions(model, run):
@@ -40,8 +28,7 @@ def count_positions(model, run):
 
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_classifier_computes_only_the_first_position_of_the_last_layer(kind):
-    model = classifier(kind)
-    model.eval()
+    model = random_model(kind, 2, seed=1, auto_class=AutoModelForSequenceClassification, num_labels=5)
     with torch.no_grad():
         expected = model(**{k: v for k, v in BATCH.items() if k != "row_id"}).logits
         seen, outputs = count_positions(model, lambda: SequenceClassification().run(model, BATCH))
@@ -51,7 +38,7 @@ def test_classifier_computes_only_the_first_position_of_the_last_layer(kind):
 
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_masked_lm_computes_only_masked_positions_of_the_last_layer(kind):
-    model = random_model(kind, 2, seed=1).eval()
+    model = random_model(kind, 2, seed=1)
     with torch.no_grad():
         seen, _ = count_positions(model, lambda: MaskedLM().run(model, MASKED))
     assert seen == int((MASKED["labels"] >= 0).sum())
@@ -81,31 +68,37 @@ def test_probe_leaves_the_random_state():
     assert torch.equal(torch.random.get_rng_state(), first)
 
 
-def test_pre_norm_model_runs_unpruned():
-    config = ModernBertConfig(
-        vocab_size=60,
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        pad_token_id=0,
-        num_labels=3,
-    )
-    torch.manual_seed(0)
-    model = ModernBertForSequenceClassification(config).eval()
-    with torch.no_grad():
-        expected = model(input_ids=TEXT, attention_mask=BATCH["attention_mask"]).logits
-        assert torch.equal(SequenceClassification().run(model, BATCH).heads["label"].logits, expected)
-    assert _last_norms[model] is None
+class Mean(nn.Module):
+    def forward(self, states):
+        return states.mean(dim=1)
 
 
-def test_head_that_uses_all_positions_gets_all():
-    class Mean(nn.Module):
-        def forward(self, states):
-            return states.mean(dim=1)
-
-    model = tiny_bert().eval()
+def model_that_pools_all_positions():
+    model = tiny_bert()
     model.bert.pooler = Mean()
+    return model
+
+
+def pre_norm(kind, dtype=torch.float32):
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(kind, **SIZES, num_hidden_layers=6, num_labels=3, pad_token_id=0)
+    return AutoModelForSequenceClassification.from_config(config).to(dtype)
+
+
+@pytest.mark.parametrize(
+    "make_model",
+    [
+        model_that_pools_all_positions,
+        partial(pre_norm, "modernbert"),
+        partial(pre_norm, "roberta-prelayernorm"),
+        partial(pre_norm, "megatron-bert"),
+        # their last attention changes the logits by less than the rounding of bfloat16
+        partial(pre_norm, "roberta-prelayernorm", torch.bfloat16),
+        partial(pre_norm, "megatron-bert", torch.bfloat16),
+    ],
+)
+def test_models_that_cannot_be_pruned_run_unpruned(make_model):
+    model = make_model().eval()
     with torch.no_grad():
         expected = model(input_ids=TEXT, attention_mask=BATCH["attention_mask"]).logits
         assert torch.equal(SequenceClassification().run(model, BATCH).heads["label"].logits, expected)
@@ -113,7 +106,7 @@ def test_head_that_uses_all_positions_gets_all():
 
 
 def test_examples_without_masked_tokens_are_not_conclusive():
-    model = BertForMaskedLM(BertConfig(vocab_size=60, hidden_size=16, num_attention_heads=2, num_hidden_layers=1))
+    model = tiny_bert(labels=None, model_class=BertForMaskedLM)
     unmasked = {**MASKED, "labels": torch.full_like(TEXT, -100)}
     MaskedLM().run(model, unmasked)
     assert model not in _last_norms
@@ -127,17 +120,6 @@ def test_checkpointed_layers_run_unpruned():
     enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
     enable()
     SequenceClassification().run(model, BATCH).heads["label"].logits.sum().backward()
-    assert _last_norms[model] is None
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("kind", ["roberta-prelayernorm", "megatron-bert"])
-def test_pre_norm_is_detected_in_half_precision_too(kind, dtype):
-    """Their last attention changes the logits by less than the rounding of bfloat16."""
-    torch.manual_seed(0)
-    config = AutoConfig.for_model(kind, **SIZES, num_hidden_layers=6, num_labels=3)
-    model = AutoModelForSequenceClassification.from_config(config).to(dtype).eval()
-    SequenceClassification().run(model, BATCH)
     assert _last_norms[model] is None
 
 
