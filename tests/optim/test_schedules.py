@@ -69,7 +69,6 @@ def test_warmup_ratio_out_of_range(warmup_ratio):
         check_lr_scheduler("linear", warmup_ratio)
 
 
-@pytest.mark.parametrize("name", LR_SCHEDULERS)
-def test_endless_run(name):
-    with pytest.raises(ValueError, match=rf"lr_scheduler: '{name}' .*trainer\.max_steps"):
-        build_lr_scheduler(name, SGD(nn.Linear(1, 1).parameters(), lr=0.1), 0.0, math.inf)
+def test_endless_run():
+    with pytest.raises(ValueError, match=r"lr_scheduler: 'linear' .*trainer\.max_steps"):
+        build_lr_scheduler("linear", SGD(nn.Linear(1, 1).parameters(), lr=0.1), 0.0, math.inf)

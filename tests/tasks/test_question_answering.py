@@ -10,8 +10,7 @@ from transformers.modeling_outputs import QuestionAnsweringModelOutput
 
 from lightning_kd import QuestionAnswering, SQuADDataModule
 from lightning_kd.data.interface import as_datamodule_interface
-from lightning_kd.losses import HardLabelLoss, SoftTargetLoss
-from lightning_kd.tasks.answer_scores import AnswerScores, argmax_per_group, score_answer
+from lightning_kd.tasks.answer_scores import score_answer
 
 RULES = Path(__file__).parents[2] / "benchmarks" / "squad_rules.py"
 CONTEXT = "the cat sat on a mat"
@@ -77,36 +76,6 @@ def test_classes_are_context_and_cls():
     assert set(heads) == {"start", "end"}
     assert heads["start"].mask.tolist() == [[i == 0 or 3 <= i < 9 for i in range(10)]]
     assert heads["start"].labels is None
-
-
-def test_masked_positions_have_no_influence_on_losses():
-    task = QuestionAnswering()
-    batch = {**make_batch([0, 1]), "start_positions": torch.tensor([3, 0]), "end_positions": torch.tensor([4, 0])}
-    torch.manual_seed(0)
-    logits = torch.randn(4, 2, 10)
-
-    def losses(logits):
-        student, teacher = (
-            task.outputs(QuestionAnsweringModelOutput(start_logits=s, end_logits=e), batch)
-            for s, e in (logits[:2], logits[2:])
-        )
-        return [float(HardLabelLoss()(student, None)), float(SoftTargetLoss(temperature=2.0)(student, teacher))]
-
-    other = logits.clone()
-    other[:, :, [1, 2, 9]] = 50.0
-    assert losses(other) == losses(logits)
-    kept = logits[:, :, [0, *range(3, 9)]].double()
-    targets = {"start": torch.tensor([1, 0]), "end": torch.tensor([2, 0])}
-    hard = sum(torch.nn.functional.cross_entropy(kept[i], t) for i, t in enumerate(targets.values())) / 2
-    soft = sum(
-        (kept[i + 2] / 2)
-        .softmax(-1)
-        .mul((kept[i + 2] / 2).log_softmax(-1) - (kept[i] / 2).log_softmax(-1))
-        .sum(-1)
-        .mean()
-        for i in range(2)
-    )
-    assert losses(logits) == pytest.approx([float(hard), float(4 * soft / 2)], rel=1e-5)
 
 
 def test_answer_is_cut_from_the_context():
@@ -193,12 +162,6 @@ def test_logits_with_padding_of_the_batch():
     assert task.outputs(span_logits((3, 3, 1.0), (3, 3, 1.0)), batch).heads["end"].mask[0, 5:].any().item() is False
 
 
-def test_argmax_per_group():
-    groups, values = torch.tensor([3, 1, 3, 1, 2]), torch.tensor([0.5, 2.0, 0.7, 2.0, -5.0])
-    assert argmax_per_group(groups, values, torch.tensor([0, 1, 2, 3, 4])).tolist() == [1, 4, 2]
-    assert argmax_per_group(groups, values, torch.tensor([4, 3, 2, 1, 0])).tolist() == [3, 4, 2]
-
-
 @pytest.mark.parametrize("order", [[0, 1], [1, 0]])
 def test_first_of_equal_windows_answers(order):
     task, rows, metrics = QuestionAnswering(), [], QuestionAnswering().metrics([])
@@ -236,19 +199,3 @@ def test_other_data_raise():
     QuestionAnswering(no_answer_threshold=0.0).check_data(data)
     with pytest.raises(ValueError, match=r"task: QuestionAnswering .* SimpleNamespace"):
         QuestionAnswering().check_data(as_datamodule_interface(SimpleNamespace(label_names=["a", "b"])))
-
-
-def test_model_outputs_are_read_by_name():
-    batch = make_batch([0])
-    heads = QuestionAnswering().outputs(
-        SimpleNamespace(start_logits=torch.zeros(1, 10), end_logits=torch.ones(1, 10)), batch
-    )
-    assert heads.heads["end"].logits.sum() == 10
-
-
-def test_metric_after_reset():
-    metric = AnswerScores(None)
-    metric.update(torch.tensor([[0, 0]]), torch.tensor([[1.0, 100.0, 100.0, 0.0, 0.0]]))
-    metric.reset()
-    metric.update(torch.tensor([[0, 0]]), torch.tensor([[1.0, 0.0, 50.0, 0.0, 0.0]]))
-    assert {name: float(score) for name, score in metric.compute().items()} == {"exact_match": 0.0, "f1": 50.0}

@@ -8,7 +8,6 @@ from sklearn.metrics import accuracy_score, f1_score, recall_score
 from transformers.modeling_outputs import SequenceClassifierOutput
 
 from lightning_kd import SequenceClassification
-from tests.helpers import tiny_bert
 
 NAMES = ["greet", "leave", "pay", "never", "oos"]
 OOS = 4
@@ -85,10 +84,6 @@ def test_a_single_label_can_be_scored():
     assert compute_metrics([0, 0], [0, 0], 2, ["only"])["accuracy"] == 1
 
 
-def test_monitor_is_a_metric():
-    assert SequenceClassification.monitor in SequenceClassification().metrics(NAMES)
-
-
 def test_padding_examples_are_dropped():
     logits = torch.eye(5)[:3]
     batch = {"labels": torch.tensor([0, 1, 2]), "row_id": torch.tensor([7, -1, 0])}
@@ -107,14 +102,6 @@ def test_a_batch_of_padding_examples_is_not_scored():
     batch = {"labels": torch.tensor([2]), "row_id": torch.tensor([-1])}
     task.update(metrics, task.outputs(torch.eye(5)[:1], batch), batch)
     assert metrics.compute()["accuracy"] == 1
-
-
-def test_model_output_and_batch_without_row_ids():
-    tokens = torch.randint(5, 1000, (4, 6))
-    output = tiny_bert().eval()(tokens)
-    outputs = SequenceClassification().outputs(output, {"input_ids": tokens})
-    assert torch.equal(outputs.heads["label"].logits, output.logits)
-    assert outputs.heads["label"].mask is None
 
 
 def test_predictions_need_no_labels():
