@@ -51,6 +51,10 @@ def compute_scores(task, *parts):
     return {name: float(score) for name, score in metrics.compute().items()}
 
 
+def predict(task, model_output, batch):
+    return task.predictions(task.outputs(model_output, batch), batch, [])
+
+
 @pytest.mark.parametrize(
     ("answer", "references"),
     [
@@ -79,31 +83,23 @@ def test_classes_are_context_and_cls():
 
 
 def test_answer_is_cut_from_the_context():
-    task = QuestionAnswering()
-    batch = make_batch([0, 1])
-    rows = task.predictions(task.outputs(span_logits((4, 6, 3.0), (8, 8, 1.0)), batch), batch, [])
+    rows = predict(QuestionAnswering(), span_logits((4, 6, 3.0), (8, 8, 1.0)), make_batch([0, 1]))
     assert [(row["id"], row["answer"], row["score"]) for row in rows] == [("q0", "cat sat on", 6.0), ("q1", "mat", 2.0)]
 
 
 def test_max_answer_length():
-    batch = make_batch([0])
-    task = QuestionAnswering(max_answer_length=2)
-    assert task.predictions(task.outputs(span_logits((3, 8, 3.0)), batch), batch, [])[0]["answer"] in (
-        "the",
-        "a mat",
-        "mat",
-    )
+    (row,) = predict(QuestionAnswering(max_answer_length=2), span_logits((3, 8, 3.0)), make_batch([0]))
+    assert row["answer"] in ("the", "a mat", "mat")
 
 
 def test_scores_are_the_mean_over_questions():
-    batch = make_batch([0, 1], [["cat"], ["on the mat", "a mat"]])
-    assert compute_scores(QuestionAnswering(), (span_logits((3, 4, 1.0), (8, 8, 1.0)), batch)) == {
-        "exact_match": 100,
-        "f1": 100,
-    }
-    batch = make_batch([0, 1], [["cat"], ["cat mat"]])
-    expected = {"exact_match": 50.0, "f1": pytest.approx(100 * (1 + 2 / 3) / 2, abs=1e-3)}
-    assert compute_scores(QuestionAnswering(), (span_logits((3, 4, 1.0), (8, 8, 1.0)), batch)) == expected
+    model_output = span_logits((3, 4, 1.0), (8, 8, 1.0))
+    f1 = pytest.approx(100 * (1 + 2 / 3) / 2, abs=1e-3)
+    for answers, expected in (
+        ([["cat"], ["on the mat", "a mat"]], {"exact_match": 100.0, "f1": 100.0}),
+        ([["cat"], ["cat mat"]], {"exact_match": 50.0, "f1": f1}),
+    ):
+        assert compute_scores(QuestionAnswering(), (model_output, make_batch([0, 1], answers))) == expected
 
 
 @pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0], [1, 2, 0]])
@@ -121,7 +117,7 @@ def test_threshold_decides_between_span_and_no_answer():
     for threshold, right in ((-3.0, 100.0), (-2.0, 0.0), (0.0, 0.0)):
         task = QuestionAnswering(no_answer_threshold=threshold)
         assert compute_scores(task, (model_output, batch)) == {"exact_match": right, "f1": right}
-        rows = task.merge_predictions(task.predictions(task.outputs(model_output, batch), batch, []))
+        rows = task.merge_predictions(predict(task, model_output, batch))
         assert [row["answer"] for row in rows] == ["" if right else "cat"]
     batch = make_batch([0, 0], [["cat"], ["cat"]])
     assert compute_scores(QuestionAnswering(no_answer_threshold=-3.0), (model_output, batch))["f1"] == 0.0
@@ -149,7 +145,7 @@ def test_padding_examples_are_dropped():
     batch = {**make_batch([5, 6], [["cat"], ["mat"]]), "row_id": torch.tensor([-1, 3])}
     model_output = span_logits((5, 5, 9.0), (8, 8, 1.0))
     assert compute_scores(task, (model_output, batch)) == {"exact_match": 100.0, "f1": 100.0}
-    assert [row["answer"] for row in task.predictions(task.outputs(model_output, batch), batch, [])] == ["mat"]
+    assert [row["answer"] for row in predict(task, model_output, batch)] == ["mat"]
     nothing = {**batch, "row_id": torch.tensor([-1, -1])}
     assert compute_scores(task, (model_output, nothing), (model_output, batch))["f1"] == 100.0
 
@@ -164,14 +160,14 @@ def test_logits_with_padding_of_the_batch():
 
 @pytest.mark.parametrize("order", [[0, 1], [1, 0]])
 def test_first_of_equal_windows_answers(order):
-    task, rows, metrics = QuestionAnswering(), [], QuestionAnswering().metrics([])
-    for i in order:
-        batch = {**make_batch([7], [["cat"]]), "row_id": torch.tensor([i])}
-        outputs = task.outputs(span_logits([(4, 4, 1.0), (8, 8, 1.0)][i]), batch)
-        task.update(metrics, outputs, batch)
-        rows += [{"row_id": i, **row} for row in task.predictions(outputs, batch, [])]
-    assert float(metrics.compute()["f1"]) == 100.0
-    assert [row["answer"] for row in task.merge_predictions(sorted(rows, key=lambda row: row["row_id"]))] == ["cat"]
+    task = QuestionAnswering()
+    windows = [
+        (span_logits(span), {**make_batch([7], [["cat"]]), "row_id": torch.tensor([i])})
+        for i, span in enumerate([(4, 4, 1.0), (8, 8, 1.0)])
+    ]
+    assert compute_scores(task, *[windows[i] for i in order])["f1"] == 100.0
+    rows = [row for window in windows for row in predict(task, *window)]
+    assert [row["answer"] for row in task.merge_predictions(rows)] == ["cat"]
 
 
 def test_baseline_statistics_and_baseline_score():

@@ -25,16 +25,18 @@ def compute_metrics(true, predicted, sizes, names=NAMES, task=None):
     return {name: value.item() for name, value in metrics.compute().items()}
 
 
-def labels_and_predictions(rows=100):
+@pytest.mark.parametrize(
+    ("sizes", "first"),
+    # torchmetrics would merge metrics that are equal after the first batch into a compute group
+    [(100, None), (32, None), (7, None), (10, "in scope"), (10, "oos")],
+)
+def test_metrics_agree_with_scikit_learn(sizes, first):
     generator = np.random.default_rng(0)
-    true = generator.choice([0, 1, 2, OOS], rows)  # NAMES[3] occurs nowhere
-    predicted = np.where(generator.random(rows) < 0.6, true, generator.choice([0, 1, 2, OOS], rows))
-    return true, predicted
-
-
-@pytest.mark.parametrize("sizes", [100, 32, 7])
-def test_metrics_agree_with_scikit_learn(sizes):
-    true, predicted = labels_and_predictions()
+    true = generator.choice([0, 1, 2, OOS], 100)  # NAMES[3] occurs nowhere
+    predicted = np.where(generator.random(100) < 0.6, true, generator.choice([0, 1, 2, OOS], 100))
+    if first is not None:
+        order = np.argsort((true == OOS) == (first == "in scope"), kind="stable")
+        true, predicted = true[order], predicted[order]
     inside = true != OOS
     assert compute_metrics(true, predicted, sizes) == pytest.approx(
         {
@@ -44,30 +46,6 @@ def test_metrics_agree_with_scikit_learn(sizes):
             "oos_recall": recall_score(true == OOS, predicted == OOS),
         }
     )
-
-
-@pytest.mark.parametrize("first", ["in scope", "oos"])
-def test_metrics_that_are_equal_after_the_first_batch(first):
-    # torchmetrics would merge them into a compute group
-    true, predicted = labels_and_predictions()
-    order = np.argsort((true == OOS) == (first == "in scope"), kind="stable")
-    true, predicted = true[order], predicted[order]
-    inside = true != OOS
-    scores = compute_metrics(true, predicted, 10)
-    assert scores["accuracy"] == pytest.approx(accuracy_score(true, predicted))
-    assert scores["in_scope_accuracy"] == pytest.approx(accuracy_score(true[inside], predicted[inside]))
-    assert scores["oos_recall"] == pytest.approx(recall_score(true == OOS, predicted == OOS))
-
-
-def test_metrics_after_reset():
-    task = SequenceClassification()
-    metrics = task.metrics(NAMES)
-    for labels in ([1, OOS], [0, OOS]):
-        metrics.reset()
-        batch = {"labels": torch.tensor(labels)}
-        task.update(metrics, task.outputs(torch.eye(5)[[0, 0]], batch), batch)
-    scores = metrics.compute()
-    assert (scores["accuracy"], scores["in_scope_accuracy"], scores["oos_recall"]) == (0.5, 1, 0)
 
 
 def test_no_out_of_scope_metrics_without_that_label():
@@ -97,10 +75,9 @@ def test_a_batch_of_padding_examples_is_not_scored():
     # the last batch of a device, if the devices do not divide the examples
     task = SequenceClassification()
     metrics = task.metrics(NAMES)
-    batch = {"labels": torch.tensor([0, 1])}
-    task.update(metrics, task.outputs(torch.eye(5)[:2], batch), batch)
-    batch = {"labels": torch.tensor([2]), "row_id": torch.tensor([-1])}
-    task.update(metrics, task.outputs(torch.eye(5)[:1], batch), batch)
+    for labels, row_ids in (([0, 1], [0, 1]), ([2], [-1])):
+        batch = {"labels": torch.tensor(labels), "row_id": torch.tensor(row_ids)}
+        task.update(metrics, task.outputs(torch.eye(5)[: len(labels)], batch), batch)
     assert metrics.compute()["accuracy"] == 1
 
 
@@ -126,13 +103,9 @@ def test_a_teacher_that_predicts_one_class_rarely_exceeds_the_baseline_score(cou
     assert binom.sf(np.floor(baseline * rows), rows, majority) < 0.05
 
 
-def test_baseline_score_of_many_balanced_examples_is_about_one_in_c():
-    assert SequenceClassification().baseline_score(torch.tensor([20] * 150)) == pytest.approx(1 / 150, abs=0.005)
-
-
-@pytest.mark.parametrize("counts", [[5], [0, 7, 0]])
-def test_baseline_score_of_a_single_class_is_zero(counts):
-    assert SequenceClassification().baseline_score(torch.tensor(counts)) == 0
+@pytest.mark.parametrize(("counts", "expected"), [([20] * 150, 1 / 150), ([5], 0), ([0, 7, 0], 0)])
+def test_baseline_score_of_balanced_examples_and_of_a_single_class(counts, expected):
+    assert SequenceClassification().baseline_score(torch.tensor(counts)) == pytest.approx(expected, abs=0.005)
 
 
 @pytest.mark.parametrize("counts", [[1, 1], [2, 1], [1, 1, 1], [5, 1]])
