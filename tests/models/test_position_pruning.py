@@ -20,9 +20,8 @@ def count_positions(model, run):
     sizes = []
     layer = next(m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == 2)[-1]
     linears = [m for m in layer.modules() if isinstance(m, nn.Linear)]
-    handle = linears[-1].register_forward_hook(lambda module, args, output: sizes.append(args[0].shape[:-1].numel()))
-    result = run()
-    handle.remove()
+    with linears[-1].register_forward_hook(lambda module, args, output: sizes.append(args[0].shape[:-1].numel())):
+        result = run()
     return sizes[-1], result
 
 
