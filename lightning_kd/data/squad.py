@@ -11,7 +11,8 @@ from transformers import PreTrainedTokenizerBase
 
 from lightning_kd.data.base import TextDataModule
 from lightning_kd.data.collators import prefix_teacher_columns
-from lightning_kd.data.readers import SPLIT_NAMES, Columns, load_hub_splits
+from lightning_kd.data.readers import Columns
+from lightning_kd.data.splits import SPLIT_NAMES, load_hub_splits
 from lightning_kd.data.squad_format import Question, questions_from_hub, questions_to_dataset, read_questions
 from lightning_kd.data.squad_teacher import (
     CLS_INDEX,

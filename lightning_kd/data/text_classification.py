@@ -13,7 +13,8 @@ from lightning_kd.data.base import TextDataModule
 from lightning_kd.data.collators import TEXT_COLUMN, Collator, collate_with_augmentation, prefix_teacher_columns
 from lightning_kd.data.encoding_cache import get_fingerprint
 from lightning_kd.data.label_indices import index_labels, infer_label_names, is_missing_label
-from lightning_kd.data.readers import Columns, load_hub_splits, read_columns, read_splits
+from lightning_kd.data.readers import Columns, read_columns
+from lightning_kd.data.splits import load_hub_splits, read_splits
 from lightning_kd.data.tokenization import Prompt, tokenize_texts
 from lightning_kd.models import load_tokenizers
 from lightning_kd.outputs import IGNORE_INDEX

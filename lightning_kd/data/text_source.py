@@ -9,7 +9,8 @@ from pathlib import Path
 import datasets
 
 from lightning_kd.data.encoding_cache import set_fingerprint
-from lightning_kd.data.readers import CORPUS_SUFFIXES, find_split_files, load_hub_splits, read_texts
+from lightning_kd.data.readers import CORPUS_SUFFIXES, read_texts
+from lightning_kd.data.splits import find_split_files, load_hub_splits
 
 
 def _generate_examples(file: str, column: str, version: str) -> Iterator[dict[str, str]]:

@@ -18,3 +18,9 @@ def write(tmp_path: Path) -> Callable[[dict[str, str | bytes]], Path]:
         return tmp_path / "rows"
 
     return write
+
+
+@pytest.fixture
+def file(write) -> Callable[[str, str | bytes], Path]:
+    """Return a function that writes a file."""
+    return lambda name, content: write({name: content}) / name

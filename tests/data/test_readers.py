@@ -5,19 +5,7 @@ import re
 
 import pytest
 
-from lightning_kd.data.readers import (
-    CORPUS_SUFFIXES,
-    find_split_files,
-    read_columns,
-    read_json,
-    read_splits,
-    read_texts,
-)
-
-
-@pytest.fixture
-def file(write):
-    return lambda name, content: write({name: content}) / name
+from lightning_kd.data.readers import read_columns, read_json, read_texts
 
 
 def texts(path, column="text"):
@@ -151,52 +139,3 @@ def test_unknown_suffix(file):
     message = error_message(file("a.xlsx", "hello"))
     assert "'.xlsx'" in message
     assert ".csv, .tsv, .jsonl, .json, .txt" in message
-
-
-# ---- splits
-
-
-def test_split_of_a_file(file):
-    assert list(read_splits(file("dev.csv", "text\na\n"))) == ["validation"]
-    assert list(read_splits(file("test.jsonl", '{"text": "a"}'))) == ["test"]
-    assert list(read_splits(file("reviews.csv", "text\na\n"))) == ["train"]
-    raw = file("wiki.valid.raw", "a")
-    assert find_split_files(raw, CORPUS_SUFFIXES) == {"validation": raw}
-
-
-@pytest.mark.parametrize("name", ["validation", "valid", "val", "dev"])
-def test_names_of_the_validation_split(write, name):
-    folder = write({"train.csv": "text\na\n", f"{name}.tsv": "text\nb\n", "README.md": "ignored"})
-    assert read_splits(folder) == {"train": {"text": ["a"]}, "validation": {"text": ["b"]}}
-
-
-def test_splits_of_a_corpus(write):
-    folder = write({"wiki.train.raw": "a", "wiki.valid.raw": "b", "test.csv": "text\nc", "notes.md": "d", "x.txt": "e"})
-    files = find_split_files(folder, CORPUS_SUFFIXES)
-    assert {split: file.name for split, file in files.items()} == {
-        "train": "wiki.train.raw",
-        "validation": "wiki.valid.raw",
-        "test": "test.csv",
-    }
-
-
-def test_paths_with_spaces_and_other_alphabets(write):
-    folder = write({"meine Daten/Ελληνικά 数据/train.csv": "text\nhello\n"}) / "meine Daten" / "Ελληνικά 数据"
-    assert read_splits(folder) == {"train": {"text": ["hello"]}}
-
-
-def test_folder_without_splits(write):
-    folder = write({"reviews.csv": "text\na\n"})
-    assert "expected for instance train.csv" in error_message(folder, read_splits)
-    with pytest.raises(ValueError, match=r"no file named after a split; expected for instance train\.txt"):
-        find_split_files(folder, CORPUS_SUFFIXES)
-
-
-def test_two_files_for_a_split(write):
-    message = error_message(write({"dev.csv": "text\na\n", "val.tsv": "text\na\n"}), read_splits)
-    assert "both dev.csv and val.tsv are the validation split" in message
-
-
-def test_suffix_that_no_reader_takes(file):
-    with pytest.raises(ValueError, match=r"c\.pdf: cannot read the suffix '\.pdf'; use one of \.txt, \.raw, \.csv"):
-        find_split_files(file("c.pdf", ""), CORPUS_SUFFIXES)
