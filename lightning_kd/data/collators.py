@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
-from transformers import DataCollatorWithPadding, PreTrainedTokenizerBase
+from transformers import DataCollatorForTokenClassification, DataCollatorWithPadding, PreTrainedTokenizerBase
 
 from lightning_kd.data.augmentation import Augmentation
 from lightning_kd.data.masking import Masking
@@ -124,11 +124,10 @@ def collate_with_masking(
         columns: Encoded examples, with ``word_ids`` for whole-word masking.
     """
     word_ids = columns.pop("word_ids", None)
-    keys = list(zip(columns["epoch"], columns["row_id"], strict=True))
     batch = collate(tokenizer, list_columns, columns)
     ids = batch["input_ids"].numpy()
     labels = np.full_like(ids, IGNORE_INDEX)
-    for index, (epoch, row_id) in enumerate(keys):
+    for index, (epoch, row_id) in enumerate(zip(columns["epoch"], columns["row_id"], strict=True)):
         if row_id < 0:
             continue
         positions = np.flatnonzero(batch["attention_mask"][index].numpy())
@@ -146,14 +145,10 @@ def collate_with_masking(
 def _add_prompt(tokenizer: PreTrainedTokenizerBase, prompt_ids: PromptTokenIds, batch: Batch) -> Batch:
     """Return the masked examples with the prompt inserted between the special tokens and the text."""
     examples: list[dict[str, Any]] = []
-    all_labels: list[int] = []
     prefix, suffix = prompt_ids
     for ids, labels, mask in zip(batch["input_ids"], batch["labels"], batch["attention_mask"].bool(), strict=True):
         first, *middle, last = ids[mask].tolist()
-        examples.append({"input_ids": [first, *prefix, *middle, *suffix, last]})
-        all_labels += [IGNORE_INDEX] * (1 + len(prefix)) + labels[mask].tolist()[1:-1]
-        all_labels += [IGNORE_INDEX] * (len(suffix) + 1)
-    padded: Batch = dict(DataCollatorWithPadding(tokenizer)(examples))
-    labels = torch.full_like(padded["input_ids"], IGNORE_INDEX)  # also at padding
-    labels[padded["attention_mask"].bool()] = torch.tensor(all_labels)
-    return {**padded, "labels": labels}
+        before, after = ([IGNORE_INDEX] * (1 + len(part)) for part in prompt_ids)
+        new_labels = [*before, *labels[mask].tolist()[1:-1], *after]
+        examples.append({"input_ids": [first, *prefix, *middle, *suffix, last], "labels": new_labels})
+    return dict(DataCollatorForTokenClassification(tokenizer, label_pad_token_id=IGNORE_INDEX)(examples))

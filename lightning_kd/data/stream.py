@@ -1,6 +1,7 @@
 """Training examples that are read and tokenized during training."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from itertools import islice
 
 import numpy as np
@@ -12,6 +13,7 @@ ENCODE_BATCH_SIZE = 1000
 """Number of texts tokenized together."""
 
 
+@dataclass(eq=False)
 class StreamingTextDataset(IterableDataset[Columns]):
     """Batches of examples from a source of texts, shuffled within a buffer.
 
@@ -28,25 +30,15 @@ class StreamingTextDataset(IterableDataset[Columns]):
         rank: Index of this device, in [0, num_replicas).
     """
 
-    def __init__(
-        self,
-        texts: Callable[[], Iterator[str]],
-        encode: Callable[[Columns], Columns],
-        batch_size: int,
-        buffer_size: int,
-        seed: int,
-        num_replicas: int,
-        rank: int,
-    ) -> None:
-        self.texts = texts
-        self.encode = encode
-        self.batch_size = batch_size
-        self.buffer_size = buffer_size
-        self.seed = seed
-        self.num_replicas = num_replicas
-        self.rank = rank
-        self.epoch = 0
-        self.skip_batches = 0
+    texts: Callable[[], Iterator[str]]
+    encode: Callable[[Columns], Columns]
+    batch_size: int
+    buffer_size: int
+    seed: int
+    num_replicas: int
+    rank: int
+    epoch: int = field(default=0, init=False)
+    skip_batches: int = field(default=0, init=False)
 
     def set_state(self, epoch: int, skip_batches: int) -> None:
         """Set the epoch of the next ``iter`` and the number of batches to skip."""

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -18,6 +19,7 @@ def _generate_examples(file: str, column: str, version: str) -> Iterator[dict[st
     yield from ({"text": text} for text in read_texts(Path(file), column))
 
 
+@dataclass
 class TextSource:
     """The splits of a corpus, read on first use.
 
@@ -32,11 +34,10 @@ class TextSource:
         ValueError: On use, if a file cannot be read or has no such column; the message names file and line.
     """
 
-    def __init__(self, path: str, column: str, config_name: str | None, version: int) -> None:
-        self.path = path
-        self.column = column
-        self.config_name = config_name
-        self.version = version
+    path: str
+    column: str
+    config_name: str | None
+    version: int
 
     @cached_property
     def _split_files(self) -> dict[str, Path] | None:

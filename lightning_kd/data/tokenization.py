@@ -34,17 +34,15 @@ class Prompt:
     argument: str
 
     def __post_init__(self) -> None:
-        placeholders = " and ".join("{" + name + "}" for name in self.columns)
         try:
-            parts = [part for part in Formatter().parse(self.template) if part[1] is not None]
-        except ValueError as error:
+            fields = [field for _, *field in Formatter().parse(self.template) if field[0] is not None]
+        except ValueError:  # a brace without its counterpart
+            fields = []
+        if sorted(fields, key=str) != sorted(([name, "", None] for name in self.columns), key=str):
+            placeholders = " and ".join("{" + name + "}" for name in self.columns)
             raise ValueError(
-                f"{self.argument}: {self.template!r} is not a template ({error}); double a literal brace"
-            ) from error
-        names = sorted(str(name) for _, name, _, _ in parts)
-        if any(spec or conversion for _, _, spec, conversion in parts) or names != sorted(self.columns):
-            raise ValueError(
-                f"{self.argument}: {self.template!r} must contain {placeholders} once, and nothing else in braces"
+                f"{self.argument}: {self.template!r} must contain {placeholders} once, and nothing else in braces; "
+                "double a literal brace"
             )
 
     def format(self, *texts: str) -> str:
