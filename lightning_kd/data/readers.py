@@ -2,7 +2,8 @@
 
 import csv
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ PLAIN_TEXT_SUFFIXES = (".txt", ".raw")
 
 CORPUS_SUFFIXES = (*PLAIN_TEXT_SUFFIXES, ".csv", ".tsv", ".jsonl")
 """Files whose texts can be read one by one."""
+
+INVALID_BYTES = re.compile("[\udc80-\udcff]+")
+"""Bytes that are not UTF-8, as ``surrogateescape`` decodes them."""
 
 
 def _iter_lines(path: Path, newline: str | None = None) -> Iterator[str]:
@@ -38,21 +42,14 @@ def _iter_lines(path: Path, newline: str | None = None) -> Iterator[str]:
         raise _utf8_error(path) from error
 
 
-def _first_invalid_byte(line: bytes) -> int | None:
-    try:
-        line.decode("utf-8")
-    except UnicodeDecodeError as error:
-        return line[error.start]
-    return None
-
-
 def _utf8_error(path: Path) -> ValueError:
-    with path.open("rb") as stream:
-        bytes_by_line = ((number, line, _first_invalid_byte(line)) for number, line in enumerate(stream, 1))
-        number, line, byte = next(found for found in bytes_by_line if found[2] is not None)
-    encoding = "utf-16" if number == 1 and line[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin1"
+    with path.open(encoding="utf-8", errors="surrogateescape") as stream:
+        matches = ((number, INVALID_BYTES.search(line)) for number, line in enumerate(stream, 1))
+        number, invalid = next((number, match[0]) for number, match in matches if match)
+    invalid_bytes = invalid.encode("utf-8", errors="surrogateescape")
+    encoding = "utf-16" if number == 1 and invalid_bytes in (b"\xff\xfe", b"\xfe\xff") else "latin1"
     return ValueError(
-        f"{path}, line {number}: not UTF-8 (byte 0x{byte:02x}); convert the file, "
+        f"{path}, line {number}: not UTF-8 (byte 0x{invalid_bytes[0]:02x}); convert the file, "
         f"for instance with iconv -f {encoding} -t utf-8"
     )
 
@@ -75,26 +72,20 @@ def read_json(path: Path) -> Any:
 
 
 def _iter_json(path: Path) -> Iterator[tuple[str, Row]]:
-    lines = ((number, line) for number, line in enumerate(_iter_lines(path), 1) if line.strip())
-    first = next(lines, None)
-    if first is None:
+    first = next(filter(str.strip, _iter_lines(path)), "")
+    if path.suffix == ".json" and first.lstrip().startswith("["):
+        yield from ((f"{path}, row {number}", row) for number, row in enumerate(read_json(path), 1))
         return
-    number, line = first
-    if path.suffix == ".json" and line.lstrip().startswith("["):
-        for index, row in enumerate(read_json(path), 1):
-            yield f"{path}, row {index}", row
-        return
-    yield f"{path}, line {number}", _parse_json(line.rstrip("\n"), path, number)
-    for number, line in lines:
-        yield f"{path}, line {number}", _parse_json(line.rstrip("\n"), path, number)
+    for number, line in enumerate(_iter_lines(path), 1):
+        if line.strip():
+            yield f"{path}, line {number}", _parse_json(line.rstrip("\n"), path, number)
 
 
 def _iter_csv(path: Path) -> Iterator[tuple[str, Row]]:
     csv.field_size_limit(2**31 - 1)
-    if path.suffix == ".tsv":  # in tab-separated files, such as GLUE's, quotation marks are ordinary characters
-        reader = csv.reader(_iter_lines(path, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE, strict=True)
-    else:
-        reader = csv.reader(_iter_lines(path, newline=""), strict=True)
+    # in tab-separated files, such as GLUE's, quotation marks are ordinary characters
+    dialect: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if path.suffix == ".tsv" else {}
+    reader = csv.reader(_iter_lines(path, newline=""), strict=True, **dialect)
     names: list[str] | None = None
     while True:
         where = f"{path}, line {reader.line_num + 1}"
@@ -157,6 +148,22 @@ def read_columns(path: Path) -> Columns:
     return columns or {}
 
 
+def check_columns(argument: str, required: list[str], available: Collection[str]) -> None:
+    """Raise if columns are missing.
+
+    Args:
+        argument: Argument that names the columns or the table, and its value, for the message.
+        required: Names of the required columns.
+        available: Names of the columns of the table.
+
+    Raises:
+        ValueError: If a required column is not available.
+    """
+    for name in required:
+        if name not in available:
+            raise ValueError(f"{argument} has no column {name!r}; it has {', '.join(map(repr, available))}")
+
+
 def read_texts(path: Path, column: str) -> Iterator[str]:
     """Yield the texts of a file that are not blank, one by one.
 
@@ -170,8 +177,7 @@ def read_texts(path: Path, column: str) -> Iterator[str]:
     if path.suffix in PLAIN_TEXT_SUFFIXES:
         column = "text"
     for where, row in iter_rows(path):
-        if column not in row:
-            raise ValueError(f"data.text_column: {where}: no column {column!r}; it has {', '.join(map(repr, row))}")
+        check_columns(f"data.text_column: {where}", [column], row)
         text = row[column]
         if not isinstance(text, str):
             raise ValueError(f"{where}: expected a text in column {column!r}, got {text!r:.60}")

@@ -8,10 +8,7 @@ from lightning_kd.data.readers import TABLE_SUFFIXES, Columns, read_columns
 
 SPLIT_NAMES = {
     "train": "train",
-    "validation": "validation",
-    "valid": "validation",
-    "val": "validation",
-    "dev": "validation",
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
     "test": "test",
 }
 """File stems and hub split names, each mapped to its split."""
@@ -82,3 +79,23 @@ def load_hub_splits(path: str, config_name: str | None = None) -> dict[str, data
     if not splits:
         raise ValueError(f"data.path: {path!r} has the splits {', '.join(loaded)}; one must be named train")
     return splits
+
+
+def hold_out_validation(rows: datasets.Dataset, fraction: float, path: str) -> dict[str, datasets.Dataset]:
+    """Divide training examples at random, always in the same way.
+
+    Args:
+        rows: Training examples.
+        fraction: Fraction of the examples to hold out, in (0, 1).
+        path: Path of the dataset, for the message.
+
+    Returns:
+        The splits ``train`` and ``validation``.
+
+    Raises:
+        ValueError: If there are fewer than two examples.
+    """
+    if len(rows) < 2:
+        raise ValueError(f"data.validation_fraction: {path!r} has only {len(rows)} texts to split; add more texts")
+    parts = rows.train_test_split(fraction, seed=0)
+    return {"train": parts["train"].flatten_indices(), "validation": parts["test"].flatten_indices()}

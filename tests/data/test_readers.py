@@ -127,7 +127,7 @@ def test_rows_with_different_columns(file):
 
 @pytest.mark.parametrize(("name", "content"), [("a.csv", "id,body\n1,x\n"), ("a.jsonl", '{"id": 1, "body": "x"}\n')])
 def test_missing_text_column(file, name, content):
-    with pytest.raises(ValueError, match=r"data\.text_column: .*, line \d: no column 'text'; it has 'id', 'body'"):
+    with pytest.raises(ValueError, match=r"data\.text_column: .*, line \d has no column 'text'; it has 'id', 'body'"):
         texts(file(name, content))
 
 
