@@ -4,7 +4,7 @@ import hashlib
 import json
 from abc import abstractmethod
 from collections.abc import Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -20,7 +20,7 @@ from lightning_kd.data.interface import DataModuleInterface
 from lightning_kd.data.readers import Columns
 from lightning_kd.data.resumable_dataloader import Position, ResumableDataLoader, ResumableSampler, TokenizedDataset
 from lightning_kd.data.samplers import EvaluationSampler, LengthGroupedSampler
-from lightning_kd.models import load_tokenizer
+from lightning_kd.models import load_tokenizer, load_tokenizers
 from lightning_kd.outputs import Batch
 
 SPLITS = {"fit": ("train", "validation"), "validate": ("validation",), "test": ("test",), "predict": ("predict",)}
@@ -49,6 +49,7 @@ class TextDataModule(LightningDataModule, DataModuleInterface):
     """Version of ``load`` and ``encode``. If it changes, splits are tokenized again and teacher caches filled again."""
 
     is_stochastic = False
+    _teacher_tokenizer: str | PreTrainedTokenizerBase | list[str] | None = None
 
     def __init__(
         self,
@@ -87,9 +88,17 @@ class TextDataModule(LightningDataModule, DataModuleInterface):
             self._tokenizer = load_tokenizer(str(self._tokenizer), "data.tokenizer")
         return self._tokenizer
 
+    @cached_property
+    def teacher_tokenizers(self) -> list[PreTrainedTokenizerBase]:
+        """Tokenizers of separate teacher inputs, one per model or one for all; empty if there are none."""
+        if self._teacher_tokenizer is not None:
+            return load_tokenizers(self._teacher_tokenizer)
+        return [] if self.teacher_prompt is None else [self.tokenizer]
+
     def max_tokens(self) -> int:
-        """Return the maximum number of tokens of an example."""
-        return int(min(self.max_length, self.tokenizer.model_max_length))
+        """Return the maximum number of tokens of an example, prompt included."""
+        extra = 0 if self.prompt is None else self.prompt.num_tokens(self.tokenizer)
+        return int(min(self.max_length + extra, self.tokenizer.model_max_length))
 
     @abstractmethod
     def load(self, split: str) -> datasets.Dataset | None:
@@ -172,7 +181,8 @@ class TextDataModule(LightningDataModule, DataModuleInterface):
         Raises:
             ValueError: If the examples change from epoch to epoch.
         """
-        if split == "train" and self.is_stochastic:
+        # a teacher reads the texts without augmentation
+        if split == "train" and self.is_stochastic and self.augmentation is None:
             raise ValueError(
                 f"teacher_cache: examples of {type(self).__name__} change in each epoch, so that cached logits would "
                 "never be used again; remove teacher_cache"
@@ -208,13 +218,8 @@ class TextDataModule(LightningDataModule, DataModuleInterface):
         assert self._seed is not None
         if self.trainer is not None and self.trainer.overfit_batches:  # type: ignore[attr-defined]
             return DataLoader(batch_size=self.batch_size, **self._dataloader_kwargs(rows, train=True))
-        sampler = LengthGroupedSampler(
-            rows["length"][:],
-            self.batch_size,
-            seed=self._seed,
-            encode_epoch=self.is_stochastic,
-            **self._replica_kwargs(),
-        )
+        settings: dict[str, Any] = {"seed": self._seed, "encode_epoch": self.is_stochastic, **self._replica_kwargs()}
+        sampler = LengthGroupedSampler(rows["length"][:], self.batch_size, **settings)
         arguments = {"sampler": sampler, "batch_size": self.batch_size, **self._dataloader_kwargs(rows, train=True)}
         return self._resumable_dataloader(sampler, **arguments)
 

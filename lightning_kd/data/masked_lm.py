@@ -13,9 +13,10 @@ from lightning_kd.data.base import TextDataModule
 from lightning_kd.data.collators import Collator, PromptTokenIds, collate_with_masking
 from lightning_kd.data.masking import Masking, smoothed_weights
 from lightning_kd.data.readers import Columns
+from lightning_kd.data.splits import hold_out_validation
 from lightning_kd.data.stream import StreamingTextDataset
 from lightning_kd.data.text_source import TextSource
-from lightning_kd.data.tokenization import NUM_SPECIAL_TOKENS, Prompt, group_texts
+from lightning_kd.data.tokenization import NO_LIMIT, NUM_SPECIAL_TOKENS, Prompt, group_texts
 
 MAX_SMOOTHING = 10
 """Largest exponent; beyond it, the weights of frequent tokens become 0 in float64."""
@@ -91,14 +92,14 @@ class MaskedLMDataModule(TextDataModule):
             raise ValueError(f"data.shuffle_buffer: must be >= 1, got {shuffle_buffer}")
         if mlm_smoothing and whole_word_masking:
             raise ValueError("data.mlm_smoothing: cannot be combined with whole_word_masking; set one of them")
-        if streaming:
-            conflicts = {
-                "dynamic_masking": not dynamic_masking,
-                "mlm_smoothing": mlm_smoothing > 0,
-                "validation_fraction": validation_fraction > 0,
-                "num_workers": self.num_workers > 0,
-            }
-            for name in (name for name, is_set in conflicts.items() if is_set):
+        conflicts = {
+            "dynamic_masking": not dynamic_masking,
+            "mlm_smoothing": mlm_smoothing > 0,
+            "validation_fraction": validation_fraction > 0,
+            "num_workers": self.num_workers > 0,
+        }
+        for name, is_set in conflicts.items():
+            if streaming and is_set:
                 raise ValueError(f"data.{name}: cannot be combined with streaming; remove one of them")
         self.text_column = text_column
         self.config_name = config_name
@@ -115,11 +116,6 @@ class MaskedLMDataModule(TextDataModule):
         )
 
     # ---- teacher inputs
-
-    @property
-    def teacher_tokenizers(self) -> list[PreTrainedTokenizerBase]:
-        """The student's tokenizer if there is a ``teacher_prompt``, else empty."""
-        return [] if self.teacher_prompt is None else [self.tokenizer]
 
     @cached_property
     def _prompt_ids(self) -> PromptTokenIds | None:
@@ -143,20 +139,12 @@ class MaskedLMDataModule(TextDataModule):
         """Return the texts of a split, in a column ``text``.
 
         Raises:
-            ValueError: If ``validation_fraction`` cannot split a single text.
+            ValueError: If there are too few texts for ``validation_fraction``.
         """
-        is_held_out = self.validation_fraction and not self._source.has_split("validation")
-        if not is_held_out or split not in ("train", "validation"):
-            return self._source.load_split(split) if self._source.has_split(split) else None
-        if not self._source.has_split("train"):
-            return None
-        rows = self._source.load_split("train")
-        if len(rows) == 1:
-            raise ValueError(f"data.validation_fraction: {self.path!r} has only one text to split; add more texts")
-        if not len(rows):
-            return rows
-        parts = rows.train_test_split(self.validation_fraction, seed=0)
-        return parts["train" if split == "train" else "test"].flatten_indices()
+        holds_out = self.validation_fraction > 0 and not self._source.has_split("validation")
+        if holds_out and split in ("train", "validation") and self._source.has_split("train"):
+            return hold_out_validation(self._source.load_split("train"), self.validation_fraction, self.path)[split]
+        return self._source.load_split(split) if self._source.has_split(split) else None
 
     def _missing_split_hint(self, split: str) -> str:
         files = f"add a file named {split}.txt (or .csv, .tsv, .jsonl) to a local folder"
@@ -178,15 +166,11 @@ class MaskedLMDataModule(TextDataModule):
     # ---- encoding
 
     def _check_tokenizer(self) -> None:
-        tokenizer, limit = self.tokenizer, self.tokenizer.model_max_length
-        if self.max_length > limit:
+        tokenizer, limit = self.tokenizer, min(self.tokenizer.model_max_length, NO_LIMIT)
+        if not NUM_SPECIAL_TOKENS < self.max_length <= limit:
             raise ValueError(
-                f"data.max_length: {self.max_length} is more than the {limit} positions of the model of the tokenizer "
-                f"{tokenizer.name_or_path!r}; lower it"
-            )
-        if self.max_length <= NUM_SPECIAL_TOKENS:
-            raise ValueError(
-                f"data.max_length: {self.max_length} leaves no room for text; use {NUM_SPECIAL_TOKENS + 1} or more"
+                f"data.max_length: must be in [{NUM_SPECIAL_TOKENS + 1}, {limit}], the positions that text and special "
+                f"tokens have in the model of the tokenizer {tokenizer.name_or_path!r}, got {self.max_length}"
             )
         if self.whole_word_masking and not tokenizer.is_fast:
             raise ValueError(
@@ -207,14 +191,12 @@ class MaskedLMDataModule(TextDataModule):
         """
         self._check_tokenizer()
         texts = [text for text in examples["text"] if text and text.strip()]
-        if self.line_by_line:
-            encoded = self.tokenizer(texts, truncation=True, max_length=self.max_length)
-            ids, word_ids = encoded["input_ids"], [part.word_ids for part in encoded.encodings or []]
-        else:
-            encoded = self.tokenizer(texts, add_special_tokens=False)
-            word_ids = [part.word_ids for part in encoded.encodings or []]
+        truncation = {"truncation": True, "max_length": self.max_length} if self.line_by_line else {}
+        encoded = self.tokenizer(texts, add_special_tokens=self.line_by_line, **truncation)
+        ids, word_ids = encoded["input_ids"], [part.word_ids for part in encoded.encodings or []]
+        if not self.line_by_line:
             special = self.tokenizer.cls_token_id, self.tokenizer.sep_token_id
-            ids, word_ids = group_texts(encoded["input_ids"], word_ids, self.max_length, *special)
+            ids, word_ids = group_texts(ids, word_ids, self.max_length, *special)
         columns: Columns = {"input_ids": ids, "attention_mask": [[1] * len(example) for example in ids]}
         if self.whole_word_masking:  # special tokens, which are never masked, have no word
             columns["word_ids"] = [[-1 if word is None else word for word in example] for example in word_ids]
@@ -255,10 +237,10 @@ class MaskedLMDataModule(TextDataModule):
         seed = self._seed if train else 0
         assert seed is not None
         weights = self.token_weights if train and self.mlm_smoothing else None
-        special = np.asarray(self.tokenizer.all_special_ids)
-        vocab_size, mask_token_id = len(self.tokenizer), self.tokenizer.mask_token_id
-        masking = Masking(self.mlm_probability, mask_token_id, special, vocab_size, weights)
-        return partial(collate_with_masking, self.tokenizer, masking, seed, self._prompt_ids, list_columns)
+        tokenizer = self.tokenizer
+        special = np.asarray(tokenizer.all_special_ids)
+        masking = Masking(self.mlm_probability, tokenizer.mask_token_id, special, len(tokenizer), weights)
+        return partial(collate_with_masking, tokenizer, masking, seed, self._prompt_ids, list_columns)
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Return length-grouped batches in random order, or a stream, resumable within an epoch."""

@@ -11,12 +11,10 @@ from transformers import PreTrainedTokenizerBase
 from lightning_kd.data.augmentation import Augmentation
 from lightning_kd.data.base import TextDataModule
 from lightning_kd.data.collators import TEXT_COLUMN, Collator, collate_with_augmentation, prefix_teacher_columns
-from lightning_kd.data.encoding_cache import get_fingerprint
 from lightning_kd.data.label_indices import index_labels, infer_label_names, is_missing_label
-from lightning_kd.data.readers import Columns, read_columns
-from lightning_kd.data.splits import load_hub_splits, read_splits
+from lightning_kd.data.readers import Columns, check_columns, read_columns
+from lightning_kd.data.splits import hold_out_validation, load_hub_splits, read_splits
 from lightning_kd.data.tokenization import Prompt, tokenize_texts
-from lightning_kd.models import load_tokenizers
 from lightning_kd.outputs import IGNORE_INDEX
 
 TEXT_KEYS = ("text", "text_pair")
@@ -103,13 +101,6 @@ class TextClassificationDataModule(TextDataModule):
         self.augmentation = augmentation
         self.is_stochastic = self.is_stochastic or augmentation is not None
 
-    @cached_property
-    def teacher_tokenizers(self) -> list[PreTrainedTokenizerBase]:
-        """Tokenizers of separate teacher inputs, one per model or one for all; empty if there are none."""
-        if self._teacher_tokenizer is None:
-            return [] if self.teacher_prompt is None else [self.tokenizer]
-        return load_tokenizers(self._teacher_tokenizer)
-
     @property
     def label_names(self) -> list[str] | None:
         """Class names in index order, available before ``setup``; None for unlabeled data."""
@@ -121,33 +112,28 @@ class TextClassificationDataModule(TextDataModule):
 
     @cached_property
     def _splits_and_label_names(self) -> tuple[dict[str, datasets.Dataset], list[str]]:
-        splits, names = self._read_splits()
+        local = Path(self.path).expanduser()
+        tables, names = self._read_files(local) if local.exists() else self._read_hub()
+        splits = {split: self._to_dataset(split, columns, names) for split, columns in tables.items()}
         if self.validation_fraction and "train" in splits and "validation" not in splits:
-            parts = splits["train"].train_test_split(self.validation_fraction, seed=0)
-            held_out = {"train": parts["train"], "validation": parts["test"]}
-            splits = {**splits, **{split: rows.flatten_indices() for split, rows in held_out.items()}}
+            splits |= hold_out_validation(splits["train"], self.validation_fraction, self.path)
         return splits, names
 
-    def _read_splits(self) -> tuple[dict[str, datasets.Dataset], list[str]]:
-        local = Path(self.path).expanduser()
-        if local.exists():
-            splits = self.read_local(local)
-            names = infer_label_names([s[self.label_column] for s in splits.values() if self.label_column in s])
-            canonical = self.canonical_label_names
-            if canonical is not None and (
-                set(names) <= set(canonical) or names == [str(i) for i in range(len(canonical))]
-            ):
-                names = canonical
-            return {split: self._to_dataset(split, columns, names) for split, columns in splits.items()}, names
-        return self._read_hub()
+    def _read_files(self, path: Path) -> tuple[dict[str, Columns], list[str]]:
+        tables = self.read_local(path)
+        names = infer_label_names([table[self.label_column] for table in tables.values() if self.label_column in table])
+        canonical = self.canonical_label_names or []
+        if set(names) <= set(canonical) or names == [str(index) for index in range(len(canonical))]:
+            names = canonical
+        return tables, names
 
     def _to_dataset(self, split: str, columns: Columns, names: list[str]) -> datasets.Dataset:
-        where = f"{self.path} ({split})"
-        table: Columns = dict(zip(TEXT_KEYS, self._select_texts(columns, where), strict=False))
-        labels = columns.get(self.label_column)
         if not columns:  # no rows: setup raises that the split is empty
-            table["label"] = []
-        elif self.allow_unlabeled and split == "train":
+            return datasets.Dataset.from_dict({"text": [], "label": []})
+        where = f"{self.path} ({split})"
+        table = self._select_texts(columns, where)
+        labels = columns.get(self.label_column)
+        if self.allow_unlabeled and split == "train":
             table["label"] = index_labels(labels or [None] * len(table["text"]), names, where, allow_unlabeled=True)
             unlabeled = table["label"].count(IGNORE_INDEX)
             rank_zero_info(f"{where}: {unlabeled:,} of {len(table['label']):,} training examples have no label")
@@ -155,40 +141,30 @@ class TextClassificationDataModule(TextDataModule):
             table["label"] = index_labels(labels, names, where)
         return datasets.Dataset.from_dict(table)
 
-    def _select_texts(self, columns: Columns, where: str) -> list[list[str]]:
-        if not columns:
-            return [[] for _ in self.text_columns]
+    def _select_texts(self, columns: Columns, where: str) -> Columns:
+        check_columns(f"data.text_columns: {where}", self.text_columns, columns)
         for name in self.text_columns:
-            if name not in columns:
-                raise ValueError(
-                    f"data.text_columns: {where} has no column {name!r}; it has {', '.join(map(repr, columns))}"
-                )
             for number, text in enumerate(columns[name], 1):
                 if not isinstance(text, str) or not text.strip():
                     raise ValueError(f"{where}, row {number}: no text in column {name!r}; add it or remove the row")
-        return [columns[name] for name in self.text_columns]
+        return {key: columns[name] for key, name in zip(TEXT_KEYS, self.text_columns, strict=False)}
 
-    def _read_hub(self) -> tuple[dict[str, datasets.Dataset], list[str]]:
+    def _read_hub(self) -> tuple[dict[str, Columns], list[str]]:
         loaded = load_hub_splits(self.path, self.config_name)
-        first = next(iter(loaded.values()))
-        feature = first.features.get(self.label_column)
-        if feature is None:
-            raise ValueError(
-                f"data.label_column: {self.path!r} has no column {self.label_column!r}; "
-                f"it has {', '.join(map(repr, first.column_names))}"
-            )
-        read_names = [name for name in (*self.text_columns, self.label_column) if name in first.column_names]
-        if len(read_names) <= len(self.text_columns):
-            read_names = first.column_names  # a text column is missing: the error lists all columns
-        columns = {split: {name: list(rows[name]) for name in read_names} for split, rows in loaded.items()}
-        if isinstance(feature, datasets.ClassLabel):
-            names = list(feature.names)
-            for table in columns.values():  # convert to names, because a class named "1" may have another index
+        features = next(iter(loaded.values())).features
+        check_columns(f"data.label_column: {self.path!r}", [self.label_column], features)
+        check_columns(f"data.text_columns: {self.path!r}", self.text_columns, features)
+        read_names = [*self.text_columns, self.label_column]
+        tables = {split: {name: list(rows[name]) for name in read_names} for split, rows in loaded.items()}
+        label_feature = features[self.label_column]
+        if isinstance(label_feature, datasets.ClassLabel):
+            names = list(label_feature.names)
+            for table in tables.values():  # convert to names, because a class named "1" may have another index
                 indices = table[self.label_column]
                 table[self.label_column] = [i if i is None or i < 0 else names[i] for i in indices]
         else:
-            names = infer_label_names([table[self.label_column] for table in columns.values()])
-        return {split: self._to_dataset(split, table, names) for split, table in columns.items()}, names
+            names = infer_label_names([table[self.label_column] for table in tables.values()])
+        return tables, names
 
     def _missing_split_hint(self, split: str) -> str:
         hold_out = "; or hold out examples with data.validation_fraction=0.1" if split == "validation" else ""
@@ -200,17 +176,9 @@ class TextClassificationDataModule(TextDataModule):
         Raises:
             ValueError: If a split that requires labels has none.
         """
-        if split == "predict" and self.predict_path is not None:  # the dataset itself may be missing
-            return self._read_predict_file(Path(self.predict_path).expanduser())
-        splits = self._splits_and_label_names[0]
         if split == "predict":
-            rows = splits.get("test")
-            if rows is None:
-                raise ValueError(
-                    f"data.predict_path: not given, and {self.path!r} has no test split; set it to a file of texts"
-                )
-            return rows.select_columns([c for c in TEXT_KEYS if c in rows.column_names])
-        rows = splits.get(split)
+            return self._load_texts_to_predict()
+        rows = self._splits_and_label_names[0].get(split)
         if rows is not None and "label" not in rows.column_names:
             raise ValueError(
                 f"data.label_column: the {split} split of {self.path!r} has no labels "
@@ -220,7 +188,15 @@ class TextClassificationDataModule(TextDataModule):
             )
         return rows
 
-    def _read_predict_file(self, path: Path) -> datasets.Dataset:
+    def _load_texts_to_predict(self) -> datasets.Dataset:
+        if self.predict_path is None:
+            rows = self._splits_and_label_names[0].get("test")
+            if rows is None:
+                raise ValueError(
+                    f"data.predict_path: not given, and {self.path!r} has no test split; set it to a file of texts"
+                )
+            return rows.select_columns([name for name in TEXT_KEYS if name in rows.column_names])
+        path = Path(self.predict_path).expanduser()
         if not path.is_file():
             raise ValueError(f"data.predict_path: {str(path)!r} is not a file")
         columns = read_columns(path)
@@ -228,7 +204,7 @@ class TextClassificationDataModule(TextDataModule):
             raise ValueError(f"data.predict_path: {str(path)!r} is empty")
         if path.suffix == ".txt":
             columns = {self.text_columns[0]: columns["text"]}
-        return datasets.Dataset.from_dict(dict(zip(TEXT_KEYS, self._select_texts(columns, str(path)), strict=False)))
+        return datasets.Dataset.from_dict(self._select_texts(columns, str(path)))
 
     def texts(self) -> dict[str, list[str]]:
         """Return the texts to predict by column, in the order of ``row_id``."""
@@ -257,18 +233,9 @@ class TextClassificationDataModule(TextDataModule):
     def _encoding_key(self) -> str:
         return f"{super()._encoding_key()} {self.prompt} {self.teacher_prompt} {self.augmentation is not None}"
 
-    def max_tokens(self) -> int:
-        """Return the maximum number of tokens of an example, prompt included."""
-        extra = 0 if self.prompt is None else self.prompt.num_tokens(self.tokenizer)
-        return int(min(self.max_length + extra, self.tokenizer.model_max_length))
-
-    def cache_key(self, split: str) -> str:
-        """Return a key of the examples; the teacher reads the original texts, whatever the ``augmentation``."""
-        return get_fingerprint(self._splits[split]) if self.augmentation is not None else super().cache_key(split)
-
     def collate(self, list_columns: set[str], train: bool) -> Collator:
         """Return the function that turns columns into a batch, with augmented training examples."""
-        base_collator = super().collate(list_columns - {TEXT_COLUMN}, train)
+        base_collator = super().collate(list_columns, train)
         if self.augmentation is None or not train:
             return base_collator
         assert self._seed is not None
