@@ -13,7 +13,7 @@ from lightning_kd.data.base import TextDataModule
 from lightning_kd.data.collators import prefix_teacher_columns
 from lightning_kd.data.readers import Columns
 from lightning_kd.data.splits import SPLIT_NAMES, load_hub_splits
-from lightning_kd.data.squad_format import Question, questions_from_hub, questions_to_dataset, read_questions
+from lightning_kd.data.squad_format import questions_from_hub, read_questions
 from lightning_kd.data.squad_teacher import (
     CLS_INDEX,
     check_tokenizer,
@@ -21,7 +21,6 @@ from lightning_kd.data.squad_teacher import (
     context_span,
     encode_for_teacher,
 )
-from lightning_kd.models import load_tokenizers
 from lightning_kd.outputs import IGNORE_INDEX
 
 HUB_IDS = {"1.1": "rajpurkar/squad", "2.0": "rajpurkar/squad_v2"}
@@ -79,11 +78,6 @@ class SQuADDataModule(TextDataModule):
         self.predict_path = predict_path
         self._teacher_tokenizer = teacher_tokenizer
 
-    @cached_property
-    def teacher_tokenizers(self) -> list[PreTrainedTokenizerBase]:
-        """Tokenizers of separate teacher inputs, one per model or one for all; empty if there are none."""
-        return [] if self._teacher_tokenizer is None else load_tokenizers(self._teacher_tokenizer)
-
     @property
     def has_unanswerable(self) -> bool:
         """True if some questions have no answer."""
@@ -100,19 +94,18 @@ class SQuADDataModule(TextDataModule):
         Raises:
             ValueError: If a file cannot be read, or a question of version 1.1 has no answer.
         """
-        found = self._load_predict_questions() if split == "predict" else self._load_questions(split)
-        if found is None:
+        rows = self._load_predict_questions() if split == "predict" else self._load_questions(split)
+        if rows is None:
             return None
-        questions, where = found
         if split == "predict":
-            return questions_to_dataset(questions, where).remove_columns(["answer", "answer_start", "answers"])
-        for question in questions:
-            if self.version == "1.1" and not question["answers"]:
-                raise ValueError(
-                    f"data.version: question {question['id']!r} of {where} has no answer, so this is not SQuAD v1.1; "
-                    'set data.version="2.0" and model.task.init_args.no_answer_threshold, or remove such questions'
-                )
-        rows = questions_to_dataset(questions, where)
+            return rows.remove_columns(["answer", "answer_start", "answers"])
+        answers = rows["answers"][:]
+        if self.version == "1.1" and [] in answers:
+            raise ValueError(
+                f"data.version: question {rows['id'][answers.index([])]!r} of {self.path} ({split}) has no answer, so "
+                'this is not SQuAD v1.1; set data.version="2.0" and model.task.init_args.no_answer_threshold, or '
+                "remove such questions"
+            )
         if split != "train":
             return rows
         starts = rows["answer_start"][:]
@@ -134,25 +127,24 @@ class SQuADDataModule(TextDataModule):
     def _encoding_key(self) -> str:
         return f"{super()._encoding_key()} {self.stride}"
 
-    def _load_questions(self, split: str) -> tuple[list[Question], str] | None:
-        """Return the questions of a split and their source; None for a missing split."""
+    def _load_questions(self, split: str) -> datasets.Dataset | None:
         local = Path(self.path).expanduser()
         if local.exists():
             file = self._find_file(local, split)
-            return None if file is None else (read_questions(file), str(file))
+            return None if file is None else read_questions(file)
         rows = self._hub_splits.get(split)
-        return None if rows is None else (questions_from_hub(rows, self.path), f"{self.path} ({split})")
+        return None if rows is None else questions_from_hub(rows, self.path, split)
 
-    def _load_predict_questions(self) -> tuple[list[Question], str] | None:
+    def _load_predict_questions(self) -> datasets.Dataset | None:
         if self.predict_path is None:
             return self._load_questions("validation")
         file = Path(self.predict_path).expanduser()
         if not file.is_file():
             raise ValueError(f"data.predict_path: {str(file)!r} is not a file")
-        questions = read_questions(file)
-        if not questions:
+        rows = read_questions(file)
+        if not len(rows):
             raise ValueError(f"data.predict_path: {str(file)!r} has no questions")
-        return questions, str(file)
+        return rows
 
     def _find_file(self, path: Path, split: str) -> Path | None:
         if path.is_file():
@@ -189,25 +181,21 @@ class SQuADDataModule(TextDataModule):
         sample_mapping = encoded.pop("overflow_to_sample_mapping")
         columns: Columns = dict(encoded)
         columns["context_span"] = [context_span(encoding) for encoding in encodings]
-        if "answer" in examples:
-            answers = [(examples["answer_start"][sample], examples["answer"][sample]) for sample in sample_mapping]
-            positions = [
-                _answer_positions(encoding, tokens, start, text)
-                for encoding, tokens, (start, text) in zip(encodings, columns["context_span"], answers, strict=True)
-            ]
+        windows = {name: [values[sample] for sample in sample_mapping] for name, values in examples.items()}
+        if "answer" in examples:  # not to predict
+            answers = zip(encodings, columns["context_span"], windows["answer_start"], windows["answer"], strict=True)
+            positions = [_answer_positions(*answer) for answer in answers]
             columns["start_positions"], columns["end_positions"] = map(list, zip(*positions, strict=True))
+            texts = [questions[sample] for sample in sample_mapping], windows["context"]
+            for index, teacher_tokenizer in enumerate(self.teacher_tokenizers):
+                columns |= prefix_teacher_columns(index, encode_for_teacher(teacher_tokenizer, encodings, *texts))
         if "answers" in examples or "answer" not in examples:  # to evaluate or to predict
             columns["offsets"] = [context_offsets(encoding) for encoding in encodings]
             columns["window_index"] = [
                 index - sample_mapping.index(sample) for index, sample in enumerate(sample_mapping)
             ]
-            for name in ("question_index", "id", "question", "context", "answers"):
-                if name in examples:
-                    columns[name] = [examples[name][sample] for sample in sample_mapping]
-        if "answer" in examples:  # not to predict
-            texts = [[column[sample] for sample in sample_mapping] for column in (questions, examples["context"])]
-            for index, teacher_tokenizer in enumerate(self.teacher_tokenizers):
-                columns |= prefix_teacher_columns(index, encode_for_teacher(teacher_tokenizer, encodings, *texts))
+            names = ("question_index", "id", "question", "context", "answers")
+            columns |= {name: windows[name] for name in names if name in windows}
         return columns
 
     def _check_question_lengths(self, ids: list[str], questions: list[str], max_length: int) -> None:

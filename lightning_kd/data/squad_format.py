@@ -5,17 +5,18 @@ from typing import Any
 
 import datasets
 
-from lightning_kd.data.readers import read_json
+from lightning_kd.data.readers import check_columns, read_json
 
 Question = dict[str, Any]
 """``id``, ``question``, ``context``, ``answers`` (texts) and ``starts`` (the first character of each)."""
 
 
-def read_questions(file: Path) -> list[Question]:
-    """Read the questions of a file in SQuAD's format.
+def read_questions(file: Path) -> datasets.Dataset:
+    """Read the questions of a file in SQuAD's format; see ``SQuADDataModule.load`` for the columns.
 
     Raises:
-        ValueError: If the file has a different format; the message names the question.
+        ValueError: If the file has a different format, an id is not unique, or a question or context has no text; the
+            message names the question.
     """
     content = read_json(file)
     questions: list[Question] = []
@@ -39,30 +40,27 @@ def read_questions(file: Path) -> list[Question]:
             f"{file}, question {len(questions) + 1}: not in SQuAD's format (data, paragraphs, context, qas: id, "
             f"question, answers: text, answer_start): {type(error).__name__} {error}"
         ) from error
-    return questions
+    return _to_dataset(questions, str(file))
 
 
-def questions_from_hub(rows: datasets.Dataset, path: str) -> list[Question]:
-    """Return the questions of a split of a Hub dataset.
+def questions_from_hub(rows: datasets.Dataset, path: str, split: str) -> datasets.Dataset:
+    """Return the questions of a split of a Hub dataset; see ``SQuADDataModule.load`` for the columns.
 
     Args:
         rows: The split.
-        path: Hub id, for the message.
+        path: Hub id, for messages.
+        split: Name of the split, for messages.
 
     Raises:
-        ValueError: If a column is missing.
+        ValueError: If a column is missing, an id is not unique, or a question or context has no text.
     """
-    required = ("id", "question", "context", "answers")
-    for name in required:
-        if name not in rows.column_names:
-            raise ValueError(
-                f"data.path: {path!r} has no column {name!r}; it has {', '.join(map(repr, rows.column_names))}"
-            )
-    columns = zip(*(rows[name] for name in required), strict=True)
-    return [
+    required = ["id", "question", "context", "answers"]
+    check_columns(f"data.path: {path!r}", required, rows.column_names)
+    questions = [
         {"id": i, "question": q, "context": c, "answers": a["text"], "starts": a["answer_start"]}
-        for i, q, c, a in columns
+        for i, q, c, a in zip(*(rows[name] for name in required), strict=True)
     ]
+    return _to_dataset(questions, f"{path} ({split})")
 
 
 def _first_answer_start(question: Question) -> int:
@@ -73,16 +71,7 @@ def _first_answer_start(question: Question) -> int:
     return start if isinstance(start, int) and start >= 0 and question["context"].startswith(text, start) else -1
 
 
-def questions_to_dataset(questions: list[Question], where: str) -> datasets.Dataset:
-    """Return questions as a dataset with the columns of ``SQuADDataModule.load``.
-
-    Args:
-        questions: Questions.
-        where: File, or dataset and split, for messages.
-
-    Raises:
-        ValueError: If an id is not a string or is not unique, or a question or context has no text.
-    """
+def _to_dataset(questions: list[Question], where: str) -> datasets.Dataset:
     seen: set[str] = set()
     for number, question in enumerate(questions, 1):
         if not isinstance(question["id"], str):

@@ -162,12 +162,13 @@ def _student_positions(context: str, teacher: Encoding, student: Encoding, shift
     """Return ``student_start`` and ``student_end`` of a window; the teacher reads ``context[shift:]``."""
     teacher_offsets, student_offsets = context_offsets(teacher, shift), context_offsets(student)
     starts, ends = align_span_boundaries(context, teacher_offsets, student_offsets)
-    covered = [span for span in student_offsets if span[0] < span[1]]
-    if covered:  # no span of the student starts or ends in the rest of a truncated word
-        first_char, last_char = covered[0][0], covered[-1][1]
-        starts = [
-            NO_TOKEN if span[0] < first_char else token for span, token in zip(teacher_offsets, starts, strict=True)
-        ]
-        ends = [NO_TOKEN if span[1] > last_char else token for span, token in zip(teacher_offsets, ends, strict=True)]
+    # no span of the student starts or ends in the rest of a truncated word
+    first_char = min((start for start, end in student_offsets if start < end), default=0)
+    last_char = max(end for _, end in student_offsets)
+    for token, (start, end) in enumerate(teacher_offsets):
+        if start < first_char:
+            starts[token] = NO_TOKEN
+        if end > last_char:
+            ends[token] = NO_TOKEN
     starts[CLS_INDEX] = ends[CLS_INDEX] = CLS_INDEX
     return starts, ends
