@@ -26,13 +26,7 @@ def as_lists(loader):
 
 @pytest.mark.parametrize(
     ("name", "value", "minimum"),
-    [
-        ("batch_size", 0, 1),
-        ("batch_size", -4, 1),
-        ("eval_batch_size", 0, 1),
-        ("max_length", 0, 1),
-        ("num_workers", -1, 0),
-    ],
+    [("batch_size", 0, 1), ("eval_batch_size", 0, 1), ("max_length", 0, 1), ("num_workers", -1, 0)],
 )
 def test_number_out_of_range(name, value, minimum):
     with pytest.raises(ValueError, match=rf"^data\.{name}: must be >= {minimum}, got {value}$"):
@@ -44,21 +38,19 @@ def test_default_eval_batch_size():
     assert CLINC150DataModule(batch_size=5, eval_batch_size=3).eval_batch_size == 3
 
 
-@pytest.mark.parametrize("max_length", [1, 2])
-def test_max_length_without_room_for_text(module, max_length):
-    # [CLS] and [SEP] fill it, and tokenizers then truncate nothing or everything
-    with pytest.raises(ValueError, match=rf"data\.max_length: .*{max_length}"):
-        module(max_length=max_length).setup("fit")
-
-
-def test_no_tokenizer(module):
-    with pytest.raises(ValueError, match=r"data\.tokenizer: not given"):
-        module(tokenizer=None).setup("fit")
-
-
-def test_tokenizer_that_cannot_be_loaded(module):
-    with pytest.raises(OSError, match=r"data\.tokenizer 'no/where' is neither .* local folder"):
-        module(tokenizer="no/where").setup("fit")
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        # [CLS] and [SEP] fill it, and tokenizers then truncate nothing or everything
+        ({"max_length": 1}, ValueError, r"data\.max_length: .*1"),
+        ({"max_length": 2}, ValueError, r"data\.max_length: .*2"),
+        ({"tokenizer": None}, ValueError, r"data\.tokenizer: not given"),
+        ({"tokenizer": "no/where"}, OSError, r"data\.tokenizer 'no/where' is neither .* local folder"),
+    ],
+)
+def test_arguments_that_setup_checks(module, arguments, error, message):
+    with pytest.raises(error, match=message):
+        module(**arguments).setup("fit")
 
 
 def test_tokenizer_as_folder_or_object(module, tokenizer):
@@ -102,14 +94,6 @@ def test_evaluation_covers_each_example_once(module, eval_batch_size):
         assert len(loader) == -(-36 // eval_batch_size)
 
 
-def test_training_covers_each_example_once(module):
-    data = module()
-    data.setup("fit")
-    rows = torch.cat([batch["row_id"] for batch in data.train_dataloader()]).tolist()
-    assert sorted(rows) == list(range(72))
-    assert rows != list(range(72))
-
-
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_workers_do_not_change_batches(module):
     torch.manual_seed(1)
@@ -122,10 +106,9 @@ def test_workers_do_not_change_batches(module):
 
 def test_order_depends_on_the_saved_seed(module):
     torch.manual_seed(1)
-    first = module()
+    first, other, resumed = module(), module(), module()
     first.setup("fit")
     torch.manual_seed(2)
-    other, resumed = module(), module()
     other.setup("fit")
     resumed.setup("fit")
     resumed.load_state_dict(first.state_dict())
@@ -140,6 +123,8 @@ def test_train_loader_without_a_trainer(module):
     loader = data.train_dataloader()
     batches = as_lists(loader)
     assert len(batches) == len(loader) == 9
+    rows = [row for batch in batches for row in batch["row_id"]]
+    assert sorted(rows) == list(range(72)) != rows
     assert loader.state_dict() == {"epoch": 0, "batches": 0}
     loader.load_state_dict({"epoch": 0, "batches": 7})
     assert as_lists(loader) == batches[7:]

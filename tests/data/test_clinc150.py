@@ -12,16 +12,13 @@ from tests.helpers import LABELS, TINY_BERT, clinc_rows
 
 CANONICAL = CLINC150DataModule.canonical_label_names
 REAL = os.environ.get("LIGHTNING_KD_CLINC150")
+LAYOUT_ERROR = r"data_oos_plus\.json' is not in CLINC150's layout \(keys train, val, test"
 
 
 @pytest.fixture
-def module(write):
+def module(file):
     """Return a function that builds a DataModule of the content of a JSON file."""
-
-    def make(content, name="data_oos_plus.json", **arguments):
-        return CLINC150DataModule(str(write({name: json.dumps(content)}) / name), TINY_BERT, **arguments)
-
-    return make
+    return lambda content: CLINC150DataModule(str(file("data_oos_plus.json", json.dumps(content))), TINY_BERT)
 
 
 def of(rows):
@@ -36,32 +33,18 @@ def test_canonical_labels():
 
 
 @pytest.mark.parametrize("as_folder", [False, True])
-def test_file_or_its_folder(clinc_file, as_folder):
+def test_out_of_scope_examples_come_last(clinc_file, as_folder):
     data = CLINC150DataModule(str(clinc_file.parent if as_folder else clinc_file), TINY_BERT)
-    data.setup("fit")
-    data.setup("test")
-    sizes = [len(data.load(split)) for split in ("train", "validation", "test", "predict")]
-    assert sizes == [12 * 4 + 6 * 4, 12 * 2 + 6 * 2, 12 * 2 + 6 * 2, 12 * 2 + 6 * 2]
-
-
-def test_out_of_scope_examples_come_last(clinc_file):
-    rows = clinc_rows()
-    split = CLINC150DataModule(str(clinc_file), TINY_BERT).load("test")
-    assert split["text"][:] == [text for text, _ in rows["test"] + rows["oos_test"]]
-    assert [LABELS[i] for i in split["label"]] == [intent for _, intent in rows["test"] + rows["oos_test"]]
-
-
-def test_no_out_of_scope_examples(module):
-    data = module({"train": [["hello", "greet"]], "val": [["hi", "greet"]], "test": [["hi", "greet"]]})
-    assert [len(data.load(split)) for split in ("train", "validation", "test")] == [1, 1, 1]
+    for split, key in (("train", "train"), ("validation", "val"), ("test", "test")):
+        texts, intents = zip(*clinc_rows()[key], *clinc_rows()[f"oos_{key}"], strict=True)
+        rows = data.load(split)
+        assert rows["text"][:] == list(texts)
+        assert [LABELS[index] for index in rows["label"]] == list(intents)
+    assert data.load("predict").to_dict() == {"text": list(texts)}
 
 
 def test_other_intents_are_sorted(module):
-    assert module(of([["bye", "leave"], ["what", "oos"], ["hello", "greet"]])).label_names == [
-        "greet",
-        "leave",
-        "oos",
-    ]
+    assert module(of([["bye", "leave"], ["what", "oos"], ["hello", "greet"]])).label_names == ["greet", "leave", "oos"]
 
 
 def test_subset_of_the_intents_keeps_their_order(module):
@@ -70,45 +53,31 @@ def test_subset_of_the_intents_keeps_their_order(module):
     assert [CANONICAL[i] for i in data.load("train")["label"]] == ["transfer", "oos", "restaurant_reservation"]
 
 
-@pytest.mark.parametrize("variant", ["small", "imbalanced"])
-def test_file_of_each_variant(write, variant):
-    folder = write(
-        {
-            "data_oos_plus.json": json.dumps(of([["a", "plus"]])),
-            f"data_{variant}.json": json.dumps(of([["a", variant]])),
-        }
-    )
-    assert CLINC150DataModule(str(folder), TINY_BERT).label_names == ["plus"]
+@pytest.mark.parametrize(
+    ("variant", "name"),
+    [("plus", "data_oos_plus.json"), ("small", "data_small.json"), ("imbalanced", "data_imbalanced.json")],
+)
+def test_file_of_each_variant(write, variant, name):
+    folder = write({"data_full.json": json.dumps(of([["a", "another"]]))})
+    with pytest.raises(ValueError, match=re.escape(f"data.path: '{folder}' has no {name}")):
+        CLINC150DataModule(str(folder), TINY_BERT, config_name=variant).setup("fit")
+    write({name: json.dumps(of([["a", variant]]))})
     assert CLINC150DataModule(str(folder), TINY_BERT, config_name=variant).label_names == [variant]
 
 
-@pytest.mark.parametrize(("variant", "name"), [("plus", "data_oos_plus.json"), ("small", "data_small.json")])
-def test_missing_file(write, variant, name):
-    folder = write({"data_full.json": "{}"})
-    with pytest.raises(ValueError, match=re.escape(f"data.path: '{folder}' has no {name}")):
-        CLINC150DataModule(str(folder), TINY_BERT, config_name=variant).setup("fit")
-
-
-@pytest.mark.parametrize("missing", ["train", "val", "test"])
-def test_missing_key(module, missing):
-    rows = clinc_rows()
-    del rows[missing]
-    with pytest.raises(ValueError, match=r"data_oos_plus\.json' is not in CLINC150's layout \(keys train, val, test"):
-        module(rows).setup("fit")
-
-
-@pytest.mark.parametrize("content", [[["hello", "greet"]], "hello", None])
+@pytest.mark.parametrize(
+    "content", [{"train": [], "val": []}, {"train": [], "test": []}, {"val": [], "test": []}, [["a", "b"]], "a", None]
+)
 def test_json_in_another_layout(module, content):
-    with pytest.raises(ValueError, match="is not in CLINC150's layout"):
+    with pytest.raises(ValueError, match=LAYOUT_ERROR):
         module(content).setup("fit")
 
 
 @pytest.mark.parametrize("row", ["hello", ["hello"], ["hello", "greet", 1], {"text": "hello"}, None, ["hello", ["a"]]])
 @pytest.mark.parametrize("key", ["train", "oos_train"])
 def test_malformed_row(module, row, key):
-    rows = {**of([]), key: [["hello", "greet"], row]}
     with pytest.raises(ValueError, match=r"data_oos_plus\.json .*, row 2: expected \[text, intent\], got "):
-        module(rows).setup("fit")
+        module({**of([]), key: [["hello", "greet"], row]}).setup("fit")
 
 
 @pytest.mark.parametrize("key", ["train", "oos_test"])
@@ -124,10 +93,10 @@ def test_row_without_text(module, text):
         module(of([["hello", "greet"], [text, "greet"]])).setup("fit")
 
 
-def test_invalid_json(write):
-    folder = write({"data_oos_plus.json": '{"train": [],\n "val": [}'})
+def test_invalid_json(file):
+    path = file("data_oos_plus.json", '{"train": [],\n "val": [}')
     with pytest.raises(ValueError, match=r"data_oos_plus\.json, line 2, column 10: not JSON"):
-        CLINC150DataModule(str(folder), TINY_BERT).setup("fit")
+        CLINC150DataModule(str(path), TINY_BERT).setup("fit")
 
 
 @pytest.mark.skipif(REAL is None, reason="LIGHTNING_KD_CLINC150 is not set to a folder with data_oos_plus.json")

@@ -12,41 +12,26 @@ GLUE = {
 }
 
 
-@pytest.fixture
-def module(write):
-    return SST2DataModule(str(write(GLUE)), TINY_BERT, batch_size=2)
+def test_splits(write):
+    data = SST2DataModule(str(write(GLUE)), TINY_BERT)
+    assert data.label_names == ["negative", "positive"]
+    assert data.load("train").to_dict() == {"text": ["hide new secretions ", '"good " , \'s film '], "label": [0, 1]}
+    assert data.load("validation").to_dict() == {"text": ["a charming journey . "], "label": [1]}
+    with pytest.raises(ValueError, match=r"test split .* no labels.*"):
+        data.setup("test")
+    data.setup("predict")
+    assert data.texts() == {"sentence": ["uneasy mishmash of styles .", 'a " good " one']}
 
 
-def test_labels(module):
-    assert module.label_names == ["negative", "positive"]
-    assert module.load("train").to_dict() == {"text": ["hide new secretions ", '"good " , \'s film '], "label": [0, 1]}
-
-
-@pytest.mark.parametrize("label", [0, 1])
-def test_labels_if_only_one_occurs(write, label):
-    data = SST2DataModule(str(write({"train.tsv": f"sentence\tlabel\nfine\t{label}\n"})), TINY_BERT)
+@pytest.mark.parametrize(
+    ("name", "content", "label"),
+    [
+        ("train.tsv", "sentence\tlabel\nfine\t0\n", 0),
+        ("train.tsv", "sentence\tlabel\nfine\t1\n", 1),
+        ("train.jsonl", '{"sentence": "fine", "label": "positive"}', 1),
+    ],
+)
+def test_labels_if_only_one_occurs(write, name, content, label):
+    data = SST2DataModule(str(write({name: content})), TINY_BERT)
     assert data.label_names == ["negative", "positive"]
     assert data.load("train")["label"][:] == [label]
-
-
-def test_label_names(write):
-    data = SST2DataModule(str(write({"train.jsonl": '{"sentence": "fine", "label": "positive"}'})), TINY_BERT)
-    assert data.load("train")["label"][:] == [1]
-
-
-def test_fit_and_validate(module):
-    module.setup("fit")
-    (train,) = module.train_dataloader()
-    (validation,) = module.val_dataloader()
-    assert sorted(zip(train["row_id"].tolist(), train["labels"].tolist(), strict=True)) == [(0, 0), (1, 1)]
-    assert validation["labels"].tolist() == [1]
-
-
-def test_unlabeled_test_split(module):
-    with pytest.raises(ValueError, match=r"test split .* no labels.*"):
-        module.setup("test")
-    module.setup("predict")
-    (batch,) = module.predict_dataloader()
-    assert sorted(batch["row_id"].tolist()) == [0, 1]
-    assert "labels" not in batch
-    assert module.texts() == {"sentence": ["uneasy mishmash of styles .", 'a " good " one']}
