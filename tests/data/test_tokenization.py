@@ -27,10 +27,7 @@ PAIR = ["good morning to you " * 20], ["hello desk"]
 @pytest.mark.parametrize(
     ("texts", "expected"),
     [
-        (
-            PAIR,
-            "hello desk? good morning to you good morning to you!",
-        ),  # a short text leaves room
+        (PAIR, "hello desk? good morning to you good morning to you!"),  # a short text leaves room
         (PAIR[::-1], "good morning to you good morning to you? hello desk!"),
         ((PAIR[0], PAIR[0]), "good morning to you good? good morning to you good!"),
         ((["hello"], ["desk"]), "desk? hello!"),
@@ -73,14 +70,13 @@ def test_doubled_braces():
     "template", ["no text", "{text} and {text}", "{other}", "{text!r}", "{text:>9}", "{}", "{text.upper}", "{text} {"]
 )
 def test_invalid_templates(template):
-    with pytest.raises(ValueError, match=r"^data\.prompt: .*(must contain \{text\} once|not a template)"):
+    with pytest.raises(ValueError, match=r"^data\.prompt: .* must contain \{text\} once"):
         prompt(template)
 
 
 @pytest.fixture
 def rows(write):
-    lines = [f"{text},{label}" for text, label in clinc_rows()["train"][:12]]
-    content = "text,label\n" + "\n".join(lines) + "\n"
+    content = "\n".join(["text,label", *(f"{text},{label}" for text, label in clinc_rows()["train"][:12])])
     return write({"train.csv": content, "validation.csv": content})
 
 
@@ -101,6 +97,8 @@ def test_teacher_prompt(rows, tokenizer):
     plain, without = make_batch(rows)
     assert decode(tokenizer, without) == decode(tokenizer, batch)
     assert "teacher_inputs" not in without
+    _, by_worker = make_batch(rows, teacher_prompt="say {text}", num_workers=1)
+    assert by_worker["teacher_inputs"][0]["input_ids"].equal(teacher_inputs["input_ids"])
     assert module.max_teacher_tokens() == teacher_inputs["input_ids"].shape[1]
     assert plain.max_teacher_tokens() is None
     assert module.cache_key("train") != plain.cache_key("train")
@@ -130,12 +128,6 @@ def test_no_teacher_inputs_to_predict(rows):
     )
     module.setup("predict")
     assert "teacher_inputs" not in next(iter(module.predict_dataloader()))
-
-
-def test_workers_do_not_change_teacher_inputs(rows):
-    _, expected = make_batch(rows, teacher_prompt="say {text}")
-    _, actual = make_batch(rows, teacher_prompt="say {text}", num_workers=1)
-    assert expected["teacher_inputs"][0]["input_ids"].equal(actual["teacher_inputs"][0]["input_ids"])
 
 
 # ---- cache of tokenized splits
@@ -181,12 +173,7 @@ def test_second_setup_reads_the_cache(tokenize):
     first, tokenized = tokenize()
     assert tokenized
     assert tokenize() == (first, False)
-    assert tokenize(tokenizer=changed_tokenizer()) == (first, False)
     assert tokenize(batch_size=3) == (first, False)
-
-
-def test_calls_of_the_tokenizer_do_not_change_the_key(tokenize):
-    first, _ = tokenize()
     used = changed_tokenizer()
     used(["hello", LONG], truncation=True, max_length=3, padding="max_length")
     assert tokenize(tokenizer=used) == (first, False)
@@ -196,10 +183,8 @@ def test_one_setup_tokenizes_each_split_once(tokenize, clinc_file):
     data = RecordingDataModule(str(clinc_file.parent / "rows"), TINY_BERT)
     tokenize()
     before = len(RecordingDataModule.rows)
-    data.setup("test")
-    data.setup("test")
-    data.setup("predict")
-    data.setup("predict")
+    for stage in ("test", "test", "predict", "predict"):
+        data.setup(stage)
     assert len(RecordingDataModule.rows) == before + 1
 
 
@@ -211,7 +196,6 @@ def test_one_setup_tokenizes_each_split_once(tokenize, clinc_file):
         {"files": {"test.csv": FILES["test.csv"].replace("leave", "part")}},
         {"max_length": 5},
     ],
-    ids=["text", "row", "label name", "max_length"],
 )
 def test_changed_data_are_tokenized_again(tokenize, change):
     tokenize()
@@ -235,11 +219,9 @@ def test_added_token_changes_the_key(tokenize):
 
 def test_truncation_side_changes_the_key(tokenize):
     batch, _ = tokenize(max_length=5)
-    other, _ = tokenize(tokenizer=changed_tokenizer(truncation_side="left"), max_length=5)
-    assert (
-        other["input_ids"][0]
-        == changed_tokenizer(truncation_side="left")(LONG, truncation=True, max_length=5)["input_ids"]
-    )
+    left = changed_tokenizer(truncation_side="left")
+    other, _ = tokenize(tokenizer=left, max_length=5)
+    assert other["input_ids"][0] == left(LONG, truncation=True, max_length=5)["input_ids"]
     assert other["input_ids"] != batch["input_ids"]
 
 
