@@ -1,6 +1,8 @@
 """Augmentation: TF-IDF against scikit-learn's, frequencies of replacements, and reproducible batches."""
 
+import re
 from collections import Counter
+from operator import itemgetter
 
 import numpy as np
 import pytest
@@ -67,8 +69,8 @@ def test_combining_marks():
 
 def test_punctuation_stays(replacement):
     replacement.probability = 1.0
-    assert replacement("hello, (good) morning!", np.random.default_rng(0)).count(",") == 1
-    assert "(" in replacement("hello, (good) morning!", np.random.default_rng(1))
+    text = replacement("hello, (good) morning!", np.random.default_rng(0))
+    assert re.sub(r"\w+", "_", text) == "_, (_) _!"
 
 
 @pytest.mark.parametrize("text", ["", "...", "hello", "unknownword otherword"])
@@ -100,9 +102,8 @@ def data_folder(write):
 
 
 def make_datamodule(folder, augmentation, **settings):
-    datamodule = TextClassificationDataModule(
-        str(folder), str(TINY_BERT), batch_size=6, augmentation=augmentation, **settings
-    )
+    settings = {"batch_size": 6, **settings}
+    datamodule = TextClassificationDataModule(str(folder), str(TINY_BERT), augmentation=augmentation, **settings)
     datamodule.setup("fit")
     return datamodule
 
@@ -121,31 +122,23 @@ def test_augmentation_keeps_number_of_words(data_folder):
     assert "text_to_augment" not in batch
 
 
-def test_only_augmented_texts_change_between_epochs(data_folder):
-    datamodule = make_datamodule(data_folder, TfIdfReplacement(0.5))
-    collate = datamodule.collate({"text_to_augment"}, train=True)
-    columns = {**datamodule._splits["train"][:4], "row_id": [0, 1, 2, 3]}
-    first, again, later = (collate({**columns, "epoch": [epoch] * 4}) for epoch in (0, 0, 1))
-    assert first["augmented"]["input_ids"].equal(again["augmented"]["input_ids"])
-    assert decode(datamodule, first["augmented"]) != decode(datamodule, later["augmented"])
-    assert first["input_ids"].equal(later["input_ids"])
-    reverse = collate({name: values[::-1] for name, values in columns.items()} | {"epoch": [0] * 4})
-    assert decode(datamodule, reverse["augmented"]) == decode(datamodule, first["augmented"])[::-1]
+def texts_by_row(datamodule, loader, epoch, inputs=lambda batch: batch):
+    loader.sampler.set_state(epoch, 0)
+    pairs = [zip(batch["row_id"].tolist(), decode(datamodule, inputs(batch)), strict=True) for batch in loader]
+    return {row_id: text for batch in pairs for row_id, text in batch}
 
 
-def test_augmented_texts_change_with_the_epoch_but_not_with_workers(data_folder):
+def test_augmented_texts_change_with_the_epoch_only(data_folder):
     seen = []
-    for num_workers in (0, 1):
-        datamodule = make_datamodule(data_folder, TfIdfReplacement(0.5), num_workers=num_workers)
+    for settings in ({"num_workers": 0}, {"num_workers": 1, "batch_size": 4}):
+        datamodule = make_datamodule(data_folder, TfIdfReplacement(0.5), **settings)
         loader = datamodule.train_dataloader()
-        epochs = []
-        for epoch in range(2):
-            loader.sampler.set_state(epoch, 0)
-            pairs = [zip(b["row_id"].tolist(), decode(datamodule, b["augmented"]), strict=True) for b in loader]
-            epochs.append({row_id: text for batch in pairs for row_id, text in batch})
-        assert epochs[0].keys() == epochs[1].keys()
-        assert epochs[0] != epochs[1]
-        seen.append(epochs)
+        originals = [texts_by_row(datamodule, loader, epoch) for epoch in range(2)]
+        augmented = [texts_by_row(datamodule, loader, epoch, itemgetter("augmented")) for epoch in range(2)]
+        assert originals[0] == originals[1]
+        assert augmented[0].keys() == augmented[1].keys()
+        assert augmented[0] != augmented[1]
+        seen.append(augmented)
     assert seen[0] == seen[1]
 
 
