@@ -12,10 +12,12 @@ LABELED = {"train.csv": TRAIN, "validation.csv": "text,label\nbye,leave\n", "tes
 
 @pytest.fixture
 def module(write):
-    """Return a function that builds a DataModule of files."""
+    """Return a function that builds a DataModule of files, with the path of a file to predict in their folder."""
 
-    def make(files, **arguments):
-        return TextClassificationDataModule(str(write(files)), TINY_BERT, **arguments)
+    def make(files, predict=None, **arguments):
+        folder = write(files)
+        predict_path = None if predict is None else str(folder / predict)
+        return TextClassificationDataModule(str(folder), TINY_BERT, predict_path=predict_path, **arguments)
 
     return make
 
@@ -26,6 +28,8 @@ def load_split(module, split):
 
 def test_folder_of_csv_files(module):
     data = module(LABELED)
+    assert data.label_names == ["greet", "leave"]  # before setup
+    data.setup("fit")
     assert data.label_names == ["greet", "leave"]
     assert load_split(data, "train") == {"text": ["goodbye", "hello", "good morning"], "label": [1, 0, 0]}
     assert load_split(data, "validation") == {"text": ["bye"], "label": [1]}
@@ -36,13 +40,6 @@ def test_folder_of_csv_files(module):
 def test_label_of_the_test_split_only(module):
     data = module({**LABELED, "test.csv": "text,label\nwhat,ask\n"})
     assert data.label_names == ["ask", "greet", "leave"]
-
-
-def test_label_names_before_setup(module):
-    data = module(LABELED)
-    before = data.label_names
-    data.setup("fit")
-    assert data.label_names == before == ["greet", "leave"]
 
 
 def test_no_labels(module):
@@ -56,11 +53,8 @@ def test_integer_labels(module):
 
 
 def test_other_column_names(module):
-    data = module(
-        {"train.jsonl": '{"review": "fine", "stars": "good", "id": 7}\n'},
-        text_columns=["review"],
-        label_column="stars",
-    )
+    files = {"train.jsonl": '{"review": "fine", "stars": "good", "id": 7}\n'}
+    data = module(files, text_columns=["review"], label_column="stars")
     assert data.label_names == ["good"]
     assert load_split(data, "train") == {"text": ["fine"], "label": [0]}
 
@@ -73,40 +67,53 @@ def test_pairs_of_texts(module, tokenizer):
     assert set(batch["token_type_ids"][0].tolist()) == {0, 1}
 
 
-@pytest.mark.parametrize("columns", [[], ["a", "b", "c"]])
-def test_number_of_text_columns(module, columns):
-    with pytest.raises(ValueError, match=r"data\.text_columns: must be one or two columns, got"):
-        module(LABELED, text_columns=columns)
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"text_columns": []}, r"data\.text_columns: must be one or two columns, got"),
+        ({"text_columns": ["a", "b", "c"]}, r"data\.text_columns: must be one or two columns, got"),
+        ({"text_columns": ["review"]}, r"data\.text_columns: .* has no column 'review'; it has 'text', 'label'$"),
+        ({"label_column": "intent"}, r"data\.label_column: .*'intent'"),
+        ({"allow_unlabeled": True, "validation_fraction": 0.5}, r"data\.validation_fraction: .*add a validation file"),
+    ],
+)
+def test_invalid_arguments(module, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        module(LABELED, **arguments).setup("fit")
 
 
-def test_missing_text_column(module):
-    with pytest.raises(ValueError, match=r"data\.text_columns: .* has no column 'review'; it has 'text', 'label'$"):
-        module(LABELED, text_columns=["review"]).setup("fit")
+NO_TEXT = r"\({}\), row {}: no text in column 'text'"
+NO_LABEL = r"\(train\), row 4: no label \('{}'\); .*data\.allow_unlabeled=true"
 
 
-def test_missing_label_column(module):
-    with pytest.raises(ValueError, match=r"data\.label_column: .*'intent'"):
-        module(LABELED, label_column="intent").setup("fit")
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"validation.csv": 'text,label\nbye,leave\n"",greet\n'}, NO_TEXT.format("validation", 2)),
+        ({"validation.csv": "text,label\nbye,leave\n  ,greet\n"}, NO_TEXT.format("validation", 2)),
+        ({"train.csv": TRAIN + "what is this,\n"}, NO_LABEL.format("")),
+        ({"train.csv": TRAIN + "what is this,-1\n"}, NO_LABEL.format("-1")),
+        ({"train.csv": "text,label\n"}, r"train.* empty"),
+        ({"train.csv": ""}, r"train.* empty"),
+    ],
+)
+def test_invalid_tables(module, files, message):
+    with pytest.raises(ValueError, match=message):
+        module({**LABELED, **files}).setup("fit")
 
 
-@pytest.mark.parametrize("blank", ['""', "  "])
-def test_blank_text(module, blank):
-    data = module({**LABELED, "validation.csv": f"text,label\nbye,leave\n{blank},greet\n"})
-    with pytest.raises(ValueError, match=r"\(validation\), row 2: no text in column 'text'"):
-        data.setup("fit")
-
-
-@pytest.mark.parametrize("text", ["null", "3", "[]"])
-def test_text_that_is_not_a_string(module, text):
-    with pytest.raises(ValueError, match=r"\(train\), row 1: no text in column 'text'"):
-        module({"train.jsonl": f'{{"text": {text}, "label": "a"}}\n'}).setup("fit")
-
-
-@pytest.mark.parametrize("label", ["", "-1"])
-def test_missing_label(module, label):
-    data = module({**LABELED, "train.csv": TRAIN + f"what is this,{label}\n"})
-    with pytest.raises(ValueError, match=rf"\(train\), row 4: no label \('{label}'\); .*data\.allow_unlabeled=true"):
-        data.setup("fit")
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        *[("train.jsonl", f'{{"text": {x}, "label": "a"}}\n', NO_TEXT.format("train", 1)) for x in ("null", "3", "[]")],
+        ("train.jsonl", "", r"train.* empty"),
+        ("train.json", "[]", r"train.* empty"),
+        ("train.csv", TRAIN, r"has no validation split; add a file named validation\.csv"),
+    ],
+)
+def test_invalid_training_split(module, name, content, message):
+    with pytest.raises(ValueError, match=message):
+        module({name: content}).setup("fit")
 
 
 @pytest.mark.parametrize("label", ["", "-1"])
@@ -132,40 +139,18 @@ def test_evaluation_examples_need_labels(module):
     data = module({**LABELED, "validation.csv": "text,label\nbye,leave\nhm,\n"}, allow_unlabeled=True)
     with pytest.raises(ValueError, match=r"\(validation\), row 2: no label"):
         data.setup("fit")
-    with pytest.raises(ValueError, match=r"data\.validation_fraction: .*add a validation file"):
-        module(LABELED, allow_unlabeled=True, validation_fraction=0.5)
 
 
-@pytest.mark.parametrize(
-    ("name", "content"), [("train.csv", "text,label\n"), ("train.csv", ""), ("train.jsonl", ""), ("train.json", "[]")]
-)
-def test_empty_split(module, name, content):
-    with pytest.raises(ValueError, match=r"train.* empty"):
-        module({name: content, "validation.csv": LABELED["validation.csv"]}).setup("fit")
-
-
-def test_missing_validation_split(module):
-    with pytest.raises(ValueError, match=r"has no validation split; add a file named validation\.csv"):
-        module({"train.csv": TRAIN}).setup("fit")
-
-
-def test_unlabeled_test_split(module):
-    data = module({**LABELED, "test.csv": "text\nhi\nhello\n"})
+@pytest.mark.parametrize("test", ["text\nhi\nhello\n", "text,label\nhi,-1\nhello,-1\n", "text,label\nhi,\nhello,\n"])
+def test_unlabeled_test_split(module, test):
+    data = module({**LABELED, "test.csv": test})
+    assert data.label_names == ["greet", "leave"]
     with pytest.raises(ValueError, match=r"test split .* no labels.*; .* `predict`"):
         data.setup("test")
     data.setup("predict")
     (batch,) = data.predict_dataloader()
     assert len(batch["input_ids"]) == 2
     assert "labels" not in batch
-
-
-@pytest.mark.parametrize("labels", [(-1, -1), ("", "")])
-def test_test_split_with_missing_labels_only(module, labels):
-    data = module({**LABELED, "test.csv": "text,label\nhi,{}\nhello,{}\n".format(*labels)})
-    assert data.label_names == ["greet", "leave"]
-    with pytest.raises(ValueError, match="`predict`"):
-        data.setup("test")
-    assert load_split(data, "predict") == {"text": ["hi", "hello"]}
 
 
 def test_file_instead_of_a_folder(write):
@@ -182,18 +167,6 @@ def test_file_instead_of_a_folder(write):
 ONE_SPLIT = {"train.csv": "text,label\nhello,greet\ngoodbye,leave\n"}
 
 
-@pytest.fixture
-def predict_module(write):
-    """Return a function that builds a DataModule with a file to predict."""
-
-    def make(name=None, content="", **arguments):
-        folder = write({**ONE_SPLIT, **({} if name is None else {f"new/{name}": content})})
-        path = None if name is None else str(folder / "new" / name)
-        return TextClassificationDataModule(str(folder), TINY_BERT, predict_path=path, **arguments)
-
-    return make
-
-
 @pytest.mark.parametrize(
     ("name", "content"),
     [
@@ -203,8 +176,8 @@ def predict_module(write):
         ("rows.jsonl", '{"text": "hello there"}\n{"text": "good morning to you"}\n'),
     ],
 )
-def test_file_to_predict(predict_module, tokenizer, name, content):
-    data = predict_module(name, content)
+def test_file_to_predict(module, tokenizer, name, content):
+    data = module({**ONE_SPLIT, name: content}, name)
     data.setup("predict")
     (batch,) = data.predict_dataloader()
     assert data.texts() == {"text": ["hello there", "good morning to you"]}
@@ -214,48 +187,33 @@ def test_file_to_predict(predict_module, tokenizer, name, content):
         assert ids[mask.bool()].tolist() == tokenizer(data.texts()["text"][row])["input_ids"]
 
 
-def test_txt_file_with_other_column_names(write):
-    folder = write({"train.csv": "review,label\nfine,good\n", "new.txt": "hello there\n"})
-    data = TextClassificationDataModule(
-        str(folder), TINY_BERT, text_columns=["review"], predict_path=str(folder / "new.txt")
-    )
+@pytest.mark.parametrize(
+    ("columns", "name", "content", "texts"),
+    [
+        (["review"], "rows.txt", "hello there\n", {"review": ["hello there"]}),
+        (["a", "b"], "rows.csv", "b,a\nbye,goodbye\n", {"a": ["goodbye"], "b": ["bye"]}),
+    ],
+)
+def test_other_columns_to_predict(module, columns, name, content, texts):
+    data = module({"train.csv": "review,a,b,label\nfine,hello,hi,same\n", name: content}, name, text_columns=columns)
     data.setup("predict")
-    assert data.texts() == {"review": ["hello there"]}
+    assert data.texts() == texts
 
 
-def test_file_of_pairs_to_predict(write):
-    folder = write({"train.csv": "a,b,label\nhello,hi,same\n", "new/rows.csv": "b,a\nbye,goodbye\n"})
-    arguments = {"text_columns": ["a", "b"], "predict_path": str(folder / "new" / "rows.csv")}
-    data = TextClassificationDataModule(str(folder), TINY_BERT, **arguments)
-    data.setup("predict")
-    assert data.texts() == {"a": ["goodbye"], "b": ["bye"]}
-
-
-def test_missing_file_to_predict(predict_module, tmp_path):
-    data = TextClassificationDataModule(str(predict_module().path), TINY_BERT, predict_path=str(tmp_path / "none.txt"))
-    with pytest.raises(ValueError, match=r"data\.predict_path: .*none\.txt"):
-        data.setup("predict")
-
-
-def test_missing_column_to_predict(predict_module):
-    with pytest.raises(ValueError, match=r"rows\.csv has no column 'text'; it has 'id', 'words'"):
-        predict_module("rows.csv", "id,words\n1,hello\n").setup("predict")
-
-
-def test_blank_text_to_predict(predict_module):
-    with pytest.raises(ValueError, match=r"rows\.csv, row 2: no text in column 'text'"):
-        predict_module("rows.csv", "id,text\n1,hello\n2,\n").setup("predict")
-
-
-@pytest.mark.parametrize(("name", "content"), [("rows.txt", "\n"), ("rows.csv", "text\n")])
-def test_empty_file_to_predict(predict_module, name, content):
-    with pytest.raises(ValueError, match=rf"{name}.* empty"):
-        predict_module(name, content).setup("predict")
-
-
-def test_neither_predict_path_nor_test_split(predict_module):
-    with pytest.raises(ValueError, match="predict_path"):
-        predict_module().setup("predict")
+@pytest.mark.parametrize(
+    ("name", "files", "message"),
+    [
+        (None, {}, "predict_path"),
+        ("none.txt", {}, r"data\.predict_path: .*none\.txt"),
+        ("rows.txt", {"rows.txt": "\n"}, r"rows\.txt.* empty"),
+        ("rows.csv", {"rows.csv": "text\n"}, r"rows\.csv.* empty"),
+        ("rows.csv", {"rows.csv": "id,words\n1,hello\n"}, r"rows\.csv has no column 'text'; it has 'id', 'words'"),
+        ("rows.csv", {"rows.csv": "id,text\n1,hello\n2,\n"}, r"rows\.csv, row 2: no text in column 'text'"),
+    ],
+)
+def test_invalid_file_to_predict(module, name, files, message):
+    with pytest.raises(ValueError, match=message):
+        module({**ONE_SPLIT, **files}, name).setup("predict")
 
 
 # ---- the hub, with a fake load_dataset
@@ -269,9 +227,7 @@ def hub(monkeypatch):
         classes = datasets.ClassLabel(names=names) if names else datasets.Value("string")
         features = datasets.Features({column: datasets.Value("string"), label: classes})
         tables = {
-            split: datasets.Dataset.from_dict(
-                {column: [text for text, _ in rows], label: [y for _, y in rows]}, features
-            )
+            split: datasets.Dataset.from_list([{column: text, label: y} for text, y in rows], features)
             for split, rows in splits.items()
         }
         requests = []
@@ -306,19 +262,20 @@ def test_default_hub_ids(hub, module, column, label, request_):
     assert data.load("train").to_dict() == {"text": ["hello"], "label": [1]}
 
 
-@pytest.mark.parametrize("names", [["z", "m", "a"], ["1", "2", "3"], ["2", "1", "0"]])
-def test_label_order_of_the_hub(hub, names):
-    hub(names, train=[("one", 0), ("two", 1), ("three", 2)])
+@pytest.mark.parametrize(
+    ("classes", "labels", "names", "indices"),
+    [
+        (["z", "m", "a"], [0, 1, 2], ["z", "m", "a"], [0, 1, 2]),
+        (["1", "2", "3"], [0, 1, 2], ["1", "2", "3"], [0, 1, 2]),
+        (["2", "1", "0"], [0, 1, 2], ["2", "1", "0"], [0, 1, 2]),
+        (None, ["z", "a", "m"], ["a", "m", "z"], [2, 0, 1]),
+    ],
+)
+def test_label_order_of_the_hub(hub, classes, labels, names, indices):
+    hub(classes, train=list(zip(["one", "two", "three"], labels, strict=True)))
     data = TextClassificationDataModule("someone/reviews", TINY_BERT)
     assert data.label_names == names
-    assert data.load("train")["label"][:] == [0, 1, 2]
-
-
-def test_hub_labels_without_class_names(hub):
-    hub(None, train=[("one", "z"), ("two", "a")], validation=[("three", "m")])
-    data = TextClassificationDataModule("someone/reviews", TINY_BERT)
-    assert data.label_names == ["a", "m", "z"]
-    assert data.load("train")["label"][:] == [2, 0]
+    assert data.load("train")["label"][:] == indices
 
 
 def test_unlabeled_test_split_of_the_hub(hub):
