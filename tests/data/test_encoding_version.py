@@ -24,6 +24,7 @@ from lightning_kd import (
     TextClassificationDataModule,
 )
 from lightning_kd.data import TextDataModule
+from tests.helpers import squad
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -81,16 +82,11 @@ def clinc150(folder):
 def questions(folder, version="1.1", **settings):
     answered = [("Where?", ["by the bridge", "bridge"]), ("  who met us?", ["miller"]), ("What?", ["ill by"])]
     rows = [
-        {
-            "id": str(number),
-            "question": question,
-            "answers": [{"text": text, "answer_start": LONG.index(text)} for text in answers],
-        }
+        {"id": str(number), "question": question, "context": LONG, "answers": answers}
         for number, (question, answers) in enumerate(answered + [("Why?", [])] * (version == "2.0"))
     ]
-    content = {"version": version, "data": [{"title": "mill", "paragraphs": [{"context": LONG, "qas": rows}]}]}
     for split in ("train", "dev"):
-        (folder / f"{split}-v{version}.json").write_text(json.dumps(content), encoding="utf-8")
+        (folder / f"{split}-v{version}.json").write_text(json.dumps(squad(rows)), encoding="utf-8")
     return SQuADDataModule(str(folder), STUDENT(), version=version, max_length=24, stride=6, **settings)
 
 
@@ -187,15 +183,9 @@ import lightning_kd
 from tests.data.test_encoding_version import cache_keys
 print(lightning_kd.__file__, *cache_keys(Path({str(tmp_path)!r})), sep="\\n")
 """
-    paths = os.pathsep.join([str(copy.parent), str(Path(__file__).parents[2])])
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": paths},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(copy.parent), str(Path(__file__).parents[2])])}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, check=True)
     file, *others = done.stdout.splitlines()[-4:]
     assert Path(file).is_relative_to(copy)
     assert others == keys

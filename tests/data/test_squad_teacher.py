@@ -13,6 +13,7 @@ TEXTS = [
     "unbelievablyhyphenated-words/and\ttabs\nlines",
     "x",
 ]
+MORNING = [(0, 5), (6, 10), (11, 18)]
 
 
 def search(text, source, target):
@@ -51,21 +52,17 @@ def test_against_a_search(tokenizers, text, swapped):
     assert align_span_boundaries(text, source, target) == search(text, source, target)
 
 
-def test_by_hand():
-    text = "strawberry jam"
-    whole, cut = [(0, 10), (10, 14)], [(0, 5), (5, 10), (11, 14)]  # the second with its space, as RoBERTa has it
-    assert align_span_boundaries(text, whole, cut) == ([0, 2], [1, 2])
-    assert align_span_boundaries(text, cut, whole) == ([0, 0, 1], [0, 0, 1])
-
-
-def test_same_tokenization():
-    text, offsets = "hello good morning", [(0, 5), (6, 10), (11, 18)]
-    assert align_span_boundaries(text, offsets, offsets) == ([0, 1, 2], [0, 1, 2])
-
-
-def test_characters_missing_from_target():
-    text = "hello good morning"
-    every = [(0, 5), (6, 10), (11, 18)]
-    # target has "good" only: a later end becomes its end, an earlier start its start
-    assert align_span_boundaries(text, every, [(6, 10)]) == ([0, 0, NO_TOKEN], [NO_TOKEN, 0, 0])
-    assert align_span_boundaries(text, [(0, 0), (5, 6)], every) == ([NO_TOKEN, NO_TOKEN], [NO_TOKEN, NO_TOKEN])
+@pytest.mark.parametrize(
+    ("text", "source", "target", "starts", "ends"),
+    [
+        # the second word with its space, as RoBERTa has it
+        ("strawberry jam", [(0, 10), (10, 14)], [(0, 5), (5, 10), (11, 14)], [0, 2], [1, 2]),
+        ("strawberry jam", [(0, 5), (5, 10), (11, 14)], [(0, 10), (10, 14)], [0, 0, 1], [0, 0, 1]),
+        ("hello good morning", MORNING, MORNING, [0, 1, 2], [0, 1, 2]),
+        # target has "good" only: a later end becomes its end, an earlier start its start
+        ("hello good morning", MORNING, [(6, 10)], [0, 0, NO_TOKEN], [NO_TOKEN, 0, 0]),
+        ("hello good morning", [(0, 0), (5, 6)], MORNING, [NO_TOKEN, NO_TOKEN], [NO_TOKEN, NO_TOKEN]),
+    ],
+)
+def test_by_hand(text, source, target, starts, ends):
+    assert align_span_boundaries(text, source, target) == (starts, ends)
