@@ -1,0 +1,128 @@
+"""A frozen model of a teacher."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+
+from lightning_kd import models
+from lightning_kd.models.labels import get_label_names
+from lightning_kd.models.sharding import shard
+
+Source = str | nn.Module | Mapping[str, Any]
+
+Placement = tuple[torch.device, torch.dtype, DeviceMesh | None]
+"""Device, dtype, and the devices to shard over (None = not sharded)."""
+
+
+class FrozenModel:
+    """A model that is loaded on first use, always in eval mode, and never requires gradients.
+
+    Args:
+        source: Hub id or folder; a mapping with the key ``pretrained`` (a Hub id or folder) and arguments of
+            ``from_pretrained``; or a module.
+        auto_class: Name of the transformers class that loads it.
+
+    Attributes:
+        source: The Hub id or folder, or the module.
+        options: Arguments of ``from_pretrained``, serializable.
+        class_permutation: Index of each of the student's classes among the model's classes, (number of classes,);
+            None = same order.
+
+    Raises:
+        ValueError: If a mapping has no ``pretrained`` or has an option that cannot be serialized.
+    """
+
+    def __init__(self, source: Source, auto_class: str) -> None:
+        if isinstance(source, Mapping) and "combine" in source:
+            raise ValueError("teacher.combine: only for an ensemble, but this is a single model; remove it")
+        self.source: str | nn.Module
+        self.source, self.options = models.parse_pretrained(source, "teacher")
+        self.class_permutation: Tensor | None = None
+        self._auto_class = auto_class
+        self._model: nn.Module | None = None
+        self._placement: Placement | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # a spawned process loads the model again
+        return {**self.__dict__, "_model": None}
+
+    @property
+    def name(self) -> str:
+        """The Hub id or folder, or the class name of the module, for messages and model cards."""
+        return self.source if isinstance(self.source, str) else type(self.source).__name__
+
+    @property
+    def source_config(self) -> str | dict[str, Any] | None:
+        """The Hub id, folder or mapping to save in checkpoints; None for a module."""
+        if not isinstance(self.source, str):
+            return None
+        return {"pretrained": self.source, **self.options} if self.options else self.source
+
+    @property
+    def is_loaded(self) -> bool:
+        """True if the weights are in memory."""
+        return self._model is not None
+
+    def load(self) -> nn.Module:
+        """Return the model, and load it first if necessary."""
+        if self._model is None:
+            if isinstance(self.source, str):
+                self._model = models.load_model(self.source, self._auto_class, "teacher", options=self._load_kwargs())
+            else:
+                self._model = self.source
+            self._model.requires_grad_(False)
+            self._model.eval()
+            self._move()
+        return self._model
+
+    def _load_kwargs(self) -> dict[str, Any]:
+        """Return the options, with the target device for a quantized model, which cannot be moved later."""
+        options = self.options
+        if "quantization_config" not in options or "device_map" in options or self._placement is None:
+            return options
+        return {**options, "device_map": {"": self._placement[0]}} if self._placement[0].type != "cpu" else options
+
+    def unload(self) -> None:
+        """Release the model; the next ``load`` reads it again from its folder or Hub id."""
+        self._model = None
+
+    def config(self) -> Any:
+        """Return the configuration without loading weights, or None if a module has none."""
+        if not isinstance(self.source, str):
+            return models.get_config(self.source)
+        return models.load_config(self.source, "teacher", self.options)
+
+    def label_names(self) -> list[str] | None:
+        """Return the label names without loading weights, or None if they are only placeholders."""
+        return get_label_names(models.get_id2label(self.config()))
+
+    def to(self, placement: Placement) -> None:
+        """Move the model now, or when it is loaded; the dtype applies only to a model from a Hub id or folder."""
+        self._placement = placement
+        self.class_permutation = None if self.class_permutation is None else self.class_permutation.to(placement[0])
+        self._move()
+
+    def _move(self) -> None:
+        if self._placement is None or self._model is None:
+            return
+        device, dtype, mesh = self._placement
+        if not models.has_fixed_placement(self._model):
+            if isinstance(self.source, str) and "dtype" not in self.options:
+                self._model.to(dtype=dtype)
+            if mesh is not None:
+                shard(self._model, mesh)
+            self._model.to(device)
+        self._model.eval()  # the user may have put a module in train mode since
+
+    def num_parameters(self) -> int:
+        """Return the number of parameters without loading weights."""
+        if self._model is not None or isinstance(self.source, nn.Module):
+            return models.count_parameters(self.load())
+        return models.count_parameters(models.build_on_meta(self.config(), self._auto_class))
+
+    def permute_classes(self, logits: Tensor) -> Tensor:
+        """Return the logits (N, C) with the classes in the student's order."""
+        return logits if self.class_permutation is None else logits[:, self.class_permutation.to(logits.device)]
