@@ -78,7 +78,7 @@ def combine_logits(logits: list[Tensor], mask: Tensor | None, combine: CombineMo
     the cross-entropy with the label, so that examples need no label.
 
     Args:
-        logits: K >= 1 tensors (N, C), any floating dtype; computed in float32.
+        logits: K >= 2 tensors (N, C), any floating dtype; computed in float32.
         mask: (N, C), True = included; None = all.
         combine: Quantity to average.
 
@@ -90,7 +90,7 @@ def combine_logits(logits: list[Tensor], mask: Tensor | None, combine: CombineMo
     # a target without included classes would be all -inf
     class_mask = None if mask is None else mask | ~mask.any(dim=-1, keepdim=True)
     log_p = torch.stack([masked_log_softmax(z.float(), class_mask) for z in logits])
-    if combine == "confidence" and len(logits) > 1:
+    if combine == "confidence":
         entropy = -(log_p.exp() * log_p.clamp(min=torch.finfo(log_p.dtype).min)).sum(dim=-1)  # 0 log 0 = 0
         weights = (1 - entropy.softmax(dim=0)) / (len(logits) - 1)
         log_p = log_p + weights.log().unsqueeze(-1)

@@ -73,17 +73,14 @@ class FrozenModel:
                 self._model = models.load_model(self.source, self._auto_class, "teacher", options=self._load_kwargs())
             else:
                 self._model = self.source
-            self._model.requires_grad_(False)
-            self._model.eval()
-            self._move()
+            self._freeze_and_move(self._model)
         return self._model
 
     def _load_kwargs(self) -> dict[str, Any]:
         """Return the options, with the target device for a quantized model, which cannot be moved later."""
-        options = self.options
-        if "quantization_config" not in options or "device_map" in options or self._placement is None:
-            return options
-        return {**options, "device_map": {"": self._placement[0]}} if self._placement[0].type != "cpu" else options
+        if self._placement is None or self._placement[0].type == "cpu" or "quantization_config" not in self.options:
+            return self.options
+        return {"device_map": {"": self._placement[0]}, **self.options}
 
     def unload(self) -> None:
         """Release the model; the next ``load`` reads it again from its folder or Hub id."""
@@ -102,20 +99,21 @@ class FrozenModel:
     def to(self, placement: Placement) -> None:
         """Move the model now, or when it is loaded; the dtype applies only to a model from a Hub id or folder."""
         self._placement = placement
-        self.class_permutation = None if self.class_permutation is None else self.class_permutation.to(placement[0])
-        self._move()
+        if self.class_permutation is not None:
+            self.class_permutation = self.class_permutation.to(placement[0])
+        if self._model is not None:
+            self._freeze_and_move(self._model)
 
-    def _move(self) -> None:
-        if self._placement is None or self._model is None:
+    def _freeze_and_move(self, model: nn.Module) -> None:
+        model.requires_grad_(False).eval()  # also if loaded before: the user may have put a module in train mode since
+        if self._placement is None or models.has_fixed_placement(model):
             return
         device, dtype, mesh = self._placement
-        if not models.has_fixed_placement(self._model):
-            if isinstance(self.source, str) and "dtype" not in self.options:
-                self._model.to(dtype=dtype)
-            if mesh is not None:
-                shard(self._model, mesh)
-            self._model.to(device)
-        self._model.eval()  # the user may have put a module in train mode since
+        if isinstance(self.source, str) and "dtype" not in self.options:
+            model.to(dtype=dtype)
+        if mesh is not None:
+            shard(model, mesh)
+        model.to(device)
 
     def num_parameters(self) -> int:
         """Return the number of parameters without loading weights."""

@@ -118,16 +118,15 @@ class Teacher:
                 labels.
         """
         for model in self.models:
-            model_labels, description = model.label_names(), f"teacher {model.name!r}"
+            model_labels, role = model.label_names(), f"teacher {model.name!r}"
             if model_labels is not None:
-                remedy = "train a teacher on these labels"
                 model.class_permutation = align_labels(
-                    label_names, model_labels, f"student and {description}", remedy, ignore_mismatch
+                    label_names, model_labels, f"student and {role}", "train a teacher on these labels", ignore_mismatch
                 )
-            else:
-                models.check_num_labels(model.config(), len(label_names), description)
-                if model.config() is not None:  # a module without a configuration cannot name labels
-                    rank_zero_warn(f"{description} does not name its labels; assuming the student's order")
+                continue
+            models.check_num_labels(model.config(), len(label_names), role)
+            if model.config() is not None:  # a module without a configuration cannot name labels
+                rank_zero_warn(f"{role} does not name its labels; assuming the student's order")
 
     def check_num_labels(self, num_labels: int) -> None:
         """Raise a ValueError if the head of a model has a different number of labels."""
@@ -171,19 +170,16 @@ class Teacher:
         outputs = [self._run_model(index, batch, requires) for index in range(len(self.models))]
         if len(outputs) == 1:
             return outputs[0]
-        names = outputs[0].heads
-        return replace(
-            outputs[0], heads={name: combine_heads([o.heads[name] for o in outputs], self.combine) for name in names}
-        )
+        heads = {name: combine_heads([o.heads[name] for o in outputs], self.combine) for name in outputs[0].heads}
+        return replace(outputs[0], heads=heads)
 
     def _run_model(self, index: int, batch: Batch, requires: frozenset[Requirement]) -> Outputs:
         model = self.models[index]
-        encodings = batch.get(TEACHER_INPUTS, [])
-        teacher_inputs = encodings[min(index, len(encodings) - 1)] if encodings else None
-        outputs = self.task.run(
-            model.load(), batch if teacher_inputs is None else with_inputs(batch, teacher_inputs), requires
-        )
-        if teacher_inputs is not None:
+        if encodings := batch.get(TEACHER_INPUTS):
+            teacher_inputs = encodings[min(index, len(encodings) - 1)]
+            outputs = self.task.run(model.load(), with_inputs(batch, teacher_inputs), requires)
             outputs = self.task.align_to_student(outputs, teacher_inputs, batch)
+        else:
+            outputs = self.task.run(model.load(), batch, requires)
         heads = {name: replace(head, logits=model.permute_classes(head.logits)) for name, head in outputs.heads.items()}
         return replace(outputs, heads=heads)
