@@ -17,8 +17,6 @@ ENTRY_DTYPE = np.dtype(
 )
 """An entry of the index; ``checksum`` is the CRC-32 of the other fields."""
 
-CHECKSUM_OFFSET = ENTRY_DTYPE.itemsize - 4
-
 RowIds = NDArray[np.int64]
 
 
@@ -39,26 +37,15 @@ def folder_lock(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _file_id(file: Path) -> tuple[int, int] | None:
-    """Return device and inode, which identify a file as long as it is in use, or None if there is none."""
-    try:
-        stat = file.stat()
-    except FileNotFoundError:
-        return None
-    return stat.st_dev, stat.st_ino
-
-
-def _entry_checksum(entry: bytes) -> bytes:
-    return zlib.crc32(entry[:CHECKSUM_OFFSET]).to_bytes(4, "little")
+def _entry_checksums(entries: NDArray[np.void]) -> NDArray[np.uint32]:
+    return np.array([zlib.crc32(entry.tobytes()[:-4]) for entry in entries], np.uint32)
 
 
 def _valid_entries(data: bytes) -> NDArray[np.void]:
     """Parse entries up to the first invalid one: being written, torn by a crash, or zeros after a power failure."""
-    size = ENTRY_DTYPE.itemsize
-    stop = 0
-    while len(entry := data[stop : stop + size]) == size and entry[CHECKSUM_OFFSET:] == _entry_checksum(entry):
-        stop += size
-    return np.frombuffer(data[:stop], ENTRY_DTYPE)
+    entries = np.frombuffer(data, ENTRY_DTYPE, count=len(data) // ENTRY_DTYPE.itemsize)
+    invalid = np.flatnonzero(entries["checksum"] != _entry_checksums(entries))
+    return entries[: invalid[0]] if len(invalid) else entries
 
 
 class RowStore:
@@ -88,7 +75,7 @@ class RowStore:
         self._index_end = 0
         self._values_end = 0
         self._buffer = memoryview(b"")
-        self._mapped_file_id: tuple[int, int] | None = None
+        self._mapped_file: os.stat_result | None = None
         self.refresh()
 
     def __reduce__(self) -> tuple[type["RowStore"], tuple[Path, NDArray[np.float64]]]:
@@ -100,7 +87,9 @@ class RowStore:
 
     def refresh(self) -> None:
         """Read the entries that any process has added since the last call."""
-        if self._mapped_file_id is not None and self._mapped_file_id != _file_id(self._values):
+        if self._mapped_file is not None and not (
+            self._values.exists() and os.path.samestat(self._mapped_file, self._values.stat())
+        ):
             raise ValueError(f"teacher_cache: {str(self.folder)!r} was deleted or replaced during the run; start again")
         try:
             with self._index.open("rb") as stream:
@@ -118,7 +107,7 @@ class RowStore:
             if size < values_end:
                 raise self._damage_error(f"values.bin has {size:,} of {values_end:,} bytes")
             self._buffer = memoryview(np.memmap(self._values, np.uint8, "r"))
-            self._mapped_file_id = _file_id(self._values)
+            self._mapped_file = self._values.stat()
         self._entries[entries["row"]] = entries
         self._verified[entries["row"]] = False
         self._index_end += entries.nbytes
@@ -200,7 +189,7 @@ class RowStore:
             entries["num_classes"] = np.asarray(num_classes)[new]
             entries["tag"] = tags[new]
             entries["block_checksum"] = [zlib.crc32(part) for part in parts]
-            entries["checksum"] = [int.from_bytes(_entry_checksum(entry.tobytes()), "little") for entry in entries]
+            entries["checksum"] = _entry_checksums(entries)
             joined = b"".join(parts)
             self._reserve(self._values_end + len(joined), len(joined) / self._expected_sizes[rows[new]].sum())
             with self._values.open("r+b") as stream:
