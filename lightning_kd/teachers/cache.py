@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +89,7 @@ class TeacherCache:
         fingerprints = [fingerprint(model.source, model.options) for model in teacher.models]
         vocab_size = getattr(teacher.models[0].config(), "vocab_size", 0)
         num_classes: int = len(label_names) or task.num_labels or vocab_size
+        codec = LogitCodec(self.dtype, self.top_k)
         cached_teachers = {}
         for split in splits:
             key = {
@@ -100,7 +101,8 @@ class TeacherCache:
                 "split": split,
                 "rows": datamodule.cache_key(split),
                 "precision": precision,
-                **{name: value for name, value in asdict(self).items() if name != "folder"},
+                "dtype": self.dtype,
+                "top_k": self.top_k,
             }
             folder = Path(self.folder).expanduser() / hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
             lengths = np.asarray(datamodule.row_lengths(split), dtype=np.float64)
@@ -110,6 +112,5 @@ class TeacherCache:
                 with folder_lock(folder), atomic_write(folder / "metadata.json") as file:
                     file.write_text(json.dumps(metadata, indent=2, ensure_ascii=False), encoding="utf-8")
             rank_zero_info(f"Teacher cache {folder}: {len(store):,} of {len(lengths):,} {split} examples cached")
-            codec = LogitCodec(self.dtype, self.top_k)
-            cached_teachers[split] = CachedTeacher(teacher, task, fingerprints, store, codec, split, num_classes)
+            cached_teachers[split] = CachedTeacher(teacher, task, store, codec, split, num_classes, fingerprints)
         return cached_teachers

@@ -1,6 +1,7 @@
 """A teacher that runs once per example: its logits are stored on disk and looked up by ``row_id``."""
 
 import zlib
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,38 +20,29 @@ TOKEN_INPUTS = ("input_ids", "token_type_ids", "position_ids")
 """Inputs of a model with one value per token."""
 
 
+@dataclass(eq=False)
 class CachedTeacher:
     """A teacher for one split that stores the logits of each example it has run on; called like ``Teacher``.
 
     New logits are read back as stored (rounded), so a run that fills the cache equals a run that reads it.
 
-    Args:
+    Attributes:
         teacher: The teacher; loaded when an example is missing.
         task: The task.
-        fingerprints: Fingerprint of each model of the teacher.
         store: Stores the encoded logits of the split.
         codec: Encodes the logits.
         split: Name of the split, for messages.
         num_classes: Number of classes (labels or tokens); unused if the task predicts positions.
+        unchecked_fingerprints: Fingerprint of each model of the teacher; compared and emptied once they are loaded.
     """
 
-    def __init__(
-        self,
-        teacher: Teacher,
-        task: Task,
-        fingerprints: list[str],
-        store: RowStore,
-        codec: LogitCodec,
-        split: str,
-        num_classes: int,
-    ) -> None:
-        self.teacher = teacher
-        self.task = task
-        self.store = store
-        self.codec = codec
-        self.split = split
-        self._unchecked_fingerprints = fingerprints
-        self._num_classes = num_classes
+    teacher: Teacher
+    task: Task
+    store: RowStore
+    codec: LogitCodec
+    split: str
+    num_classes: int
+    unchecked_fingerprints: list[str]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "CachedTeacher":
         return self
@@ -59,9 +51,7 @@ class CachedTeacher:
     def __call__(self, batch: Batch, requires: frozenset[Requirement] = frozenset()) -> Outputs:
         """Return the teacher's outputs for a batch of the split, and store the missing ones."""
         device = batch["row_id"].device
-        logits = batch.get(TEACHER_LOGITS)
-        if logits is None:
-            logits = self.get(batch)
+        logits = batch[TEACHER_LOGITS] if TEACHER_LOGITS in batch else self.get(batch)
         if self._missing_on_any_rank(logits is None, device):
             self.fill(batch)
             logits = self.get(batch)
@@ -86,7 +76,7 @@ class CachedTeacher:
         names = self.task.heads
         num_positions = batch["input_ids"].shape[1]
         if not len(rows):
-            width = num_positions if self.task.predicts_positions else self._num_classes
+            width = num_positions if self.task.predicts_positions else self.num_classes
             return {name: torch.zeros(0, width) for name in names}
         if len(changed := rows[self.store.tags(rows) != _input_checksums(batch)]):
             raise ValueError(
@@ -112,8 +102,8 @@ class CachedTeacher:
             ValueError: If the teacher has changed since the cache was opened.
         """
         rows = _row_ids(batch)
-        missing = set(rows[~self.store.contains(rows)].tolist())
-        indices = [index for index, row in enumerate(batch["row_id"].tolist()) if row in missing]
+        missing = rows[~self.store.contains(rows)]
+        indices = np.flatnonzero(np.isin(batch["row_id"].cpu(), missing)).tolist()
         if indices:
             missing_batch = select_examples(batch, indices)
             outputs = self.teacher(missing_batch)
@@ -125,10 +115,10 @@ class CachedTeacher:
 
     def _check_teacher_unchanged(self) -> None:
         """Compare the fingerprints once the models are loaded, possibly hours after the cache was opened."""
-        for expected, model in zip(self._unchecked_fingerprints, self.teacher.models, strict=False):
+        for expected, model in zip(self.unchecked_fingerprints, self.teacher.models, strict=False):
             if isinstance(model.source, str) and expected != fingerprint(model.source, model.options):
                 raise ValueError(f"teacher: {model.name!r} was changed during the run; start again")
-        self._unchecked_fingerprints = []
+        self.unchecked_fingerprints = []
 
     def _write(self, batch: Batch, outputs: Outputs) -> None:
         logits = torch.stack([outputs.heads[name].logits.float() for name in self.task.heads]).cpu().numpy()
