@@ -2,14 +2,14 @@
 
 import hashlib
 import json
-import math
-from collections.abc import Callable, Iterable, Sequence
-from itertools import chain, islice, zip_longest
+from collections.abc import Callable, Iterable
+from itertools import zip_longest
 from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 from tqdm.auto import tqdm
@@ -22,24 +22,24 @@ from lightning_kd.models.prompt_config import check_prompt
 from lightning_kd.outputs import Batch
 from lightning_kd.tasks.base import Task
 from lightning_kd.teachers.cached_teacher import CachedTeacher
+from lightning_kd.teachers.frozen_model import FrozenModel
 from lightning_kd.teachers.teacher import Teacher
 
 # ---- tokenizers
 
 
-def _tokenizer_parts(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """Return everything that determines the ids of a text and the meaning of an id."""
+def _tokenizer_parts(tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Any]]:
+    """Return everything that determines the ids of a text and the meaning of an id, as entries of four parts."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     state = json.loads(backend.to_str()) if backend is not None else {}
     return {
-        "vocabulary": sorted(tokenizer.get_vocab().items(), key=lambda item: (item[1], item[0])),
+        "vocabulary": sorted((index, token) for token, index in tokenizer.get_vocab().items()),
         "special tokens": sorted(
-            (str(role), str(token), tokenizer.convert_tokens_to_ids(str(token)))
+            (role, token, tokenizer.convert_tokens_to_ids(token))
             for role, token in tokenizer.special_tokens_map.items()
-            if isinstance(token, str)
         ),
-        "model": state.get("model", {}).get("type"),
-        "normalizer": state.get("normalizer"),
+        "model": [state.get("model", {}).get("type")],
+        "normalizer": sorted((state.get("normalizer") or {}).items()),
     }
 
 
@@ -56,59 +56,27 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
 
 def _describe_difference(teacher: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> str:
     teacher_parts, other_parts = _tokenizer_parts(teacher), _tokenizer_parts(other)
-    part = next(part for part in teacher_parts if teacher_parts[part] != other_parts[part])
-    first, second = teacher_parts[part], other_parts[part]
-    if isinstance(first, dict) and isinstance(second, dict):
-        key = next(key for key in {**first, **second} if first.get(key) != second.get(key))
-        return f"{part}: {key} {first.get(key)!r:.80} vs. {second.get(key)!r:.80}"
-    if not isinstance(first, list):
-        return f"{part} {first!r:.80} vs. {second!r:.80}"
-    teacher_entry, other_entry = next((t, o) for t, o in zip_longest(first, second) if t != o)
-    if part != "vocabulary":
-        return f"{part}: {teacher_entry} vs. {other_entry}"
-    tokens = [repr(entry[0]) if entry else "nothing" for entry in (teacher_entry, other_entry)]
-    sizes = f"{len(first)} vs. {len(second)} entries"
-    return f"{sizes}, first difference: {tokens[0]} vs. {tokens[1]} at id {(teacher_entry or other_entry)[1]}"
+    name = next(name for name in teacher_parts if teacher_parts[name] != other_parts[name])
+    first, second = teacher_parts[name], other_parts[name]
+    entry, other_entry = next((a, b) for a, b in zip_longest(first, second) if a != b)
+    return f"{name}: {len(first)} vs. {len(second)} entries, first difference: {entry!r:.80} vs. {other_entry!r:.80}"
 
 
-def check_tokenizers(
-    teacher: Teacher,
-    tokenizer: PreTrainedTokenizerBase,
-    ignore_mismatch: bool,
-    teacher_tokenizers: Sequence[PreTrainedTokenizerBase] = (),
-    supports_teacher_tokenizer: bool = False,
-) -> None:
-    """Check that the inputs of each teacher model are encoded with the tokenizer it was trained with.
-
-    Args:
-        teacher: The teacher.
-        tokenizer: The student's tokenizer.
-        ignore_mismatch: If True, do not compare fingerprints.
-        teacher_tokenizers: Tokenizers of the teacher's inputs, one per model or one for all; empty = the student's.
-        supports_teacher_tokenizer: True if the data can also be encoded for the teacher.
-
-    Raises:
-        ValueError: If the fingerprints differ and ``ignore_mismatch`` is False.
-    """
-    for index, model in enumerate(teacher.models):
-        if not isinstance(model.source, str):
-            continue  # a module comes without a tokenizer
-        try:
-            expected = load_tokenizer(model.source, "teacher tokenizer", model.options)
-        except OSError as error:
-            rank_zero_warn(f"tokenizers not compared: {error}")
-            continue
-        actual = teacher_tokenizers[min(index, len(teacher_tokenizers) - 1)] if teacher_tokenizers else tokenizer
-        if ignore_mismatch or tokenizer_fingerprint(expected) == tokenizer_fingerprint(actual):
-            continue
-        encoder = "data.teacher_tokenizer" if teacher_tokenizers else "student"
-        names: Any = teacher.names if len(teacher.models) > 1 else model.name
-        remedy = f"set data.teacher_tokenizer={names!r}, " * supports_teacher_tokenizer
+def _check_tokenizer(model: FrozenModel, tokenizer: PreTrainedTokenizerBase, encoder: str, remedy: str) -> None:
+    """Raise a ValueError if a model was trained with another tokenizer than the one that encodes its inputs."""
+    if not isinstance(model.source, str):
+        return  # a module comes without a tokenizer
+    try:
+        expected = load_tokenizer(model.source, "teacher tokenizer", model.options)
+    except OSError as error:
+        rank_zero_warn(f"tokenizers not compared: {error}")
+        return
+    if tokenizer_fingerprint(expected) != tokenizer_fingerprint(tokenizer):
         raise ValueError(
-            f"teacher {model.name!r} and {encoder} {actual.name_or_path!r} have different tokenizers "
-            f"({_describe_difference(expected, actual)}), so the teacher would read a different text; {remedy}choose a "
-            "student with the teacher's vocabulary, or accept it with --model.ignore_checks+=tokenizer_mismatch "
-            "(ignore_checks=['tokenizer_mismatch'])"
+            f"teacher {model.name!r} and {encoder} {tokenizer.name_or_path!r} have different tokenizers "
+            f"({_describe_difference(expected, tokenizer)}), so the teacher would read a different text; {remedy}"
+            "choose a student with the teacher's vocabulary, or accept it with "
+            "--model.ignore_checks+=tokenizer_mismatch (ignore_checks=['tokenizer_mismatch'])"
         )
 
 
@@ -137,23 +105,28 @@ def check_teacher_inputs(
         teacher: The teacher.
         datamodule: The DataModule of the run.
         losses: All losses of the run.
-        ignore_mismatch: If True, allow different tokenizers.
+        ignore_mismatch: If True, do not compare tokenizers.
 
     Raises:
         ValueError: If a tokenizer differs, if there is neither one tokenizer nor one per model, or if the teacher has a
             separate tokenization and a loss compares layers.
     """
-    tokenizer, teacher_tokenizers = datamodule.tokenizer, datamodule.teacher_tokenizers
-    if teacher_tokenizers:
-        _check_separate_tokenization(len(teacher_tokenizers), losses, len(teacher.models))
-    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+    separate = datamodule.teacher_tokenizers
+    if separate:
+        _check_separate_tokenization(len(separate), losses, len(teacher.models))
+    if not isinstance(datamodule.tokenizer, PreTrainedTokenizerBase):
         return
-    supports_teacher_tokenizer = datamodule.supports_teacher_tokenizer
-    check_tokenizers(teacher, tokenizer, ignore_mismatch, teacher_tokenizers, supports_teacher_tokenizer)
-    argument, prompt = (
-        ("teacher_prompt", datamodule.teacher_prompt) if teacher_tokenizers else ("prompt", datamodule.prompt)
+    tokenizers = separate or [datamodule.tokenizer]
+    encoder, argument, prompt = (
+        ("data.teacher_tokenizer", "teacher_prompt", datamodule.teacher_prompt)
+        if separate
+        else ("student", "prompt", datamodule.prompt)
     )
-    for model in teacher.models:
+    names = teacher.names if len(teacher.models) > 1 else teacher.names[0]
+    remedy = f"set data.teacher_tokenizer={names!r}, " if datamodule.supports_teacher_tokenizer else ""
+    for index, model in enumerate(teacher.models):
+        if not ignore_mismatch:
+            _check_tokenizer(model, tokenizers[min(index, len(tokenizers) - 1)], encoder, remedy)
         check_prompt(model.config(), prompt, f"teacher {model.name!r}", argument)
 
 
@@ -234,14 +207,12 @@ def score_teacher(
     Returns:
         See ``evaluate_teacher``.
     """
-    loaders = trainer.val_dataloaders
-    loaders = loaders if isinstance(loaders, (list, tuple)) else [loaders]
-    limits = [None if math.isinf(limit) else int(limit) for limit in trainer.num_val_batches]
-    loader_batches = chain.from_iterable(islice(loader, limit) for loader, limit in zip(loaders, limits, strict=True))
+    loader = CombinedLoader(trainer.val_dataloaders, "sequential")
+    loader.limits = trainer.num_val_batches
     batches = tqdm(
-        map(to_device, loader_batches),
+        (to_device(batch) for batch, _, _ in loader),
         desc="Teacher on validation",
-        total=None if None in limits else sum(limit or 0 for limit in limits),
+        total=sum(trainer.num_val_batches),
         leave=False,
         disable=trainer.progress_bar_callback is None or not trainer.is_global_zero,
     )

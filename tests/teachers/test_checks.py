@@ -10,15 +10,20 @@ from transformers import AutoTokenizer
 
 from lightning_kd import SequenceClassification
 from lightning_kd.teachers.checks import (
+    check_teacher_inputs,
     check_teacher_score,
-    check_tokenizers,
     evaluate_teacher,
     tokenizer_fingerprint,
 )
 from lightning_kd.teachers.teacher import Teacher
-from tests.helpers import LABELS, TINY_BERT, save_model, tiny_bert
+from tests.helpers import LABELS, TINY_BERT, data, save_model, tiny_bert
 
 TASK = SequenceClassification()
+
+
+def check_tokenizers(source, tokenizer, ignore_mismatch=False):
+    datamodule = data("unread.json", tokenizer=tokenizer)
+    check_teacher_inputs(Teacher(source, TASK), datamodule, nn.ModuleDict(), ignore_mismatch)
 
 
 def save_tokenizer(folder, **settings):
@@ -45,24 +50,27 @@ def change_separator(tokenizer):
 
 
 CHANGES = {
-    "entry": (lambda folder: save_tokenizer(folder, rename={"hello": "dolphin"}), "'hello' vs. 'dolphin' at id 610"),
-    "swap": (lambda folder: save_tokenizer(folder, rename={"a": "b", "b": "a"}), "'a' vs. 'b' at id 16"),
-    "added": (lambda folder: add_word(save_tokenizer(folder)), "1200 vs. 1201 entries, .*'dolphin' at id 1200"),
+    "entry": (
+        lambda folder: save_tokenizer(folder, rename={"hello": "dolphin"}),
+        "610, 'hello'.* vs. .*610, 'dolphin'",
+    ),
+    "swap": (lambda folder: save_tokenizer(folder, rename={"a": "b", "b": "a"}), "16, 'a'.* vs. .*16, 'b'"),
+    "added": (lambda folder: add_word(save_tokenizer(folder)), "1200 vs. 1201 .*None vs. .*1200, 'dolphin'"),
     "special": (lambda folder: change_separator(save_tokenizer(folder)), r"special tokens.*\[SEP\].* vs. .*\[CLS\]"),
-    "case": (lambda folder: save_tokenizer(folder, do_lower_case=False), "normalizer.*lowercase.*True vs. .*False"),
-    "accents": (lambda folder: save_tokenizer(folder, strip_accents=False), "normalizer.*accents.*None vs. .*False"),
+    "case": (lambda folder: save_tokenizer(folder, do_lower_case=False), "normalizer.*lowercase.*True.* vs. .*False"),
+    "accents": (lambda folder: save_tokenizer(folder, strip_accents=False), "normalizer.*accents.*None.* vs. .*False"),
 }
 
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_different_tokenizer(tmp_path, tokenizer, change):
     make, difference = CHANGES[change]
-    teacher = Teacher(save_model(tiny_bert(), tmp_path / "teacher", tokenizer), TASK)
+    teacher = save_model(tiny_bert(), tmp_path / "teacher", tokenizer)
     student_tokenizer = make(tmp_path / "student")
     assert tokenizer_fingerprint(student_tokenizer) != tokenizer_fingerprint(tokenizer)
     message = rf"teacher '.*teacher' and student '.*student'.*\(.*{difference}.*\).*ignore_checks\+=tokenizer_mismatch"
     with pytest.raises(ValueError, match=message):
-        check_tokenizers(teacher, student_tokenizer, ignore_mismatch=False)
+        check_tokenizers(teacher, student_tokenizer)
     check_tokenizers(teacher, student_tokenizer, ignore_mismatch=True)
 
 
@@ -85,17 +93,17 @@ def test_fingerprint_does_not_depend_on_earlier_calls(tokenizer):
 
 def test_tokenizer_of_each_ensemble_member_is_compared(tmp_path, tokenizer):
     same = save_model(tiny_bert(), tmp_path / "same")
-    check_tokenizers(Teacher([same, same], TASK), tokenizer, ignore_mismatch=False)
+    check_tokenizers([same, same], tokenizer)
     other = save_model(tiny_bert(), tmp_path / "other", save_tokenizer(tmp_path / "t", rename={"hello": "dolphin"}))
     with pytest.raises(ValueError, match=r"teacher '.*other'"):
-        check_tokenizers(Teacher([same, other], TASK), tokenizer, ignore_mismatch=False)
+        check_tokenizers([same, other], tokenizer)
 
 
 def test_teacher_without_tokenizer(tmp_path, tokenizer):
-    check_tokenizers(Teacher(tiny_bert(), TASK), tokenizer, ignore_mismatch=False)
+    check_tokenizers(tiny_bert(), tokenizer)
     tiny_bert().save_pretrained(tmp_path)
     with pytest.warns(UserWarning, match=rf"tokenizers not compared: .*'{tmp_path}'"):
-        check_tokenizers(Teacher(str(tmp_path), TASK), tokenizer, ignore_mismatch=False)
+        check_tokenizers(str(tmp_path), tokenizer)
 
 
 # ---- score
