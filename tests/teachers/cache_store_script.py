@@ -1,10 +1,12 @@
-"""Processes that write the same rows, and are killed while they do; run by test_store.py.
+"""Processes that write the same rows, and are killed while they do; run by test_cache_store.py.
 
 Imports the module by path instead of the package, so that it starts fast and can fork.
 """
 
 import importlib.util
+import io
 import json
+import multiprocessing
 import os
 import random
 import signal
@@ -51,20 +53,16 @@ def read_writers(store):
     return writers
 
 
-def fork(work, *arguments):
-    """Run a function in a new process, and return its id."""
-    if pid := os.fork():
-        return pid
-    try:
-        work(*arguments)
-    except BaseException as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        os._exit(1)
-    os._exit(0)
+def start(function, *arguments):
+    """Run a function in a new process, and return the process."""
+    process = multiprocessing.get_context("fork").Process(target=function, args=arguments)
+    process.start()
+    return process
 
 
-def wait(pid):
-    return os.waitpid(pid, 0)[1]
+def exit_code(process):
+    process.join()
+    return process.exitcode
 
 
 def write_all(folder, writer, check=False):
@@ -80,82 +78,64 @@ def write_all(folder, writer, check=False):
     assert seen.items() <= read_writers(store).items(), "a row was replaced"
 
 
-def kill_at_random(folder, seed):
+def kill_at_random(folder):
     """Kill writers at random times: no row may be lost or torn, and a last writer completes them."""
-    generator, killed, before = random.Random(seed), 0, {}
+    generator, killed, before = random.Random(0), 0, {}
     for writer in range(NUM_KILLS):
-        pid = fork(write_all, folder, writer)
+        process = start(write_all, folder, writer)
         time.sleep(generator.uniform(0, 0.02))
-        os.kill(pid, signal.SIGKILL)
-        killed += wait(pid) == signal.SIGKILL
+        process.kill()
+        killed += exit_code(process) == -signal.SIGKILL
         writers = read_writers(open_store(folder))
         assert before.items() <= writers.items(), "a row was lost"
         before = writers
-    assert wait(fork(write_all, folder, NUM_KILLS)) == 0
+    assert exit_code(start(write_all, folder, NUM_KILLS)) == 0
     return {"killed": killed, "rows": len(read_writers(open_store(folder)))}
 
 
-class DyingFile:
-    """A file whose process is killed before, in the middle of, or after a write.
+class DyingFile(io.FileIO):
+    """An unbuffered file whose process is killed before, in the middle of, or after a write."""
 
-    Args:
-        file: Unbuffered.
-        countdown: A list with the number of such points to pass, shared by all files.
-    """
-
-    def __init__(self, file, countdown):
-        self.file, self.countdown = file, countdown
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        self.file.close()
-
-    def __getattr__(self, name):
-        return getattr(self.file, name)
+    points_to_pass = 0  # by all files
 
     def write(self, data):
         for part in (data[: len(data) // 2], data[len(data) // 2 :], b""):
-            if self.countdown[0] == 0:
+            if DyingFile.points_to_pass == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
-            self.countdown[0] -= 1
-            self.file.write(part)
+            DyingFile.points_to_pass -= 1
+            super().write(part)
 
 
 def write_and_die(folder, rows, point):
-    store, path_open, countdown = open_store(folder), Path.open, [point]
-
-    def dying_open(path, mode="r"):
-        return path_open(path, mode) if mode == "rb" else DyingFile(path_open(path, mode, buffering=0), countdown)
-
-    Path.open = dying_open
+    store, path_open = open_store(folder), Path.open
+    Path.open = lambda path, mode: path_open(path, mode) if mode == "rb" else DyingFile(path, mode)
+    DyingFile.points_to_pass = point
     write(store, rows, point)
 
 
-def kill_at_each_write(folder, seed):
+def kill_at_each_write(folder):
     """Kill a writer at each point of the two writes, first of the values, then of the index."""
     indexed = {4: BATCH // 2, 5: BATCH, 6: BATCH}  # rows in the index at points 4 to 6; 6 = not killed
     stored = []
     for point in range(7):
-        rows = range(seed + point * BATCH, seed + (point + 1) * BATCH)
-        assert wait(fork(write_and_die, folder, rows, point)) == (0 if point == 6 else signal.SIGKILL)
+        rows = range(point * BATCH, (point + 1) * BATCH)
+        assert exit_code(start(write_and_die, folder, rows, point)) == (0 if point == 6 else -signal.SIGKILL)
         stored += rows[: indexed.get(point, 0)]
         assert sorted(read_writers(open_store(folder))) == stored
-    assert wait(fork(write_all, folder, 7)) == 0
+    assert exit_code(start(write_all, folder, 7)) == 0
     return {"rows": len(read_writers(open_store(folder)))}
 
 
-def write_concurrently(folder, seed):
+def write_concurrently(folder):
     """Write the same rows from several processes."""
-    pids = [fork(write_all, folder, seed + number, True) for number in range(NUM_WRITERS)]
-    assert [wait(pid) for pid in pids] == [0] * NUM_WRITERS
+    processes = [start(write_all, folder, writer, True) for writer in range(NUM_WRITERS)]
+    assert [exit_code(process) for process in processes] == [0] * NUM_WRITERS
     writers = read_writers(open_store(folder))
     size = sum(len(block(row, writer)) for row, writer in writers.items())
     return {"rows": len(writers), "writers": len(set(writers.values())), "size": size}
 
 
 if __name__ == "__main__":
-    name, folder, seed = sys.argv[1:]
+    name, folder = sys.argv[1:]
     functions = {function.__name__: function for function in (kill_at_random, kill_at_each_write, write_concurrently)}
-    print(json.dumps(functions[name](folder, int(seed))))
+    print(json.dumps(functions[name](folder)))
