@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification
 
 from lightning_kd import DistillationModule, LayerInitialization, SequenceClassification
 from lightning_kd.teachers import Teacher
-from tests.helpers import LABELS, STUDENT, data, module, save_model, tiny_bert, trainer
+from tests.helpers import IGNORE_CHECKS, LABELS, data, module, save_model, tiny_bert, trainer, version_dir
 
 BATCH = {
     "input_ids": torch.tensor([[2, 40, 41, 3], [2, 42, 3, 0]]),
@@ -72,43 +72,20 @@ def test_models_are_frozen_and_in_eval_mode(teacher_folder):
         (model,) = teacher.load()
         assert not any(part.training for part in model.modules())
         assert not any(parameter.requires_grad for parameter in model.parameters())
-        assert not teacher_logits(teacher).requires_grad
+        logits = teacher_logits(teacher)
+        assert not logits.requires_grad
+        torch.testing.assert_close(logits, model_logits(model))
 
 
-@pytest.mark.parametrize("device", ["cpu", "meta"])
-def test_models_from_folders_take_device_and_dtype(tmp_path, teacher_folder, device):
-    teacher = make_teacher([save_model(tiny_bert(labels=LABELS[::-1]), tmp_path / "other"), teacher_folder])
+def test_models_from_folders_take_device_and_dtype_and_modules_the_device(tmp_path, teacher_folder):
+    other = save_model(tiny_bert(labels=LABELS[::-1]), tmp_path / "other")
+    teacher = make_teacher([other, teacher_folder, tiny_bert()])
     teacher.align_classes(LABELS, ignore_mismatch=False)
-    teacher.to(torch.device(device), torch.float16)
-    tensors = [*(p for model in teacher.load() for p in model.parameters()), teacher.models[0].class_permutation]
-    assert {t.device.type for t in tensors} == {device}
-    assert {t.dtype for t in tensors} == {torch.float16, torch.int64}
-    assert teacher.models[1].class_permutation is None
-
-
-def test_module_keeps_its_dtype():
-    teacher = make_teacher(tiny_bert())
     teacher.to(torch.device("meta"), torch.float16)
-    assert {(p.device.type, p.dtype) for p in teacher.load()[0].parameters()} == {("meta", torch.float32)}
-
-
-# ---- outputs
-
-
-def test_single_model():
-    model = tiny_bert(layers=3, seed=4)
-    torch.testing.assert_close(teacher_logits(make_teacher(model)), model_logits(model))
-
-
-def test_ensemble_is_the_mean_in_the_students_label_order():
-    orders = [LABELS, ["oos", "greet", "leave"], ["Leave", "OOS", "Greet"]]
-    models = [tiny_bert(labels=order, seed=seed) for seed, order in enumerate(orders)]
-    ensemble = make_teacher(models)
-    ensemble.align_classes(LABELS, ignore_mismatch=False)
-    first, second, third = map(model_logits, models)
-    expected = (first + second[:, [1, 2, 0]] + third[:, [2, 0, 1]]) / 3
-    torch.testing.assert_close(teacher_logits(ensemble), expected)
-    assert ensemble.names == ["BertForSequenceClassification"] * 3
+    found = [{(p.device.type, p.dtype) for p in model.parameters()} for model in teacher.load()]
+    assert found == [{("meta", torch.float16)}, {("meta", torch.float16)}, {("meta", torch.float32)}]
+    assert teacher.models[0].class_permutation.device.type == "meta"
+    assert teacher.models[1].class_permutation is None
 
 
 def test_ensemble_mean_in_float32(tmp_path):
@@ -117,10 +94,6 @@ def test_ensemble_mean_in_float32(tmp_path):
     logits = [model_logits(model) for model in ensemble.load()]
     assert {z.dtype for z in logits} == {torch.bfloat16}
     torch.testing.assert_close(teacher_logits(ensemble), sum(z.float() for z in logits) / 3)
-
-
-def test_padding_examples_are_left_out():
-    assert make_teacher(tiny_bert())({**BATCH, "row_id": torch.tensor([0, -1])}).num_targets == 1
 
 
 # ---- labels
@@ -162,25 +135,15 @@ INT8_CONFIG = {
 
 
 @pytest.fixture
-def fit_config(tmp_path, clinc_file, shell):
+def fit_config(tmp_path, config, shell):
     """Function that trains from a YAML file with a teacher, and returns the checkpoint."""
 
     def run(teacher, *arguments):
-        config = {
-            "trainer": {"accelerator": "cpu", "max_epochs": 1, "default_root_dir": str(tmp_path)},
-            "model": {
-                "task": "SequenceClassification",
-                "teacher": teacher,
-                "student": STUDENT,
-                "losses": {"soft": "SoftTargetLoss"},
-                "ignore_checks": ["weak_teacher"],
-            },
-            "data": {"class_path": "CLINC150DataModule", "init_args": {"path": str(clinc_file)}},
-        }
-        (tmp_path / "run.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
-        code, message = shell("fit", "--config", tmp_path / "run.yaml", *arguments)
+        model = {"teacher": teacher, "losses": {"soft": "SoftTargetLoss"}, "ignore_checks": IGNORE_CHECKS}
+        (tmp_path / "teacher.yaml").write_text(yaml.safe_dump({"model": model}), encoding="utf-8")
+        code, message = shell("fit", "--config", config, "--config", tmp_path / "teacher.yaml", *arguments)
         assert code == 0, message
-        return tmp_path / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"
+        return version_dir(tmp_path) / "checkpoints" / "last.ckpt"
 
     return run
 
@@ -213,8 +176,9 @@ def test_layers_of_a_quantized_teacher_are_copied_from_disk(tmp_path, clinc_file
     assert all(torch.equal(weight, copied[name]) for name, weight in expected.items())
 
 
-def test_ensemble_with_options(teacher_folder, fit_config):
-    source = [teacher_folder, {"pretrained": teacher_folder, "dtype": "bfloat16", "attn_implementation": "eager"}]
+@pytest.mark.parametrize("wrap", [list, lambda models: {"ensemble": models, "combine": "confidence"}])
+def test_ensemble_with_options(teacher_folder, fit_config, wrap):
+    source = wrap([teacher_folder, {"pretrained": teacher_folder, "dtype": "bfloat16", "attn_implementation": "eager"}])
     teacher = DistillationModule.load_from_checkpoint(fit_config(source)).teacher
     assert teacher.source_config == source
     teacher.to(CPU, torch.float32)
