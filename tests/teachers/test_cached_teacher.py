@@ -1,16 +1,12 @@
 """Single batches of a cached teacher: missing, repeated, padded and changed examples."""
 
-import copy
-import pickle
-from functools import partial
-
 import pytest
 import torch
 from torch import nn
 
-from lightning_kd import CLINC150DataModule, MaskedLM, QuestionAnswering, SequenceClassification, TeacherCache
+from lightning_kd import MaskedLM, QuestionAnswering, SequenceClassification, TeacherCache
 from lightning_kd.teachers import Teacher
-from tests.helpers import LABELS, TINY_BERT, data, mlm_data, module, squad_data, trainer
+from tests.helpers import LABELS, data, mlm_data, squad_data
 
 
 class FunctionModel(nn.Module):
@@ -99,26 +95,6 @@ def test_changed_inputs(make_cached, make_batch, name):
         cached(changed)
 
 
-class UndeclaredStochasticDataModule(CLINC150DataModule):
-    """Changes a token of each example in each epoch, without declaring ``is_stochastic``."""
-
-    def collate(self, list_columns, train):
-        return partial(self.redraw, super().collate(list_columns, train))
-
-    @staticmethod
-    def redraw(collate, columns):
-        batch = collate(columns)
-        batch["input_ids"][:, 1] = torch.randint(10, 1000, (len(batch["input_ids"]),))
-        return batch
-
-
-def test_examples_that_change_during_a_run(tmp_path, teachers, clinc_file):
-    datamodule = UndeclaredStochasticDataModule(str(clinc_file), str(TINY_BERT), batch_size=8, max_length=32)
-    fitted = module(teachers["classes"], teacher_cache=str(tmp_path / "cache"))
-    with pytest.raises(ValueError, match=r"train example \d+ differs from the one cached"):
-        trainer(tmp_path, max_epochs=2).fit(fitted, datamodule)
-
-
 @pytest.mark.parametrize(
     ("function", "settings", "message"),
     [
@@ -140,12 +116,3 @@ def test_infinite_logits_of_masked_classes(make_cached, make_batch, dtype):
     logits = cached(make_batch(0, 1)).heads["label"].logits
     assert logits.isneginf().tolist() == [[False, True, False]] * 2
     assert logits.isfinite().tolist() == [[True, False, True]] * 2
-
-
-def test_copies_and_pickles(tmp_path, teachers, clinc_file, make_batch):
-    cached = open_cache(tmp_path, data(clinc_file), teachers["classes"])
-    logits = cached(make_batch(0, 1, 2)).heads["label"].logits
-    assert copy.deepcopy(cached) is cached
-    unpickled = pickle.loads(pickle.dumps(cached))
-    assert not unpickled.teacher.models[0].is_loaded
-    assert torch.equal(unpickled(make_batch(0, 1, 2)).heads["label"].logits, logits)
