@@ -14,7 +14,7 @@ from transformers import (
     RobertaForQuestionAnswering,
 )
 
-from lightning_kd import DistillationModule, MaskedLM, QuestionAnswering, TeacherCache
+from lightning_kd import DistillationModule, MaskedLM, QuestionAnswering, SequenceClassification
 from lightning_kd.callbacks import CompressionReport, StudentExport
 from lightning_kd.losses import HiddenStateMSELoss, SoftTargetLoss, soft_target_loss
 from tests.helpers import (
@@ -79,22 +79,6 @@ def test_bert_teaches_a_roberta(tmp_path, clinc_file, teacher, student, tokenize
     with torch.no_grad():
         expected = fitted.teacher.load()[0](**tokenizer(texts, return_tensors="pt", padding=True)).logits
     torch.testing.assert_close(fitted.teacher(batch).heads["label"].logits, expected)
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_cached(tmp_path, clinc_file, teacher, student, dtype):
-    cache = TeacherCache(str(tmp_path / "cache"), dtype)
-    without, cold, warm = (
-        fit(
-            tmp_path,
-            module(teacher, student=student, teacher_cache=teacher_cache),
-            data(clinc_file, tokenizer=student, teacher_tokenizer=teacher),
-            max_epochs=2,
-        )
-        for teacher_cache in (None, cache, cache)
-    )
-    assert cold == warm
-    assert cold == pytest.approx(without, abs=0 if dtype == "float32" else 1e-2)
 
 
 def test_ensemble_with_different_tokenizers(tmp_path, clinc_file, teacher, student, byte_tokenizer):
@@ -324,16 +308,25 @@ def test_transfer_between_the_same_tokens(tmp_path, span_models, squad_folder):
     assert results[0] == pytest.approx(results[1], rel=1e-4)
 
 
-def test_cached_spans(tmp_path, span_models, squad_folder):
-    teacher, student = span_models
+# ---- cache
+
+
+@pytest.mark.parametrize("kind", ["classes", "spans"])
+def test_cached(tmp_path, clinc_file, squad_folder, teacher, student, span_models, kind):
+    if kind == "classes":
+        models, task = (teacher, student), SequenceClassification()
+        make_data = partial(data, clinc_file)
+    else:
+        models, task = span_models, QuestionAnswering()
+        make_data = partial(squad_data, squad_folder, max_length=48)
     without, cold, warm = (
         fit(
             tmp_path,
-            module(teacher, student=student, task=QuestionAnswering(), teacher_cache=cache),
-            squad_data(squad_folder, tokenizer=student, teacher_tokenizer=teacher, max_length=48),
+            module(models[0], student=models[1], task=task, teacher_cache=cache),
+            make_data(tokenizer=models[1], teacher_tokenizer=models[0]),
             max_epochs=2,
         )
         for cache in (None, str(tmp_path / "cache"), str(tmp_path / "cache"))
     )
-    assert without == pytest.approx(cold, rel=1e-5)
-    assert cold == warm
+    assert cold == pytest.approx(without, rel=1e-5)
+    assert warm == cold
