@@ -3,6 +3,8 @@
 import json
 import os
 import platform
+import re
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -69,7 +71,7 @@ class Report:
     def table(self) -> Table:
         """Return a table for the terminal, with one column per model."""
         columns, rows = self._format_cells()
-        table = Table(title=f"{self.split}, {self.num_examples}", caption=f"{self._format_machine()}. {_FOOTNOTE}")
+        table = Table(title=f"{self.split}, {self.num_examples}", caption=self._caption())
         table.add_column("")
         for row in rows:
             table.add_column(row[0], justify="right", overflow="fold")
@@ -79,17 +81,16 @@ class Report:
 
     def markdown(self) -> str:
         """Return a Markdown table with one row per model, and a caption."""
-        caption = f"{self.split.capitalize()}, {self.num_examples}. {self._format_machine()}. {_FOOTNOTE}"
-        return f"{markdown_table(*self._format_cells(), num_left_aligned=2)}\n\n{caption}\n"
+        table = markdown_table(*self._format_cells(), num_left_aligned=2)
+        return f"{table}\n\n{self.split.capitalize()}, {self.num_examples}. {self._caption()}\n"
 
     def json(self) -> str:
         """Return all numbers, not rounded."""
         return json.dumps(asdict(self), indent=1)
 
-    def _format_machine(self) -> str:
-        return ", ".join(
-            str(value) if name == "processor" else f"{name} {value}" for name, value in self.machine.items()
-        )
+    def _caption(self) -> str:
+        machine = [str(value) if name == "processor" else f"{name} {value}" for name, value in self.machine.items()]
+        return f"{', '.join(machine)}. {_FOOTNOTE}"
 
     def _format_cells(self) -> tuple[list[str], list[list[str]]]:
         speed = ["p50 ms", "p95 ms", "p99 ms", "examples/s", "speedup"]
@@ -133,20 +134,16 @@ def markdown_table(columns: list[str], rows: list[list[str]], num_left_aligned: 
 
 def machine_info() -> dict[str, Any]:
     """Return processor, threads and versions of this machine."""
-    processor = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-        processor = names[0].partition(":")[2].strip() if names else processor
+    cpuinfo = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    model_name = re.search(r"^model name\s*: (.*)", cpuinfo, re.MULTILINE)
     machine = {
-        "processor": processor,
+        "processor": model_name[1].strip() if model_name else platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
-    try:
+    with suppress(ImportError):
         import onnxruntime
 
         machine["onnxruntime"] = onnxruntime.__version__
-    except ImportError:
-        pass
     return machine

@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from lightning_kd.evaluation.report import Report
 from lightning_kd.io.atomic import atomic_write
 
@@ -22,17 +20,14 @@ def plot_report(report: Report) -> "Figure":
 
     figure = Figure(figsize=(7.5, 5.5), layout="constrained")
     axes = figure.add_subplot()
-    rows = report.rows
-    sizes = np.array([row.megabytes or 4 * row.num_parameters / 1e6 for row in rows])
-    scores = np.array([row.scores[report.monitor] for row in rows])
-    errors = np.array([(score - row.ci_low, row.ci_high - score) for score, row in zip(scores, rows, strict=True)]).T
-    for number, row in enumerate(rows):
-        color = f"C{number}"
-        axes.errorbar(row.p50, scores[number], errors[:, number : number + 1].clip(min=0), color=color, capsize=3)
-        area = MAX_MARKER_AREA * sizes[number] / sizes.max()
-        axes.scatter(row.p50, scores[number], area, color=color, alpha=0.35, linewidths=0)
-        label = f"{row.name}, {row.runtime}: {sizes[number]:.0f} MB, {row.speedup:.1f}x"
-        axes.scatter(row.p50, scores[number], 12, color=color, label=label)
+    sizes = [row.megabytes or 4 * row.num_parameters / 1e6 for row in report.rows]
+    for number, (row, size) in enumerate(zip(report.rows, sizes, strict=True)):
+        score, color = row.scores[report.monitor], f"C{number}"
+        error = [[max(score - row.ci_low, 0)], [max(row.ci_high - score, 0)]]
+        axes.errorbar(row.p50, score, error, color=color, capsize=3)
+        axes.scatter(row.p50, score, MAX_MARKER_AREA * size / max(sizes), color=color, alpha=0.35, linewidths=0)
+        label = f"{row.name}, {row.runtime}: {size:.0f} MB, {row.speedup:.1f}x"
+        axes.scatter(row.p50, score, 12, color=color, label=label)
     axes.set(xscale="log", xlabel="median latency, ms", ylabel=f"{report.split} {report.monitor}")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:g}")
