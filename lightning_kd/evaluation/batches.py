@@ -1,10 +1,11 @@
 """Batches of the validation and test splits, on which models are checked and measured."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
 from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
 
 from lightning_kd.data import TextDataModule
 from lightning_kd.data.interface import as_datamodule_interface
@@ -60,6 +61,12 @@ def split_dataloader(datamodule: TextDataModule, split: Split) -> DataLoader[Any
     """Return a new DataLoader of a split."""
     datamodule.setup(STAGES[split])
     return datamodule.test_dataloader() if split == "test" else datamodule.val_dataloader()
+
+
+def with_progress_bar(batches: Iterable[Batch], description: str, enable: bool) -> Iterable[Batch]:
+    """Return the batches; iterating over them shows a progress bar if enabled, which disappears at the end."""
+    progress_bar: Iterable[Batch] = tqdm(batches, desc=description, leave=False, disable=not enable)
+    return progress_bar
 
 
 def check_split(datamodule: TextDataModule, split: Split, task: Task) -> None:

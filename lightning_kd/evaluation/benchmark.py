@@ -3,16 +3,16 @@
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
-from tqdm.auto import tqdm
 
 from lightning_kd.data import TextDataModule
-from lightning_kd.evaluation.batches import Split, split_dataloader, unsharded_dataloaders
+from lightning_kd.evaluation.batches import Split, split_dataloader, unsharded_dataloaders, with_progress_bar
 from lightning_kd.evaluation.report import THROUGHPUT_BATCH_SIZE, Report, ReportRow, machine_info
 from lightning_kd.export.artifacts import Artifact
 from lightning_kd.models import get_id2label, input_names
@@ -59,11 +59,6 @@ def bootstrap_interval(statistics: Tensor, score: Callable[[Tensor], float], see
     return float(low), float(high)
 
 
-def _not_distributed() -> bool:
-    """Return False, so that metrics do not synchronize: only rank 0 evaluates."""
-    return False
-
-
 @torch.no_grad()
 def evaluate(model: nn.Module, task: Task, label_names: list[str], batches: Iterable[Batch]) -> EvalResult:
     """Score a model on labeled batches.
@@ -76,7 +71,7 @@ def evaluate(model: nn.Module, task: Task, label_names: list[str], batches: Iter
     """
     scores, units = task.metrics(label_names), task.per_example_metric()
     for metric in (*scores.values(), units):
-        metric.distributed_available_fn = _not_distributed
+        metric.distributed_available_fn = lambda: False  # do not synchronize: only rank 0 evaluates
     predictions = []
     for batch in batches:
         outputs = task.run(model, batch)
@@ -85,9 +80,12 @@ def evaluate(model: nn.Module, task: Task, label_names: list[str], batches: Iter
         predictions += [head.prediction for head in outputs.heads.values()]
     # torchmetrics squeezes a single value, and returns a list if there is none
     statistics = torch.atleast_1d(torch.as_tensor(units.compute())).double()
-    interval = bootstrap_interval(statistics, task.monitor_from_statistics)
-    scores_by_name = {name: float(score) for name, score in scores.compute().items()}
-    return EvalResult(scores_by_name, interval, torch.cat(predictions), len(statistics))
+    return EvalResult(
+        scores={name: float(score) for name, score in scores.compute().items()},
+        confidence_interval=bootstrap_interval(statistics, task.monitor_from_statistics),
+        predictions=torch.cat(predictions),
+        num_examples=len(statistics),
+    )
 
 
 def time_interleaved(
@@ -126,9 +124,9 @@ def make_forward_fn(model: nn.Module, batch: Batch) -> Callable[[Batch], object]
     """
     names = input_names(model, batch)
 
+    @torch.inference_mode()
     def forward_fn(batch: Batch) -> object:
-        with torch.inference_mode():
-            return model(**{name: batch[name] for name in names})
+        return model(**{name: batch[name] for name in names})
 
     return forward_fn
 
@@ -154,51 +152,28 @@ def build_report(
     Raises:
         ValueError: If the labels of a model differ from those of the data.
     """
+    results = []
     with unsharded_dataloaders(datamodule):
-        data_names = datamodule.label_names or []
-        results: list[EvalResult] = []
         for artifact in artifacts:
-            batches = tqdm(
-                split_dataloader(datamodule, split),
-                desc=f"Scoring {artifact.name}",
-                leave=False,
-                disable=not enable_progress_bar,
-            )
-            results.append(_evaluate_aligned(artifact, task, data_names, batches, ignore_label_mismatch))
-        eval_batch_size = datamodule.eval_batch_size
-        try:
-            datamodule.eval_batch_size = 1
-            single_batches = _sample_evenly(list(split_dataloader(datamodule, split)), NUM_LATENCY_EXAMPLES)
-            datamodule.eval_batch_size = THROUGHPUT_BATCH_SIZE
-            full_batches = _sample_evenly(
-                [b for b in split_dataloader(datamodule, split) if len(b["row_id"]) == THROUGHPUT_BATCH_SIZE],
-                NUM_THROUGHPUT_BATCHES,
-            )
-        finally:
-            datamodule.eval_batch_size = eval_batch_size
-    forward_fns = [make_forward_fn(artifact.model, single_batches[0]) for artifact in artifacts]
-    latencies = time_interleaved(forward_fns, single_batches)
-    durations = time_interleaved(forward_fns, full_batches)
-    rows = []
-    for artifact, result, latency, duration in zip(artifacts, results, latencies, durations, strict=True):
-        p50, p95, p99 = (float(value) for value in np.percentile(1e3 * latency, [50, 95, 99]))
-        rows.append(
-            ReportRow(
-                name=artifact.name,
-                runtime=artifact.runtime,
-                scores=result.scores,
-                ci_low=min(result.confidence_interval),
-                ci_high=max(result.confidence_interval),
-                agreement=float(predictions_agree(result.predictions, results[0].predictions).double().mean()),
-                num_parameters=artifact.num_parameters,
-                megabytes=artifact.megabytes,
-                p50=p50,
-                p95=p95,
-                p99=p99,
-                throughput=THROUGHPUT_BATCH_SIZE * len(duration) / float(duration.sum()) if full_batches else None,
-                speedup=float(np.median(latencies[0]) / np.median(latency)),
-            )
+            loader = split_dataloader(datamodule, split)
+            batches = with_progress_bar(loader, f"Scoring {artifact.name}", enable_progress_bar)
+            label_names = datamodule.label_names or []
+            results.append(_evaluate_aligned(artifact, task, label_names, batches, ignore_label_mismatch))
+        speeds = _measure_speed(artifacts, datamodule, split)
+    rows = [
+        ReportRow(
+            name=artifact.name,
+            runtime=artifact.runtime,
+            scores=result.scores,
+            ci_low=result.confidence_interval[0],
+            ci_high=result.confidence_interval[1],
+            agreement=float(predictions_agree(result.predictions, results[0].predictions).double().mean()),
+            num_parameters=artifact.num_parameters,
+            megabytes=artifact.megabytes,
+            **speed,
         )
+        for artifact, result, speed in zip(artifacts, results, speeds, strict=True)
+    ]
     return Report(rows, task.monitor, split, f"{results[0].num_examples:,} {task.example_unit}", machine_info())
 
 
@@ -206,19 +181,40 @@ def _evaluate_aligned(
     artifact: Artifact, task: Task, data_names: list[str], batches: Iterable[Batch], ignore_label_mismatch: bool
 ) -> EvalResult:
     """Score a model in its label order, and return its predictions in the label order of the data."""
-    model_names = get_label_names(get_id2label(artifact.model)) or data_names
     if not task.named_labels:
         return evaluate(artifact.model, task, [], batches)
-    subject, remedy = f"data and {artifact.name}", "use the data it was trained on"
-    index = align_labels(data_names, model_names, subject, remedy, ignore_label_mismatch, subset=True)
+    model_names = get_label_names(get_id2label(artifact.model)) or data_names
+    parties, remedy = f"data and {artifact.name}", "use the data it was trained on"
+    index = align_labels(data_names, model_names, parties, remedy, ignore_label_mismatch, subset=True)
     if index is None:
         return evaluate(artifact.model, task, model_names, batches)
     num_labels = len(model_names)
-    batches = (task.remap_labels(batch, index, num_labels) for batch in batches)
-    result = evaluate(artifact.model, task, model_names, batches)
+    remapped_batches = (task.remap_labels(batch, index, num_labels) for batch in batches)
+    result = evaluate(artifact.model, task, model_names, remapped_batches)
     return replace(result, predictions=task.remap_predictions(result.predictions, index, num_labels))
 
 
-def _sample_evenly(batches: list[Batch], count: int) -> list[Batch]:
-    """Return at most ``count`` batches, evenly spaced over the list."""
+def _measure_speed(artifacts: list[Artifact], datamodule: TextDataModule, split: Split) -> list[dict[str, Any]]:
+    """Return latency, throughput and speedup of each model, as the fields of ``ReportRow``."""
+    single_batches = _sample_batches(datamodule, split, 1, NUM_LATENCY_EXAMPLES)
+    full_batches = _sample_batches(datamodule, split, THROUGHPUT_BATCH_SIZE, NUM_THROUGHPUT_BATCHES)
+    forward_fns = [make_forward_fn(artifact.model, single_batches[0]) for artifact in artifacts]
+    latencies = time_interleaved(forward_fns, single_batches)
+    durations = time_interleaved(forward_fns, full_batches)
+    speeds = []
+    for latency, duration in zip(latencies, durations, strict=True):
+        p50, p95, p99 = np.percentile(1e3 * latency, [50, 95, 99]).tolist()
+        throughput = THROUGHPUT_BATCH_SIZE * len(duration) / float(duration.sum()) if full_batches else None
+        speedup = float(np.median(latencies[0]) / np.median(latency))
+        speeds.append({"p50": p50, "p95": p95, "p99": p99, "throughput": throughput, "speedup": speedup})
+    return speeds
+
+
+def _sample_batches(datamodule: TextDataModule, split: Split, batch_size: int, count: int) -> list[Batch]:
+    """Return at most ``count`` full batches of a size, evenly spaced over the split."""
+    eval_batch_size, datamodule.eval_batch_size = datamodule.eval_batch_size, batch_size
+    try:
+        batches = [batch for batch in split_dataloader(datamodule, split) if len(batch["row_id"]) == batch_size]
+    finally:
+        datamodule.eval_batch_size = eval_batch_size
     return [batches[i] for i in np.linspace(0, len(batches) - 1, min(count, len(batches))).astype(int)]

@@ -1,10 +1,9 @@
 """Probe of models in folders."""
 
 from torch import nn
-from tqdm.auto import tqdm
 
 from lightning_kd.data import TextDataModule
-from lightning_kd.evaluation.batches import Split, split_dataloader, unsharded_dataloaders
+from lightning_kd.evaluation.batches import Split, split_dataloader, unsharded_dataloaders, with_progress_bar
 from lightning_kd.evaluation.temperature.logits import (
     LogitsFn,
     ModelLogits,
@@ -65,17 +64,12 @@ def probe_models(
     with unsharded_dataloaders(datamodule):
         check_lengths(datamodule, None if student is None else student.model, teacher)
         raw = load_raw_split(datamodule, split)
-        batch = None if selection.sentences is None else encode_sentences(datamodule, raw, selection.sentences)
+        sentences = None if selection.sentences is None else encode_sentences(datamodule, raw, selection.sentences)
         for name, logits_fn in logits_fns.items():
-            batches = tqdm(
-                split_dataloader(datamodule, split),
-                desc=f"Running the {name}",
-                leave=False,
-                disable=not enable_progress_bar,
-            )
-            collected, labels = collect_logits(
-                name, logits_fn, batches, SplitLogits(single_process=True), logits_fn, batch
-            )
+            loader = split_dataloader(datamodule, split)
+            batches = with_progress_bar(loader, f"Running the {name}", enable_progress_bar)
+            metric = SplitLogits(single_process=True)
+            collected, labels = collect_logits(name, logits_fn, batches, metric, logits_fn, sentences)
             model_logits.append(collected)
     labels = labels if index is None else remap_labels(labels, index)
     return build_probe_result(selection, sources, names, split, raw, labels, model_logits)
@@ -95,19 +89,17 @@ def _load_student(source: str, task: Task, datamodule: TextDataModule) -> Artifa
 
 def _permute_classes(student: Artifact, task: Task, label_names: list[str]) -> LogitsFn:
     """Return a function that runs the student, with its logits in the teacher's label order."""
-    student_names = get_label_names(get_id2label(student.model))
-    if student_names is None:
+    permutation = None
+    if (student_names := get_label_names(get_id2label(student.model))) is None:
         check_num_labels(student.model, len(label_names), "student")
-    class_permutation = align_labels(
-        label_names, student_names or label_names, "teacher and student", "use the teacher it was distilled from", False
-    )
+    else:
+        remedy = "use the teacher it was distilled from"
+        permutation = align_labels(label_names, student_names, "teacher and student", remedy, False)
 
     def logits_fn(batch: Batch) -> Outputs:
         outputs = task.run(student.model, batch)
-        if class_permutation is None:
+        if permutation is None:
             return outputs
-        return Outputs(
-            {name: Head(head.logits[:, class_permutation], head.labels) for name, head in outputs.heads.items()}
-        )
+        return Outputs({name: Head(head.logits[:, permutation], head.labels) for name, head in outputs.heads.items()})
 
     return logits_fn
