@@ -41,11 +41,10 @@ def plot_probe(probe: ProbeResult) -> "Figure":
         x_max = 1.3 * max(max(entry.probabilities[column]) for entry in model_probabilities)
         for axes, sentence in zip(grid[:, column], probe.sentences, strict=True):
             _draw_bars(axes, sentence, column, x_max)
-            axes.axvline(1 / probe.num_classes, color="0.3", linestyle=":", linewidth=1, zorder=3)
+            uniform = axes.axvline(1 / probe.num_classes, color="0.3", linestyle=":", linewidth=1, zorder=3)
             axes.set_xlabel(f"probability at T = {temperature:g}", fontsize=9)
-    replacements = _glyph_replacements(
-        "".join(format_heading(sentence) + "".join(sentence.classes) for sentence in probe.sentences)
-    )
+    shown_texts = [text for sentence in probe.sentences for text in (format_heading(sentence), *sentence.classes)]
+    replacements = _glyph_replacements("".join(shown_texts))
     for axes, sentence in zip(grid[:, 0], probe.sentences, strict=True):
         _draw_class_names(axes, sentence, probe.num_classes, replacements)
         axes.set_title(" ", fontsize=11)
@@ -53,10 +52,9 @@ def plot_probe(probe: ProbeResult) -> "Figure":
         # not a title, which would widen the chart
         style = {"fontsize": 11, "fontweight": "bold", "parse_math": False, "in_layout": False}
         axes.annotate(title, (0, 1), (0, 7), xycoords="axes fraction", textcoords="offset points", **style)
-    legend = dict(zip(*reversed(grid[0, 0].get_legend_handles_labels()), strict=True))
-    lines = {f"1/{probe.num_classes}, uniform": grid[0, 0].lines[0]}
-    entries = {**legend, **lines}
-    figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    bars, names = grid[0, 0].get_legend_handles_labels()
+    entries = [*bars, uniform], [*names, f"1/{probe.num_classes}, uniform"]
+    figure.legend(*entries, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     return figure
 
 
@@ -92,10 +90,8 @@ def _draw_bars(axes: "Axes", sentence: Sentence, column: int, x_max: float) -> N
         offset = (number - (len(sentence.model_probabilities) - 1) / 2) * thickness
         at = [height + offset for height in _bar_positions(sentence)]
         bars = axes.barh(at, values, 0.92 * thickness, color=COLORS[number], label=entry.model)
-        labels = axes.bar_label(
-            bars, [format_probability(value, 2) for value in values], padding=3, fontsize=8, zorder=4
-        )
-        for label in labels:
+        texts = [format_probability(value, 2) for value in values]
+        for label in axes.bar_label(bars, texts, padding=3, fontsize=8, zorder=4):
             label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.5})
     axes.set_xlim(0, x_max)
     axes.locator_params(axis="x", nbins=4)
@@ -110,9 +106,8 @@ def _draw_class_names(axes: "Axes", sentence: Sentence, classes: int, replacemen
         gap = next(position for position, rank in enumerate(sentence.ranks) if rank > position + 1)
         ticks.insert(gap, gap)
         names.insert(gap, f"... {num_hidden:,} more ...")
-    axes.set_yticks(
-        ticks, [_truncate(name, 30).translate(replacements) for name in names], fontsize=9, parse_math=False
-    )
+    labels = [_truncate(name, 30).translate(replacements) for name in names]
+    axes.set_yticks(ticks, labels, fontsize=9, parse_math=False)
     axes.set_ylim(max(ticks) + 0.6, -0.6)
 
 

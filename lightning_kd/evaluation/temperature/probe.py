@@ -1,5 +1,6 @@
 """The probe's calculation: a ``ProbeResult`` from the logits of a split and of sentences."""
 
+import torch
 from datasets import Dataset
 from torch import Tensor
 
@@ -7,6 +8,7 @@ from lightning_kd.evaluation.temperature import calibration
 from lightning_kd.evaluation.temperature.logits import ModelLogits, get_texts
 from lightning_kd.evaluation.temperature.result import ProbeResult, Sentence, SplitStats, TextProbabilities
 from lightning_kd.evaluation.temperature.selection import Selection
+from lightning_kd.outputs import IGNORE_INDEX
 
 
 def build_probe_result(
@@ -29,40 +31,29 @@ def build_probe_result(
         labels: Labels of the split, (N,), < 0 if unknown.
         model_logits: Logits of the teacher and, optionally, of the student.
     """
+    names = [model.name for model in model_logits]
     if selection.sentences is None:
         indices = selection.select_by_confidence(model_logits[0].split_logits)
-        texts, shown_labels = get_texts(raw, indices), labels[indices].tolist()
-        shown_logits = [model.split_logits[indices] for model in model_logits]
+        texts, text_labels = get_texts(raw, indices), labels[indices].tolist()
+        text_logits = [model.split_logits[indices] for model in model_logits]
     else:
-        texts, shown_labels = selection.sentences, [-1] * len(selection.sentences)
-        shown_logits = [model.sentence_logits for model in model_logits if model.sentence_logits is not None]
-    ranks = selection.ranks(len(label_names))
-    names = [model.name for model in model_logits]
-    sentences = []
-    for text, label, *logits_per_model in zip(texts, shown_labels, *shown_logits, strict=True):
-        classes = logits_per_model[0].argsort(descending=True, stable=True)[ranks]
-        sentences.append(
-            Sentence(
-                text=text,
-                label=label_names[label] if label >= 0 else None,
-                ranks=[rank + 1 for rank in ranks],
-                classes=[label_names[index] for index in classes.tolist()],
-                model_probabilities=[
-                    _text_probabilities(name, logits, classes, selection, label_names)
-                    for name, logits in zip(names, logits_per_model, strict=True)
-                ],
-            )
-        )
-    predictions = [model.split_logits.argmax(dim=-1) for model in model_logits]
+        texts, text_labels = selection.sentences, [IGNORE_INDEX] * len(selection.sentences)
+        text_logits = [model.sentence_logits for model in model_logits if model.sentence_logits is not None]
     labeled = labels >= 0
     accuracy, best_temperature = {}, {}
-    for model, prediction in zip(model_logits if labeled.any() else [], predictions, strict=False):
-        accuracy[model.name] = float((prediction == labels)[labeled].double().mean())
-        best_temperature[model.name] = calibration.best_temperature(model.split_logits[labeled], labels[labeled])
+    if labeled.any():
+        for model in model_logits:
+            logits, targets = model.split_logits[labeled], labels[labeled]
+            accuracy[model.name] = float((logits.argmax(dim=-1) == targets).double().mean())
+            best_temperature[model.name] = calibration.best_temperature(logits, targets)
+    predictions = [model.split_logits.argmax(dim=-1) for model in model_logits]
     return ProbeResult(
         sources=dict(zip(names, sources, strict=True)),
         temperatures=selection.temperatures,
-        sentences=sentences,
+        sentences=[
+            _describe_sentence(text, label, dict(zip(names, logits, strict=True)), selection, label_names)
+            for text, label, *logits in zip(texts, text_labels, *text_logits, strict=True)
+        ],
         split_stats=[
             _split_stats(model_logits[0], model, temperature, labels)
             for model in model_logits
@@ -77,34 +68,57 @@ def build_probe_result(
     )
 
 
+def _describe_sentence(
+    text: str, label: int, model_logits: dict[str, Tensor], selection: Selection, label_names: list[str]
+) -> Sentence:
+    """Return a sentence with its probabilities; the first model, the teacher, determines the shown classes."""
+    teacher_logits = next(iter(model_logits.values()))
+    ranks = selection.ranks(len(label_names))
+    classes = teacher_logits.argsort(descending=True, stable=True)[ranks].tolist()
+    return Sentence(
+        text=text,
+        label=label_names[label] if label >= 0 else None,
+        ranks=[rank + 1 for rank in ranks],
+        classes=[label_names[index] for index in classes],
+        model_probabilities=[
+            _text_probabilities(name, logits, classes, selection.temperatures, label_names)
+            for name, logits in model_logits.items()
+        ],
+    )
+
+
 def _text_probabilities(
-    name: str, logits: Tensor, classes: Tensor, selection: Selection, label_names: list[str]
+    name: str, logits: Tensor, classes: list[int], temperatures: list[float], label_names: list[str]
 ) -> TextProbabilities:
+    log_p = torch.cat([calibration.log_probabilities(logits[None], temperature) for temperature in temperatures])
+    p = log_p.exp()  # (temperatures, C)
+    ranked_p = p.sort(dim=-1, descending=True).values
     order = logits.argsort(descending=True, stable=True).tolist()
-    log_ps = [calibration.log_probabilities(logits[None], temperature) for temperature in selection.temperatures]
-    ranked = [log_p.exp().sort(descending=True).values[0] for log_p in log_ps]
     return TextProbabilities(
         model=name,
-        probabilities=[log_p.exp()[0, classes].tolist() for log_p in log_ps],
+        probabilities=p[:, classes].tolist(),
         second_class=label_names[order[1]],
         last_class=label_names[order[-1]],
-        second_probabilities=[float(p[1]) for p in ranked],
-        last_probabilities=[float(p[-1]) for p in ranked],
-        relative_difference=[float(calibration.relative_difference(log_p)) for log_p in log_ps],
+        second_probabilities=ranked_p[:, 1].tolist(),
+        last_probabilities=ranked_p[:, -1].tolist(),
+        relative_difference=calibration.relative_difference(log_p).tolist(),
     )
 
 
 def _split_stats(teacher: ModelLogits, model: ModelLogits, temperature: float, labels: Tensor) -> SplitStats:
     log_p = calibration.log_probabilities(model.split_logits, temperature)
-    labeled = labels >= 0
-    kl = None
+    off_target_mass = calibration_error = kl_divergence = None
+    if (labeled := labels >= 0).any():
+        off_target_mass = calibration.off_target_mass(log_p[labeled], labels[labeled])
+        calibration_error = calibration.calibration_error(log_p[labeled], labels[labeled])
     if model is not teacher:
-        kl = calibration.kl_divergence(calibration.log_probabilities(teacher.split_logits, temperature), log_p)
+        teacher_log_p = calibration.log_probabilities(teacher.split_logits, temperature)
+        kl_divergence = calibration.kl_divergence(teacher_log_p, log_p)
     return SplitStats(
         model=model.name,
         temperature=temperature,
         entropy=calibration.entropy(log_p),
-        off_target_mass=calibration.off_target_mass(log_p[labeled], labels[labeled]) if labeled.any() else None,
-        calibration_error=calibration.calibration_error(log_p[labeled], labels[labeled]) if labeled.any() else None,
-        kl_divergence=kl,
+        off_target_mass=off_target_mass,
+        calibration_error=calibration_error,
+        kl_divergence=kl_divergence,
     )

@@ -117,19 +117,16 @@ class ProbeResult:
         """Return Markdown tables of the split and of each sentence."""
         parts = [markdown_table(*self._split_cells()), self.caption()]
         for sentence in self.sentences:
-            parts += [
-                f"**{format_heading(sentence)}**".replace("|", r"\|"),
-                markdown_table(*self._sentence_cells(sentence, sentence.model_probabilities)),
-            ]
+            table = markdown_table(*self._sentence_cells(sentence, sentence.model_probabilities))
+            parts += [f"**{format_heading(sentence)}**".replace("|", r"\|"), table]
         return "\n\n".join(parts) + "\n"
 
     def tables(self) -> Iterator[Table]:
         """Yield tables for the terminal."""
         for sentence in self.sentences:
             for entry in sentence.model_probabilities:  # side by side would be wider than a terminal
-                yield _rich_table(
-                    f"{entry.model}: {format_heading(sentence)}", "", *self._sentence_cells(sentence, [entry])
-                )
+                title = f"{entry.model}: {format_heading(sentence)}"
+                yield _rich_table(title, "", *self._sentence_cells(sentence, [entry]))
         yield _rich_table(f"{self.split}, {self.num_examples:,} examples", self.caption(), *self._split_cells())
 
     def caption(self) -> str:
@@ -139,10 +136,9 @@ class ProbeResult:
             parts.append("accuracy: " + ", ".join(f"{name} {value:.1%}" for name, value in self.accuracy.items()))
         if self.agreement is not None:
             parts.append(f"agreement: {self.agreement:.1%}")
-        found = {name: value for name, value in self.best_temperature.items() if value is not None}
-        if found:
-            temperatures = ", ".join(f"{name} {value:.2f}" for name, value in found.items())
-            parts.append(f"best temperature: {temperatures}")
+        temperatures = [f"{name} {value:.2f}" for name, value in self.best_temperature.items() if value is not None]
+        if temperatures:
+            parts.append(f"best temperature: {', '.join(temperatures)}")
         units = (
             f"Entropy, at most {math.log(self.num_classes):.2f}, and KL in nats; "
             f"calibration in {calibration.NUM_BINS} bins."
@@ -151,39 +147,37 @@ class ProbeResult:
         return f"{'; '.join(parts)}. {units} {sources[0].upper()}{sources[1:]}."
 
     def _split_cells(self) -> tuple[list[str], list[list[str]]]:
-        columns = ["model", "T", "entropy", "mass on wrong classes", "calibration error", "KL(teacher ‖ student)"]
+        columns = ["model", "T", "entropy", "mass on wrong classes", "calibration error"]
         rows = [
             [
                 stats.model,
                 f"{stats.temperature:g}",
                 f"{stats.entropy:.3f}",
-                *(
-                    "" if value is None else f"{value:.2%}"
-                    for value in (stats.off_target_mass, stats.calibration_error)
-                ),
-                "" if stats.kl_divergence is None else f"{stats.kl_divergence:.4f}",
+                "" if stats.off_target_mass is None else f"{stats.off_target_mass:.2%}",
+                "" if stats.calibration_error is None else f"{stats.calibration_error:.2%}",
             ]
             for stats in self.split_stats
         ]
-        shown = len(columns) if self.agreement is not None else len(columns) - 1
-        return columns[:shown], [row[:shown] for row in rows]
+        if self.agreement is not None:
+            columns.append("KL(teacher ‖ student)")
+            for row, stats in zip(rows, self.split_stats, strict=True):
+                row.append("" if stats.kl_divergence is None else f"{stats.kl_divergence:.4f}")
+        return columns, rows
 
-    def _sentence_cells(
-        self, sentence: Sentence, model_probabilities: list[TextProbabilities]
-    ) -> tuple[list[str], list[list[str]]]:
-        prefixes = [f"{entry.model}, " if len(model_probabilities) > 1 else "" for entry in model_probabilities]
+    def _sentence_cells(self, sentence: Sentence, models: list[TextProbabilities]) -> tuple[list[str], list[list[str]]]:
+        prefixes = [f"{model.model}, " if len(models) > 1 else "" for model in models]
         headers = [f"{prefix}T = {t:g}" for prefix in prefixes for t in self.temperatures]
         rows = [
-            [name, str(rank), *(format_probability(p[i]) for m in model_probabilities for p in m.probabilities)]
+            [name, str(rank), *(format_probability(p[i]) for model in models for p in model.probabilities)]
             for i, (name, rank) in enumerate(zip(sentence.classes, sentence.ranks, strict=True))
         ]
         if self.num_classes > 2:  # with two classes the second is the last
-            second = _row_label("2nd class", model_probabilities, [m.second_class for m in model_probabilities])
-            last = _row_label("last class", model_probabilities, [m.last_class for m in model_probabilities])
+            second = _row_label("2nd class", {model.model: model.second_class for model in models})
+            last = _row_label("last class", {model.model: model.last_class for model in models})
             rows += [
-                [second, "", *(format_probability(p) for m in model_probabilities for p in m.second_probabilities)],
-                [last, "", *(format_probability(p) for m in model_probabilities for p in m.last_probabilities)],
-                [DIFFERENCE_HEADER, "", *(f"{d:.2f}" for m in model_probabilities for d in m.relative_difference)],
+                [second, "", *(format_probability(p) for model in models for p in model.second_probabilities)],
+                [last, "", *(format_probability(p) for model in models for p in model.last_probabilities)],
+                [DIFFERENCE_HEADER, "", *(f"{d:.2f}" for model in models for d in model.relative_difference)],
             ]
         return ["class", "teacher's rank", *headers], rows
 
@@ -199,12 +193,10 @@ def format_heading(sentence: Sentence) -> str:
     return text if sentence.label is None else f"{text} ({sentence.label})"
 
 
-def _row_label(rank: str, model_probabilities: list[TextProbabilities], names: list[str]) -> str:
-    if len(set(names)) == 1:
-        return f"{rank}, {names[0]}"
-    return f"{rank}, " + ", ".join(
-        f"{entry.model}: {name}" for entry, name in zip(model_probabilities, names, strict=True)
-    )
+def _row_label(rank: str, class_by_model: dict[str, str]) -> str:
+    classes = set(class_by_model.values())
+    names = classes if len(classes) == 1 else [f"{model}: {name}" for model, name in class_by_model.items()]
+    return ", ".join([rank, *names])
 
 
 def _rich_table(title: str, caption: str, columns: list[str], rows: list[list[str]]) -> Table:

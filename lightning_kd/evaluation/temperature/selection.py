@@ -36,29 +36,24 @@ class Selection:
     bottom_k: int
 
     def __post_init__(self) -> None:
-        if isinstance(self.sentences, str):
+        if isinstance(self.sentences, str) or self.sentences == []:
             raise ValueError(
-                f"{CALLBACK_NAME}.sentences: must be a list, got the text {self.sentences!r}; put it in brackets"
+                f"{CALLBACK_NAME}.sentences: must be a list of texts, got {self.sentences!r}; put texts in brackets, "
+                "or set null for examples of the split"
             )
-        if self.sentences is not None and not self.sentences:
+        sentences = self.sentences or []
+        if len(sentences) > MAX_SENTENCES:
             raise ValueError(
-                f"{CALLBACK_NAME}.sentences: is empty; add a sentence, or set null for examples of the split"
+                f"{CALLBACK_NAME}.sentences: at most {MAX_SENTENCES}, got {len(sentences)}; probe the others separately"
             )
-        if len(self.sentences or []) > MAX_SENTENCES:
-            raise ValueError(
-                f"{CALLBACK_NAME}.sentences: at most {MAX_SENTENCES}, got {len(self.sentences or [])}; probe the "
-                f"others separately"
-            )
-        for number, sentence in enumerate(self.sentences or [], 1):
-            if not isinstance(sentence, str) or not sentence.strip():
+        for number, sentence in enumerate(sentences, 1):
+            if not sentence.strip():
                 raise ValueError(f"{CALLBACK_NAME}.sentences: number {number} is empty, got {sentence!r}; remove it")
         if not self.temperatures:
             raise ValueError(f"{CALLBACK_NAME}.temperatures: is empty; add some, for instance 1, 4, 19")
         for temperature in self.temperatures:
             if not (temperature > 0 and math.isfinite(temperature)):
-                raise ValueError(
-                    f"{CALLBACK_NAME}.temperatures: must be > 0, got {temperature}; 1 does not change the logits"
-                )
+                raise ValueError(f"{CALLBACK_NAME}.temperatures: must be > 0, got {temperature}; 1 = unchanged logits")
         for name in ("num_examples", "top_k", "bottom_k"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{CALLBACK_NAME}.{name}: must be >= 1, got {getattr(self, name)}")
@@ -89,9 +84,8 @@ class Selection:
         Args:
             logits: Logits of a split, (N, C).
         """
-        order = (
-            calibration.log_probabilities(logits, 1.0).max(dim=-1).values.argsort(descending=True, stable=True).tolist()
-        )
+        confidence = calibration.log_probabilities(logits, 1.0).max(dim=-1).values
+        order = confidence.argsort(descending=True, stable=True).tolist()
         most_confident = order[: self.num_examples]
         return most_confident + [row for row in order[-self.num_examples :] if row not in most_confident]
 

@@ -162,8 +162,8 @@ def test_plot(tmp_path, num_models, top_k):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"sentences": "one"}, r"sentences: must be a list, got the text 'one'"),
-        ({"sentences": []}, r"sentences: is empty"),
+        ({"sentences": "one"}, r"sentences: must be a list of texts, got 'one'"),
+        ({"sentences": []}, r"sentences: must be a list of texts, got \[\]"),
         ({"sentences": ["one", " "]}, r"sentences: number 2 is empty, got ' '"),
         ({"temperatures": []}, r"temperatures: is empty"),
         ({"temperatures": [1, 0]}, r"temperatures: must be > 0, got 0"),
