@@ -1,11 +1,12 @@
 """Interface of the compilers of fixed-shape graphs, and the TorchScript compiler."""
 
 import importlib
+import pkgutil
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -39,13 +40,17 @@ class Compiler(ABC):
         compiler_type: Name of the compiler in optimum-neuron's configuration.
         filename: Name of the graph's file.
         runtime_module: Module to import before the graph is loaded; None if torch is enough.
-        required_attributes: Functions and constants that must exist, by module.
+        version_module: Module with the compiler's ``__version__``.
+        required_functions: Functions that must exist, with their modules.
+        flags: Flags of the compiler.
     """
 
     compiler_type: ClassVar[str]
     filename: ClassVar[str] = "model.neuron"  # expected by optimum-neuron
     runtime_module: ClassVar[str | None]
-    required_attributes: ClassVar[dict[str, tuple[str, ...]]]
+    version_module: ClassVar[str]
+    required_functions: ClassVar[tuple[str, ...]]
+    flags: list[str] = field(default_factory=list)
 
     def check_installed(self) -> None:
         """Raise if the compiler is missing.
@@ -55,13 +60,8 @@ class Compiler(ABC):
         Raises:
             ValueError: If it is; the message names the missing functions and where to get them.
         """
-        missing = [
-            f"{module}.{name}"
-            for module, names in self.required_attributes.items()
-            for name in names
-            if not hasattr(import_or_none(module), name)
-        ]
-        if missing:
+        required = [*self.required_functions, f"{self.version_module}.__version__"]
+        if missing := [name for name in required if not _can_import(name)]:
             raise ValueError(
                 f"{self.compiler_type} of the AWS Neuron SDK is not installed ({', '.join(missing)} not found); "
                 "install it from the AWS package index, see its setup guide (the packages on PyPI are empty), or use "
@@ -69,9 +69,9 @@ class Compiler(ABC):
             )
 
     @property
-    @abstractmethod
     def version(self) -> str:
         """Version of the compiler."""
+        return str(importlib.import_module(self.version_module).__version__)
 
     @abstractmethod
     def analyze(self, model: PositionalModel, example_inputs: tuple[Tensor, ...]) -> OperatorSupport | None:
@@ -100,12 +100,8 @@ class TorchScript(Compiler):
     compiler_type = "torchscript"
     filename = "model.pt"
     runtime_module = None
-    required_attributes: ClassVar[dict[str, tuple[str, ...]]] = {}
-
-    @property
-    def version(self) -> str:
-        """Version of PyTorch."""
-        return str(torch.__version__)
+    version_module = "torch"
+    required_functions = ()
 
     def analyze(self, model: PositionalModel, example_inputs: tuple[Tensor, ...]) -> OperatorSupport | None:
         """Check that the model can be traced; TorchScript lists no supported operators."""
@@ -117,12 +113,12 @@ class TorchScript(Compiler):
         return torch.jit.trace(model, example_inputs)
 
 
-def import_or_none(module: str) -> Any:
-    """Return the imported module; None if it is not installed."""
+def _can_import(name: str) -> bool:
     try:
-        return importlib.import_module(module)
-    except ImportError:
-        return None
+        pkgutil.resolve_name(name)
+    except (ImportError, AttributeError):
+        return False
+    return True
 
 
 @contextmanager

@@ -1,17 +1,19 @@
 """Compilers of the AWS Neuron SDK for Inf1, Inf2 and Trn1."""
 
+import importlib
 import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor
 
-from lightning_kd.export.compilers import Compiler, OperatorSupport, TorchScript, import_or_none
+from lightning_kd.export.compilers import Compiler, OperatorSupport, TorchScript
 from lightning_kd.export.input_adapter import PositionalModel
 
 NEURON_DEVICE = Path("/dev/neuron0")
@@ -33,34 +35,25 @@ class NeuronCC(Compiler):
 
     compiler_type = "neuron-cc"
     runtime_module = "torch_neuron"
-    required_attributes: ClassVar[dict[str, tuple[str, ...]]] = {
-        "torch_neuron": ("trace", "analyze_model"),
-        "neuroncc": ("__version__",),
-    }
-    flags: list[str] = field(default_factory=list)
-
-    @property
-    def version(self) -> str:
-        """Version of ``neuron-cc``."""
-        return str(import_or_none("neuroncc").__version__)
+    version_module = "neuroncc"
+    required_functions = ("torch_neuron.trace", "torch_neuron.analyze_model")
 
     def analyze(self, model: PositionalModel, example_inputs: tuple[Tensor, ...]) -> OperatorSupport | None:
         """Read the support from the log of ``analyze_model``, whose return value is not documented.
 
         Format: https://github.com/aws-neuron/aws-neuron-sdk/issues/328 and 630.
         """
-        with _capture_log("Neuron") as lines:
-            import_or_none("torch_neuron").analyze_model(model, example_inputs=example_inputs)
-        text = "\n".join(lines)
-        percent = re.search(r"([\d.]+)% of arithmetic operations", text)
+        with _capture_log("Neuron") as log:
+            importlib.import_module("torch_neuron").analyze_model(model, example_inputs=example_inputs)
+        percent = re.search(r"([\d.]+)% of arithmetic operations", log.getvalue())
         if percent is None:
             return None
-        unsupported = re.search(r"currently not supported in .*\n((?:\w+::\w+\n?)*)", text)
+        unsupported = re.search(r"currently not supported in .*\n((?:\w+::\w+\n?)*)", log.getvalue())
         return OperatorSupport(float(percent[1]) / 100, unsupported[1].split() if unsupported else [])
 
     def trace(self, model: PositionalModel, example_inputs: tuple[Tensor, ...]) -> Any:
         """Return the graph, with parts for the device and parts for the host."""
-        return import_or_none("torch_neuron").trace(model, example_inputs, compiler_args=self.flags)
+        return importlib.import_module("torch_neuron").trace(model, example_inputs, compiler_args=self.flags)
 
 
 @dataclass(frozen=True)
@@ -73,16 +66,8 @@ class NeuronXCC(Compiler):
 
     compiler_type = "neuronx-cc"
     runtime_module = "torch_neuronx"
-    required_attributes: ClassVar[dict[str, tuple[str, ...]]] = {
-        "torch_neuronx": ("trace", "analyze"),
-        "neuronxcc": ("__version__",),
-    }
-    flags: list[str] = field(default_factory=list)
-
-    @property
-    def version(self) -> str:
-        """Version of ``neuronx-cc``."""
-        return str(import_or_none("neuronxcc").__version__)
+    version_module = "neuronxcc"
+    required_functions = ("torch_neuronx.trace", "torch_neuronx.analyze")
 
     def analyze(self, model: PositionalModel, example_inputs: tuple[Tensor, ...]) -> OperatorSupport | None:
         """Return the support that ``torch_neuronx.analyze`` reports.
@@ -91,7 +76,7 @@ class NeuronXCC(Compiler):
             ValueError: If operators are not supported; the message names them.
         """
         with TemporaryDirectory() as folder:
-            analysis = import_or_none("torch_neuronx").analyze(
+            analysis = importlib.import_module("torch_neuronx").analyze(
                 model, example_inputs, compiler_workdir=folder, is_hf_transformers=True
             )
         unsupported = sorted({operator["kind"] for operator in analysis["unsupported_operators"]})
@@ -102,14 +87,12 @@ class NeuronXCC(Compiler):
 
     def trace(self, model: PositionalModel, example_inputs: tuple[Tensor, ...]) -> Any:
         """Return the graph; without a device it is traced on the CPU."""
-        return import_or_none("torch_neuronx").trace(
+        return importlib.import_module("torch_neuronx").trace(
             model, example_inputs, compiler_args=self.flags, cpu_backend=not has_neuron_device()
         )
 
 
-COMPILERS: dict[str, type[Compiler]] = {
-    compiler.compiler_type: compiler for compiler in (TorchScript, NeuronCC, NeuronXCC)
-}
+COMPILERS: dict[str, type[Compiler]] = {kind.compiler_type: kind for kind in (TorchScript, NeuronCC, NeuronXCC)}
 
 
 def get_compiler(
@@ -144,22 +127,20 @@ def get_compiler(
         # names of the neuron-cc command line reference, --fast-math
         cast = f"fp32-cast-{auto_cast}-{auto_cast_type}".replace("all-bf16", "all")
         return NeuronCC(["--fast-math", "none" if auto_cast == "none" else cast, *extra])
-    cast_flags = ["--auto-cast", auto_cast] + ([] if auto_cast == "none" else ["--auto-cast-type", auto_cast_type])
-    return NeuronXCC(["--target", target, *cast_flags, *extra])
+    cast_type = [] if auto_cast == "none" else ["--auto-cast-type", auto_cast_type]
+    return NeuronXCC(["--target", target, "--auto-cast", auto_cast, *cast_type, *extra])
 
 
 @contextmanager
-def _capture_log(name: str) -> Iterator[list[str]]:
-    """Collect the messages of a logger within the context."""
-    lines: list[str] = []
-    handler = logging.Handler()
-    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
-    logger = logging.getLogger(name)
+def _capture_log(name: str) -> Iterator[StringIO]:
+    """Collect the messages of a logger within the context, one per line."""
+    log = StringIO()
+    handler, logger = logging.StreamHandler(log), logging.getLogger(name)
     level = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     try:
-        yield lines
+        yield log
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
