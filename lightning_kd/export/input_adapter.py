@@ -1,7 +1,9 @@
-"""Adapter between named and positional inputs, for exporters that do not support names."""
+"""Adapters between named and positional inputs, for exporters and graphs that do not support names."""
 
-from collections.abc import Iterator
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -59,18 +61,46 @@ class PositionalModel(nn.Module):
         return tuple(result[name] for name in self.output_names)
 
 
-def fill_missing_inputs(inputs: dict[str, Tensor], names: list[str]) -> dict[str, Tensor]:
-    """Return the inputs of a graph; missing token types are 0, as in transformers.
+class GraphModel(nn.Module):
+    """Base class of the models that run an exported graph on CPU tensors given by name.
 
-    Args:
-        inputs: Tensors by name.
-        names: Names of the graph's inputs.
+    A subclass sets the attributes and implements ``run_graph``.
 
-    Raises:
-        ValueError: If any other input is missing.
+    Attributes:
+        config: Configuration of the exported model.
+        input_names: Names of the graph's inputs, in order.
+        output_names: Names of its outputs, in order.
+        max_length: Maximum number of tokens; None if unlimited.
     """
-    if "token_type_ids" in names and "token_type_ids" not in inputs and "input_ids" in inputs:
-        inputs = {**inputs, "token_type_ids": torch.zeros_like(inputs["input_ids"])}
-    if missing := [name for name in names if name not in inputs]:
-        raise ValueError(f"inputs: {', '.join(missing)} missing; pass all inputs of the graph")
-    return {name: inputs[name] for name in names}
+
+    config: Any
+    input_names: list[str]
+    output_names: list[str]
+    max_length: int | None
+
+    @abstractmethod
+    def run_graph(self, inputs: list[Tensor]) -> Iterable[Tensor]:
+        """Return the outputs of the graph.
+
+        Args:
+            inputs: The inputs of the graph, each (N, L).
+        """
+
+    def forward(self, **inputs: Tensor) -> Any:
+        """Return the graph's outputs as attributes; missing token types are 0, as in transformers.
+
+        Args:
+            inputs: CPU tensors by name, (N, L).
+
+        Raises:
+            ValueError: If an input is too long or missing.
+        """
+        if "input_ids" in inputs:
+            inputs.setdefault("token_type_ids", torch.zeros_like(inputs["input_ids"]))
+        if missing := [name for name in self.input_names if name not in inputs]:
+            raise ValueError(f"inputs: {', '.join(missing)} missing; pass all inputs of the graph")
+        length = inputs[self.input_names[0]].shape[1]
+        if self.max_length is not None and length > self.max_length:
+            raise ValueError(f"input_ids: {length} tokens exceed the graph's {self.max_length}; truncate them")
+        outputs = self.run_graph([inputs[name] for name in self.input_names])
+        return SimpleNamespace(**dict(zip(self.output_names, outputs, strict=True)))

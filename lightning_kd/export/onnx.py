@@ -6,15 +6,13 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import torch
 import transformers
-from torch import nn
+from torch import Tensor
 from transformers import AutoConfig
 
-from lightning_kd.export.input_adapter import PositionalModel, eager_attention, fill_missing_inputs
+from lightning_kd.export.input_adapter import GraphModel, PositionalModel, eager_attention
 from lightning_kd.export.requirements import require_packages
 from lightning_kd.models import max_positions
 from lightning_kd.outputs import Batch
@@ -109,7 +107,7 @@ def quantize(source: Path, target: Path) -> None:
         quantize_dynamic(graph, target, weight_type=QuantType.QInt8, per_channel=True)
 
 
-class ONNXModel(nn.Module):
+class ONNXModel(GraphModel):
     """Runs an exported ONNX folder on CPU tensors given by name.
 
     Args:
@@ -132,27 +130,14 @@ class ONNXModel(nn.Module):
             # spinning threads would slow down other models that are timed in turn
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self.config = AutoConfig.from_pretrained(folder)
-        self.max_positions = max_positions(self.config)
+        self.max_length = max_positions(self.config)
         self.session = onnxruntime.InferenceSession(
             folder / ONNX_WEIGHTS_NAME, options, providers=["CPUExecutionProvider"]
         )
         self.input_names = [node.name for node in self.session.get_inputs()]
         self.output_names = [node.name for node in self.session.get_outputs()]
 
-    def forward(self, **inputs: torch.Tensor) -> Any:
-        """Return the graph's outputs as attributes.
-
-        Args:
-            inputs: CPU tensors by name, (N, L).
-
-        Raises:
-            ValueError: If an input is too long or missing.
-        """
-        length = next(iter(inputs.values())).shape[1]
-        if self.max_positions is not None and length > self.max_positions:
-            raise ValueError(
-                f"input_ids: {length} tokens exceed the {self.max_positions} positions of the model; truncate them"
-            )
-        arrays = {name: tensor.numpy() for name, tensor in fill_missing_inputs(inputs, self.input_names).items()}
-        results = self.session.run(self.output_names, arrays)
-        return SimpleNamespace(**{n: torch.from_numpy(r) for n, r in zip(self.output_names, results, strict=True)})
+    def run_graph(self, inputs: list[Tensor]) -> list[Tensor]:
+        """Return the outputs of the graph."""
+        arrays = {name: tensor.numpy() for name, tensor in zip(self.input_names, inputs, strict=True)}
+        return [torch.from_numpy(output) for output in self.session.run(self.output_names, arrays)]

@@ -2,21 +2,23 @@
 
 import importlib
 import json
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import transformers
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import pad
 from transformers import AutoConfig, AutoTokenizer
 
 from lightning_kd.export.compilers import Compiler, OperatorSupport, suppress_trace_warnings
-from lightning_kd.export.input_adapter import PositionalModel, eager_attention, fill_missing_inputs
+from lightning_kd.export.input_adapter import GraphModel, PositionalModel, eager_attention
 from lightning_kd.export.neuron import COMPILERS, has_neuron_device
 from lightning_kd.models import input_names, max_positions
 from lightning_kd.outputs import Batch
+
+T = TypeVar("T")
 
 
 class Tracer:
@@ -57,8 +59,7 @@ class Tracer:
         Raises:
             ValueError: If it cannot compile the model.
         """
-        support: OperatorSupport | None = self._run(compiler.analyze)
-        return support
+        return self._run(compiler.analyze)
 
     def save(self, compiler: Compiler, folder: Path) -> None:
         """Trace and compile the model, and write the graph.
@@ -74,7 +75,7 @@ class Tracer:
         with suppress_trace_warnings():
             torch.jit.save(graph, str(folder / compiler.filename))
 
-    def _run(self, fn: Any) -> Any:
+    def _run(self, fn: Callable[[PositionalModel, tuple[Tensor, ...]], T]) -> T:
         try:
             with eager_attention(self.model), suppress_trace_warnings(), torch.no_grad():
                 return fn(self.positional_model, self.example_inputs)
@@ -135,8 +136,7 @@ def configure_tokenizer(folder: Path, length: int, model_input_names: list[str])
     tokenizer.model_max_length = length
     tokenizer.model_input_names = model_input_names
     tokenizer.init_kwargs["model_input_names"] = model_input_names  # save_pretrained writes these
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is not None:  # for programs that read only tokenizer.json
+    if (backend := getattr(tokenizer, "backend_tokenizer", None)) is not None:  # for readers of tokenizer.json only
         backend.enable_truncation(length)
         backend.enable_padding(
             length=length,
@@ -162,7 +162,7 @@ def requires_missing_device(folder: Path) -> bool:
     return compiler is not None and compiler.runtime_module is not None and not has_neuron_device()
 
 
-class TracedModel(nn.Module):
+class TracedModel(GraphModel):
     """Runs a traced graph on CPU tensors given by name, for any batch size.
 
     Inputs are padded to the shape of the graph and run in batches of its size; the outputs are truncated to the
@@ -194,47 +194,25 @@ class TracedModel(nn.Module):
         self.config = AutoConfig.from_pretrained(folder)
         section = self.config.neuron
         self.shape = (section["static_batch_size"], section["static_sequence_length"])
-        self.input_names: list[str] = section["input_names"]
-        self.output_names: list[str] = section["output_names"]
+        self.max_length = self.shape[1]
+        self.input_names, self.output_names = section["input_names"], section["output_names"]
         with suppress_trace_warnings():
             self.graph = torch.jit.load(str(folder / compiler.filename))
 
-    def forward(self, **inputs: Tensor) -> Any:
-        """Return the graph's outputs as attributes.
-
-        Args:
-            inputs: CPU tensors by name, (N, L).
-
-        Raises:
-            ValueError: If an input is too long or missing.
-        """
-        inputs = fill_missing_inputs(inputs, self.input_names)
-        batch_size, max_length = self.shape
-        num_examples, length = inputs[self.input_names[0]].shape
-        if length > max_length:
-            raise ValueError(
-                f"input_ids: {length} tokens exceed the {max_length} the graph was traced for; truncate them"
-            )
+    def run_graph(self, inputs: list[Tensor]) -> Iterable[Tensor]:
+        """Return the outputs of the graph."""
+        num_examples, length = inputs[0].shape
         parts = []
-        for start in range(0, num_examples, batch_size):
-            graph_inputs = (
-                _pad_to_shape(inputs[name][start : start + batch_size], name, self.config, self.shape)
-                for name in self.input_names
-            )
-            parts.append(self.graph(*graph_inputs))
+        for batch in zip(*(tensor.split(self.shape[0]) for tensor in inputs), strict=True):
+            named = zip(self.input_names, batch, strict=True)
+            parts.append(self.graph(*(_pad_to_shape(tensor, name, self.config, self.shape) for name, tensor in named)))
         outputs = (torch.cat(tensors)[:num_examples] for tensors in zip(*parts, strict=True))
-        return SimpleNamespace(
-            **{
-                name: output[:, :length] if self.logits_per_token else output
-                for name, output in zip(self.output_names, outputs, strict=True)
-            }
-        )
+        return (output[:, :length] for output in outputs) if self.logits_per_token else outputs
 
 
 def _pad_to_shape(tensor: Tensor, name: str, config: Any, shape: tuple[int, int]) -> Tensor:
     """Pad (N, L) to (B, M), N <= B, L <= M, with padding tokens and with copies of the last example."""
     value = (config.pad_token_id or 0) if name == "input_ids" else 0
     tensor = pad(tensor, (0, shape[1] - tensor.shape[1]), value=value)
-    return torch.cat(
-        [tensor, tensor[-1:].expand(shape[0] - len(tensor), -1)]
-    )  # an example of padding only could give NaN
+    copies = tensor[-1:].expand(shape[0] - len(tensor), -1)  # an example of padding only could give NaN
+    return torch.cat([tensor, copies])

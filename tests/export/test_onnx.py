@@ -48,7 +48,7 @@ def test_int8_is_smaller_and_close(tmp_path):
 
 def test_input_longer_than_max_positions_raises(tmp_path):
     exported = export_and_load(tmp_path, build_model("bert"))
-    with pytest.raises(ValueError, match="input_ids: 65 tokens exceed the 64 positions"):
+    with pytest.raises(ValueError, match="input_ids: 65 tokens exceed the graph's 64"):
         call_model(exported, make_batch(1, 65))
 
 

@@ -77,7 +77,7 @@ def test_example_inputs_are_always_padded():
 
 def test_input_longer_than_the_graph_raises(tmp_path):
     traced = export_and_load(tmp_path, build_model("bert"))
-    with pytest.raises(ValueError, match="input_ids: 17 tokens exceed the 16"):
+    with pytest.raises(ValueError, match="input_ids: 17 tokens exceed the graph's 16"):
         call_model(traced, make_batch(1, 17))
 
 
