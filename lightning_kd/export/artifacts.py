@@ -47,20 +47,19 @@ def open_artifact(source: str, task: Task, role: str = "model") -> Artifact:
     """
     folder = Path(source).expanduser()
     source = str(folder) if folder.exists() else source
-    files = [file for file in folder.rglob("*") if file.is_file()]
-    megabytes = sum(file.stat().st_size for file in files) / BYTES_PER_MB if folder.is_dir() else None
+    num_bytes = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     config = load_config(source, role)
-    compiler = tracing.detect_compiler(folder)
     model: nn.Module
     if (folder / onnx.ONNX_WEIGHTS_NAME).is_file():
         runtime, model = "ONNX Runtime", onnx.ONNXModel(folder, torch.get_num_threads())
-    elif compiler is not None:
+    elif (compiler := tracing.detect_compiler(folder)) is not None:
         runtime = "TorchScript" if compiler.runtime_module is None else "Neuron"
         model = tracing.TracedModel(folder, task.logits_per_token)
     else:
-        model = load_model(source, task.auto_class, role)
-        return Artifact(folder.name, "PyTorch", model, count_parameters(model), megabytes)
-    return Artifact(folder.name, runtime, model, count_parameters(build_on_meta(config, task.auto_class)), megabytes)
+        runtime, model = "PyTorch", load_model(source, task.auto_class, role)
+    weights = model if runtime == "PyTorch" else build_on_meta(config, task.auto_class)
+    megabytes = num_bytes / BYTES_PER_MB if folder.is_dir() else None
+    return Artifact(folder.name, runtime, model, count_parameters(weights), megabytes)
 
 
 def open_artifacts(sources: list[str], task: Task) -> list[Artifact]:
@@ -76,12 +75,11 @@ def open_artifacts(sources: list[str], task: Task) -> list[Artifact]:
     paths = [Path(source).expanduser().absolute() for source in sources]
     if duplicate := next((source for source, path in zip(sources, paths, strict=True) if paths.count(path) > 1), None):
         raise ValueError(f"models: {duplicate!r} is given twice; remove one")
-    longest = max(len(path.parts) for path in paths)
     artifacts = []
     for source, path in zip(sources, paths, strict=True):
-        others = [other for other in paths if other != path]
-        suffixes = (path.parts[-length:] for length in range(1, longest + 1))
-        suffix = next(s for s in suffixes if all(other.parts[-len(s) :] != s for other in others))
+        others = [other.parts for other in paths if other != path]
+        suffixes = (path.parts[-length:] for length in range(1, len(path.parts) + 1))
+        suffix = next(s for s in suffixes if all(other[-len(s) :] != s for other in others))
         artifacts.append(replace(open_artifact(source, task), name="/".join(suffix)))
     return artifacts
 

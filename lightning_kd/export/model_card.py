@@ -36,8 +36,8 @@ def _score_rows(scores: dict[str, float], teacher_scores: dict[str, float]) -> l
     rows = []
     for key, score in scores.items():
         name = key.removeprefix("val/")
-        teacher = teacher_scores.get(name)
-        rows.append(f"| {name} | {score:.4f} | {'' if teacher is None else f'{teacher:.4f}'} |")
+        teacher_score = f"{teacher_scores[name]:.4f}" if name in teacher_scores else ""
+        rows.append(f"| {name} | {score:.4f} | {teacher_score} |")
     return rows
 
 
@@ -51,7 +51,7 @@ def model_card(trainer: Trainer, pl_module: DistillationModule, scores: dict[str
     """
     datamodule = get_datamodule(trainer)
     data_name = f"{datamodule.class_name}, `{datamodule.path}`" if datamodule.class_name else "custom DataLoaders"
-    teachers = pl_module.active_teacher.names if pl_module.active_teacher is not None else []
+    teachers = [] if pl_module.active_teacher is None else pl_module.active_teacher.names
     title = f"Distilled from {' + '.join(f'`{t}`' for t in teachers)}" if teachers else "Fine-tuned without a teacher"
     optimizer = pl_module.hparams["optimizer"]
     settings = ", ".join(f"{k} {v}" for k, v in optimizer.get("init_args", {}).items())

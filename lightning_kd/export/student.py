@@ -44,9 +44,7 @@ class TrainedStudent:
             fields: Fields to add to the configuration.
         """
         config = copy.deepcopy(self.model.config)  # shared with the student in the module
-        config.architectures = [type(self.model).__name__]
-        for name, value in fields.items():
-            setattr(config, name, value)
+        config.update({"architectures": [type(self.model).__name__], **fields})
         config.save_pretrained(folder)
         if isinstance(tokenizer := self.datamodule.tokenizer, PreTrainedTokenizerBase):
             tokenizer = copy.deepcopy(tokenizer)
