@@ -24,10 +24,8 @@ def disk_full_errors(target: Path) -> Iterator[None]:
     except Exception as error:
         text = f"{error} {error.__context__}"  # the context holds the cause of PyTorch's error
         code = next((code for code in DISK_FULL_ERRNOS if os.strerror(code) in text), None)
-        other_os_error = isinstance(error, OSError) and error.strerror not in (
-            None,
-            *map(os.strerror, DISK_FULL_ERRNOS),
-        )
+        expected = (None, *map(os.strerror, DISK_FULL_ERRNOS))
+        other_os_error = isinstance(error, OSError) and error.strerror not in expected
         if code is None or other_os_error or getattr(error, "filename", None) is not None:
             raise
         raise OSError(code, os.strerror(code), str(target)) from error
@@ -101,17 +99,18 @@ def replace_path(temporary: Path, target: Path) -> None:
     except BaseException:
         old.rename(target)
         raise
-    if old.is_dir():
-        shutil.rmtree(old)
-    else:
-        old.unlink()
+    _remove(old)
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _temporary_path(target: Path, suffix: str = "") -> Path:
     """Return a temporary path for this process beside the target, and delete those of processes that have ended."""
     for leftover in target.parent.glob(f".{glob.escape(target.name)}.*.tmp{suffix}"):
         if not pid_alive(leftover.name.removeprefix(f".{target.name}.").partition(".")[0]):
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+            _remove(leftover)
     return target.with_name(f".{target.name}.{os.getpid()}.tmp{suffix}")
 
 

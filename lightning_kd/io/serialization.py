@@ -78,23 +78,19 @@ def to_config(value: Any) -> dict[str, Any]:
         ``{"class_path": ..., "init_args": {...}}``; ``unserializable_marker`` for a lambda, a class without a
         ``class_path``, or arguments that are not plain data.
     """
-    arguments: dict[str, Any] = {}
+    cls: Any = None
+    arguments: dict[str, Any] | None = {}
     if isinstance(value, partial):
         # jsonargparse passes partial(instantiator, cls, **arguments), users pass partial(cls, **arguments)
         cls = next((part for part in (value.func, *value.args) if inspect.isclass(part)), None)
-        arguments = dict(value.keywords)
+        arguments = value.keywords
     elif inspect.isclass(value):
         cls = value
-    elif inspect.isroutine(value):
-        cls = None
-    else:
-        cls = type(value)
-        found = init_arguments(value)
-        if found is None:
-            return unserializable_marker(value)
-        arguments = found
-    arguments = {name: to_builtins(argument) for name, argument in arguments.items()}
-    path = None if cls is None else class_path(cls)
+    elif not inspect.isroutine(value):
+        cls, arguments = type(value), init_arguments(value)
+    if cls is None or arguments is None:
+        return unserializable_marker(value)
+    path, arguments = class_path(cls), {name: to_builtins(argument) for name, argument in arguments.items()}
     if path is None or not is_serializable(arguments):
         return unserializable_marker(value)
     return {"class_path": path, "init_args": arguments}
