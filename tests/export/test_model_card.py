@@ -11,22 +11,15 @@ from tests.helpers import best_checkpoint, data, module, run_with_degraded_last_
 
 @pytest.fixture(scope="module")
 def distilled(folder):
-    callbacks = [StudentExport(), best_checkpoint()]
-    run, fitted = run_with_degraded_last_epoch(
-        folder, folder / "data_oos_plus.json", *callbacks, teacher=str(folder / "teacher")
-    )
+    callbacks, teacher = [StudentExport(), best_checkpoint()], str(folder / "teacher")
+    run, fitted = run_with_degraded_last_epoch(folder, folder / "data_oos_plus.json", *callbacks, teacher=teacher)
     return run, fitted, ModelCard.load(folder / "student" / "README.md")
 
 
-def test_front_matter(distilled):
-    header = distilled[2].data
-    assert header.library_name == "transformers"
-    assert header.pipeline_tag == "text-classification"
-    assert header.tags == ["lightning_kd", "knowledge-distillation"]
-
-
 def test_data_teacher_losses_and_training(distilled, folder):
-    text = distilled[2].text
+    header, text = distilled[2].data, distilled[2].text
+    assert (header.library_name, header.pipeline_tag) == ("transformers", "text-classification")
+    assert header.tags == ["lightning_kd", "knowledge-distillation"]
     assert f"# Distilled from `{folder / 'teacher'}`" in text
     assert f"CLINC150DataModule, `{folder / 'data_oos_plus.json'}`" in text
     assert "| hard | HardLabelLoss | 0.5 | label_smoothing 0.0, tsa_threshold 1.0 |" in text
@@ -46,16 +39,13 @@ def test_scores_are_those_of_the_exported_weights_and_of_the_teacher(distilled, 
 
 
 def test_student_without_a_teacher(tmp_path, clinc_file):
-    trainer(tmp_path, callbacks=[StudentExport()]).fit(module(), data(clinc_file))
+    rows = data(clinc_file, prompt="say {text} now")
+    trainer(tmp_path, max_steps=1, callbacks=[StudentExport()]).fit(module(), rows)
     card = ModelCard.load(tmp_path / "student" / "README.md")
     assert "# Fine-tuned without a teacher" in card.text
     assert card.data.tags == ["lightning_kd"]
+    assert "- Prompt: `say {text} now`" in card.text
     assert "| hard | HardLabelLoss | 1.0 | label_smoothing 0.0, tsa_threshold 1.0 |" in card.text
-
-
-def test_prompt_that_the_student_reads(tmp_path, clinc_file):
-    trainer(tmp_path, max_steps=1, callbacks=[StudentExport()]).fit(module(), data(clinc_file, prompt="say {text} now"))
-    assert "- Prompt: `say {text} now`" in ModelCard.load(tmp_path / "student" / "README.md").text
 
 
 def plain_adam(groups):
