@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from torchmetrics import MetricCollection
 from transformers import BertForMaskedLM, BertForQuestionAnswering
 
-from lightning_kd import MaskedLM, MaskedLMDataModule, QuestionAnswering, SequenceClassification
+from lightning_kd import MaskedLM, QuestionAnswering, SequenceClassification
+from lightning_kd.evaluation import benchmark
 from lightning_kd.evaluation.benchmark import bootstrap_interval, build_report, evaluate, time_interleaved
 from lightning_kd.export.artifacts import Artifact
-from tests.helpers import LABELS, TINY_BERT, data, squad_data, tiny_bert
+from tests.helpers import LABELS, data, mlm_data, squad_data, tiny_bert
 
 
 def interval_of_mean(values):
@@ -56,32 +56,27 @@ def test_scores_and_predictions_of_a_classifier(clinc_file):
     assert result.confidence_interval[0] <= result.scores["accuracy"] <= result.confidence_interval[1]
 
 
-def test_question_answering_is_resampled_by_question(squad_folder):
-    task = QuestionAnswering()
-    model = tiny_bert(labels=["a", "b"], model_class=BertForQuestionAnswering).eval()
-    metrics, units = task.metrics([]), task.per_example_metric()
-    result = evaluate(model, task, [], val_dataloader(squad_data(squad_folder)))
-    parts = questions = 0
-    for batch in val_dataloader(squad_data(squad_folder)):
-        outputs = task.run(model, batch)
-        task.update(metrics, outputs, batch)
-        task.update(MetricCollection({"units": units}), outputs, batch)
-        parts += len(batch["window_index"])
-        questions += int((batch["window_index"] == 0).sum())
-    values = units.compute()
-    assert len(values) == questions < parts
-    assert task.monitor_from_statistics(values) == pytest.approx(result.scores["f1"])
-    assert result.confidence_interval[0] <= result.scores["f1"] <= result.confidence_interval[1]
+@pytest.fixture(params=["questions", "masked tokens"])
+def other_task(request, tmp_path, squad_folder):
+    """A task with other units than examples, its model class and data."""
+    if request.param == "questions":
+        return QuestionAnswering(), BertForQuestionAnswering, squad_data(squad_folder)
+    (tmp_path / "validation.txt").write_text("hello good morning to you\n" * 40)
+    return MaskedLM(), BertForMaskedLM, mlm_data(tmp_path)
 
 
-def test_masked_lm_is_resampled_by_token_and_scored_by_perplexity():
-    task, logits = MaskedLM(), torch.randn(5, 9)
-    units, labels = task.per_example_metric(), torch.arange(5)
-    units.update(logits, labels)
-    metrics = task.metrics([])
-    metrics.update(logits, labels)
-    expected = float(metrics.compute()["perplexity"])
-    assert task.monitor_from_statistics(units.compute()) == pytest.approx(expected)
+def test_interval_resamples_the_units_of_the_monitor(other_task, monkeypatch):
+    task, model_class, rows = other_task
+    monkeypatch.setattr(benchmark, "bootstrap_interval", lambda statistics, score: (score(statistics), len(statistics)))
+    result = evaluate(tiny_bert(None, model_class=model_class).eval(), task, [], val_dataloader(rows))
+    score, num_units = result.confidence_interval
+    assert score == pytest.approx(result.scores[task.monitor])
+    units = [
+        batch["window_index"] == 0 if "window_index" in batch else batch["labels"] >= 0
+        for batch in val_dataloader(rows)
+    ]
+    assert result.num_examples == num_units == torch.cat(units).sum()
+    assert num_units < torch.cat(units).numel()
 
 
 def test_interleaved_timing_excludes_the_warmup_pass():
@@ -130,7 +125,7 @@ def test_permuted_and_additional_labels(clinc_file):
     assert report.rows[1].scores["accuracy"] == report.rows[1].agreement == 0
 
 
-def test_few_examples(tmp_path, clinc_file):
+def test_few_examples(clinc_file):
     rows = json.loads(clinc_file.read_text())
     clinc_file.write_text(json.dumps({**rows, "val": rows["val"][:1], "oos_val": []}))
     artifacts = [Artifact("a", "PyTorch", tiny_bert().eval(), 1, None)]
@@ -140,23 +135,13 @@ def test_few_examples(tmp_path, clinc_file):
     assert "| 1.0x |" in report.markdown()
 
 
-@pytest.mark.parametrize("task", ["question answering", "masked lm"])
-def test_report_of_other_tasks(tmp_path, squad_folder, task):
-    if task == "question answering":
-        kind, model_class, rows = QuestionAnswering(), BertForQuestionAnswering, squad_data(squad_folder)
-    else:
-        (tmp_path / "validation.txt").write_text("hello good morning to you\n" * 40)
-        kind, model_class = MaskedLM(), BertForMaskedLM
-        rows = MaskedLMDataModule(str(tmp_path), str(TINY_BERT), max_length=16, line_by_line=True)
+def test_report_of_other_tasks(other_task):
+    task, model_class, rows = other_task
     models = [tiny_bert(None, seed=seed, model_class=model_class).eval() for seed in (1, 1, 2)]
-    report = build_report(
-        [Artifact(str(n), "PyTorch", net, 7, 1.0) for n, net in enumerate(models)],
-        kind,
-        rows,
-        enable_progress_bar=False,
-    )
+    artifacts = [Artifact(str(number), "PyTorch", model, 7, 1.0) for number, model in enumerate(models)]
+    report = build_report(artifacts, task, rows, enable_progress_bar=False)
     same, other = report.rows[1:]
     assert same.agreement == 1 > other.agreement
     assert same.scores == report.rows[0].scores != other.scores
-    assert all(row.ci_low <= row.scores[kind.monitor] <= row.ci_high for row in report.rows)
-    assert kind.monitor in report.markdown()
+    assert all(row.ci_low <= row.scores[task.monitor] <= row.ci_high for row in report.rows)
+    assert task.monitor in report.markdown()

@@ -25,10 +25,13 @@ def make_selection(**settings):
     return Selection(**{**defaults, **settings})
 
 
-def make_result(chosen=None, labels=LABELS, num_models=2, **settings):
-    chosen = chosen or make_selection(**settings)
-    model_logits = [ModelLogits("teacher", TEACHER, None), ModelLogits("student", STUDENT, None)][:num_models]
-    return build_probe_result(chosen, ["t", "s"][:num_models], NAMES, "validation", RAW, labels, model_logits)
+def make_result(labels=LABELS, num_models=2, names=NAMES, **settings):
+    """Probe constructed logits of the split; ``sentences`` have those of its first examples."""
+    selection = make_selection(**settings)
+    num_sentences, num_classes = len(selection.sentences or []), len(names)
+    models = list(zip(("teacher", "student"), (TEACHER, STUDENT), strict=True))[:num_models]
+    model_logits = [ModelLogits(name, z[:, :num_classes], z[:num_sentences, :num_classes]) for name, z in models]
+    return build_probe_result(selection, ["t", "s"][:num_models], names, "validation", RAW, labels, model_logits)
 
 
 def test_most_confident_examples_come_before_the_least():
@@ -49,35 +52,20 @@ def test_most_and_least_likely_classes_of_the_teacher():
     assert teacher.second_probabilities[1] == pytest.approx(float(p[3]))
     assert teacher.last_probabilities[1] == pytest.approx(float(p[1]))
     assert (teacher.second_class, teacher.last_class) == ("fourth", "$5 or $6")
-    assert (certain.model_probabilities[1].second_class, certain.model_probabilities[1].last_class) == (
-        "$5 or $6",
-        "fifth",
-    )
     assert teacher.relative_difference[1] == pytest.approx(100 * float((p[3] - p[1]) / p[3]))
-    own = STUDENT[2].double().softmax(dim=-1)
-    assert certain.model_probabilities[1].probabilities[0] == pytest.approx(own[[1, 4, 0]].tolist())
-    assert student.second_probabilities[0] == pytest.approx(
-        float(STUDENT[1].double().softmax(dim=-1).sort().values[-2])
-    )
-
-
-def test_overlapping_top_and_bottom_classes_are_shown_once():
-    sentence = make_result(top_k=4, bottom_k=3).sentences[0]
-    assert sentence.ranks == [1, 2, 3, 4, 5]
-    assert sorted(sentence.classes) == sorted(NAMES)
+    assert student.second_probabilities[0] == pytest.approx(float(STUDENT[1].double().softmax(-1).sort().values[-2]))
+    student = certain.model_probabilities[1]
+    assert (student.second_class, student.last_class) == ("$5 or $6", "fifth")
+    p = STUDENT[2].double().softmax(dim=-1)
+    assert student.probabilities[0] == pytest.approx(p[[1, 4, 0]].tolist())
 
 
 def test_split_stats():
     probe = make_result()
     assert probe.accuracy == pytest.approx({"teacher": 2 / 3, "student": 1 / 3})
     assert probe.agreement == pytest.approx(1 / 3)
-    assert [(stats.model, stats.temperature) for stats in probe.split_stats] == [
-        ("teacher", 1.0),
-        ("teacher", 2.0),
-        ("student", 1.0),
-        ("student", 2.0),
-    ]
-    assert [stats.kl_divergence is None for stats in probe.split_stats] == [True, True, False, False]
+    stats = [(stats.model, stats.temperature, stats.kl_divergence is None) for stats in probe.split_stats]
+    assert stats == [("teacher", 1, True), ("teacher", 2, True), ("student", 1, False), ("student", 2, False)]
 
 
 def test_unlabeled_examples_are_skipped():
@@ -115,22 +103,15 @@ def test_rich_tables():
 
 
 def test_two_classes():
-    chosen = make_selection(sentences=["one"], top_k=1)
-    probe = build_probe_result(
-        chosen, ["t"], NAMES[:2], "test", RAW, LABELS % 2, [ModelLogits("teacher", TEACHER[:, :2], TEACHER[:1, :2])]
-    )
+    probe = make_result(labels=LABELS % 2, num_models=1, names=NAMES[:2], sentences=["one"], top_k=1)
     assert "2nd" not in probe.markdown()
     assert "-0" not in probe.json()
-    assert "2nd" in make_result().markdown()
 
 
 def test_glyphs_missing_from_the_font():
-    chosen = make_selection(sentences=["\u8fd9 is \u597d", "\u00e9t\u00e9"])
-    model_logits = [ModelLogits("teacher", TEACHER, TEACHER[:2])]
-    probe = build_probe_result(chosen, ["t"], ["\u8bed", *NAMES[1:]], "validation", RAW, LABELS, model_logits)
-    with pytest.warns(
-        UserWarning, match="3 characters missing from matplotlib's font, such as \u597d \u8bed \u8fd9;"
-    ) as record:
+    names = ["\u8bed", *NAMES[1:]]
+    probe = make_result(num_models=1, names=names, sentences=["\u8fd9 is \u597d", "\u00e9t\u00e9"])
+    with pytest.warns(UserWarning, match="3 characters .*, such as \u597d \u8bed \u8fd9;") as record:
         figure = plot_probe(probe)
     figure.savefig(BytesIO())  # without the warnings of matplotlib
     assert len(record) == 1
@@ -167,7 +148,6 @@ def test_plot(tmp_path, num_models, top_k):
         ({"sentences": ["one", " "]}, r"sentences: number 2 is empty, got ' '"),
         ({"temperatures": []}, r"temperatures: is empty"),
         ({"temperatures": [1, 0]}, r"temperatures: must be > 0, got 0"),
-        ({"temperatures": [-1.0]}, r"temperatures: must be > 0, got -1.0"),
         ({"temperatures": [float("nan")]}, r"temperatures: must be > 0, got nan"),
         ({"temperatures": [float("inf")]}, r"temperatures: must be > 0, got inf"),
         ({"num_examples": 0}, r"num_examples: must be >= 1, got 0"),
@@ -182,18 +162,22 @@ def test_invalid_arguments(settings, message):
         make_selection(**settings)
 
 
-def test_top_k_larger_than_num_classes():
-    assert make_selection(top_k=6, bottom_k=6).ranks(5) == [0, 1, 2, 3, 4]
-    assert make_selection(top_k=5, bottom_k=3).ranks(2) == [0, 1]
+@pytest.mark.parametrize(
+    ("top_k", "bottom_k", "num_classes", "ranks"),
+    [(2, 1, 5, [0, 1, 4]), (4, 3, 5, [0, 1, 2, 3, 4]), (6, 6, 5, [0, 1, 2, 3, 4]), (5, 3, 2, [0, 1])],
+)
+def test_top_and_bottom_classes_are_shown_once(top_k, bottom_k, num_classes, ranks):
+    assert make_selection(top_k=top_k, bottom_k=bottom_k).ranks(num_classes) == ranks
+
+
+def test_single_class_raises():
     with pytest.raises(ValueError, match="requires at least 2 classes, got 1"):
-        make_selection(top_k=1).check_num_classes(1)
+        make_selection().check_num_classes(1)
 
 
 def test_long_text_is_truncated_and_newlines_are_joined():
-    chosen = make_selection(sentences=["x" * 500, "two\n\nlines"], top_k=5, bottom_k=5)
-    model_logits = [ModelLogits("teacher", TEACHER, TEACHER[:2])]
-    names = ["y" * 99, *NAMES[1:]]
-    probe = build_probe_result(chosen, ["t"], names, "validation", RAW, LABELS, model_logits)
+    sentences, names = ["x" * 500, "two\n\nlines"], ["y" * 99, *NAMES[1:]]
+    probe = make_result(num_models=1, names=names, sentences=sentences, top_k=5, bottom_k=5)
     axes = plot_probe(probe).axes
     assert axes[0].texts[-1].get_text() == "x" * 53 + "..."
     assert axes[2].texts[-1].get_text() == "two lines"
