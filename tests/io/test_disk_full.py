@@ -18,15 +18,21 @@ def snapshot(disk):
 DISK_FULL_MESSAGE = "the disk is full: free space"
 
 
+def assert_disk_full(result, path):
+    """Check the exit code and the message of a command; the message names the file or folder."""
+    code, message = result
+    assert code
+    assert f"{path}'; {DISK_FULL_MESSAGE}" in message
+
+
 def test_no_space_on_resume(small_disk, shell, config):
     arguments = ["--config", config, f"--trainer.default_root_dir={small_disk}", "--last_checkpoint.every_minutes=0"]
     assert shell("fit", *arguments)[0] == 0
     last = version_dir(small_disk) / "checkpoints" / "last.ckpt"
     steps = torch.load(last, weights_only=True)["global_step"]
     fill_disk(small_disk)
-    code, message = shell("fit", "--resume", version_dir(small_disk), "--trainer.max_epochs=4")
-    assert code
-    assert f"No space left on device: '{version_dir(small_disk)}'; {DISK_FULL_MESSAGE}" in message
+    result = shell("fit", "--resume", version_dir(small_disk), "--trainer.max_epochs=4")
+    assert_disk_full(result, f"No space left on device: '{version_dir(small_disk)}")
     assert torch.load(last, weights_only=True)["global_step"] == steps
 
 
@@ -36,9 +42,9 @@ def test_no_space_for_a_checkpoint(small_disk, shell, config, filename):
     assert shell("fit", *arguments)[0] == 0
     fill_disk(small_disk, 100_000)
     before = snapshot(small_disk)
-    code, message = shell("fit", *arguments, f"--last_checkpoint.every_minutes={0 if filename == 'last.ckpt' else 100}")
-    assert code
-    assert f"{version_dir(small_disk, 1) / 'checkpoints' / filename}'; {DISK_FULL_MESSAGE}" in message
+    minutes = 0 if filename == "last.ckpt" else 100
+    result = shell("fit", *arguments, f"--last_checkpoint.every_minutes={minutes}")
+    assert_disk_full(result, version_dir(small_disk, 1) / "checkpoints" / filename)
     assert snapshot(small_disk) == before
     assert not version_dir(small_disk, 1).exists()
 
@@ -49,9 +55,7 @@ def test_no_space_for_the_student(small_disk, shell, config, free_bytes, tmp_pat
     assert shell("fit", *arguments)[0] == 0
     fill_disk(small_disk, free_bytes)
     before = snapshot(small_disk)
-    code, message = shell("fit", *arguments)
-    assert code
-    assert f"No space left on device: '{small_disk / 'student'}'; {DISK_FULL_MESSAGE}" in message
+    assert_disk_full(shell("fit", *arguments), f"No space left on device: '{small_disk / 'student'}")
     assert snapshot(small_disk) == before
     (small_disk / "ballast").unlink()
     assert shell("fit", "--resume", version_dir(tmp_path, 1))[0] == 0  # trains no more, but exports
