@@ -1,7 +1,6 @@
 """Gradient clipping in cases that Lightning does not support."""
 
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
-from lightning.pytorch.utilities import GradClipAlgorithmType
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import Optimizer
 
@@ -18,24 +17,18 @@ def clip_special_gradients(
 
     Args:
         optimizer: The optimizer whose gradients are clipped.
-        clip_val: Maximum norm or absolute value; None or 0 = no clipping.
+        clip_val: Maximum norm or absolute value; None or <= 0 = no clipping.
         algorithm: ``norm`` or ``value``; None = ``norm``.
         precision: The trainer's precision plugin.
 
     Returns:
         True if the gradients were clipped; False if Lightning must clip them.
     """
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    if not clip_val:
+    parameters = list(precision.main_params(optimizer))
+    is_sparse = any(parameter.grad is not None and parameter.grad.is_sparse for parameter in parameters)
+    is_unscaled = type(precision) is MixedPrecision and precision.scaler is None
+    if not clip_val or clip_val < 0 or not (is_sparse or is_unscaled):
         return False
-    if any(parameter.grad is not None and parameter.grad.is_sparse for parameter in parameters):
-        clip = clip_grad_value_ if algorithm == "value" else clip_grad_norm_
-        clip(dense_gradient_views(parameters), clip_val)
-        return True
-    if type(precision) is MixedPrecision and precision.scaler is None:
-        # the method of the base class clips for any optimizer
-        Precision.clip_gradients(
-            precision, optimizer, clip_val, GradClipAlgorithmType(algorithm or GradClipAlgorithmType.NORM)
-        )
-        return True
-    return False
+    clip = clip_grad_value_ if algorithm == "value" else clip_grad_norm_
+    clip(dense_gradient_views(parameters), clip_val)
+    return True
