@@ -32,9 +32,5 @@ def _watch_parent(parent_pid: int) -> None:
     while os.getppid() == parent_pid:
         time.sleep(1)
     time.sleep(GRACE_PERIOD)
-    print(
-        f"The launching process {parent_pid} has died; terminating worker process {os.getpid()}.",
-        file=sys.stderr,
-        flush=True,
-    )
+    print(f"The launching process {parent_pid} died; terminating process {os.getpid()}.", file=sys.stderr, flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
