@@ -4,14 +4,14 @@ import inspect
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 
 from lightning_kd.io.serialization import init_arguments
 from lightning_kd.losses.base import DistillationLoss
 
-SHAPES = ("linear", "cosine", "exponential", "saturating")
+Shape = Literal["linear", "cosine", "exponential", "saturating"]
 
 
 @dataclass(frozen=True)
@@ -41,15 +41,15 @@ class Schedule:
     start: float
     end: float
     until: float = 1.0
-    shape: Literal["linear", "cosine", "exponential", "saturating"] = "linear"
+    shape: Shape = "linear"
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.start) and math.isfinite(self.end)):
             raise ValueError(f"Schedule: start and end must be finite numbers, got {self.start} and {self.end}")
         if not 0 < self.until <= 1:
             raise ValueError(f"Schedule: until must be in (0, 1], a fraction of the steps, got {self.until}")
-        if self.shape not in SHAPES:
-            raise ValueError(f"Schedule: shape must be one of {', '.join(SHAPES)}, got {self.shape!r}")
+        if self.shape not in get_args(Shape):
+            raise ValueError(f"Schedule: shape must be one of {', '.join(get_args(Shape))}, got {self.shape!r}")
         if self.shape == "exponential" and min(self.start, self.end) <= 0:
             raise ValueError(
                 f"Schedule: shape exponential needs start and end > 0, got {self.start} and {self.end}; "
