@@ -22,18 +22,41 @@ IgnorableCheck = Literal["tokenizer_mismatch", "label_mismatch", "weak_teacher"]
 Losses = Mapping[str, DistillationLoss]
 
 
-def check_loss_names(losses: Losses) -> None:
-    """Check that there is a loss, and that each name can be logged and stored in an ``nn.ModuleDict``.
+def check_losses(losses: Losses, task: Task, is_cached: bool) -> None:
+    """Check that the names of the losses are valid, and that the heads of the task and a teacher cache support them.
+
+    Args:
+        losses: The losses by name.
+        task: The task.
+        is_cached: True if the losses read a teacher cache, which keeps only logits.
 
     Raises:
-        ValueError: If there is no loss, or a name is invalid.
+        ValueError: If there is no loss; a name cannot be logged or stored in an ``nn.ModuleDict``; a loss compares
+            classes and the heads have none; a loss compares each class between examples and the classes are positions;
+            or a loss compares layers and ``is_cached`` is True.
     """
     if not losses:
         raise ValueError("losses: empty; give at least one, such as hard: HardLabelLoss")
-    for name in losses:
+    for name, loss in losses.items():
+        loss_class, task_class = type(loss).__name__, type(task).__name__
         if name == "loss" or not name.isidentifier() or hasattr(nn.ModuleDict(), name):
             raise ValueError(
                 f'losses.{name}: must be a valid identifier, not "loss" and not a method of nn.ModuleDict; rename it'
+            )
+        if loss.requires_classes and task.head_kind not in ("categorical", "binary"):
+            raise ValueError(
+                f"losses.{name}: {loss_class} compares classes, but the heads of {task_class} are of kind "
+                f"{task.head_kind!r}; use LogitMSELoss"
+            )
+        if loss.compares_examples and task.predicts_positions:
+            raise ValueError(
+                f"losses.{name}: {loss_class} compares each class between examples, and the classes of {task_class} "
+                "are positions, which differ from example to example; remove it (DISTLoss: set intra_weight to 0)"
+            )
+        if loss.requires and is_cached:
+            raise ValueError(
+                f"losses.{name}: compares {' and '.join(sorted(loss.requires))}, but teacher_cache keeps only logits; "
+                "remove one of the two"
             )
 
 
@@ -64,10 +87,8 @@ def check_lengths(datamodule: DataModuleInterface, student: nn.Module | None, te
         return
     limits = [("the student", get_config(student), max_tokens)]
     if teacher is not None:
-        max_teacher_tokens = datamodule.max_teacher_tokens() if datamodule.teacher_tokenizers else None
-        limits += [
-            (f"teacher {model.name!r}", model.config(), max_teacher_tokens or max_tokens) for model in teacher.models
-        ]
+        max_teacher_tokens = datamodule.max_teacher_tokens() or max_tokens
+        limits += [(f"teacher {model.name!r}", model.config(), max_teacher_tokens) for model in teacher.models]
     for name, config, tokens in limits:
         positions = max_positions(config)
         if positions is not None and tokens > positions:
@@ -96,43 +117,10 @@ def check_vocab_sizes(student: nn.Module, teacher: Teacher) -> None:
             )
 
 
-def check_cacheable_losses(losses: Losses) -> None:
-    """Check that no loss compares layers, because a teacher cache keeps only logits.
+def check_data(datamodule: DataModuleInterface, losses: Losses, teacher: Teacher | None) -> None:
+    """Check that the data have what each loss needs, and that some loss learns from unlabeled examples, if any.
 
-    Raises:
-        ValueError: If a loss compares layers.
-    """
-    for name, loss in losses.items():
-        if loss.requires:
-            raise ValueError(
-                f"losses.{name}: compares {' and '.join(sorted(loss.requires))}, but teacher_cache keeps only logits; "
-                "remove one of the two"
-            )
-
-
-def check_heads(losses: Losses, task: Task) -> None:
-    """Check that the losses support the heads of the task.
-
-    Raises:
-        ValueError: If a loss compares classes and the heads have none, or compares each class between examples and the
-            classes are positions.
-    """
-    for name, loss in losses.items():
-        if loss.requires_classes and task.head_kind not in ("categorical", "binary"):
-            raise ValueError(
-                f"losses.{name}: {type(loss).__name__} compares classes, but the heads of {type(task).__name__} "
-                f"are of kind {task.head_kind!r}; use LogitMSELoss"
-            )
-        if loss.compares_examples and task.predicts_positions:
-            raise ValueError(
-                f"losses.{name}: {type(loss).__name__} compares each class between examples, and the classes of "
-                f"{type(task).__name__} are positions, which differ from example to example; remove it "
-                "(DISTLoss: set intra_weight to 0)"
-            )
-
-
-def check_unlabeled(datamodule: DataModuleInterface, losses: Losses, teacher: Teacher | None) -> None:
-    """Check that some loss learns from unlabeled examples, if the data include any.
+    Warn if no loss reads the augmented examples.
 
     Args:
         datamodule: The DataModule of the run.
@@ -140,25 +128,17 @@ def check_unlabeled(datamodule: DataModuleInterface, losses: Losses, teacher: Te
         teacher: The teacher whose outputs a loss reads, if any.
 
     Raises:
-        ValueError: If the data include unlabeled examples and no loss learns from them.
+        ValueError: If the data lack something that a loss needs, or no loss learns from unlabeled examples.
     """
-    learns = teacher is not None or any(loss.requires_augmented for loss in losses.values())
-    if datamodule.allow_unlabeled and not learns:
+    requires_augmented = any(loss.requires_augmented for loss in losses.values())
+    if datamodule.allow_unlabeled and teacher is None and not requires_augmented:
         raise ValueError(
             "data.allow_unlabeled: no loss learns from unlabeled examples; add a teacher and a loss such as "
             "SoftTargetLoss, add ConsistencyLoss, or set it to false"
         )
-
-
-def check_data(datamodule: DataModuleInterface, losses: Losses) -> None:
-    """Call ``check_data`` of each loss; warn if no loss reads the augmented examples.
-
-    Raises:
-        ValueError: If the data lack something that a loss needs.
-    """
     for name, loss in losses.items():
         loss.check_data(datamodule, f"losses.{name}")
-    if datamodule.augmentation is not None and not any(loss.requires_augmented for loss in losses.values()):
+    if datamodule.augmentation is not None and not requires_augmented:
         rank_zero_warn("data.augmentation: no loss reads augmented examples; add ConsistencyLoss or remove it")
 
 
@@ -172,41 +152,38 @@ def check_sparse_gradients(trainer: Trainer, is_sharded: bool) -> None:
     Raises:
         ValueError: If the embeddings are sharded, or gradients are reduced across GPUs.
     """
-    if is_sharded:
-        raise ValueError("optimizer: LazyAdamW needs whole embeddings, and the strategy shards them; use AdamW")
-    if trainer.world_size > 1 and trainer.strategy.root_device.type != "cpu":
-        raise ValueError("optimizer: the sparse gradients of LazyAdamW cannot be reduced across GPUs; use AdamW")
+    if is_sharded or (trainer.world_size > 1 and trainer.strategy.root_device.type != "cpu"):
+        raise ValueError("optimizer: LazyAdamW needs whole embeddings, and at most one GPU; use AdamW")
 
 
-def check_weight_averaging(trainer: Trainer, student: nn.Module) -> None:
-    """Check that no callback averages integer buffers, such as the position ids of transformers models.
+def check_callbacks(trainer: Trainer, student: nn.Module, is_sharded: bool) -> None:
+    """Check that no callback needs whole weights that the strategy shards, or averages integer buffers.
 
-    With a decay of 0.9999, rounding changes 99 of BERT's 512 position ids within 20 steps.
+    Averaging rounds the position ids of transformers models: with a decay of 0.9999, 99 of BERT's 512 change within 20
+    steps.
 
-    Raises:
-        ValueError: If a callback averages buffers, which is its default, and the student has an integer buffer.
-    """
-    name = next((name for name, buffer in student.named_buffers() if not buffer.is_floating_point()), None)
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        # private: WeightAveraging has no public attribute for it (Lightning 2.6)
-        if isinstance(callback, WeightAveraging) and callback._use_buffers and name is not None:
-            raise ValueError(
-                f"trainer.callbacks: {type(callback).__name__} averages buffers and would round the integers in "
-                f"student.{name}; set its use_buffers: false"
-            )
-
-
-def check_sharding(trainer: Trainer) -> None:
-    """Check that no callback needs unsharded weights; called if the strategy shards them.
+    Args:
+        trainer: The trainer.
+        student: The student.
+        is_sharded: True if the strategy shards the weights.
 
     Raises:
-        ValueError: If a callback averages or prunes weights.
+        ValueError: If a callback averages or prunes sharded weights, or averages buffers, which is the default, and the
+            student has an integer buffer.
     """
+    integer_buffer = next((name for name, buffer in student.named_buffers() if not buffer.is_floating_point()), None)
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, (WeightAveraging, ModelPruning)):
+        name = type(callback).__name__
+        if is_sharded and isinstance(callback, (WeightAveraging, ModelPruning)):
             raise ValueError(
-                f"trainer.callbacks: {type(callback).__name__} needs whole weights, and trainer.strategy "
+                f"trainer.callbacks: {name} needs whole weights, and trainer.strategy "
                 f"{type(trainer.strategy).__name__} shards them; remove it, or use ddp"
+            )
+        # private: WeightAveraging has no public attribute for it (Lightning 2.6)
+        if integer_buffer is not None and isinstance(callback, WeightAveraging) and callback._use_buffers:
+            raise ValueError(
+                f"trainer.callbacks: {name} averages buffers and would round the integers in "
+                f"student.{integer_buffer}; set its use_buffers: false"
             )
 
 

@@ -1,6 +1,7 @@
 """The LightningModule that trains a student, with or without a teacher."""
 
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -90,6 +91,8 @@ class DistillationModule(LightningModule):
 
     student: nn.Module
     """The student; None until ``build_student``, unless it was passed as a module."""
+    val_losses: Mapping[str, MeanMetric]
+    """Mean of each loss that needs neither a teacher nor augmented examples, over the validation split."""
 
     def __init__(
         self,
@@ -114,14 +117,11 @@ class DistillationModule(LightningModule):
         # a checkpoint passes objects as plain data
         self.task: Task = from_config(task, Task, "task")
         terms = {name: from_config(loss, DistillationLoss, f"losses.{name}") for name, loss in losses.items()}
-        checks.check_loss_names(terms)
         self.loss_schedules = resolve_schedules(loss_schedules, terms)
-        checks.check_heads(terms, self.task)
         if isinstance(teacher_cache, (str, os.PathLike)):
             teacher_cache = TeacherCache(os.fspath(teacher_cache))
         self.teacher_cache: TeacherCache | None = from_config(teacher_cache, TeacherCache, "teacher_cache")
-        if self.teacher_cache is not None:
-            checks.check_cacheable_losses(terms)
+        checks.check_losses(terms, self.task, self.teacher_cache is not None)
 
         self._student_source = student
         self.student = student if isinstance(student, nn.Module) else None  # type: ignore[assignment]
@@ -130,9 +130,8 @@ class DistillationModule(LightningModule):
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.warmup_ratio = warmup_ratio
-        self.label_names = label_names
+        self.label_names = label_names or []
         self.ignore_checks: list[str] = list(ignore_checks or [])
-        self._user_label_names = label_names
         self._ignore_label_mismatch = "label_mismatch" in self.ignore_checks
         self._label_index: Tensor | None = None
         self._requires = frozenset(requirement for loss in terms.values() for requirement in loss.requires)
@@ -140,32 +139,34 @@ class DistillationModule(LightningModule):
         self.teacher_scores: dict[str, float] = {}
         self.cached_teachers: dict[str, CachedTeacher] = {}
         # not Lightning's mean, which rounds the mean number of examples per device down
-        self.val_losses = nn.ModuleDict(
+        self.val_losses = nn.ModuleDict(  # type: ignore[assignment]
             {n: MeanMetric() for n, loss in terms.items() if not (loss.requires_teacher or loss.requires_augmented)}
         )
         self._metric_names: list[str] = []
         self._seed: int | None = None
         self._total_steps = 0
-        self._training_started = False
-        self.save_hyperparameters(
-            {
-                "task": to_config(self.task),
-                "student": unserializable_marker(student) if isinstance(student, nn.Module) else student,
-                "teacher": None if self.teacher is None else self.teacher.source_config,
-                "losses": {name: to_config(loss) for name, loss in terms.items()},
-                "optimizer": optimizer if isinstance(optimizer, dict) else to_config(optimizer),
-                "lr_scheduler": lr_scheduler,
-                "warmup_ratio": warmup_ratio,
-                "label_names": label_names,
-                "ignore_checks": self.ignore_checks,
-                "teacher_cache": None if self.teacher_cache is None else to_config(self.teacher_cache),
-                "loss_schedules": {
-                    name: {argument: to_builtins(schedule) for argument, schedule in arguments.items()}
-                    for name, arguments in self.loss_schedules.items()
-                },
-            }
-        )
+        self.save_hyperparameters(self._serialize_arguments())
         apply_schedules(self.loss_schedules, terms, progress=0)
+
+    def _serialize_arguments(self) -> dict[str, Any]:
+        """Return the constructor's arguments as plain data, for checkpoints that load with ``weights_only=True``."""
+        student = self._student_source
+        return {
+            "task": to_config(self.task),
+            "student": unserializable_marker(student) if isinstance(student, nn.Module) else student,
+            "teacher": None if self.teacher is None else self.teacher.source_config,
+            "losses": {name: to_config(loss) for name, loss in self.losses.items()},
+            "optimizer": self.optimizer if isinstance(self.optimizer, dict) else to_config(self.optimizer),
+            "lr_scheduler": self.lr_scheduler,
+            "warmup_ratio": self.warmup_ratio,
+            "label_names": self.label_names or None,
+            "ignore_checks": self.ignore_checks,
+            "teacher_cache": None if self.teacher_cache is None else to_config(self.teacher_cache),
+            "loss_schedules": {
+                name: {argument: to_builtins(schedule) for argument, schedule in arguments.items()}
+                for name, arguments in self.loss_schedules.items()
+            },
+        }
 
     @property
     def named_losses(self) -> dict[str, DistillationLoss]:
@@ -199,9 +200,9 @@ class DistillationModule(LightningModule):
         if isinstance(source, nn.Module):
             if names:
                 models.set_label_names(source, names)
-            if self.task.num_labels is not None:
+            elif self.task.num_labels is not None:
                 models.check_num_labels(source, self.task.num_labels, "student")
-        elif self.student is None:  # built already if an earlier call found no label names
+        else:
             self.student = models.build_student(source, self.task.auto_class, names or self.task.num_labels)
             self.hparams["student"] = {"config": models.config_to_dict(self.student)}
         if self.task.named_labels:
@@ -227,14 +228,14 @@ class DistillationModule(LightningModule):
         )
 
     def _data_label_names(self) -> list[str] | None:
-        return get_datamodule(self._trainer).label_names or self._user_label_names
+        return get_datamodule(self._trainer).label_names or self.hparams["label_names"]
 
     def remap_labels(self, batch: Batch) -> Batch:
         """Return the batch with its labels converted from the data's class order to the student's."""
         if self._label_index is None:
             return batch
         self._label_index = self._label_index.to(self.device)
-        return self.task.remap_labels(batch, self._label_index, len(self.label_names or []))
+        return self.task.remap_labels(batch, self._label_index, len(self.label_names))
 
     # ---- setup
 
@@ -246,9 +247,9 @@ class DistillationModule(LightningModule):
         """
         student = self.build_student()
         if self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING:
+            checks.check_callbacks(self._trainer, student, self.device_mesh is not None)
             checks.setup_losses(self.named_losses, student, self.active_teacher)
         if self.device_mesh is not None:
-            checks.check_sharding(self.trainer)
             sharding.shard(student, self.device_mesh, reshard_after_forward="qkv" not in self._requires)
             for loss in self.named_losses.values():
                 if any(True for _ in loss.parameters()):
@@ -263,17 +264,11 @@ class DistillationModule(LightningModule):
         exit_with_parent_process(self.trainer)
         datamodule = get_datamodule(self.trainer)
         self.task.check_data(datamodule)
-        student, prompt = self.build_student(), datamodule.prompt
-        if stage == "fit":
-            set_config_prompt(student, prompt)
-            if models.is_saved_config(self.hparams["student"]):
-                self.hparams["student"] = {"config": models.config_to_dict(student)}
-        else:
-            check_prompt(student, prompt, "the student", "prompt")
+        self.build_student()
         if stage != "predict" and (data_names := self._data_label_names()):
             self._label_index = labels.align_labels(
                 data_names,
-                self.label_names or [],
+                self.label_names,
                 "data and student",
                 "use the data this student was trained on",
                 self._ignore_label_mismatch,
@@ -281,32 +276,35 @@ class DistillationModule(LightningModule):
             )
         if stage == "fit":
             self._setup_fit(datamodule)
+        else:
+            check_prompt(self.student, datamodule.prompt, "the student", "prompt")
 
     def _setup_fit(self, datamodule: DataModuleInterface) -> None:
         # reset the state of an earlier fit; a checkpoint is restored after this
-        self._seed, self.teacher_scores, self.cached_teachers, self._training_started = None, {}, {}, False
+        self._seed, self.teacher_scores, self.cached_teachers = None, {}, {}
         datamodule.teacher_cache_lookup = None
+        set_config_prompt(self.student, datamodule.prompt)
+        if models.is_saved_config(self.hparams["student"]):
+            self.hparams["student"] = {"config": models.config_to_dict(self.student)}
         # from_pretrained returns eval mode, and Lightning >= 2.2 leaves modes alone: dropout would be silently off
         self.student.train()
         losses, teacher = self.named_losses, self.active_teacher
         checks.check_losses_have_teacher(losses, self.teacher)
-        checks.check_weight_averaging(self.trainer, self.student)
         self.configure_model()
         is_lazy = isinstance(self._build_optimizer(), LazyAdamW)
         if is_lazy:
             checks.check_sparse_gradients(self.trainer, is_sharded=self.device_mesh is not None)
         set_sparse_gradients(self.student, is_lazy)
         checks.check_lengths(datamodule, self.student, teacher)
-        checks.check_unlabeled(datamodule, losses, teacher)
-        checks.check_data(datamodule, losses)
+        checks.check_data(datamodule, losses, teacher)
         if teacher is not None:
-            if self.task.num_labels is not None:
-                teacher.check_num_labels(self.task.num_labels)
-            if self.task.named_labels:
-                teacher.align_classes(self.label_names or [], self._ignore_label_mismatch)
             ignore_tokenizer_mismatch = "tokenizer_mismatch" in self.ignore_checks
             teacher_checks.check_teacher_inputs(teacher, datamodule, self.losses, ignore_tokenizer_mismatch)
-            if not self.task.named_labels and self.task.num_labels is None:  # the classes are the tokens
+            if self.task.named_labels:
+                teacher.align_classes(self.label_names, self._ignore_label_mismatch)
+            elif self.task.num_labels is not None:
+                teacher.check_num_labels(self.task.num_labels)
+            else:  # the classes are the tokens
                 checks.check_vocab_sizes(self.student, teacher)
 
     def on_fit_start(self) -> None:
@@ -323,35 +321,26 @@ class DistillationModule(LightningModule):
             teacher.load()
 
     def _open_cache(self, teacher: Teacher, cache: TeacherCache, dtype: torch.dtype) -> None:
-        matmul = torch.backends.cuda.matmul
-        matmul_precision = (
-            matmul.fp32_precision if hasattr(matmul, "fp32_precision") else matmul.allow_tf32
-        )  # before 2.9
+        matmul = torch.backends.cuda.matmul  # fp32_precision is new in torch 2.9
+        matmul_precision = matmul.fp32_precision if hasattr(matmul, "fp32_precision") else matmul.allow_tf32
+        precision = f"{self.trainer.precision} {dtype} {matmul_precision}"
         teacher.unload()  # an earlier fit may have loaded it, and the folder may have changed since
         # not in setup: a checkpoint, restored after it, has the seed with which the DataModule masks tokens
-        datamodule = get_datamodule(self.trainer)
-        self.cached_teachers = cache.open(
-            teacher,
-            self.task,
-            datamodule,
-            ("train", "validation"),
-            self.label_names or [],
-            f"{self.trainer.precision} {dtype} {matmul_precision}",
-        )
-        datamodule.teacher_cache_lookup = self._add_teacher_logits
+        datamodule, splits = get_datamodule(self.trainer), ("train", "validation")
+        self.cached_teachers = cache.open(teacher, self.task, datamodule, splits, self.label_names, precision)
 
     def _add_teacher_logits(self, batch: Batch) -> Batch:
-        cached = self.cached_teachers.get("train") if self.trainer.training and self._training_started else None
-        logits = cached.get(batch) if cached is not None else None
+        logits = self.cached_teachers["train"].get(batch) if self.trainer.training else None
         return batch if logits is None else {**batch, TEACHER_LOGITS: logits}
 
     def on_train_start(self) -> None:
-        """Get the number of steps for ``loss_schedules``, and score the teacher."""
+        """Get the number of steps for ``loss_schedules``, score the teacher, and look up its logits from then on."""
         if self.loss_schedules:  # not earlier: Lightning would set up the loader for it, see configure_optimizers
             steps = self.trainer.estimated_stepping_batches
             self._total_steps = require_total_steps(steps, "loss_schedules:", "leave loss_schedules out")
         self.score_teacher()
-        self._training_started = True
+        if self.cached_teachers:
+            get_datamodule(self.trainer).teacher_cache_lookup = self._add_teacher_logits
 
     def score_teacher(self) -> None:
         """Score the teacher on the validation split, once per run, and raise if it is no better than chance."""
@@ -361,15 +350,13 @@ class DistillationModule(LightningModule):
         if self.trainer.val_dataloaders is None:
             rank_zero_warn("the teacher is not scored: there is no validation split, or validation is turned off")
             return
-        metrics = self.task.metrics(self.label_names or []).to(self.device)
+        metrics = self.task.metrics(self.label_names).to(self.device)
         scored_teacher = self.cached_teachers.get("validation", teacher)
-        scores, label_counts = teacher_checks.score_teacher(
+        scores, statistics = teacher_checks.score_teacher(
             self.trainer, scored_teacher, self.task, metrics, self.to_device
         )
-        name, ignore_weak_teacher = " + ".join(teacher.names), "weak_teacher" in self.ignore_checks
-        teacher_checks.check_teacher_score(
-            name, self.task, scores[self.task.monitor], label_counts, ignore_weak_teacher
-        )
+        name, score = " + ".join(teacher.names), scores[self.task.monitor]
+        teacher_checks.check_teacher_score(name, self.task, score, statistics, "weak_teacher" in self.ignore_checks)
         self.teacher_scores = scores
 
     def to_device(self, batch: Batch) -> Batch:
@@ -420,8 +407,7 @@ class DistillationModule(LightningModule):
         total = weighted.sum()
         if not torch.isfinite(total):
             row_ids = batch["row_id"].tolist() if "row_id" in batch else f"of batch {batch_idx}"
-            step = f"epoch {self.current_epoch}, step {self.global_step}"
-            raise checks.nonfinite_loss_error(terms, step, row_ids)
+            raise checks.nonfinite_loss_error(terms, f"epoch {self.current_epoch}, step {self.global_step}", row_ids)
         logged = {"train/loss": total, **{f"train/{name}": term for name, term in terms.items()}}
         self.log_dict({n: value.detach() for n, value in logged.items()}, prog_bar=True, batch_size=student.num_targets)
         return total if self.trainer.world_size == 1 else (weighted * self._rank_weights(student)).sum()
@@ -448,7 +434,7 @@ class DistillationModule(LightningModule):
         """Update the validation metrics and the losses that need no teacher."""
         outputs = self._update_metrics(batch, self.val_metrics)
         for name, mean in self.val_losses.items():
-            cast(MeanMetric, mean).update(self.losses[name](outputs, None), outputs.num_targets)
+            mean.update(self.losses[name](outputs, None), outputs.num_targets)
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Update the test metrics."""
@@ -463,8 +449,8 @@ class DistillationModule(LightningModule):
         """Log ``val/<metric>`` and ``val/<loss name>``."""
         self._log_metrics("val", self.val_metrics)
         for name, mean in self.val_losses.items():
-            self.log(f"val/{name}", cast(MeanMetric, mean).compute(), sync_dist=True)
-            cast(MeanMetric, mean).reset()
+            self.log(f"val/{name}", mean.compute(), sync_dist=True)
+            mean.reset()
 
     def on_test_epoch_end(self) -> None:
         """Log ``test/<metric>``."""
@@ -486,7 +472,7 @@ class DistillationModule(LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
         """Return the task's predictions, one per example, each with its ``row_id`` if the batch has them."""
-        predictions = self.task.predictions(self(batch), batch, self.label_names or [])
+        predictions = self.task.predictions(self(batch), batch, self.label_names)
         if "row_id" not in batch:
             return predictions
         row_ids = [row_id for row_id in batch["row_id"].tolist() if row_id >= 0]
@@ -557,21 +543,12 @@ class DistillationModule(LightningModule):
             self.teacher_scores = state["teacher_scores"]
 
     @_restricted_classmethod
-    def load_from_checkpoint(
-        cls,  # noqa: N805  the decorator makes it a class method that rejects instances
-        checkpoint_path: Any,
-        map_location: Any = None,
-        hparams_file: Any = None,
-        strict: bool | None = None,
-        weights_only: bool | None = None,
-        **kwargs: Any,
-    ) -> "Self":
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> "Self":  # noqa: N805  a class method
         """Load a checkpoint as Lightning does, but unpickle objects only if ``weights_only=False``.
 
         Raises:
             ValueError: If the checkpoint is damaged, or holds objects other than tensors and plain data.
         """
+        kwargs["weights_only"] = kwargs.get("weights_only") is not False
         with checked_checkpoint(checkpoint_path):
-            return super().load_from_checkpoint(
-                checkpoint_path, map_location, hparams_file, strict, weights_only is not False, **kwargs
-            )
+            return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
