@@ -257,15 +257,41 @@ class KillAtBatch(Callback):
             raise KilledError
 
 
-def resume_after_kills(fit, folder: Path, kills=()):
-    """Call ``fit(folder, callbacks, ckpt_path)``, kill it at each of the batches and resume; return the last result."""
+def fit_and_resume(folder, make_module, make_data, kills=(), make_callbacks=list, **settings):
+    """Fit a module, kill the run at each of the batches and resume it; return the fitted module."""
     last = folder / "checkpoints" / "last.ckpt"
     for kill in (*kills, None):
-        callbacks = [LastCheckpoint(0.0)] if kill is None else [LastCheckpoint(0.0), KillAtBatch(kill)]
-        killed = contextlib.nullcontext() if kill is None else pytest.raises(KilledError)
-        with killed:
-            result = fit(folder, callbacks, last if last.exists() else None)
-    return result
+        callbacks = [*make_callbacks(), LastCheckpoint(0.0), *([] if kill is None else [KillAtBatch(kill)])]
+        run = trainer(folder, callbacks=callbacks, enable_checkpointing=True, **settings)
+        fitted, checkpoint = make_module(), None
+        if last.exists():
+            checkpoint = last
+            torch.manual_seed(999)  # the checkpoint restores the seeds
+        with contextlib.nullcontext() if kill is None else pytest.raises(KilledError):
+            run.fit(fitted, make_data(), ckpt_path=checkpoint)
+    return fitted
+
+
+def assert_resumable(folder, make_module, make_data, *kills, **settings):
+    """Assert that each of several runs, killed at some batches and resumed, ends like one that is not killed.
+
+    Args:
+        folder: Folder of the runs.
+        make_module: Returns a new module.
+        make_data: Returns a new DataModule.
+        kills: For each run, the batches at which it is killed.
+        settings: Further arguments of ``fit_and_resume``.
+
+    Returns:
+        The module of the run that is not killed.
+    """
+    whole = fit_and_resume(folder / "whole", make_module, make_data, **settings)
+    for batches in kills:
+        name = "-".join(map(str, batches))
+        resumed = fit_and_resume(folder / name, make_module, make_data, batches, **settings)
+        assert (resumed.global_step, resumed.current_epoch) == (whole.global_step, whole.current_epoch)
+        assert_same_weights(whole, resumed)
+    return whole
 
 
 def assert_same_weights(first, second) -> None:

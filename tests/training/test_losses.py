@@ -2,6 +2,7 @@
 
 import json
 import statistics
+from functools import partial
 
 import pytest
 import torch
@@ -24,13 +25,11 @@ from lightning_kd.losses import (
 )
 from tests.helpers import (
     LABELS,
-    TINY_BERT,
-    assert_same_weights,
+    assert_resumable,
     clinc_rows,
     data,
     mlm_data,
     module,
-    resume_after_kills,
     save_model,
     squad_data,
     tiny_bert,
@@ -54,16 +53,6 @@ class LossRecorder(Callback):
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         self.values.append(trainer.callback_metrics["train/only"].item())
-
-
-@pytest.fixture
-def corpus(tmp_path):
-    folder = tmp_path / "corpus"
-    folder.mkdir()
-    lines = [f"hello {word} good morning" for word in ("water", "desk", "paper", "plant")] * 9
-    for split in ("train", "validation"):
-        (folder / f"{split}.txt").write_text("\n".join(lines), encoding="utf-8")
-    return folder
 
 
 @pytest.fixture
@@ -91,19 +80,20 @@ def test_logit_loss_alone_decreases(tmp_path, settings, name, task):
 
 # ---- losses on layers
 
-WIDE_CONFIG = {"hidden_size": 32, "num_attention_heads": 4}
+
+def wide_bert():
+    return tiny_bert(layers=2, seed=1, hidden_size=32, num_attention_heads=4)
 
 
-def layer_losses(**more):
-    return {"hard": HardLabelLoss(), **more}
+def projecting_module():
+    losses = {"states": HiddenStateMSELoss(), "relations": SelfAttentionRelationLoss(num_relation_heads=4)}
+    return module(wide_bert(), losses={"hard": HardLabelLoss(), **losses}, lr_scheduler=None)
 
 
 def test_projection_is_trained_and_saved_but_not_exported(tmp_path, clinc_file):
-    teacher = tiny_bert(layers=2, seed=1, **WIDE_CONFIG)
     projections = []
     for steps in (1, -1):
-        losses = {"states": HiddenStateMSELoss(), "relations": SelfAttentionRelationLoss(num_relation_heads=4)}
-        fitted = module(teacher, losses=layer_losses(**losses))
+        fitted = projecting_module()
         run = trainer(tmp_path, callbacks=[StudentExport()], max_steps=steps)
         run.fit(fitted, data(clinc_file))
         projections.append(fitted.losses["states"].projection.weight)
@@ -118,17 +108,7 @@ def test_projection_is_trained_and_saved_but_not_exported(tmp_path, clinc_file):
 
 
 def test_resumed_run_ends_with_the_same_projection(tmp_path, clinc_file):
-    teacher = save_model(tiny_bert(layers=2, seed=1, **WIDE_CONFIG), tmp_path / "teacher")
-
-    def fit(folder, callbacks, checkpoint):
-        fitted = module(teacher, losses=layer_losses(states=HiddenStateMSELoss()), lr_scheduler=None)
-        run = trainer(folder, max_epochs=2, callbacks=callbacks, enable_checkpointing=True)
-        run.fit(fitted, data(clinc_file), ckpt_path=checkpoint)
-        return fitted.state_dict()
-
-    whole = resume_after_kills(fit, tmp_path / "whole")
-    assert "losses.states.projection.weight" in whole
-    assert_same_weights(whole, resume_after_kills(fit, tmp_path / "killed", [9]))
+    assert_resumable(tmp_path, projecting_module, partial(data, clinc_file), [9], max_epochs=2)
 
 
 def test_same_weights_give_a_loss_of_zero(tmp_path, clinc_file):
@@ -147,30 +127,17 @@ def test_same_weights_give_a_loss_of_zero(tmp_path, clinc_file):
     assert max(logged.values()) < 1e-6
 
 
-class WithoutConfig(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.embeddings = torch.nn.EmbeddingBag(1200, 3)
-
-    def forward(self, input_ids):
-        return self.embeddings(input_ids)
-
-
-def wide_bert():
-    return tiny_bert(layers=2, seed=1, **WIDE_CONFIG)
-
-
 @pytest.mark.parametrize(
     ("loss", "teacher", "message"),
     [
         (HiddenStateCosineLoss(), wide_bert, "HiddenStateCosineLoss: .*16.*32"),
         (HiddenStateMSELoss(layer_map={2: 0}), wide_bert, "layer 2 of the student"),
         (HiddenStateMSELoss(), lambda: [tiny_bert(seed=1), tiny_bert(seed=2)], r"losses\.states: .* ensemble of 2 "),
-        (HiddenStateMSELoss(), WithoutConfig, r"losses\.states: .*transformers"),
+        (HiddenStateMSELoss(), partial(torch.nn.Linear, 1, 1), r"losses\.states: .*transformers"),
     ],
 )
 def test_invalid_layers_stop_before_the_first_step(tmp_path, clinc_file, loss, teacher, message):
-    fitted = module(teacher(), losses=layer_losses(states=loss))
+    fitted = module(teacher(), losses={"hard": HardLabelLoss(), "states": loss})
     with pytest.raises(ValueError, match=message):
         trainer(tmp_path, num_sanity_val_steps=0).fit(fitted, data(clinc_file))
     assert fitted.global_step == 0
@@ -178,27 +145,26 @@ def test_invalid_layers_stop_before_the_first_step(tmp_path, clinc_file, loss, t
 
 # ---- consistency training
 
-# the weight rises, and labels are used little by little
-SCHEDULES = {"hard": {"tsa_threshold": Schedule(0.5, 1)}, "same": {"weight": Schedule(0.5, 2)}}
-
 
 @pytest.fixture
 def partly_labeled_file(tmp_path):
     rows = clinc_rows()
     for key in ("train", "oos_train"):
         rows[key] = [[text, label if number % 3 == 0 else None] for number, (text, label) in enumerate(rows[key])]
-    file = tmp_path / "data_oos_plus.json"
+    file = tmp_path / "partly_labeled.json"
     file.write_text(json.dumps(rows), encoding="utf-8")
     return file
 
 
 def consistency_module(teacher, **settings):
+    """Return a module whose weight of the consistency loss rises, and which uses labels little by little."""
     losses = {
         "hard": HardLabelLoss(),
         "same": ConsistencyLoss(confidence=0.0, temperature=0.8),
         "soft": SoftTargetLoss(0.1),
     }
-    return module(teacher, losses=losses, loss_schedules=SCHEDULES, **settings)
+    schedules = {"hard": {"tsa_threshold": Schedule(0.5, 1)}, "same": {"weight": Schedule(0.5, 2)}}
+    return module(teacher, losses=losses, loss_schedules=schedules, **settings)
 
 
 def augmented_data(file, **settings):
@@ -219,51 +185,16 @@ def test_consistency_terms_sum_to_the_total(tmp_path, partly_labeled_file, teach
 
 
 def test_resumed_consistency_run_ends_in_the_same_weights(tmp_path, partly_labeled_file, teacher_folder):
-    def fit(folder, callbacks, checkpoint):
-        fitted = consistency_module(teacher_folder, teacher_cache=str(tmp_path / "cache"))
-        run = trainer(folder, callbacks=callbacks, max_epochs=2, enable_checkpointing=True)
-        run.fit(fitted, augmented_data(partly_labeled_file), ckpt_path=checkpoint)
-        return fitted.student
-
-    whole = resume_after_kills(fit, tmp_path / "whole")
-    assert_same_weights(whole, resume_after_kills(fit, tmp_path / "killed", [11]))
+    make_module = partial(consistency_module, teacher_folder, teacher_cache=str(tmp_path / "cache"))
+    assert_resumable(tmp_path, make_module, partial(augmented_data, partly_labeled_file), [11], max_epochs=2)
 
 
-def test_augmentation_and_consistency_loss_need_each_other(tmp_path, partly_labeled_file):
+def test_augmentation_and_consistency_loss_need_each_other(tmp_path, clinc_file, partly_labeled_file):
     fitted = module(losses={"hard": HardLabelLoss(), "same": ConsistencyLoss()})
     with pytest.raises(ValueError, match=r"losses\.same: .*data\.augmentation"):
         trainer(tmp_path).fit(fitted, data(partly_labeled_file, allow_unlabeled=True))
-    (tmp_path / "whole.json").write_text(json.dumps(clinc_rows()), encoding="utf-8")
-    augmented = data(tmp_path / "whole.json", augmentation=TfIdfReplacement())
+    augmented = data(clinc_file, augmentation=TfIdfReplacement())
     with pytest.warns(UserWarning, match=r"data\.augmentation: "):
         trainer(tmp_path, max_steps=1).fit(module(), augmented)
     with pytest.raises(ValueError, match=r"losses\.same: .*data\.allow_unlabeled"):
         trainer(tmp_path).fit(fitted, augmented)
-
-
-def test_consistency_training_from_yaml(tmp_path, partly_labeled_file, shell):
-    config = {
-        "trainer": {"accelerator": "cpu", "max_epochs": 1, "default_root_dir": str(tmp_path / "runs")},
-        "model": {
-            "task": "SequenceClassification",
-            "student": {"config": str(TINY_BERT), "num_hidden_layers": 1},
-            "losses": {
-                "hard": {"class_path": "HardLabelLoss"},
-                "same": {"class_path": "ConsistencyLoss", "init_args": {"confidence": 0.45}},
-            },
-            "loss_schedules": {"hard": {"tsa_threshold": {"start": 0, "end": 1, "shape": "saturating"}}},
-        },
-        "data": {
-            "class_path": "CLINC150DataModule",
-            "init_args": {
-                "path": str(partly_labeled_file),
-                "allow_unlabeled": True,
-                "augmentation": {"class_path": "TfIdfReplacement", "init_args": {"probability": 0.2}},
-            },
-        },
-    }
-    (tmp_path / "run.yaml").write_text(json.dumps(config), encoding="utf-8")
-    code, message = shell("fit", "--config", tmp_path / "run.yaml")
-    assert code == 0, message
-    saved = torch.load(tmp_path / "runs/lightning_logs/version_0/checkpoints/last.ckpt", weights_only=True)
-    assert saved["hyper_parameters"]["loss_schedules"]["hard"]["tsa_threshold"]["shape"] == "saturating"

@@ -1,8 +1,9 @@
 """Whole runs of masked language modeling."""
 
+from functools import partial
+
 import numpy as np
 import pytest
-import torch
 from transformers import AutoModelForMaskedLM, BertForMaskedLM, pipeline
 
 from lightning_kd import LayerInitialization, MaskedLM
@@ -10,11 +11,11 @@ from lightning_kd.callbacks import StudentExport
 from lightning_kd.losses import HardLabelLoss, HiddenStateCosineLoss, SoftTargetLoss
 from tests.helpers import (
     WORDS,
+    assert_resumable,
     assert_same_scores_when_reloaded,
     assert_same_weights,
     mlm_data,
     module,
-    resume_after_kills,
     save_model,
     tiny_bert,
     trainer,
@@ -46,7 +47,7 @@ def test_distilled_and_exported(tmp_path, corpus, teacher):
     assert metrics["val/perplexity"] == pytest.approx(np.exp(metrics["val/hard"]), rel=0.05)
     assert fitted.teacher_scores["perplexity"] > 500
     exported = AutoModelForMaskedLM.from_pretrained(tmp_path / "student")
-    assert all(torch.equal(w, exported.state_dict()[n]) for n, w in fitted.student.state_dict().items())
+    assert_same_weights(exported, fitted.student)
     answers = pipeline("fill-mask", str(tmp_path / "student"))("hello [MASK] good morning")
     assert answers[0]["token_str"] in WORDS
 
@@ -66,19 +67,11 @@ def test_reloaded_from_its_checkpoint(tmp_path, corpus, teacher):
     assert_same_scores_when_reloaded(mlm_module(teacher), lambda: mlm_data(corpus), tmp_path)
 
 
-@pytest.mark.parametrize(("streaming", "workers"), [(False, 0), (False, 2), (True, 0)])
-@pytest.mark.parametrize("kill_at", [5, 12, 17])
-def test_resumed_run_ends_in_the_same_weights(tmp_path, corpus, teacher, streaming, workers, kill_at):
+@pytest.mark.parametrize("settings", [{}, {"num_workers": 2}, {"streaming": True, "shuffle_buffer": 7}], ids=str)
+def test_resumed_run_ends_in_the_same_weights(tmp_path, corpus, teacher, settings):
     # the masks of an epoch are drawn again for the remaining examples
-    def fit(folder, callbacks, checkpoint):
-        fitted = mlm_module(teacher)
-        datamodule = mlm_data(corpus, streaming=streaming, num_workers=workers, shuffle_buffer=7)
-        run = trainer(folder, max_steps=24, max_epochs=-1, callbacks=callbacks, enable_checkpointing=True)
-        run.fit(fitted, datamodule, ckpt_path=checkpoint)
-        return fitted
-
-    whole = resume_after_kills(fit, tmp_path / "whole")
-    assert_same_weights(whole, resume_after_kills(fit, tmp_path / "killed", [kill_at]))
+    make_module, make_data = partial(mlm_module, teacher), partial(mlm_data, corpus, **settings)
+    assert_resumable(tmp_path, make_module, make_data, [5], [12], [17], max_steps=24, max_epochs=-1)
 
 
 def test_stream_needs_max_steps_or_no_lr_schedule(tmp_path, corpus, teacher):
