@@ -1,49 +1,51 @@
 """Checks that stop a run before its first step."""
 
+import copy
 import json
-import re
 from functools import partial
 
 import pytest
 import torch
 
+from lightning_kd.losses import HardLabelLoss
 from lightning_kd.models import max_positions
 from lightning_kd.training.checks import nonfinite_loss_error
 from tests.helpers import LABELS, data, module, random_model, save_model, tiny_bert, trainer
 
+# ---- teachers
 
-@pytest.fixture
-def trained_teacher(tmp_path, clinc_file):
-    """A teacher that has learned the examples, as a module."""
-    learner = tiny_bert(seed=1, initializer_range=0.2)
-    fitted = module(student=learner, optimizer=partial(torch.optim.AdamW, lr=1e-2))
-    trainer(tmp_path, max_epochs=20).fit(fitted, data(clinc_file))
+
+@pytest.fixture(scope="module")
+def trained_model(folder):
+    """A model that has learned the examples."""
+    model = tiny_bert(seed=1, initializer_range=0.2)
+    fitted = module(student=model, optimizer=partial(torch.optim.AdamW, lr=1e-2))
+    trainer(folder, max_epochs=20).fit(fitted, data(folder / "data_oos_plus.json"))
     assert fitted.validation_scores()["val/accuracy"] > 0.9
-    return learner
+    return model
 
 
 def rename_labels(model, names):
+    model = copy.deepcopy(model)
     model.config.id2label = dict(enumerate(names))
     model.config.label2id = {name: index for index, name in enumerate(names)}
     return model
 
 
-def test_teacher_with_shuffled_label_names_raises(tmp_path, clinc_file, trained_teacher):
-    folder = save_model(rename_labels(trained_teacher, [*LABELS[1:], LABELS[0]]), tmp_path / "shifted")
+def test_teacher_with_shuffled_label_names_raises(tmp_path, clinc_file, trained_model):
+    folder = save_model(rename_labels(trained_model, [*LABELS[1:], LABELS[0]]), tmp_path / "shifted")
     run = trainer(tmp_path)
     with pytest.raises(ValueError, match=rf"teacher '{folder}' has validation accuracy 0\.\d+, not better than"):
         run.fit(module(folder, ignore_checks=[]), data(clinc_file))
     assert run.global_step == 0
 
 
-def test_trained_teacher_in_any_label_order_passes_and_its_score_is_logged(tmp_path, clinc_file, trained_teacher):
-    swapped = [2, 0, 1]
-    with torch.no_grad():
-        trained_teacher.classifier.weight.copy_(trained_teacher.classifier.weight[swapped].clone())
-        trained_teacher.classifier.bias.copy_(trained_teacher.classifier.bias[swapped].clone())
-    folder = save_model(rename_labels(trained_teacher, [LABELS[i] for i in swapped]), tmp_path / "swapped")
-    student = tiny_bert(seed=3)  # in the order of LABELS
-    fitted = module(folder, ignore_checks=[], student=student)
+def test_trained_teacher_in_any_label_order_passes_and_its_score_is_logged(tmp_path, clinc_file, trained_model):
+    order = [2, 0, 1]
+    teacher = rename_labels(trained_model, [LABELS[i] for i in order])
+    for parameter in teacher.classifier.parameters():
+        parameter.data = parameter.data[order]
+    fitted = module(save_model(teacher, tmp_path / "swapped"), ignore_checks=[], student=tiny_bert(seed=3))
     trainer(tmp_path).fit(fitted, data(clinc_file))
     assert fitted.label_names == LABELS
     assert fitted.teacher_scores["accuracy"] > 0.9
@@ -55,36 +57,6 @@ def test_untrained_teacher_is_refused_but_can_be_ignored(tmp_path, clinc_file, t
     trainer(tmp_path, max_steps=1).fit(module(teacher_folder, ignore_checks=["weak_teacher"]), data(clinc_file))
 
 
-def test_different_tokenizer_stops_the_run_before_the_teacher_is_loaded(tmp_path, clinc_file, tokenizer):
-    tokenizer.add_tokens(["dolphin"])
-    folder = save_model(tiny_bert(), tmp_path / "other", tokenizer)
-    fitted = module(folder)
-    with pytest.raises(ValueError, match=r"different tokenizers.*tokenizer_mismatch"):
-        trainer(tmp_path).fit(fitted, data(clinc_file))
-    assert not fitted.teacher.models[0].is_loaded
-    trainer(tmp_path, max_steps=1).fit(
-        module(folder, ignore_checks=["tokenizer_mismatch", "weak_teacher"]), data(clinc_file)
-    )
-
-
-def test_student_with_another_number_of_labels_raises(tmp_path, clinc_file):
-    run = trainer(tmp_path)
-    with pytest.raises(ValueError, match="student: has 2 labels, expected 3"):
-        run.fit(module(student=tiny_bert(labels=None, num_labels=2)), data(clinc_file))
-
-
-def test_nonfinite_loss_error_names_the_first_loss():
-    terms = {"hard": torch.tensor(1.0), "soft": torch.tensor(float("nan")), "mse": torch.tensor(float("inf"))}
-    error = nonfinite_loss_error(terms, "epoch 1, step 7", [3, 4])
-    assert re.match(r"train/soft is nan in epoch 1, step 7, .*\[3, 4\]", str(error))
-    assert isinstance(error, FloatingPointError)
-
-
-def test_nonfinite_loss_error_where_only_the_sum_overflows():
-    terms = {"hard": torch.tensor(3e38), "soft": torch.tensor(3e38)}
-    assert str(nonfinite_loss_error(terms, "epoch 0, step 0", [1])).startswith("train/loss is inf in")
-
-
 def test_validation_split_of_one_class_does_not_show_a_weak_teacher(tmp_path, clinc_file, teacher_folder):
     rows = json.loads(clinc_file.read_text())
     clinc_file.write_text(json.dumps({**rows, "val": rows["val"][:5], "oos_val": []}))  # five greetings
@@ -93,14 +65,42 @@ def test_validation_split_of_one_class_does_not_show_a_weak_teacher(tmp_path, cl
     assert fitted.teacher_scores["accuracy"] in (0.0, 1.0)
 
 
+def test_different_tokenizer_stops_the_run_before_the_teacher_is_loaded(tmp_path, clinc_file, tokenizer):
+    tokenizer.add_tokens(["dolphin"])
+    folder = save_model(tiny_bert(), tmp_path / "other", tokenizer)
+    fitted = module(folder)
+    with pytest.raises(ValueError, match=r"different tokenizers.*tokenizer_mismatch"):
+        trainer(tmp_path).fit(fitted, data(clinc_file))
+    assert not fitted.teacher.models[0].is_loaded
+    ignoring = module(folder, ignore_checks=["tokenizer_mismatch", "weak_teacher"])
+    trainer(tmp_path, max_steps=1).fit(ignoring, data(clinc_file))
+
+
+# ---- labels and lengths
+
+
+def test_different_labels_raise_unless_ignored(tmp_path, clinc_file):
+    other = tiny_bert(labels=["a", "b", "c"])
+    with pytest.raises(ValueError, match=r"only in the first.*model\.ignore_checks\+=label_mismatch"):
+        trainer(tmp_path).fit(module(other), data(clinc_file))
+    ignoring = module(other, ignore_checks=["label_mismatch", "weak_teacher"])
+    trainer(tmp_path, max_steps=1).fit(ignoring, data(clinc_file))
+
+
+def test_student_with_another_number_of_labels_raises(tmp_path, clinc_file):
+    run = trainer(tmp_path)
+    with pytest.raises(ValueError, match="student: has 2 labels, expected 3"):
+        run.fit(module(student=tiny_bert(labels=None, num_labels=2)), data(clinc_file))
+
+
 def test_examples_longer_than_the_positions(tmp_path, clinc_file):
     short = tiny_bert(max_position_embeddings=20)
-    with pytest.raises(ValueError, match=r"data\.max_length: 32 .* 20 positions of the student"):
-        trainer(tmp_path).fit(module(student=short), data(clinc_file))
-    with pytest.raises(
-        ValueError, match=r"data\.max_length: 32 .* 20 positions of teacher 'BertForSequenceClassification'"
+    for fitted, model in (
+        (module(student=short), "the student"),
+        (module(short), "teacher 'BertForSequenceClassification'"),
     ):
-        trainer(tmp_path).fit(module(short), data(clinc_file))
+        with pytest.raises(ValueError, match=rf"data\.max_length: 32 .* 20 positions of {model}"):
+            trainer(tmp_path).fit(fitted, data(clinc_file))
 
 
 @pytest.mark.parametrize(("kind", "positions"), [("roberta", 32), ("mpnet", 32), ("bert", 34), ("distilbert", 34)])
@@ -112,3 +112,42 @@ def test_max_positions_without_those_of_padding(kind, positions):
     ids = torch.full((1, positions + 1), 7)
     with pytest.raises((IndexError, RuntimeError)):
         model(input_ids=ids, attention_mask=torch.ones_like(ids))
+
+
+# ---- losses
+
+
+@pytest.mark.parametrize(("name", "field"), [(None, "losses"), ("loss", r"losses\.loss"), ("so-ft", r"losses\.so-ft")])
+def test_missing_or_badly_named_losses(name, field):
+    with pytest.raises(ValueError, match=f"^{field}: "):
+        module(losses={} if name is None else {name: HardLabelLoss()})
+
+
+def test_unlabeled_examples_need_a_loss_that_learns_from_them(tmp_path, clinc_file):
+    with pytest.raises(ValueError, match=r"data\.allow_unlabeled: "):
+        trainer(tmp_path).fit(module(), data(clinc_file, allow_unlabeled=True))
+
+
+def test_nan_names_the_first_such_loss_and_the_examples(tmp_path, clinc_file):
+    class Broken(HardLabelLoss):
+        def forward(self, student, teacher=None):
+            return super().forward(student) * float("nan")
+
+    losses = {"hard": HardLabelLoss(), "broken": Broken(), "later": Broken()}
+    with pytest.raises(FloatingPointError, match=r"train/broken is nan in epoch 0, step 0, for the examples \[\d+, "):
+        trainer(tmp_path, num_sanity_val_steps=0).fit(module(losses=losses), data(clinc_file))
+
+
+def test_nonfinite_loss_error_where_only_the_sum_overflows():
+    terms = {"hard": torch.tensor(3e38), "soft": torch.tensor(3e38)}
+    assert str(nonfinite_loss_error(terms, "epoch 0, step 0", [1])).startswith("train/loss is inf in")
+
+
+@pytest.mark.parametrize("field", ["lr_scheduler", "loss_schedules"])
+def test_schedules_need_a_run_with_an_end(tmp_path, clinc_file, field):
+    schedules = {"hard": {"weight": {"start": 0, "end": 1}}}
+    settings = {"loss_schedules": schedules, "lr_scheduler": None} if field == "loss_schedules" else {}
+    run = trainer(tmp_path, max_epochs=-1)
+    with pytest.raises(ValueError, match=rf"{field}: .*needs the number of steps.*trainer\.max_steps"):
+        run.fit(module(**settings), data(clinc_file))
+    assert run.global_step == 0
