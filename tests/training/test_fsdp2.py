@@ -12,55 +12,35 @@ from lightning.pytorch.callbacks import EMAWeightAveraging
 from lightning_kd import FSDP2Strategy, LazyAdamW
 from lightning_kd.callbacks import StudentPruning
 from lightning_kd.models.sharding import full_state_dict, shard
-from tests.helpers import STUDENT, TINY_BERT, data, module, tiny_bert, trainer
+from tests.helpers import STUDENT, data, module, tiny_bert, trainer, version_dir
 
 pytestmark = pytest.mark.usefixtures("process_group")
 
 
-@pytest.fixture
-def run_yaml(tmp_path, clinc_file, teacher_folder):
-    config = {
-        "trainer": {"accelerator": "cpu", "devices": 1, "max_epochs": 1, "default_root_dir": str(tmp_path)},
-        "model": {
-            "task": "SequenceClassification",
-            "student": {**STUDENT, "config": str(TINY_BERT)},
-            "teacher": teacher_folder,
-            "losses": {"hard": "HardLabelLoss", "soft": "SoftTargetLoss"},
-            "ignore_checks": ["weak_teacher"],
-        },
-        "data": {"class_path": "CLINC150DataModule", "init_args": {"path": str(clinc_file)}},
-    }
-    file = tmp_path / "run.yaml"
-    file.write_text(json.dumps(config), encoding="utf-8")
-    return file
+def strategy_argument(**init_args):
+    strategy = {"class_path": "FSDP2Strategy", "init_args": init_args}
+    return f"--trainer.strategy={json.dumps(strategy)}"
 
 
-@pytest.mark.parametrize(
-    "strategy",
-    [
-        '--trainer.strategy={"class_path": "FSDP2Strategy"}',
-        '--trainer.strategy={"class_path": "lightning_kd.FSDP2Strategy", "init_args": {"data_parallel_size": 1}}',
-    ],
-)
-def test_checkpoints_are_files(tmp_path, run_yaml, shell, strategy):
-    assert shell("fit", "--config", run_yaml, strategy)[0] == 0
-    checkpoints = tmp_path / "lightning_logs" / "version_0" / "checkpoints"
+@pytest.mark.parametrize("init_args", [{}, {"data_parallel_size": 1}])
+def test_checkpoints_are_files(tmp_path, config, shell, init_args):
+    arguments = ["--config", config, "--trainer.devices=1", strategy_argument(**init_args)]
+    assert shell("fit", *arguments)[0] == 0
+    checkpoints = version_dir(tmp_path) / "checkpoints"
     assert all((checkpoints / name).is_file() for name in ("last.ckpt", "best.ckpt"))
-    code, message = shell("test", "--config", run_yaml, strategy, f"--ckpt_path={checkpoints / 'best.ckpt'}")
-    assert code == 0, message
+    assert shell("test", *arguments, f"--ckpt_path={checkpoints / 'best.ckpt'}") == (0, "")
 
 
-def test_checkpoints_are_folders_on_request(tmp_path, run_yaml, shell):
-    strategy = {"class_path": "FSDP2Strategy", "init_args": {"save_distributed_checkpoint": True}}
-    assert shell("fit", "--config", run_yaml, f"--trainer.strategy={json.dumps(strategy)}")[0] == 0
-    run = tmp_path / "lightning_logs" / "version_0"
+def test_checkpoints_are_folders_on_request(tmp_path, config, shell):
+    strategy = strategy_argument(save_distributed_checkpoint=True)
+    assert shell("fit", "--config", config, "--trainer.devices=1", strategy)[0] == 0
+    run = version_dir(tmp_path)
     assert all((run / "checkpoints" / name).is_dir() for name in ("last.ckpt", "best.ckpt"))
     assert (run / "student" / "model.safetensors").is_file()
-    code, message = shell("fit", "--resume", run, "--trainer.max_epochs=2")
-    assert code == 0, message
+    assert shell("fit", "--resume", run, "--trainer.max_epochs=3") == (0, "")
     metadata = torch.load(run / "checkpoints" / "last.ckpt" / "meta.pt", weights_only=True)
-    assert metadata["epoch"] == 1
-    code, message = shell("test", "--config", run_yaml, f"--ckpt_path={run / 'checkpoints' / 'best.ckpt'}")
+    assert metadata["epoch"] == 2
+    code, message = shell("test", "--config", config, f"--ckpt_path={run / 'checkpoints' / 'best.ckpt'}")
     assert code != 0
     assert "ckpt_path: " in message
     assert "lightning-kd consolidate" in message

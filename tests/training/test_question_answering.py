@@ -9,7 +9,6 @@ from transformers import AutoTokenizer, BertForQuestionAnswering
 
 from lightning_kd import QuestionAnswering
 from lightning_kd.callbacks import PredictionWriter, StudentExport
-from lightning_kd.cli.main import main
 from lightning_kd.losses import HardLabelLoss, SoftTargetLoss
 from lightning_kd.tasks.answer_scores import score_answer
 from tests.helpers import (
@@ -69,13 +68,6 @@ def test_predictions_as_a_table(tmp_path, squad_folder):
     assert len(lines) == 13
 
 
-def test_untrained_teacher_raises(tmp_path, squad_folder, teacher):
-    dev = squad_folder / "dev-v1.1.json"
-    dev.write_text(re.sub(r'"text": "[^"]*"', '"text": "zebra"', dev.read_text(encoding="utf-8")), encoding="utf-8")
-    with pytest.raises(ValueError, match=r"validation f1 0\.0000, not better than chance \(10\.0000\)"):
-        trainer(tmp_path).fit(qa_module(teacher, ignore_checks=[]), squad_data(squad_folder))
-
-
 def test_head_of_another_size_is_replaced(tmp_path, squad_folder):
     classifier = save_model(tiny_bert(LABELS), tmp_path / "classifier")
     fitted = qa_module(student=classifier)
@@ -101,43 +93,12 @@ def test_token_types_reach_a_teacher_whose_student_has_none(tmp_path, squad_fold
     assert all(set(rows.flatten().tolist()) == {0, 1} for rows in types)
 
 
-def test_from_the_command_line(tmp_path, squad_folder, teacher, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-
-    def lightning_kd(*args):
-        monkeypatch.setattr("sys.argv", ["lightning-kd", *map(str, args)])
-        main()
-
-    arguments = [
-        "--model.task=QuestionAnswering",
-        "--model.losses.hard.class_path=HardLabelLoss",
-        "--model.losses.soft.class_path=SoftTargetLoss",
-        f"--model.teacher={teacher}",
-        f"--model.student={{config: {teacher}, num_hidden_layers: 1}}",
-        "--model.ignore_checks=[weak_teacher]",
-        "--data=SQuADDataModule",
-        f"--data.path={squad_folder}",
-        "--data.max_length=20",
-        "--data.stride=3",
-        "--trainer.accelerator=cpu",
-        "--trainer.max_epochs=1",
-        "--trainer.enable_progress_bar=false",
-    ]
-    lightning_kd("fit", *arguments)
-    folder = tmp_path / "lightning_logs" / "version_0"
-    summary = capsys.readouterr().out
-    assert "exact_match" in summary
-    assert "f1" in summary
-    assert "question-answering" in (folder / "student" / "README.md").read_text(encoding="utf-8")
-    lightning_kd("predict", "--config", folder / "config.yaml", f"--ckpt_path={folder / 'checkpoints' / 'best.ckpt'}")
-    answers = json.loads((tmp_path / "lightning_logs" / "version_1" / "predictions.json").read_text(encoding="utf-8"))
-    assert len(answers) == 13
-
-
 def test_code_of_the_model_card_loads_the_exported_student(tmp_path, squad_folder):
     fitted, questions = qa_module(), squad_data(squad_folder)
     trainer(tmp_path, callbacks=[StudentExport()]).fit(fitted, questions)
-    code = re.search(r"```python\n(.*?)```", (tmp_path / "student" / "README.md").read_text(encoding="utf-8"), re.S)
+    card = (tmp_path / "student" / "README.md").read_text(encoding="utf-8")
+    assert "question-answering" in card
+    code = re.search(r"```python\n(.*?)```", card, re.S)
     names: dict = {}
     exec(code.group(1).replace("<this folder>", str(tmp_path / "student")), names)
     batch = next(iter(questions.val_dataloader()))
