@@ -1,5 +1,7 @@
 """Training with int8 rounding, export in float32."""
 
+from functools import partial
+
 import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
@@ -7,25 +9,24 @@ from transformers import AutoModelForSequenceClassification
 from lightning_kd import ONNXExport
 from lightning_kd.callbacks import QuantizationAwareTraining, StudentExport
 from lightning_kd.export.onnx import ONNXModel
-from tests.helpers import assert_same_weights, data, module, resume_after_kills, trainer
+from tests.helpers import assert_resumable, data, fit_and_resume, module
 
 TEXT = {"input_ids": torch.tensor([[2, 8, 9, 10, 3]]), "attention_mask": torch.ones(1, 5, dtype=torch.long)}
 
 
+def callbacks():
+    return [QuantizationAwareTraining()]
+
+
 @pytest.fixture
-def fit(clinc_file, teacher_folder):
-    def fit(folder, callbacks=(), ckpt_path=None):
-        fitted, callbacks = module(teacher_folder), [QuantizationAwareTraining(), *callbacks]
-        run = trainer(folder, callbacks=callbacks, max_epochs=3, enable_checkpointing=True)
-        run.fit(fitted, data(clinc_file), ckpt_path=ckpt_path)
-        return fitted
-
-    return fit
+def make(clinc_file, teacher_folder):
+    """Functions that make the module and its data."""
+    return partial(module, teacher_folder), partial(data, clinc_file)
 
 
-def test_forward_pass_is_that_of_int8_weights(tmp_path, fit):
+def test_forward_pass_is_that_of_int8_weights(tmp_path, make):
     """Compared with an independent rounding of one layer: weights per channel, activations per token."""
-    student = fit(tmp_path).student.eval()
+    student = fit_and_resume(tmp_path, *make, make_callbacks=callbacks).student.eval()
     linear = student.bert.encoder.layer[0].attention.self.query
     x = torch.randn(20, 4, 16)
     weight = linear.weight.detach()
@@ -42,8 +43,11 @@ def test_forward_pass_is_that_of_int8_weights(tmp_path, fit):
     assert error < 0.2 * (actual - (x @ weight.T + linear.bias)).abs().mean()
 
 
-def test_exports_are_unquantized_or_int8(tmp_path, fit):
-    fitted = fit(tmp_path, [StudentExport(), ONNXExport()])
+def test_exports_are_unquantized_or_int8(tmp_path, make):
+    def with_exports():
+        return [*callbacks(), StudentExport(), ONNXExport()]
+
+    fitted = fit_and_resume(tmp_path, *make, make_callbacks=with_exports, max_epochs=3)
     exported = AutoModelForSequenceClassification.from_pretrained(tmp_path / "student")
     assert all(torch.equal(w, fitted.student.state_dict()[n]) for n, w in exported.state_dict().items())
     with torch.no_grad():
@@ -54,6 +58,5 @@ def test_exports_are_unquantized_or_int8(tmp_path, fit):
     torch.testing.assert_close(int8, rounded, rtol=0.1, atol=0.1)
 
 
-def test_resumed_run_ends_in_the_same_weights(tmp_path, fit):
-    resumed = resume_after_kills(fit, tmp_path / "killed", [14])
-    assert_same_weights(fit(tmp_path / "whole").student, resumed.student)
+def test_resumed_run_ends_in_the_same_weights(tmp_path, make):
+    assert_resumable(tmp_path, *make, [14], make_callbacks=callbacks, max_epochs=3)

@@ -1,12 +1,14 @@
 """A pruned student has the same zeros from the first step to the export, also when resumed."""
 
+from functools import partial
+
 import pytest
 import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from transformers import AlbertConfig, AutoModelForSequenceClassification
 
 from lightning_kd.callbacks import QuantizationAwareTraining, StudentExport, StudentPruning
-from tests.helpers import LABELS, assert_same_weights, data, module, resume_after_kills, trainer
+from tests.helpers import LABELS, assert_resumable, data, fit_and_resume, module, trainer
 
 
 def linear_weights(model):
@@ -17,21 +19,14 @@ def share_of_zeros(weights):
     return sum(int((w == 0).sum()) for w in weights) / sum(w.numel() for w in weights)
 
 
-@pytest.fixture
-def fit(clinc_file, teacher_folder):
-    def fit(folder, callbacks=(), ckpt_path=None):
-        fitted = module(teacher_folder)
-        callbacks = [StudentPruning(0.5), StudentExport(), *callbacks]
-        run = trainer(folder, callbacks=callbacks, max_epochs=3, enable_checkpointing=True)
-        run.fit(fitted, data(clinc_file), ckpt_path=ckpt_path)
-        return fitted
-
-    return fit
+def callbacks():
+    return [StudentPruning(0.5), StudentExport()]
 
 
-def test_exported_student_is_pruned_and_trained(tmp_path, fit, teacher_folder):
+def test_exported_student_is_pruned_and_trained(tmp_path, clinc_file, teacher_folder):
     before = linear_weights(module(teacher_folder).build_student())
-    fit(tmp_path)
+    make_module, make_data = partial(module, teacher_folder), partial(data, clinc_file)
+    fit_and_resume(tmp_path, make_module, make_data, make_callbacks=callbacks, max_epochs=3)
     after = linear_weights(AutoModelForSequenceClassification.from_pretrained(tmp_path / "student"))
     assert share_of_zeros(after.values()) == pytest.approx(0.5, abs=0.001)
     # the smallest over all layers
@@ -42,12 +37,10 @@ def test_exported_student_is_pruned_and_trained(tmp_path, fit, teacher_folder):
         assert not torch.allclose(weight[kept], before[name][kept])
 
 
-@pytest.mark.parametrize("at", [4, 9, 14])
-def test_resumed_run_ends_in_the_same_weights(tmp_path, fit, at):
-    whole = fit(tmp_path / "whole")
-    resumed = resume_after_kills(fit, tmp_path / "killed", [at])
-    assert_same_weights(whole.student, resumed.student)
-    saved = torch.load(tmp_path / "killed" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+def test_resumed_runs_end_in_the_same_weights(tmp_path, clinc_file, teacher_folder):
+    make_module, make_data = partial(module, teacher_folder), partial(data, clinc_file)
+    assert_resumable(tmp_path, make_module, make_data, [4], [9], [14], make_callbacks=callbacks, max_epochs=3)
+    saved = torch.load(tmp_path / "14" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     assert not any("_mask" in name or "_orig" in name for name in saved)
 
 
