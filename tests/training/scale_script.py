@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningDataModule, Trainer
 from torch.distributed.fsdp import FSDPModule
 from transformers import BertForMaskedLM
 
@@ -27,6 +27,7 @@ from lightning_kd.losses import (
     AttentionScoreLoss,
     ConsistencyLoss,
     DecoupledKDLoss,
+    DistillationLoss,
     HardLabelLoss,
     HiddenStateMSELoss,
     SelfAttentionRelationLoss,
@@ -38,6 +39,9 @@ from tests.helpers import STUDENT, TINY_BERT, best_checkpoint, module, save_mode
 GLOBAL_BATCH_SIZE = 8
 """Examples of a step, over all devices."""
 
+BUILDS = ("classifier", "masked")
+RUNS = {"ddp": ("masked", "consistent", "classifier")}
+RUNS["fsdp2"] = ("relations", *RUNS["ddp"])  # DDP raises if no loss reads the student's head
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, "initializer_range": 0.2}
 SGD = partial(torch.optim.SGD, lr=0.1, momentum=0.9)
 LAZY = partial(LazyAdamW, lr=1e-2, eps=1e-2)
@@ -62,92 +66,82 @@ def write_inputs(folder: Path) -> None:
     save_model(teacher, folder / "masked")
 
 
-class Runs:
-    """Runs on two devices (kind: ddp, fsdp2, or distributed = fsdp2 with distributed checkpoints) or on one (None)."""
-
-    def __init__(self, folder: Path, kind: str | None = None) -> None:
-        self.folder = folder
-        self.kind = kind
-        self.batch_size = GLOBAL_BATCH_SIZE if kind is None else GLOBAL_BATCH_SIZE // 2
-
-    def trainer(self, name: str, **settings: object) -> Trainer:
-        if self.kind is not None:
-            strategies = {
-                "fsdp2": FSDP2Strategy(),
-                "distributed": FSDP2Strategy(save_distributed_checkpoint=True),
-            }
-            strategy = strategies.get(self.kind, self.kind)
-            settings |= {"devices": 2, "strategy": strategy}
-        return trainer(self.folder / name, **{"gradient_clip_val": 1.0, **settings})
-
-    def texts(self, **overrides: object) -> TextClassificationDataModule:
-        settings = {"batch_size": self.batch_size, "max_length": 32, "allow_unlabeled": True, **overrides}
-        return TextClassificationDataModule(str(self.folder), tokenizer=str(TINY_BERT), **settings)
-
-    def classifier(self, **settings: object) -> DistillationModule:
-        losses = {
+def make_losses(name: str) -> dict[str, DistillationLoss]:
+    """Return the losses of a run."""
+    if name == "classifier":
+        return {
             "hard": HardLabelLoss(),
             "soft": SoftTargetLoss(1.0, 2.0),
             "hidden": HiddenStateMSELoss(0.1, {1: 2}),  # with a projection
             "attention": AttentionScoreLoss(0.1),
             "relation": SelfAttentionRelationLoss(0.5, 2),
         }
-        student = {**STUDENT, **NO_DROPOUT, "num_hidden_layers": 2, "hidden_size": 8, "num_attention_heads": 2}
-        overrides = {"student": student, "losses": losses, "optimizer": SGD, "lr_scheduler": None, **settings}
-        return module(str(self.folder / "teacher"), **overrides)
-
-    def fit_classifier(self) -> DistillationModule:
-        fitted = self.classifier()
-        self.trainer("classifier", accumulate_grad_batches=2, max_steps=3).fit(fitted, self.texts())
-        return fitted
-
-    def fit_relations(self) -> DistillationModule:
-        """The loss reads only queries, keys and values, so no gradient comes through the output of a layer."""
-        fitted = self.classifier(losses={"relation": SelfAttentionRelationLoss(1.0, 2)})
-        self.trainer("relations", max_steps=3).fit(fitted, self.texts())
-        return fitted
-
-    def fit_consistent(self) -> DistillationModule:
-        """Augmented examples, missing labels, and a teacher that reads a prompt."""
-        losses = {
+    if name == "relations":  # reads only queries, keys and values: no gradient comes through the output of a layer
+        return {"relation": SelfAttentionRelationLoss(1.0, 2)}
+    if name == "consistent":
+        return {
             "hard": HardLabelLoss(),
             "same": ConsistencyLoss(0.5, temperature=0.8, confidence=0.0),
             "decoupled": DecoupledKDLoss(0.5, 2.0),
         }
-        schedules = {"hard": {"tsa_threshold": Schedule(0.3, 1)}}
-        fitted = self.classifier(losses=losses, loss_schedules=schedules)
-        texts = self.texts(augmentation=TfIdfReplacement(0.5), teacher_prompt="then {text} later")
-        self.trainer("consistent", accumulate_grad_batches=2, max_steps=3).fit(fitted, texts)
+    return {"hard": HardLabelLoss(), "soft": SoftTargetLoss(1.0, 2.0)}
+
+
+class Runs:
+    """Runs on two devices (kind: ddp, fsdp2, or distributed = fsdp2 with distributed checkpoints) or on one (None).
+
+    The runs: ``classifier``, with unlabeled examples and a projection; ``relations``; ``consistent``, with augmented
+    examples, missing labels, and a teacher that reads a prompt; ``masked``, whose word embeddings are tied to the
+    weights of its head; ``cached``.
+    """
+
+    def __init__(self, folder: Path, kind: str | None = None) -> None:
+        self.folder = folder
+        self.kind = kind
+        self.num_devices = 1 if kind is None else 2
+
+    def trainer(self, name: str, **settings: object) -> Trainer:
+        strategies = {
+            None: "auto",
+            "ddp": "ddp",
+            "fsdp2": FSDP2Strategy(),
+            "distributed": FSDP2Strategy(save_distributed_checkpoint=True),
+        }
+        devices = {"devices": self.num_devices, "strategy": strategies[self.kind]}
+        return trainer(self.folder / name, gradient_clip_val=1.0, **devices, **settings)
+
+    def data(self, name: str, batch_size: int = GLOBAL_BATCH_SIZE) -> LightningDataModule:
+        settings = {"tokenizer": str(TINY_BERT), "batch_size": batch_size // self.num_devices}
+        if name == "masked":
+            return MaskedLMDataModule(str(self.folder / "corpus"), max_length=16, line_by_line=True, **settings)
+        if name == "consistent":
+            settings |= {"augmentation": TfIdfReplacement(0.5), "teacher_prompt": "then {text} later"}
+        return TextClassificationDataModule(str(self.folder), max_length=32, allow_unlabeled=True, **settings)
+
+    def module(self, name: str, **settings: object) -> DistillationModule:
+        overrides = {"losses": make_losses(name), "optimizer": SGD, "lr_scheduler": None, **settings}
+        if name == "masked":
+            student = {"config": str(self.folder / "masked"), **NO_DROPOUT, "num_hidden_layers": 1}
+            return module(str(self.folder / "masked"), task=MaskedLM(), student=student, **overrides)
+        if name == "consistent":
+            overrides["loss_schedules"] = {"hard": {"tsa_threshold": Schedule(0.3, 1)}}
+        student = {**STUDENT, **NO_DROPOUT, "num_hidden_layers": 2, "hidden_size": 8, "num_attention_heads": 2}
+        return module(str(self.folder / "teacher"), student=student, **overrides)
+
+    def fit(self, name: str) -> DistillationModule:
+        fitted, accumulate = self.module(name), 2 if name in ("classifier", "consistent") else 1
+        self.trainer(name, accumulate_grad_batches=accumulate, max_steps=3).fit(fitted, self.data(name))
         return fitted
 
     def fit_cached(self, cache: str, optimizer: object, steps: int = 10, batch_size: int = 2) -> DistillationModule:
         """One example per step on each of two devices: sometimes only one of them is cached."""
-        losses = {"hard": HardLabelLoss(), "soft": SoftTargetLoss(1.0, 2.0)}
-        fitted = self.classifier(losses=losses, optimizer=optimizer, teacher_cache=str(self.folder / cache))
-        texts = self.texts()
-        texts.batch_size = batch_size if self.kind is None else batch_size // 2
-        self.trainer("cached", max_steps=steps).fit(fitted, texts)
+        fitted = self.module("cached", optimizer=optimizer, teacher_cache=str(self.folder / cache))
+        self.trainer("cached", max_steps=steps).fit(fitted, self.data("cached", batch_size))
         return fitted
 
-    def corpus(self) -> MaskedLMDataModule:
-        settings = {"batch_size": self.batch_size, "max_length": 16, "line_by_line": True}
-        return MaskedLMDataModule(str(self.folder / "corpus"), tokenizer=str(TINY_BERT), **settings)
-
-    def masked(self, **settings: object) -> DistillationModule:
-        """The student's word embeddings are tied to the weights of its head."""
-        student = {"config": str(self.folder / "masked"), **NO_DROPOUT, "num_hidden_layers": 1}
-        losses = {"hard": HardLabelLoss(), "soft": SoftTargetLoss(1.0, 2.0)}
-        overrides = {"student": student, "losses": losses, "optimizer": SGD, "lr_scheduler": None, **settings}
-        return module(str(self.folder / "masked"), task=MaskedLM(), **overrides)
-
-    def fit_masked(self) -> DistillationModule:
-        fitted = self.masked()
-        self.trainer("masked", max_steps=3).fit(fitted, self.corpus())
-        return fitted
-
-    def fit_epoch(self, build: str, name: str, resume: Path | None = None) -> DistillationModule:
+    def fit_epoch(self, name: str, folder: str, resume: Path | None = None) -> DistillationModule:
         """Run the first of two epochs, or the second from a checkpoint."""
-        fitted = getattr(self, build)(optimizer=ADAM, lr_scheduler="linear")
+        fitted = self.module(name, optimizer=ADAM, lr_scheduler="linear")
         callbacks = [
             LastCheckpoint(60),
             best_checkpoint(monitor=f"val/{fitted.task.monitor}"),
@@ -155,10 +149,12 @@ class Runs:
             RunSummary(),
             StopAfterEpoch(),
         ]
-        run = self.trainer(name, max_epochs=2, enable_checkpointing=True, callbacks=callbacks)
-        datamodule = self.texts() if build == "classifier" else self.corpus()
-        run.fit(fitted, datamodule, ckpt_path=resume)
+        run = self.trainer(folder, max_epochs=2, enable_checkpointing=True, callbacks=callbacks)
+        run.fit(fitted, self.data(name), ckpt_path=resume)
         return fitted
+
+    def scores(self, name: str, fitted: DistillationModule) -> dict[str, float]:
+        return self.trainer("validated").validate(fitted, self.data(name), verbose=False)[0]
 
 
 class StopAfterEpoch(Callback):
@@ -175,28 +171,25 @@ def run_on_two_processes(folder: Path, kind: str) -> dict[str, object]:
     runs = Runs(folder, kind)
     results: dict[str, object] = {}
     if kind != "distributed":
-        classifier, masked = runs.fit_classifier(), runs.fit_masked()
-        results = {"classifier": full_state_dict(classifier), "masked": full_state_dict(masked)}
-        model = classifier.teacher.load()[0]
+        for name in RUNS[kind]:
+            fitted = runs.fit(name)
+            results[name], results[f"{name} scores"] = full_state_dict(fitted), runs.scores(name, fitted)
+        model = fitted.teacher.load()[0]
         results["teacher"] = full_state_dict(model)
         results["teacher is sharded"] = isinstance(model, FSDPModule)
         results["teacher trains"] = model.training or any(p.requires_grad for p in model.parameters())
-        results["consistent"] = full_state_dict(runs.fit_consistent())
-        results["validated"] = runs.trainer("validated").validate(classifier, runs.texts(), verbose=False)[0]
-        for build in ("classifier", "masked"):
-            resumed = runs.fit_epoch(build, f"{kind} from one {build}", last_checkpoint(folder / f"one {build}"))
-            results[f"{build} from one"] = full_state_dict(resumed)
+        for name in BUILDS:
+            resumed = runs.fit_epoch(name, f"{kind} from one {name}", last_checkpoint(folder / f"one {name}"))
+            results[f"{name} from one"] = full_state_dict(resumed)
         cached = runs.fit_cached(f"{kind} cache", LAZY if kind == "ddp" else SGD)
         results["cached"] = full_state_dict(cached)
         store = cached.cached_teachers["train"].store
         store.refresh()  # with the other process's examples
         results["cached examples"] = len(store)
-    if kind == "fsdp2":  # DDP raises if no loss reads the student's head
-        results["relations"] = full_state_dict(runs.fit_relations())
-    for build in ("classifier", "masked"):
-        runs.fit_epoch(build, f"{kind} {build}")
-        resumed = runs.fit_epoch(build, f"{kind} on {build}", last_checkpoint(folder / f"{kind} {build}"))
-        results[f"{build} from two"] = full_state_dict(resumed)
+    for name in BUILDS:
+        runs.fit_epoch(name, f"{kind} {name}")
+        resumed = runs.fit_epoch(name, f"{kind} on {name}", last_checkpoint(folder / f"{kind} {name}"))
+        results[f"{name} from two"] = full_state_dict(resumed)
     return results
 
 
