@@ -543,12 +543,21 @@ class DistillationModule(LightningModule):
             self.teacher_scores = state["teacher_scores"]
 
     @_restricted_classmethod
-    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> "Self":  # noqa: N805  a class method
+    def load_from_checkpoint(
+        cls,  # noqa: N805  the decorator makes it a class method that rejects instances
+        checkpoint_path: Any,
+        map_location: Any = None,
+        hparams_file: Any = None,
+        strict: bool | None = None,
+        weights_only: bool | None = None,
+        **kwargs: Any,
+    ) -> "Self":
         """Load a checkpoint as Lightning does, but unpickle objects only if ``weights_only=False``.
 
         Raises:
             ValueError: If the checkpoint is damaged, or holds objects other than tensors and plain data.
         """
-        kwargs["weights_only"] = kwargs.get("weights_only") is not False
         with checked_checkpoint(checkpoint_path):
-            return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
+            return super().load_from_checkpoint(
+                checkpoint_path, map_location, hparams_file, strict, weights_only is not False, **kwargs
+            )
