@@ -265,6 +265,7 @@ class DistillationModule(LightningModule):
         datamodule = get_datamodule(self.trainer)
         self.task.check_data(datamodule)
         self.build_student()
+        self._label_index = None
         if stage != "predict" and (data_names := self._data_label_names()):
             self._label_index = labels.align_labels(
                 data_names,
