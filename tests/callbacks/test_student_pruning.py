@@ -68,6 +68,7 @@ def test_together_with_quantization(tmp_path, clinc_file, teacher_folder, prunin
     assert share_of_zeros(after.values()) == pytest.approx(0.5, abs=0.001)
 
 
-def test_weight_averaging_raises(tmp_path, fit):
+def test_weight_averaging_raises(tmp_path, clinc_file):
+    run = trainer(tmp_path, callbacks=[StudentPruning(0.5), EMAWeightAveraging(use_buffers=False)])
     with pytest.raises(ValueError, match="StudentPruning: incompatible with weight averaging"):
-        fit(tmp_path, [EMAWeightAveraging(use_buffers=False)])
+        run.fit(module(), data(clinc_file))
