@@ -3,8 +3,13 @@
 import shlex
 import shutil
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import optuna
+from optuna import Study
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import fail_stale_trials
+from optuna.trial import FixedTrial, FrozenTrial
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -13,10 +18,6 @@ from lightning_kd.cli.tune.objective import Objective, TrialFailedError
 from lightning_kd.cli.tune.plots import write_plots
 from lightning_kd.cli.tune.study import retry
 from lightning_kd.cli.tune.trial import StudyError
-
-if TYPE_CHECKING:
-    from optuna import Study
-    from optuna.trial import FrozenTrial
 
 MAX_FAILURES_AT_START, MAX_FAILURES = 3, 10
 """Failures in a row after which the study stops, before and after the first success."""
@@ -35,7 +36,7 @@ class TuningLoop:
         console: Where to print.
     """
 
-    def __init__(self, study: "Study", objective: Objective, console: Console) -> None:
+    def __init__(self, study: Study, objective: Objective, console: Console) -> None:
         self.study = study
         self.objective = objective
         self.console = console
@@ -52,6 +53,8 @@ class TuningLoop:
         """
         try:
             self._run_trials()
+            self.write_results()
+            self._check_any_complete()
         except KeyboardInterrupt:
             self._retry_current_trial()
             self.write_results()
@@ -63,8 +66,6 @@ class TuningLoop:
         except StudyError:
             self._delete_if_all_failed()
             raise
-        self.write_results()
-        self._check_any_complete()
 
     def _run_trials(self) -> None:
         failures, total = 0, self.objective.n_trials
@@ -87,14 +88,11 @@ class TuningLoop:
                 failures = failures + 1 if trial.state.name == "FAIL" else 0
                 any_success = any(trial.state.name != "FAIL" for trial in trials)
                 if failures >= (MAX_FAILURES if any_success else MAX_FAILURES_AT_START):
-                    raise StudyError(
-                        f"{failures} trials failed in a row, the last with: {results.error_message(trial)}"
-                    )
+                    error = results.error_message(trial)
+                    raise StudyError(f"{failures} trials failed in a row, the last with: {error}")
 
     def _run_one(self) -> None:
         """Run a trial; ignore it if another process assumed that this one died and marked the trial as failed."""
-        from optuna.exceptions import UpdateFinishedTrialError
-
         fatal: list[BaseException] = []  # Optuna does not pass them on for such a trial
 
         def objective(trial: Any) -> float:
@@ -114,8 +112,6 @@ class TuningLoop:
                 raise
 
     def _has_remaining_trials(self) -> bool:
-        from optuna.storages import fail_stale_trials
-
         fail_stale_trials(self.study)
         started = [trial for trial in results.current_trials(self.study) if trial.state.name != "WAITING"]
         return len(started) < self.objective.n_trials
@@ -123,7 +119,7 @@ class TuningLoop:
     def _print(self, line: str) -> None:
         self.console.print(line, soft_wrap=True, markup=False, highlight=False)
 
-    def _print_trial(self, trial: "FrozenTrial") -> None:
+    def _print_trial(self, trial: FrozenTrial) -> None:
         best = results.best_trial(self.study)
         params = " ".join(f"{name}={results.format_value(value)}" for name, value in trial.params.items())
         state = {
@@ -143,8 +139,6 @@ class TuningLoop:
 
     def _write_tables(self) -> None:
         """Write the table of trials and the best config."""
-        from optuna.trial import FixedTrial
-
         results.write_trials(self.folder / "trials.csv", self.study)
         best = results.best_trial(self.study)
         if best is None:
@@ -185,7 +179,6 @@ class TuningLoop:
         trials = results.current_trials(self.study)
         if any(trial.state.name in ("COMPLETE", "RUNNING") for trial in trials):
             return
-        self._delete_if_all_failed()
         errors = [results.error_message(trial) for trial in trials if trial.state.name == "FAIL"]
         last = f"; the last failure: {errors[-1]}" if errors else ""
         raise StudyError(f"no trial completed, so there is no best config{last}")
@@ -199,7 +192,5 @@ class TuningLoop:
 
     def _delete_if_all_failed(self) -> None:
         """Delete the study if all trials failed, so that a corrected study can use its name."""
-        import optuna
-
         if all(trial.state.name == "FAIL" for trial in results.current_trials(self.study)):
             optuna.delete_study(study_name=self.study.study_name, storage=self.study._storage)

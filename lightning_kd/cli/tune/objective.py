@@ -5,7 +5,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
-from typing import TYPE_CHECKING, Literal
+
+import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 
 from lightning_kd.cli.tune import results
 from lightning_kd.cli.tune.configuration import Configuration, to_one_line
@@ -13,12 +15,6 @@ from lightning_kd.cli.tune.space import SearchSpace
 from lightning_kd.cli.tune.study import PROCESS_ATTR, process_name
 from lightning_kd.cli.tune.trial import Metric, ReportToTrial, StudyError, run_trial
 from lightning_kd.io.atomic import DISK_FULL_ERRNOS
-
-if TYPE_CHECKING:
-    from optuna import Trial
-
-KeepModels = Literal["best", "all", "none"]
-KEEP_MODELS: tuple[KeepModels, ...] = ("best", "all", "none")
 
 MIN_TRIALS_FOR_SEED_PRUNING = 5
 """Complete trials before a trial may be pruned between two seeds."""
@@ -40,7 +36,7 @@ class Objective:
         seeds: Seeds of the runs of each trial.
         n_trials: Number of trials of the whole study.
         prune: If True, trials may also be pruned between two seeds.
-        keep_models: Which trials keep their student.
+        keep_models: Which trials keep their student: ``best``, ``all`` or ``none``.
         verbose: If True, show the progress bar of each run.
         current_number: Number of the trial that runs, or ran last.
     """
@@ -52,11 +48,11 @@ class Objective:
     seeds: list[int]
     n_trials: int
     prune: bool
-    keep_models: KeepModels
+    keep_models: str
     verbose: bool
     current_number: int | None = None
 
-    def __call__(self, trial: "Trial") -> float:
+    def __call__(self, trial: optuna.Trial) -> float:
         """Return the mean over the seeds of the best value of the metric.
 
         Raises:
@@ -66,9 +62,6 @@ class Objective:
             OSError: If the disk is full.
             KeyboardInterrupt: If the process was interrupted.
         """
-        import optuna
-        from optuna.exceptions import UpdateFinishedTrialError
-
         self.current_number = trial.number
         trial.set_user_attr(PROCESS_ATTR, process_name())
         if sum(other.number < trial.number for other in results.current_trials(trial.study)) >= self.n_trials:
@@ -93,27 +86,25 @@ class Objective:
             trial.set_user_attr(results.ERROR_ATTR, message)
         raise TrialFailedError(message)
 
-    def _run(self, trial: "Trial") -> float:
+    def _run(self, trial: optuna.Trial) -> float:
         overrides = self.space.overrides(trial)
         scores: dict[str, float] = {}
         for seed in self.seeds:
             if scores:
                 self._prune_between_seeds(trial, scores)
             folder = results.trial_dir(self.folder, trial.number)
-            folder = folder / f"seed_{seed}" if len(self.seeds) > 1 else folder
+            if len(self.seeds) > 1:
+                folder /= f"seed_{seed}"
             config = {**self.configuration.with_overrides(overrides), "seed_everything": seed}
             results.write_config(folder / "config.yaml", config, [f"Trial {trial.number}"])
-            is_first = not scores  # the pruner compares the first seed with the first seed of other trials
-            callback = ReportToTrial(self.metric, trial if is_first else None)
-            keep_student = self.keep_models != "none"
-            scores[str(seed)] = run_trial(folder / "config.yaml", folder, callback, keep_student, self.verbose)
+            # the pruner compares the first seed with the first seed of other trials
+            callback = ReportToTrial(self.metric, None if scores else trial)
+            scores[str(seed)] = run_trial(folder, callback, self.keep_models != "none", self.verbose)
             trial.set_user_attr(results.SCORES_ATTR, scores)
         return fmean(scores.values())
 
-    def _prune_between_seeds(self, trial: "Trial", scores: dict[str, float]) -> None:
+    def _prune_between_seeds(self, trial: optuna.Trial, scores: dict[str, float]) -> None:
         """Prune if the mean so far is worse than the median of complete trials over the same seeds."""
-        import optuna
-
         complete = results.complete_trials(trial.study)
         others = [fmean(results.scores(other)[seed] for seed in scores) for other in complete]
         if not self.prune or len(others) < MIN_TRIALS_FOR_SEED_PRUNING:

@@ -4,17 +4,15 @@ import csv
 import math
 import statistics
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
+from optuna import Study
+from optuna.trial import FrozenTrial, TrialState
 from rich.table import Table
 
 from lightning_kd.cli.tune.study import retried_numbers
 from lightning_kd.io.atomic import atomic_write
-
-if TYPE_CHECKING:
-    from optuna import Study
-    from optuna.trial import FrozenTrial
 
 ERROR_ATTR, SCORES_ATTR, DISCARDED_ATTR = "error", "scores", "discarded"
 """User attributes of a trial: why it failed, its score by seed, and that the study already had enough trials."""
@@ -23,46 +21,46 @@ NUM_BEST_TRIALS = 4
 """Number of trials in the printed table."""
 
 
-def finished_trials(study: "Study") -> "list[FrozenTrial]":
+def finished_trials(study: Study) -> list[FrozenTrial]:
     """Return the finished trials, without those that were retried or discarded."""
     return [trial for trial in current_trials(study) if trial.state.is_finished()]
 
 
-def current_trials(study: "Study") -> "list[FrozenTrial]":
+def current_trials(study: Study) -> list[FrozenTrial]:
     """Return all trials, waiting and running ones included, without those that were retried or discarded."""
     trials = study.get_trials(deepcopy=False)
     retried = retried_numbers(trials)
     return [trial for trial in trials if trial.number not in retried and DISCARDED_ATTR not in trial.user_attrs]
 
 
-def complete_trials(study: "Study") -> "list[FrozenTrial]":
+def complete_trials(study: Study) -> list[FrozenTrial]:
     """Return the complete trials, the best first."""
-    trials = [trial for trial in finished_trials(study) if trial.state.name == "COMPLETE"]
+    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     return sorted(trials, key=lambda trial: trial.value or 0.0, reverse=study.direction.name == "MAXIMIZE")
 
 
-def best_trial(study: "Study") -> "FrozenTrial | None":
+def best_trial(study: Study) -> FrozenTrial | None:
     """Return the best complete trial, or None."""
     return next(iter(complete_trials(study)), None)
 
 
-def error_message(trial: "FrozenTrial") -> str:
+def error_message(trial: FrozenTrial) -> str:
     """Return why a trial failed; empty if it did not."""
     return "" if trial.state.name != "FAIL" else str(trial.user_attrs.get(ERROR_ATTR, "its process was killed"))
 
 
-def scores(trial: "FrozenTrial") -> dict[str, float]:
+def scores(trial: FrozenTrial) -> dict[str, float]:
     """Return the score of a trial for each seed."""
     return dict(trial.user_attrs.get(SCORES_ATTR, {}))
 
 
-def std(trial: "FrozenTrial") -> float | None:
+def std(trial: FrozenTrial) -> float | None:
     """Return the sample standard deviation over the seeds; None for fewer than two."""
     values = list(scores(trial).values())
     return statistics.stdev(values) if len(values) > 1 else None
 
 
-def duration(trial: "FrozenTrial") -> float:
+def duration(trial: FrozenTrial) -> float:
     """Return the duration of a trial in seconds."""
     return trial.duration.total_seconds() if trial.duration else math.nan
 
@@ -72,12 +70,12 @@ def format_value(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def param_names(study: "Study") -> list[str]:
+def param_names(study: Study) -> list[str]:
     """Return the names of all parameters in the order in which they were first suggested."""
     return list(dict.fromkeys(name for trial in finished_trials(study) for name in trial.params))
 
 
-def write_trials(file: Path, study: "Study") -> None:
+def write_trials(file: Path, study: Study) -> None:
     """Write all finished trials as CSV, one line each.
 
     Args:
@@ -111,7 +109,7 @@ def write_config(file: Path, config: dict[str, Any], header: list[str]) -> None:
         temporary.write_text(lines + text, encoding="utf-8")
 
 
-def best_trials_table(study: "Study", metric: str) -> Table:
+def best_trials_table(study: Study, metric: str) -> Table:
     """Return a table of the best trials, one column each."""
     best = complete_trials(study)[:NUM_BEST_TRIALS]
     table = Table("trial", *(str(trial.number) for trial in best), title="Best trials")

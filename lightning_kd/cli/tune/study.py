@@ -4,23 +4,25 @@ import copy
 import hashlib
 import json
 import os
+import re
 import socket
 import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
+
+import optuna
+from optuna import Study
+from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
+from optuna.samplers import TPESampler
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.storages.journal import JournalFileBackend
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import DatabaseError
 
 from lightning_kd.cli.tune.trial import Metric
 from lightning_kd.io.atomic import pid_alive
-
-if TYPE_CHECKING:
-    from optuna import Study
-    from optuna.pruners import BasePruner
-    from optuna.storages import BaseStorage
-    from optuna.trial import FrozenTrial
-
-PrunerName = Literal["median", "hyperband", "none"]
-PRUNERS: tuple[PrunerName, ...] = ("median", "hyperband", "none")
 
 DEFINITION_ATTR = "definition"
 """User attribute of a study: its search space, config, metric and seeds."""
@@ -35,7 +37,7 @@ MAX_RETRIES = 2
 """Retries of a trial whose process dies; the trial itself may be the cause."""
 
 
-def open_storage(address: str | None, folder: Path) -> "BaseStorage":
+def open_storage(address: str | None, folder: Path) -> BaseStorage:
     """Open the storage of a study.
 
     Args:
@@ -45,18 +47,15 @@ def open_storage(address: str | None, folder: Path) -> "BaseStorage":
     Raises:
         ValueError: If it cannot be opened.
     """
-    from optuna.storages import JournalStorage, RDBStorage
-    from optuna.storages.journal import JournalFileBackend
-    from sqlalchemy.exc import DatabaseError
-
     if address is not None and "://" not in address:
         if not address.endswith(".log"):
             raise ValueError(
                 f"--storage: {address!r} is neither a URL such as sqlite:///study.db or postgresql://user@host/base "
                 "nor a journal file that ends in .log"
             )
-        Path(address).expanduser().parent.mkdir(parents=True, exist_ok=True)
-        return JournalStorage(JournalFileBackend(str(Path(address).expanduser())))
+        file = Path(address).expanduser()
+        file.parent.mkdir(parents=True, exist_ok=True)
+        return JournalStorage(JournalFileBackend(str(file)))
     url = address or f"sqlite:///{(folder / 'study.db').absolute()}"
     # a second process waits while the first one writes, instead of failing after five seconds
     engine = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
@@ -75,17 +74,16 @@ def open_storage(address: str | None, folder: Path) -> "BaseStorage":
             time.sleep(2)
             return connect()
     except Exception as error:  # each database driver has its own; ImportError without one
-        host = url.rpartition("@")[2].partition("://")[2] or url.rpartition("@")[2]  # without the password
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        shown = re.sub("//.*@", "//", url)  # without the password
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
-            f"--storage: '{url.partition('://')[0]}://{host}' cannot be opened ({reason}); "
-            "check address, login and driver"
+            f"--storage: {shown!r} cannot be opened ({reason}); check address, login and driver"
         ) from error
 
 
 def open_study(
-    name: str, storage: "BaseStorage", metric: Metric, definition: dict[str, Any], pruner: PrunerName, seed: int
-) -> "Study":
+    name: str, storage: BaseStorage, metric: Metric, definition: dict[str, Any], pruner: str, seed: int
+) -> Study:
     """Create a study, or join or continue the one of that name.
 
     Args:
@@ -99,11 +97,8 @@ def open_study(
     Raises:
         ValueError: If a study of that name has another definition.
     """
-    import optuna
-    from optuna.samplers import TPESampler
-
     text = json.dumps(definition, sort_keys=True)
-    direction: Literal["maximize", "minimize"] = "maximize" if metric.mode == "max" else "minimize"
+    direction = StudyDirection.MAXIMIZE if metric.mode == "max" else StudyDirection.MINIMIZE
     try:
         study = optuna.create_study(storage=storage, study_name=name, direction=direction)
         study.set_user_attr(DEFINITION_ATTR, text)
@@ -122,9 +117,7 @@ def open_study(
     return study
 
 
-def _create_pruner(name: PrunerName) -> "BasePruner":
-    from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner
-
+def _create_pruner(name: str) -> BasePruner:
     if name == "median":
         return MedianPruner(n_startup_trials=5, n_warmup_steps=2)  # never prunes after the first validation
     return HyperbandPruner() if name == "hyperband" else NopPruner()
@@ -144,12 +137,12 @@ def process_name() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
-def retried_numbers(trials: "list[FrozenTrial]") -> set[int]:
+def retried_numbers(trials: list[FrozenTrial]) -> set[int]:
     """Return the numbers of trials that were queued again under another number."""
     return {number for trial in trials for number in trial.system_attrs.get("retry_history", [])}
 
 
-def retry(study: "Study", trial: "FrozenTrial", max_retries: int | None = MAX_RETRIES) -> None:
+def retry(study: Study, trial: FrozenTrial, max_retries: int | None = MAX_RETRIES) -> None:
     """Queue an interrupted trial again with the same parameters.
 
     Args:
@@ -157,22 +150,15 @@ def retry(study: "Study", trial: "FrozenTrial", max_retries: int | None = MAX_RE
         trial: The interrupted trial.
         max_retries: Number of retries after which the trial stays failed; None = no limit.
     """
-    from optuna.storages import RetryHeartbeatStaleTrialCallback
-
     trial = copy.deepcopy(trial)  # Optuna appends to a list in it
-    # a retry must not look as if the dead process ran it
-    trial.user_attrs = {}
+    trial.user_attrs = {}  # a retry must not look as if the dead process ran it
     RetryHeartbeatStaleTrialCallback(max_retry=max_retries)(study, trial)
 
 
-def retry_dead_trials(study: "Study") -> list[int]:
+def retry_dead_trials(study: Study) -> list[int]:
     """Queue trials again whose process on this machine was killed, and return their numbers."""
-    from optuna.trial import TrialState
-
     retried = []
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        if not _is_dead(trial):
-            continue
+    for trial in filter(_is_dead, study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))):
         try:
             study.tell(trial.number, state=TrialState.FAIL)
         except (RuntimeError, ValueError):  # another process was faster
@@ -182,13 +168,13 @@ def retry_dead_trials(study: "Study") -> list[int]:
     return retried
 
 
-def dead_trials(study: "Study") -> list[int]:
+def dead_trials(study: Study) -> list[int]:
     """Return the numbers of retried trials whose process on this machine has ended."""
     trials = study.get_trials(deepcopy=False)
     retried = retried_numbers(trials)
     return [trial.number for trial in trials if trial.number in retried and _is_dead(trial)]
 
 
-def _is_dead(trial: "FrozenTrial") -> bool:
+def _is_dead(trial: FrozenTrial) -> bool:
     host, _, pid = trial.user_attrs.get(PROCESS_ATTR, "").rpartition(":")
     return host == socket.gethostname() and not pid_alive(pid)

@@ -6,8 +6,9 @@ from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+import optuna
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -17,9 +18,6 @@ from lightning_kd.callbacks.compression_report import CompressionReport
 from lightning_kd.callbacks.export_base import Export
 from lightning_kd.callbacks.push_to_hub import PushToHub
 from lightning_kd.cli.fit import FitCLI
-
-if TYPE_CHECKING:
-    from optuna import Trial
 
 DROPPED_CALLBACKS = (
     Export,
@@ -67,7 +65,7 @@ class ReportToTrial(Callback):
         trial: The trial to report the best value so far to, and to prune; None = record only.
     """
 
-    def __init__(self, metric: Metric, trial: "Trial | None") -> None:
+    def __init__(self, metric: Metric, trial: optuna.Trial | None) -> None:
         self.metric = metric
         self.trial = trial
         self.values: list[float] = []
@@ -80,8 +78,6 @@ class ReportToTrial(Callback):
             FloatingPointError: If it is not finite.
             TrialPruned: If the trial is pruned.
         """
-        import optuna
-
         value = trainer.callback_metrics.get(self.metric.name)
         if trainer.sanity_checking and (value is not None or _has_user_callbacks(trainer)):
             return
@@ -106,11 +102,11 @@ def _has_user_callbacks(trainer: Trainer) -> bool:
 class _TrialCLI(FitCLI):
     """``fit`` without the callbacks of ``DROPPED_CALLBACKS``; see ``run_trial`` for the arguments."""
 
-    def __init__(self, config: Path, folder: Path, report: ReportToTrial, keep_student: bool, verbose: bool) -> None:
+    def __init__(self, folder: Path, report: ReportToTrial, keep_student: bool, verbose: bool) -> None:
         self._report = report
         self._keep_student = keep_student
         self._verbose = verbose
-        super().__init__(["fit", "--config", str(config)], folder)
+        super().__init__(["fit", "--config", str(folder / "config.yaml")], folder)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Create a quiet trainer on one device.
@@ -140,12 +136,11 @@ class _TrialCLI(FitCLI):
         return checkpoint
 
 
-def run_trial(config: Path, folder: Path, report: ReportToTrial, keep_student: bool, verbose: bool) -> float:
+def run_trial(folder: Path, report: ReportToTrial, keep_student: bool, verbose: bool) -> float:
     """Run ``fit`` and return the best value of the metric.
 
     Args:
-        config: The YAML file.
-        folder: Folder of the logs and the student.
+        folder: Folder with ``config.yaml``, for the logs and the student.
         report: Callback that records the metric.
         keep_student: If True, write the best student to ``student`` in the folder.
         verbose: If True, show Lightning's progress bar.
@@ -153,10 +148,9 @@ def run_trial(config: Path, folder: Path, report: ReportToTrial, keep_student: b
     Raises:
         StudyError: If no validation ran.
     """
-    silence = nullcontext() if verbose else redirect_stdout(StringIO())  # tables that callbacks print
     try:
-        with silence:
-            _TrialCLI(config, folder, report, keep_student, verbose)
+        with nullcontext() if verbose else redirect_stdout(StringIO()):  # tables that callbacks print
+            _TrialCLI(folder, report, keep_student, verbose)
     finally:
         gc.collect()  # trainer and module reference each other
         if torch.cuda.is_available():
