@@ -1,5 +1,6 @@
 """One-line errors at the end of a program; ``LIGHTNING_KD_DEBUG=1`` shows the traceback."""
 
+import argparse
 import os
 import sys
 import threading
@@ -32,7 +33,7 @@ def exit_on_error(main: Callable[[], object], on_error: Callable[[str], object] 
         if thread_errors:
             raise thread_errors[0]
     except Exception as error:
-        message = _error_message(error)
+        message = describe_error(error)
         on_error(message)
         if os.environ.get(DEBUG_VARIABLE):
             raise
@@ -41,15 +42,16 @@ def exit_on_error(main: Callable[[], object], on_error: Callable[[str], object] 
         threading.excepthook = threading.__excepthook__
 
 
-def _error_message(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
+    """Return the message of an error in one line, with the class of an unexpected one."""
     message = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, OSError) and error.errno in DISK_FULL_ERRNOS:
         remedy = "try again, or continue with fit --resume <run folder>" if sys.argv[1:2] == ["fit"] else "try again"
         message += f"; the disk is full: free space, then {remedy}"
     if "onnection" in message and "by peer" in message:  # from gloo, when the process it waits for has ended
         message = f"another process of this run has ended; its log shows the cause ({message:.100}...)"
-    prefix = "" if isinstance(error, (ValueError, OSError, FloatingPointError)) else f"{type(error).__name__}: "
-    return prefix + message
+    expected = isinstance(error, (ValueError, OSError, FloatingPointError, argparse.ArgumentError))
+    return message if expected else f"{type(error).__name__}: {message}"
 
 
 def _exit_process(message: str) -> None:

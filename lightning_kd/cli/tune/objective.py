@@ -9,8 +9,9 @@ from statistics import fmean, median
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 
+from lightning_kd.cli.errors import describe_error
 from lightning_kd.cli.tune import results
-from lightning_kd.cli.tune.configuration import Configuration, to_one_line
+from lightning_kd.cli.tune.configuration import Configuration
 from lightning_kd.cli.tune.space import SearchSpace
 from lightning_kd.cli.tune.study import PROCESS_ATTR, process_name
 from lightning_kd.cli.tune.trial import Metric, ReportToTrial, StudyError, run_trial
@@ -76,8 +77,7 @@ class Objective:
         except Exception as error:
             if isinstance(error, OSError) and error.errno in DISK_FULL_ERRNOS:
                 raise
-            kind = "" if isinstance(error, (ValueError, OSError, FloatingPointError)) else f"{type(error).__name__}: "
-            message = kind + to_one_line(error)
+            message = describe_error(error)
         finally:
             for checkpoints in results.trial_dir(self.folder, trial.number).glob("**/checkpoints"):
                 shutil.rmtree(checkpoints, ignore_errors=True)

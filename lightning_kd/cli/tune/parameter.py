@@ -1,27 +1,16 @@
 """One parameter of a search space in YAML."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
+
+from optuna.distributions import FloatDistribution, IntDistribution
 
 from lightning_kd.cli.tune.expressions import Expression
 
 KINDS = ("float", "int", "choices")
 FIELDS = (*KINDS, "log", "step", "key", "set")
-
-
-class Trial(Protocol):
-    """The part of ``optuna.Trial`` that search spaces use."""
-
-    def suggest_float(self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False) -> Any:
-        """Suggest a number in [low, high]."""
-
-    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> Any:
-        """Suggest an integer in [low, high]."""
-
-    def suggest_categorical(self, name: str, choices: list[Any]) -> Any:
-        """Suggest one of the choices."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +33,8 @@ class Parameter:
     choices: dict[Any, Any]
     targets: dict[str, Any]
 
-    def suggest(self, trial: Trial) -> Any:
-        """Suggest a value; of named choices, return the value that the name stands for."""
+    def suggest(self, trial: Any) -> Any:
+        """Return the value that an ``optuna.Trial`` suggests; of named choices, the value that the name stands for."""
         if self.kind == "choices":
             return self.choices[trial.suggest_categorical(self.name, list(self.choices))]
         suggest = trial.suggest_float if self.kind == "float" else trial.suggest_int
@@ -68,12 +57,13 @@ class Parameter:
             raise ValueError(f"parameter {self.name!r}: {error}") from error
 
 
-def read_parameter(name: Any, fields: Any) -> Parameter:
+def read_parameter(name: Any, fields: Any, names: Collection[str]) -> Parameter:
     """Read one entry of a search space.
 
     Args:
         name: Key of the entry.
         fields: Value of the entry, with ``FIELDS``.
+        names: Names of all parameters of the space.
 
     Raises:
         ValueError: If the entry is malformed; the message names the parameter, the value and the remedy.
@@ -81,12 +71,12 @@ def read_parameter(name: Any, fields: Any) -> Parameter:
     if not isinstance(name, str) or not name:
         raise ValueError(f"parameter {name!r}: the name must be a string; put it in quotes")
     try:
-        return _read_fields(name, fields)
+        return _read_fields(name, fields, names)
     except ValueError as error:
         raise ValueError(f"parameter {name!r}: {error}") from error
 
 
-def _read_fields(name: str, fields: Any) -> Parameter:
+def _read_fields(name: str, fields: Any, names: Collection[str]) -> Parameter:
     if not isinstance(fields, dict):
         raise ValueError(f"must be a mapping such as {{float: [0, 1], key: ...}}, got {fields!r}")
     if "when" in fields:
@@ -103,25 +93,21 @@ def _read_fields(name: str, fields: Any) -> Parameter:
         bounds, choices = [], _read_choices(fields["choices"])
     else:
         bounds, choices = _read_bounds(kind, fields[kind], options), {}
-    return Parameter(name, kind, bounds, options, choices, _read_targets(name, fields, choices))
+    return Parameter(name, kind, bounds, options, choices, _read_targets(name, fields, choices, names))
 
 
 def _read_bounds(kind: str, bounds: Any, options: dict[str, Any]) -> list[Any]:
     """Return the bounds; Optuna checks their order, ``log`` and ``step``."""
-    import optuna
-
     if not isinstance(bounds, list) or len(bounds) != 2:
         raise ValueError(f"{kind} must be two numbers, [low, high], got {bounds!r}")
-    for number in [*bounds, *([options["step"]] if options.get("step") is not None else [])]:
+    for number in (*bounds, options.get("step", 1)):
         is_number = type(number) is int or (kind == "float" and type(number) is float and math.isfinite(number))
         if not is_number:
             raise ValueError(f"{number!r} is not {'an integer' if kind == 'int' else 'a finite number'}")
     if not isinstance(options.get("log", False), bool):
         raise ValueError(f"log must be true or false, got {options['log']!r}")
-    if kind == "float":
-        optuna.distributions.FloatDistribution(*bounds, **options)
-    else:
-        optuna.distributions.IntDistribution(*bounds, **options)
+    distribution = FloatDistribution if kind == "float" else IntDistribution
+    distribution(*bounds, **options)
     return bounds
 
 
@@ -139,14 +125,14 @@ def _read_choices(choices: Any) -> dict[Any, Any]:
     return choices
 
 
-def _read_targets(name: str, fields: dict[str, Any], choices: dict[Any, Any]) -> dict[str, Any]:
+def _read_targets(name: str, fields: dict[str, Any], choices: dict[Any, Any], names: Collection[str]) -> dict[str, Any]:
     if "key" in fields and "set" in fields:
         raise ValueError("give key (one config key) or set (several), not both")
     if "set" in fields:
         targets = fields["set"]
         if not isinstance(targets, dict) or not targets or not all(isinstance(key, str) for key in targets):
             raise ValueError(f"set must be a mapping of config keys to expressions, got {targets!r}")
-        return {key: Expression(value) if isinstance(value, str) else value for key, value in targets.items()}
+        return {key: Expression(value, names) if isinstance(value, str) else value for key, value in targets.items()}
     if "key" not in fields and "." not in name:
         if choices and all(isinstance(choice, dict) and all(map(_is_key, choice)) for choice in choices.values()):
             return {}

@@ -39,7 +39,7 @@ def search(options: argparse.Namespace, fit_args: list[str]) -> None:
     console = Console(file=sys.stdout)  # also while the output of a trial is captured
     space = read_space(options.search_space)
     configuration = Configuration(fit_args)
-    built = configuration.check(space)
+    built = space.check(configuration.build)
     task = built[0][0].task
     default_metric = Metric(f"val/{task.monitor}", task.monitor_mode)
     metric = _choose_metric(options, default_metric)

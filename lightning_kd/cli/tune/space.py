@@ -2,15 +2,17 @@
 
 import re
 import runpy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
-from lightning_kd.cli.tune.expressions import Expression
-from lightning_kd.cli.tune.parameter import Parameter, Trial, read_parameter
+from lightning_kd.cli.errors import describe_error
+from lightning_kd.cli.tune.parameter import read_parameter
+
+T = TypeVar("T")
 
 FIXED_KEYS = {
     "seed_everything": "all trials share the same seeds; use --seeds for their number",
@@ -45,10 +47,10 @@ class SearchSpace:
         definition: The text that defines the space; studies with different definitions are kept apart.
     """
 
-    function: Callable[[Any], dict[str, Any]]
+    function: Callable[[Any], Any]
     definition: Any
 
-    def overrides(self, trial: Trial) -> dict[str, Any]:
+    def overrides(self, trial: Any) -> dict[str, Any]:
         """Return a value for each config key, whole objects before their parts.
 
         Args:
@@ -64,19 +66,36 @@ class SearchSpace:
             raise ValueError(f"{fixed[0]}: {FIXED_KEYS[fixed[0]]}")
         return dict(sorted(overrides.items(), key=lambda item: item[0].count(".")))
 
-    def samples(self) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-        """Yield parameters and overrides such that each choice and both ends of each number occur."""
+    def check(self, build: Callable[[dict[str, Any]], T]) -> list[T]:
+        """Try overrides such that each choice and both ends of each number occur.
+
+        Args:
+            build: Called with the overrides; raises if they are invalid.
+
+        Returns:
+            What ``build`` returned.
+
+        Raises:
+            ValueError: If the function or ``build`` raises; the message names the parameters.
+        """
+        built: list[T] = []
         presets: list[dict[str, Any]] = [{}]
         tried: set[str] = set()
         for preset in presets:  # grows
             trial = _RecordingTrial(preset)
-            yield trial.params, self.overrides(trial)
+            try:
+                built.append(build(self.overrides(trial)))
+            except Exception as error:
+                params = ", ".join(f"{name} = {value!r}" for name, value in trial.params.items())
+                parts = ("--search_space", params, describe_error(error))
+                raise ValueError(": ".join(filter(None, parts))) from error
             for name, values in trial.candidates.items():
                 for value in values:
                     if repr((name, value)) not in tried:
                         tried.add(repr((name, value)))
                         if repr(trial.params[name]) != repr(value):
                             presets.append({**trial.params, name: value})
+        return built
 
 
 class _RecordingTrial:
@@ -114,8 +133,7 @@ def read_space(source: str) -> SearchSpace:
         text = file.read_text(encoding="utf-8")
         if is_python:
             return SearchSpace(_load_function(file, function), {"function": function, "source": text})
-        content = yaml.load(text, _Loader)  # noqa: S506  a SafeLoader
-        return _yaml_space(content)
+        return _yaml_space(yaml.load(text, _Loader))  # noqa: S506  a SafeLoader
     except OSError as error:
         raise ValueError(
             f"--search_space: cannot read {str(file)!r} ({error.strerror}); name a YAML file or my_space.py:function"
@@ -126,24 +144,22 @@ def read_space(source: str) -> SearchSpace:
         raise ValueError(f"--search_space: {str(file)!r}: {error}") from error
 
 
-def _load_function(file: Path, name: str) -> Callable[[Any], dict[str, Any]]:
+def _load_function(file: Path, name: str) -> Callable[[Any], Any]:
     try:
         function = runpy.run_path(str(file)).get(name)
     except Exception as error:  # raised by the user's code
         raise ValueError(f"cannot be run ({type(error).__name__}: {error})") from error
     if not callable(function):
         raise ValueError(f"has no function {name!r}; define def {name}(trial): ... that returns config overrides")
-    result: Callable[[Any], dict[str, Any]] = function
-    return result
+    return function  # type: ignore[no-any-return]
 
 
 def _yaml_space(content: Any) -> SearchSpace:
     if not isinstance(content, dict) or not content:
         raise ValueError("must be a mapping of parameters, for instance model.warmup_ratio: {float: [0, 0.2]}")
-    parameters = [read_parameter(name, fields) for name, fields in content.items()]
-    _check_names(parameters)
+    parameters = [read_parameter(name, fields, content) for name, fields in content.items()]
 
-    def suggest(trial: Trial) -> dict[str, Any]:
+    def suggest(trial: Any) -> dict[str, Any]:
         values = {parameter.name: parameter.suggest(trial) for parameter in parameters}
         overrides: dict[str, Any] = {}
         for parameter in parameters:
@@ -154,15 +170,3 @@ def _yaml_space(content: Any) -> SearchSpace:
         return overrides
 
     return SearchSpace(suggest, content)
-
-
-def _check_names(parameters: list[Parameter]) -> None:
-    known = [parameter.name for parameter in parameters]
-    for parameter in parameters:
-        for key, value in parameter.targets.items():
-            for name in sorted(value.names) if isinstance(value, Expression) else []:
-                if name not in known:
-                    raise ValueError(
-                        f"parameter {parameter.name!r}: set: {key}: unknown parameter {name!r}; known are "
-                        f"{', '.join(known)}; use choices for text"
-                    )
