@@ -3,12 +3,10 @@
 import csv
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from argparse import Namespace
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,11 +17,9 @@ import yaml
 from lightning.pytorch import Callback
 
 from lightning_kd import DistillationModule
-from lightning_kd.cli.tune import command
 from lightning_kd.cli.tune import study as tune_study
-from lightning_kd.cli.tune.trial import Metric
 from lightning_kd.export import requirements
-from tests.helpers import LABELS, TINY_BERT, save_model, tiny_bert
+from tests.helpers import QUICKSTART, ROOT, save_model, tiny_bert, version_dir
 
 SPACE = """
 alpha: {float: [0, 1], set: {model.losses.hard.init_args.weight: 1 - alpha, model.losses.soft.init_args.weight: alpha}}
@@ -35,47 +31,55 @@ FINE = "model.warmup_ratio: {float: [0, 1]}"
 
 
 @pytest.fixture
-def base(tmp_path, clinc_file):
-    """Arguments of a study in ``tmp_path/study``: two epochs of a tiny student with a tiny teacher."""
-    teacher = save_model(tiny_bert(LABELS, layers=2, seed=1), tmp_path / "teacher")
-    config = {
-        "seed_everything": 3,
-        "trainer": {"max_epochs": 2, "accelerator": "cpu", "default_root_dir": str(tmp_path)},
-        "model": {
-            "task": "SequenceClassification",
-            "teacher": teacher,
-            "student": {"config": teacher, "num_hidden_layers": 1},
-            "losses": {"hard": "HardLabelLoss", "soft": "SoftTargetLoss"},
-            "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-3}},
-            "ignore_checks": ["weak_teacher"],
-        },
-        "data": {
-            "class_path": "CLINC150DataModule",
-            "init_args": {"path": str(clinc_file), "tokenizer": str(TINY_BERT), "batch_size": 8, "max_length": 32},
-        },
-    }
-    (tmp_path / "run.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
-    (tmp_path / "space.yaml").write_text(SPACE, encoding="utf-8")
-    return ["tune", "--config", tmp_path / "run.yaml", "--search_space", tmp_path / "space.yaml", "--output_dir", tmp_path / "study"]  # fmt: skip  # noqa: E501
+def folder(tmp_path):
+    """The folder of the study."""
+    return tmp_path / "study"
 
 
-def rows(tmp_path):
-    with (tmp_path / "study" / "trials.csv").open(encoding="utf-8", newline="") as file:
+@pytest.fixture
+def space(tmp_path):
+    """A file with a search space in which all trials succeed."""
+    file = tmp_path / "space.yaml"
+    file.write_text(FINE)
+    return file
+
+
+@pytest.fixture
+def base(tmp_path, config, space, folder):
+    """Arguments of a study: two epochs of a tiny student with a tiny teacher."""
+    teacher = f"--model.teacher={save_model(tiny_bert(seed=1), tmp_path / 'teacher')}"
+    distill = [teacher, "--model.losses.soft=SoftTargetLoss", "--model.ignore_checks+=weak_teacher"]
+    return ["tune", "--config", config, "--search_space", space, "--output_dir", folder, *distill]
+
+
+@pytest.fixture
+def tune(base, shell):
+    """Function that runs trials."""
+
+    def run(n_trials, *args):
+        code, last = shell(*base, "--n_trials", n_trials, *args)
+        assert code == 0, last
+
+    return run
+
+
+def rows(folder):
+    with (folder / "trials.csv").open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
-def url(tmp_path):
-    return f"sqlite:///{tmp_path / 'study' / 'study.db'}"
+def url(folder):
+    return f"sqlite:///{folder / 'study.db'}"
 
 
-def load(tmp_path):
-    return optuna.load_study(study_name="study", storage=url(tmp_path))
+def load(folder):
+    return optuna.load_study(study_name=folder.name, storage=url(folder))
 
 
-def new_study(tmp_path):
+def new_study(folder):
     """The study that the command is going to join."""
-    (tmp_path / "study").mkdir()
-    return optuna.create_study(study_name="study", storage=url(tmp_path), direction="maximize")
+    folder.mkdir()
+    return optuna.create_study(study_name="study", storage=url(folder), direction="maximize")
 
 
 def with_callback(name, **settings):
@@ -83,99 +87,91 @@ def with_callback(name, **settings):
     return f"--trainer.callbacks+={json.dumps({'class_path': f'{__name__}.{name}', 'init_args': settings})}"
 
 
-def heeds_interrupts():
+def heed_interrupts():
     """Where the tests run in the background, SIGINT is ignored, and what they start would inherit that."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def start(args, **options):
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+def start(args):
     command = [sys.executable, "-m", "lightning_kd", *map(str, args)]
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, env=environment, preexec_fn=heeds_interrupts, **pipes, **options)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(command, env=environment, preexec_fn=heed_interrupts, **pipes)
 
 
-def test_study(base, shell, tmp_path):
-    assert shell(*base, "--n_trials", 1)[0] == 0
-    first = load(tmp_path).trials[0].params
+def test_study(base, space, shell, tune, folder, tmp_path):
+    space.write_text(SPACE)
+    tune(1)
+    first = load(folder).trials[0].params
     other = {"torch.optim.SGD": "torch.optim.AdamW", "torch.optim.AdamW": "torch.optim.SGD"}[first["optimizer"]]
-    load(tmp_path).enqueue_trial({**first, "optimizer": other})
-    code, last = shell(*base, "--n_trials", 3)  # the study goes on where it ended
-    assert code == 0, last
-    table = rows(tmp_path)
+    load(folder).enqueue_trial({**first, "optimizer": other})
+    tune(3)  # continues the study
+    table = rows(folder)
     assert [row["state"] for row in table] == ["complete"] * 3
     assert {row["optimizer"] for row in table} == {"torch.optim.SGD", "torch.optim.AdamW"}
     for row in table:
-        assert row["seed 3"] == row["value"]
+        assert row["seed 7"] == row["value"]
         assert float(row["duration_s"]) > 0
-        config = yaml.safe_load(
-            (tmp_path / "study" / "trials" / f"{int(row['number']):05}" / "config.yaml").read_text()
-        )
+        config = yaml.safe_load((folder / "trials" / f"{int(row['number']):05}" / "config.yaml").read_text())
         losses = config["model"]["losses"]
         assert losses["soft"]["init_args"]["weight"] == pytest.approx(float(row["alpha"]))
         assert losses["hard"]["init_args"]["weight"] == pytest.approx(1 - float(row["alpha"]))
         assert config["model"]["optimizer"]["class_path"] == row["optimizer"]
-    made = {path.name for path in (tmp_path / "study").iterdir()}
-    assert made >= {"best.yaml", "trials.csv", "history.png", "teacher_cache"}
-    best = max(table, key=lambda row: float(row["value"]))
-    kept = [path.parent.name for path in (tmp_path / "study").glob("trials/*/student")]
-    assert len(kept) == 1
-    assert float(table[int(kept[0])]["value"]) == float(best["value"])
-    assert not list((tmp_path / "study").glob("trials/**/*.ckpt"))
+    assert {path.name for path in folder.iterdir()} >= {"best.yaml", "trials.csv", "history.png", "teacher_cache"}
+    (student,) = folder.glob("trials/*/student")
+    assert table[int(student.parent.name)]["value"] == max((row["value"] for row in table), key=float)
+    assert not list(folder.glob("trials/**/*.ckpt"))
 
-    # the best config is one that fit takes, and gives what the trial gave
-    code, last = shell("fit", "--config", tmp_path / "study" / "best.yaml", "--trainer.enable_progress_bar=false")
+    # fit accepts the best config and reproduces the student
+    code, last = shell("fit", "--config", folder / "best.yaml")
     assert code == 0, last
-    run = tmp_path / "lightning_logs" / "version_0"
-    assert (run / "student" / "model.safetensors").read_bytes() == (
-        tmp_path / "study" / "trials" / kept[0] / "student" / "model.safetensors"
-    ).read_bytes()
+    reproduced = version_dir(tmp_path) / "student"
+    assert (reproduced / "model.safetensors").read_bytes() == (student / "model.safetensors").read_bytes()
 
-    # another cannot have its place
+    # another study cannot take the folder
     code, _ = shell(*base, "--n_trials", 8, "--trainer.max_epochs=3")
     assert "in which config.trainer.max_epochs is 2, here it is 3" in code
-    assert len(load(tmp_path).trials) == 3
+    assert len(load(folder).trials) == 3
 
 
-def test_another_metric_picks_the_best_students_weights_in_the_trial_and_in_the_best_config(base, shell, tmp_path):
-    (tmp_path / "space.yaml").write_text("lr: {choices: [2e-4, 3e-4], key: model.optimizer.init_args.lr}")
+def test_metric_selects_the_best_weights_in_the_trial_and_in_the_best_config(space, tune, shell, tmp_path):
+    space.write_text("lr: {choices: [2e-4, 3e-4], key: model.optimizer.init_args.lr}")
     folder = tmp_path / "my study"
-    code, last = shell(*base, "--n_trials", 1, "--output_dir", folder, "--metric", "val/hard", "--mode", "min")
-    assert code == 0, last
+    tune(1, "--output_dir", folder, "--metric", "val/hard", "--mode", "min")
     assert f"#   lightning-kd fit --config '{folder}/best.yaml'" in (folder / "best.yaml").read_text().splitlines()
-    code, last = shell("fit", "--config", folder / "best.yaml", "--trainer.enable_progress_bar=false")
+    code, last = shell("fit", "--config", folder / "best.yaml")
     assert code == 0, last
     # of the epoch with the best val/hard
-    saved = torch.load(tmp_path / "lightning_logs" / "version_0" / "checkpoints" / "best.ckpt", weights_only=False)
+    run = version_dir(tmp_path)
+    saved = torch.load(run / "checkpoints" / "best.ckpt", weights_only=False)
     scores = [own["best_model_score"] for own in saved["callbacks"].values() if own.get("monitor") == "val/hard"]
-    best = optuna.load_study(study_name="my study", storage=f"sqlite:///{folder / 'study.db'}").best_trial
-    assert [float(score) for score in scores] == [best.value]
-    made, again = folder / "trials" / "00000" / "student", tmp_path / "lightning_logs" / "version_0" / "student"
-    assert (made / "model.safetensors").read_bytes() == (again / "model.safetensors").read_bytes()
+    assert [float(score) for score in scores] == [load(folder).best_trial.value]
+    student = folder / "trials" / "00000" / "student" / "model.safetensors"
+    assert student.read_bytes() == (run / "student" / "model.safetensors").read_bytes()
 
 
-def test_two_seeds(base, shell, tmp_path):
-    more = ["--seeds", 2, "--keep_models", "none", "--trainer.callbacks+=TemperatureProbe"]
-    code, last = shell(*base, "--n_trials", 1, *more)
-    assert code == 0, last
-    assert "TemperatureProbe" in (tmp_path / "study" / "best.yaml").read_text()
-    assert not list((tmp_path / "study").rglob("probe.*"))  # for the run of the best config, as all that is only shown
-    for row in rows(tmp_path):
-        one, other = float(row["seed 3"]), float(row["seed 4"])
-        assert float(row["value"]) == pytest.approx((one + other) / 2)
-        assert float(row["std"]) == pytest.approx(abs(one - other) / 2**0.5)
-    assert not list((tmp_path / "study").glob("trials/**/student"))
+def test_two_seeds_in_a_journal_file(tune, folder, tmp_path, capsys):
+    more = ["--storage", tmp_path / "study.log", "--keep_models", "none", "--trainer.callbacks+=TemperatureProbe"]
+    tune(1, "--seeds", 2, *more)
+    assert "1 trial: 1 complete, 0 pruned, 0 fail" in capsys.readouterr().out
+    assert (tmp_path / "study.log").is_file()
+    assert "TemperatureProbe" in (folder / "best.yaml").read_text()
+    assert not list(folder.rglob("probe.*"))  # trials leave out the callback
+    (row,) = rows(folder)
+    one, other = float(row["seed 7"]), float(row["seed 8"])
+    assert float(row["value"]) == pytest.approx((one + other) / 2)
+    assert float(row["std"]) == pytest.approx(abs(one - other) / 2**0.5)
+    assert not list(folder.glob("trials/**/student"))
 
 
-def test_failing_trial_is_recorded_and_the_study_goes_on(base, shell, tmp_path):
+def test_failing_trial_is_recorded_and_the_study_goes_on(space, tune, folder):
     # a learning rate at which the loss becomes NaN
-    (tmp_path / "space.yaml").write_text("lr: {choices: [1e-3, 1e+30], key: model.optimizer.init_args.lr}")
-    study = new_study(tmp_path)
+    space.write_text("lr: {choices: [1e-3, 1e+30], key: model.optimizer.init_args.lr}")
+    study = new_study(folder)
     for lr in (1e30, 1e-3):
         study.enqueue_trial({"lr": lr})
-    code, last = shell(*base, "--n_trials", 2, "--model.optimizer.class_path=torch.optim.SGD")
-    assert code == 0, last
-    table = rows(tmp_path)
+    tune(2, "--model.optimizer.class_path=torch.optim.SGD")
+    table = rows(folder)
     assert [row["state"] for row in table] == ["fail", "complete"]
     assert "is not finite" in table[0]["error"] or "nan" in table[0]["error"].lower()
 
@@ -183,20 +179,18 @@ def test_failing_trial_is_recorded_and_the_study_goes_on(base, shell, tmp_path):
 @pytest.mark.parametrize(
     ("trials", "says"), [(50, "3 trials failed in a row, the last with:"), (1, "no trial completed, so there is no")]
 )
-def test_trials_that_all_fail_end_with_an_error(base, shell, tmp_path, trials, says):
-    (tmp_path / "space.yaml").write_text(FINE)
+def test_trials_that_all_fail_end_with_an_error(base, shell, folder, trials, says):
     code, _ = shell(*base, "--n_trials", trials, with_callback("Fails"))
     assert says in code
     assert "RuntimeError: out of something" in code
-    assert optuna.get_all_study_names(url(tmp_path)) == []  # the name is free again
+    assert optuna.get_all_study_names(url(folder)) == []  # the name is free again
 
 
 @pytest.mark.parametrize(("others", "state"), [(1.1, "PRUNED"), (0.0, "COMPLETE")])
 @pytest.mark.parametrize("seeds", [1, 2])
-def test_trial_worse_than_the_median_is_pruned(base, shell, tmp_path, others, state, seeds):
+def test_trial_worse_than_the_median_is_pruned(tune, folder, others, state, seeds):
     """After the second validation; with several seeds also after the first seed, by others' score with the same."""
-    (tmp_path / "space.yaml").write_text(FINE)
-    study = new_study(tmp_path)
+    study = new_study(folder)
     validations = dict.fromkeys((1, 2, 3), others) if seeds == 1 else {}
     for place in range(5):
         study.add_trial(
@@ -205,86 +199,78 @@ def test_trial_worse_than_the_median_is_pruned(base, shell, tmp_path, others, st
                 params={"model.warmup_ratio": place / 10},
                 distributions={"model.warmup_ratio": optuna.distributions.FloatDistribution(0, 1)},
                 intermediate_values=validations,
-                user_attrs={"scores": {str(seed): others for seed in (3, 4)[:seeds]}},
+                user_attrs={"scores": {str(seed): others for seed in (7, 8)[:seeds]}},
             )
         )
     epochs = 3 if seeds == 1 else 1
-    more = ["--seeds", seeds, "--keep_models", "none", f"--trainer.max_epochs={epochs}"]
-    code, last = shell(*base, "--n_trials", 6, *more)
-    assert code == 0, last
-    trial = load(tmp_path).trials[5]
+    tune(6, "--seeds", seeds, "--keep_models", "none", f"--trainer.max_epochs={epochs}")
+    trial = load(folder).trials[5]
     assert trial.state.name == state
     assert trial.last_step == (2 if state == "PRUNED" and seeds == 1 else epochs)
     assert len(trial.user_attrs.get("scores", {})) == (seeds if state == "COMPLETE" else seeds - 1)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_interrupted_trial_is_run_again(base, shell, tmp_path, number):
+def test_interrupted_trial_is_run_again(base, tune, folder, number):
     process = start([*base, "--n_trials", 1, "--trainer.max_epochs=400", "--pruner", "none"])
-    checkpoints = tmp_path / "study" / "trials" / "00000" / "checkpoints"
+    checkpoints = folder / "trials" / "00000" / "checkpoints"
     while not (checkpoints / "best.ckpt").exists():  # until it trains
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.2)
     process.send_signal(number)
     _, errors = process.communicate(timeout=300)
     assert "Traceback" not in errors
-    study = load(tmp_path)
-    if number == signal.SIGKILL:
-        assert process.returncode == -number
-        assert [trial.state.name for trial in study.trials] == ["RUNNING"]
-    else:
-        assert process.returncode == 130, errors
-        assert [trial.state.name for trial in study.trials] == ["FAIL", "WAITING"]
+    assert process.returncode == (-number if number == signal.SIGKILL else 130), errors
+    study = load(folder)
+    states = ["RUNNING"] if number == signal.SIGKILL else ["FAIL", "WAITING"]
+    assert [trial.state.name for trial in study.trials] == states
     before = study.trials[0].params
-    # the same command, but for a length that lets the test end: the study is told it has always been so
-    about = study.user_attrs["definition"].replace('"max_epochs": 400', '"max_epochs": 1')
-    study.set_user_attr("definition", about)
-    code, last = shell(*base, "--n_trials", 1, "--trainer.max_epochs=1", "--pruner", "none")
-    assert code == 0, last
-    assert [trial.state.name for trial in load(tmp_path).trials] == ["FAIL", "COMPLETE"]
-    assert load(tmp_path).trials[1].params == before
-    assert [row["number"] for row in rows(tmp_path)] == ["1"]
+    # the same command with fewer epochs, so that the test ends
+    definition = study.user_attrs["definition"].replace('"max_epochs": 400', '"max_epochs": 1')
+    study.set_user_attr("definition", definition)
+    tune(1, "--trainer.max_epochs=1", "--pruner", "none")
+    assert [trial.state.name for trial in load(folder).trials] == ["FAIL", "COMPLETE"]
+    assert load(folder).trials[1].params == before
+    assert [row["number"] for row in rows(folder)] == ["1"]
     assert not checkpoints.parent.exists()
 
 
 @pytest.mark.parametrize("queued", [True, False])
-def test_trial_given_up_by_another_process_does_not_end_this_one(base, shell, tmp_path, queued):
-    (tmp_path / "space.yaml").write_text(FINE)
-    trials = 1 if queued else 2
-    code, last = shell(*base, "--n_trials", trials, with_callback("GivesUp", url=url(tmp_path), queued=queued))
-    assert code == 0, last
-    assert [trial.state.name for trial in load(tmp_path).trials] == ["FAIL", "COMPLETE"]
-    assert [row["state"] for row in rows(tmp_path)] == (["complete"] if queued else ["fail", "complete"])
+def test_trial_given_up_by_another_process_does_not_end_this_one(tune, folder, queued):
+    tune(1 if queued else 2, with_callback("GivesUp", folder=str(folder), queued=queued))
+    assert [trial.state.name for trial in load(folder).trials] == ["FAIL", "COMPLETE"]
+    assert [row["state"] for row in rows(folder)] == (["complete"] if queued else ["fail", "complete"])
 
 
-def test_two_processes_work_on_one_study(base, tmp_path):
-    args = [*base, "--n_trials", 3, "--pruner", "none", with_callback("WaitsForOther", url=url(tmp_path))]
+def test_two_processes_work_on_one_study(base, folder):
+    args = [*base, "--n_trials", 3, "--pruner", "none", with_callback("WaitsForOther", folder=str(folder))]
     both = [start(args) for _ in range(2)]
     for process in both:
         _, errors = process.communicate(timeout=300)
         assert process.returncode == 0, errors
-    table = rows(tmp_path)
+    table = rows(folder)
     assert [row["state"] for row in table] == ["complete"] * 3
-    assert len({row["alpha"] for row in table}) == 3
-    assert len({trial.user_attrs["process"] for trial in load(tmp_path).trials}) == 2
+    assert len({row["model.warmup_ratio"] for row in table}) == 3
+    assert len({trial.user_attrs["process"] for trial in load(folder).trials}) == 2
 
 
 @pytest.mark.parametrize(
-    ("space", "args", "says"),
+    ("text", "args", "says"),
     [
-        ("model.losses.soft.init_args.temprature: {float: [1, 2]}", [], "temprature = 1: Parser key \"model.losses\""),
+        ("model.losses.soft.init_args.temprature: {float: [1, 2]}", [], 'temprature = 1: Parser key "model.losses"'),
         ("t: {float: [0, 2], key: model.losses.soft.init_args.temperature}", [], "t = 0: SoftTargetLoss"),
         ("modle.x: {float: [1, 2]}", [], "modle.x = 1"),
-        ("w: {int: [1, 3], set: {model.warmup_ratio: (w - 2) ** 0.5}}", [], "is not a finite real number"),
         (FINE, ["--mode", "min"], "--mode: applies to --metric, and val/accuracy is always max"),
+        (FINE, ["--metric", "val/f1_macro"], "--mode: give the direction of 'val/f1_macro'"),
         (FINE, ["--n_trials", "0"], "--n_trials: must be >= 1, got 0"),
+        (FINE, ["--seed_everything=true"], "seed_everything: all trials share the same seeds; give a number, got True"),
     ],
-)  # fmt: skip
-def test_refused_before_the_first_trial(base, shell, tmp_path, space, args, says):
-    (tmp_path / "space.yaml").write_text(space)
+)
+def test_refused_before_the_first_trial(base, space, shell, folder, text, args, says):
+    space.write_text(text)
     code, _ = shell(*base, "--n_trials", 2, *args)
     assert says in code
-    assert not (tmp_path / "study" / "trials").exists()
+    assert not (folder / "trials").exists()
 
 
 @pytest.mark.parametrize(
@@ -294,25 +280,12 @@ def test_refused_before_the_first_trial(base, shell, tmp_path, space, args, says
         (["--trainer.devices=2"], "a trial trains on one device, got 2"),
     ],
 )
-def test_refused_before_the_first_step(base, shell, tmp_path, monkeypatch, args, says):
+def test_refused_before_the_first_step(base, shell, monkeypatch, args, says):
     def step(*_):
         raise AssertionError("it trains")
 
     monkeypatch.setattr(DistillationModule, "training_step", step)
-    (tmp_path / "space.yaml").write_text(FINE)
-    code, _ = shell(*base, "--n_trials", 2, *args)
-    assert says in code
-
-
-def test_another_metric_needs_a_mode():
-    with pytest.raises(ValueError, match="--mode: give the direction of 'val/f1_macro'"):
-        command._choose_metric(Namespace(metric="val/f1_macro", mode=None), Metric("val/accuracy", "max"))
-
-
-def test_seed_must_be_a_number():
-    assert command._consecutive_seeds(7, 2) == [7, 8]
-    with pytest.raises(ValueError, match="all trials share the same seeds"):
-        command._consecutive_seeds(True, 2)
+    assert says in shell(*base, "--n_trials", 2, *args)[0]
 
 
 @pytest.mark.parametrize(
@@ -331,44 +304,33 @@ def test_storage_opened_for_the_first_time_by_several_at_once(tmp_path):
     assert all(each.get_all_studies() == [] for each in opened)
 
 
-def test_journal_file(base, shell, tmp_path, capsys):
-    (tmp_path / "space.yaml").write_text(FINE)
-    assert shell(*base, "--n_trials", 1, "--storage", tmp_path / "study.log")[0] == 0
-    assert "1 trial: 1 complete, 0 pruned, 0 fail" in capsys.readouterr().out
-    assert (tmp_path / "study.log").is_file()
-    assert len(rows(tmp_path)) == 1
-
-
 @pytest.mark.parametrize("package", ["optuna", "matplotlib"])
 def test_missing_package(base, shell, monkeypatch, package):
     monkeypatch.setattr(requirements, "find_spec", lambda name: None if name == package else object())
     assert f"tune: {package} not installed; run pip install 'lightning-kd[tune]'" in shell(*base)[0]
 
 
-def test_example_space(shell, tmp_path, monkeypatch):
-    monkeypatch.chdir(Path(__file__).parents[3])
-    data = Path("lightning_kd/data/quickstart/data_oos_plus.json")
-    names = sorted({row[1] for split in yaml.safe_load(data.read_text()).values() for row in split})
-    teacher = save_model(tiny_bert(names, layers=2), tmp_path / "teacher")
-    shared = [
-        "--n_trials",
-        1,
-        "--trainer.max_epochs=1",
-        "--trainer.limit_train_batches=2",
-        f"--model.teacher={teacher}",
-    ]
-    shared += ["--model.ignore_checks+=weak_teacher", f"--data.init_args.path={data}", "--trainer.accelerator=cpu"]
-    for folder, config, space in (
-        ("quickstart", "distill", "space.py:space"),
-        ("clinc150", "distill_fast", "space.yaml"),
-    ):
-        where = ["--config", f"configs/{folder}/{config}.yaml", "--search_space", f"configs/{folder}/tune/{space}"]
-        more = [] if folder == "quickstart" else [f"--model.student.config={teacher}", "--trainer.precision=32-true"]
-        more += [f"--model.teacher_cache={tmp_path / 'cache'}"] if more else []
-        code, last = shell("tune", *where, "--output_dir", tmp_path / folder, *shared, *more)
-        assert code == 0, last
-        assert (tmp_path / folder / "best.yaml").is_file()
-        shutil.rmtree(tmp_path / folder)
+@pytest.mark.parametrize(
+    ("config", "space"),
+    [
+        ("quickstart/distill.yaml", "quickstart/tune/space.py:space"),
+        ("clinc150/distill_fast.yaml", "clinc150/tune/space.yaml"),
+    ],
+)
+def test_example_space(shell, tmp_path, monkeypatch, config, space):
+    monkeypatch.chdir(ROOT)
+    data = QUICKSTART / "data_oos_plus.json"
+    names = sorted({row[1] for split in json.loads(data.read_text()).values() for row in split})
+    teacher = save_model(tiny_bert(names), tmp_path / "teacher")
+    where = ["--config", f"configs/{config}", "--search_space", f"configs/{space}", "--output_dir", tmp_path / "study"]
+    models = [f"--model.teacher={teacher}", f"--model.student.config={teacher}", "--model.ignore_checks+=weak_teacher"]
+    paths = [f"--model.teacher_cache={tmp_path / 'cache'}", f"--data.init_args.path={data}"]
+    short = ["--n_trials", 1, "--trainer.max_epochs=1", "--trainer.limit_train_batches=2"]
+    code, last = shell(
+        "tune", *where, *models, *paths, *short, "--trainer.accelerator=cpu", "--trainer.precision=32-true"
+    )
+    assert code == 0, last
+    assert (tmp_path / "study" / "best.yaml").is_file()
 
 
 class Fails(Callback):
@@ -381,12 +343,12 @@ class Fails(Callback):
 class GivesUp(Callback):
     """Stands for another process that takes this one for dead, while its first trial runs."""
 
-    def __init__(self, url: str, queued: bool) -> None:
-        self.url = url
+    def __init__(self, folder: str, queued: bool) -> None:
+        self.folder = Path(folder)
         self.queued = queued
 
     def on_train_start(self, trainer, pl_module):
-        study = optuna.load_study(study_name="study", storage=self.url)
+        study = load(self.folder)
         trial = study.trials[-1]
         if trial.number == 0:
             study.tell(0, state=optuna.trial.TrialState.FAIL)
@@ -397,11 +359,11 @@ class GivesUp(Callback):
 class WaitsForOther(Callback):
     """Trains when two processes have begun a trial."""
 
-    def __init__(self, url: str) -> None:
-        self.url = url
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(folder)
 
     def on_train_start(self, trainer, pl_module):
-        study = optuna.load_study(study_name="study", storage=self.url)
+        study = load(self.folder)
         until = time.monotonic() + 200
         while len({trial.user_attrs.get("process") for trial in study.get_trials(deepcopy=False)} - {None}) < 2:
             assert time.monotonic() < until
