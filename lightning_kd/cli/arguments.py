@@ -10,9 +10,9 @@ from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import LightningDataModule
 
 from lightning_kd import data, tasks  # noqa: F401  makes their classes known by name
+from lightning_kd.evaluation.batches import as_text_datamodule
+from lightning_kd.export.artifacts import infer_task
 from lightning_kd.tasks.base import Task
-
-DATA_HINT = "choose one with --data, such as TextClassificationDataModule for your own files"
 
 
 def create_parser(command: str, description: str) -> ArgumentParser:
@@ -36,24 +36,36 @@ def set_data_title(parser: ArgumentParser) -> None:
 
 
 def parse_and_instantiate(
-    parser: ArgumentParser, args: list[str], first_model: Callable[[Namespace], str]
+    parser: ArgumentParser, args: list[str], sources: Callable[[Namespace], list[str | None]]
 ) -> Namespace:
     """Parse the arguments and instantiate their classes.
 
     Args:
         parser: From :func:`create_parser`.
         args: The command line after the command's name.
-        first_model: Returns the model whose tokenizer the DataModule uses by default.
+        sources: Returns the models. The DataModule uses the tokenizer of the first one by default.
+
+    Returns:
+        The arguments, where ``data`` is a ``TextDataModule``, ``task`` is inferred unless it is given, and ``sources``
+        are the folders or Hub ids of the models.
+
+    Raises:
+        ValueError: If the DataModule is unsuitable, or the task cannot be inferred.
     """
     config = parser.parse_args(args)
+    models = [_expand_user(source) for source in sources(config) if source is not None]
     data_args = config.data.get("init_args")
     if data_args is not None and "tokenizer" in data_args and data_args.tokenizer is None:
-        data_args.tokenizer = expand_user(first_model(config))
+        data_args.tokenizer = models[0]
     objects: Namespace = parser.instantiate_classes(config)
+    hint = "choose one with --data, such as TextClassificationDataModule for your own files"
+    objects.data = as_text_datamodule(objects.data, parser.prog.split()[1], hint)
+    objects.task = objects.task or infer_task(models[0])
+    objects.sources = models
     return objects
 
 
-def expand_user(source: str) -> str:
+def _expand_user(source: str) -> str:
     """Return a model's folder with ``~`` expanded, or the source itself if it is a Hub id."""
     path = Path(source).expanduser()
     return str(path) if path.exists() else source

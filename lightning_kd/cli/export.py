@@ -5,10 +5,8 @@ from pathlib import Path
 
 from lightning_kd.callbacks import NeuronTrace, ONNXExport
 from lightning_kd.callbacks.export_base import Export
-from lightning_kd.cli.arguments import DATA_HINT, create_parser, expand_user, parse_and_instantiate
+from lightning_kd.cli.arguments import create_parser, parse_and_instantiate
 from lightning_kd.cli.main import unknown_name
-from lightning_kd.evaluation.batches import as_text_datamodule
-from lightning_kd.export.artifacts import infer_task
 from lightning_kd.export.model_card import source_model_card
 from lightning_kd.export.student import TrainedStudent
 from lightning_kd.io.serialization import class_from_config
@@ -33,16 +31,14 @@ def main(args: list[str]) -> None:
     parser.add_argument("--model", type=str, required=True, help="Folder or Hub id.")
     parser.add_argument("--output_dir", type=str, required=True, help="Folder to write.")
     options = parser.add_class_arguments(export_class, as_group=False, skip={"output_dir"})
-    config = parse_and_instantiate(parser, args[2:], lambda config: config.model)
+    config = parse_and_instantiate(parser, args[2:], lambda config: [config.model])
     exporter = export_class(config.output_dir, **{option: config[option] for option in options})
-    source, target = expand_user(config.model), Path(config.output_dir).expanduser().resolve()
+    source, target = config.sources[0], Path(config.output_dir).expanduser().resolve()
     exporter.check_installed()
     exporter.check_output_dirs(target, [Path(source)] if Path(source).is_dir() else [])
-    datamodule = as_text_datamodule(config.data, "export", DATA_HINT)
-    task = config.task or infer_task(source)
-    model = load_model(source, task.auto_class, "model")
-    check_lengths(datamodule, model, None)
-    exporter.write(target, TrainedStudent(model, task, datamodule, source_model_card(source)))
+    model = load_model(source, config.task.auto_class, "model")
+    check_lengths(config.data, model, None)
+    exporter.write(target, TrainedStudent(model, config.task, config.data, source_model_card(source)))
 
 
 def _export_class(name: str) -> type[Export]:

@@ -4,12 +4,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lightning_kd.cli.arguments import DATA_HINT, create_parser, expand_user, parse_and_instantiate
-from lightning_kd.evaluation.batches import Split, as_text_datamodule, check_split
+from lightning_kd.cli.arguments import create_parser, parse_and_instantiate
+from lightning_kd.evaluation.batches import Split, check_split
 from lightning_kd.evaluation.temperature.plot import plot_probe, write_probe_plot, write_probe_report
 from lightning_kd.evaluation.temperature.saved_models import probe_models
 from lightning_kd.evaluation.temperature.selection import Selection
-from lightning_kd.export.artifacts import infer_task
 from lightning_kd.export.requirements import require_packages
 from lightning_kd.io.atomic import check_writable
 
@@ -38,16 +37,13 @@ def main(args: list[str]) -> None:
     parser.add_argument(
         "--output_dir", type=str, default="probe", help="Folder for probe.md, probe.json and probe.png."
     )
-    config = parse_and_instantiate(parser, args[1:], lambda config: config.teacher)
+    config = parse_and_instantiate(parser, args[1:], lambda config: [config.teacher, config.student])
     selection = Selection(config.sentences, config.num_examples, config.temperatures, config.top_k, config.bottom_k)
     output_dir = Path(config.output_dir).expanduser()
     require_packages("probe", "plots", "matplotlib")
     check_writable(output_dir / "probe.md", "output_dir")
-    datamodule = as_text_datamodule(config.data, "probe", DATA_HINT)
-    sources = [expand_user(source) for source in (config.teacher, config.student) if source is not None]
-    task = config.task or infer_task(sources[0])
-    check_split(datamodule, config.split, task)
-    result = probe_models(selection, task, datamodule, config.split, sources)
+    check_split(config.data, config.split, config.task)
+    result = probe_models(selection, config.task, config.data, config.split, config.sources)
     write_probe_report(result, output_dir)
     for table in result.tables():  # before the plot, which takes longer
         Console(emoji=False).print(table)

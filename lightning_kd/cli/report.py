@@ -4,11 +4,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lightning_kd.cli.arguments import DATA_HINT, create_parser, expand_user, parse_and_instantiate
-from lightning_kd.evaluation.batches import Split, as_text_datamodule, check_split
+from lightning_kd.cli.arguments import create_parser, parse_and_instantiate
+from lightning_kd.evaluation.batches import Split, check_split
 from lightning_kd.evaluation.benchmark import build_report
 from lightning_kd.evaluation.report_plot import write_report
-from lightning_kd.export.artifacts import infer_task, open_artifacts
+from lightning_kd.export.artifacts import open_artifacts
 from lightning_kd.export.requirements import require_packages
 from lightning_kd.io.atomic import check_writable
 from lightning_kd.models import load_tokenizer
@@ -35,13 +35,11 @@ def main(args: list[str]) -> None:
     parser.add_argument(
         "--output_dir", type=str, default="report", help="Folder for report.md, report.json and report.png."
     )
-    config = parse_and_instantiate(parser, args[1:], lambda config: config.models[0])
+    config = parse_and_instantiate(parser, args[1:], lambda config: config.models)
+    datamodule, task, sources = config.data, config.task, config.sources
     output_dir = Path(config.output_dir).expanduser()
     require_packages("report", "plots", "matplotlib")
     check_writable(output_dir / "report.md", "output_dir")
-    datamodule = as_text_datamodule(config.data, "report", DATA_HINT)
-    sources = [expand_user(source) for source in config.models]
-    task = config.task or infer_task(sources[0])
     check_split(datamodule, config.split, task)
     expected = tokenizer_fingerprint(datamodule.tokenizer)
     for source in sources:
