@@ -101,16 +101,15 @@ class DistillationCLI(LightningCLI):
             )
         user_callbacks = settings["callbacks"] or []
         callbacks = [*user_callbacks] if isinstance(user_callbacks, list) else [user_callbacks]
-        if settings["logger"] in (None, True) and not settings["fast_dev_run"]:
-            kwargs["logger"] = create_run_logger(
-                self._resolve_run_dir(Path(settings["default_root_dir"] or ".").resolve())
-            )
-        has_monitor = any(isinstance(callback, ModelCheckpoint) and callback.monitor for callback in callbacks)
-        if self.subcommand == "fit" and not has_monitor:
-            callbacks.append(self._best_checkpoint())
-        has_logger = kwargs.get("logger", settings["logger"]) not in (None, False, []) and not settings["fast_dev_run"]
-        if self.subcommand == "fit" and has_logger and not any(isinstance(c, LearningRateMonitor) for c in callbacks):
-            callbacks.append(LearningRateMonitor(logging_interval="step"))
+        has_logger = settings["logger"] not in (False, []) and not settings["fast_dev_run"]
+        if has_logger and settings["logger"] in (None, True):
+            root = Path(settings["default_root_dir"] or ".").resolve()
+            kwargs["logger"] = create_run_logger(self._resolve_run_dir(root))
+        if self.subcommand == "fit":
+            if not any(isinstance(callback, ModelCheckpoint) and callback.monitor for callback in callbacks):
+                callbacks.append(self._best_checkpoint())
+            if has_logger and not any(isinstance(callback, LearningRateMonitor) for callback in callbacks):
+                callbacks.append(LearningRateMonitor(logging_interval="step"))
         callbacks.append(RunSummary())
         return super().instantiate_trainer(callbacks=callbacks, **kwargs)
 

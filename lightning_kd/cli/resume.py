@@ -42,11 +42,9 @@ def resume_arguments(run_dir: Path) -> list[str]:
     """Return the arguments of ``fit`` that resume a run.
 
     Raises:
-        ValueError: If the folder is missing, is not a run folder, or has no ``last.ckpt``.
+        ValueError: If it is not a run folder, or has no ``last.ckpt``.
     """
     config, checkpoint = run_dir / "config.yaml", last_checkpoint_path(run_dir)
-    if not run_dir.is_dir():
-        raise ValueError(f"--resume: {str(run_dir)!r} is not a folder")
     if not config.is_file():
         raise ValueError(f"--resume: {str(run_dir)!r} is not a run folder (no config.yaml)")
     if not checkpoint.exists():
