@@ -3,9 +3,8 @@
 import json
 
 import pytest
-from transformers import AutoTokenizer
 
-from tests.helpers import TINY_BERT, save_model, tiny_bert
+from tests.helpers import save_model, tiny_bert
 
 STUDENT_EXPORT = "lightning_kd.StudentExport"
 
@@ -40,19 +39,18 @@ def test_options_of_a_format(root, export, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("export_format", "options"),
-    [("onnx", ["--int8"]), ("neuron", ["--target", "--auto_cast"]), (STUDENT_EXPORT, ["--output_dir"])],
+    ("format_args", "expected"),
+    [
+        ([], ["onnx, neuron"]),
+        (["onnx"], ["--model", "--data", "--int8"]),
+        (["neuron"], ["--model", "--data", "--target", "--auto_cast"]),
+        ([STUDENT_EXPORT], ["--model", "--data", "--output_dir"]),
+    ],
 )
-def test_help_of_a_format(shell, export_format, options):
-    code, shown = shell("export", export_format, "--help")
+def test_help(shell, format_args, expected):
+    code, shown = shell("export", *format_args, "--help")
     assert code == 0
-    assert all(option in shown for option in ["--model", "--data", *options])
-
-
-def test_help(shell):
-    code, shown = shell("export", "--help")
-    assert code == 0
-    assert "onnx, neuron" in shown
+    assert all(option in shown for option in expected)
 
 
 @pytest.mark.parametrize(
@@ -77,12 +75,6 @@ def test_missing_arguments(root, data_args, shell):
     assert "output_dir" in last
 
 
-def test_second_export_of_a_model_without_a_card(root, export, tmp_path):
-    for _ in range(2):
-        code, last = export(STUDENT_EXPORT, root / "student", tmp_path / "x")
-        assert code == 0, last
-
-
 def test_export_onto_an_unrelated_folder(root, export, tmp_path):
     (tmp_path / "notes.txt").touch()
     code, _ = export("onnx", root / "student", tmp_path)
@@ -99,8 +91,8 @@ def test_export_onto_the_model_itself(root, export, target):
     assert {file: file.read_bytes() for file in (root / "student").iterdir()} == before
 
 
-def test_max_length_above_position_embeddings(root, export, data_args, shell, tmp_path):
-    tokenizer = AutoTokenizer.from_pretrained(TINY_BERT, model_max_length=1000)
+def test_max_length_above_position_embeddings(export, data_args, shell, tokenizer, tmp_path):
+    tokenizer.model_max_length = 1000
     model = save_model(tiny_bert(), tmp_path / "model", tokenizer)
     too_long = ["--data.max_length", 100]
     for code, _ in (
@@ -110,12 +102,15 @@ def test_max_length_above_position_embeddings(root, export, data_args, shell, tm
         assert "data.max_length: 100 tokens" in code
 
 
-def test_existing_card_is_kept_and_extended(export, tmp_path):
+@pytest.mark.parametrize("card", [None, "---\nlicense: mit\n---\n# Mine\n\n## Compression report\n\nold"])
+def test_second_export_keeps_and_extends_the_card(export, tmp_path, card):
     model = save_model(tiny_bert(), tmp_path / "model")
-    (tmp_path / "model" / "README.md").write_text("---\nlicense: mit\n---\n# Mine\n\n## Compression report\n\nold")
+    if card:
+        (tmp_path / "model" / "README.md").write_text(card)
     for _ in range(2):
         code, last = export(STUDENT_EXPORT, model, tmp_path / "x")
         assert code == 0, last
-    card = (tmp_path / "x" / "README.md").read_text()
-    assert all(part in card for part in ("license: mit", "# Mine", "lightning_kd"))
-    assert "old" not in card
+    written = (tmp_path / "x" / "README.md").read_text()
+    assert "lightning_kd" in written
+    assert "old" not in written
+    assert not card or ("license: mit" in written and "# Mine" in written)

@@ -1,12 +1,9 @@
-"""``lightning-kd`` itself: its help, its version, unknown commands, and the table of commands."""
-
-import sys
-from importlib import import_module
+"""``lightning-kd`` itself: its help, its version, and the table of commands."""
 
 import pytest
 
 import lightning_kd
-from lightning_kd.cli.main import COMMANDS, run_command
+from lightning_kd.cli.main import COMMANDS
 
 
 @pytest.mark.parametrize("args", [[], ["-h"], ["--help"]])
@@ -37,29 +34,8 @@ def test_unknown_command(args, problem, shell):
     assert problem in last
 
 
-@pytest.mark.parametrize("module", sorted({module for module, _ in COMMANDS.values()}))
-def test_each_command_has_a_main(module):
-    assert callable(import_module(f"lightning_kd.cli.{module}").main)
-
-
-def test_arguments_begin_with_the_name(monkeypatch):
-    received = []
-    monkeypatch.setattr(import_module("lightning_kd.cli.consolidate"), "main", received.append)
-    run_command(["consolidate", "a", "--output=b"])
-    assert received == [["consolidate", "a", "--output=b"]]
-
-
-@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "export"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_of_a_command(command, shell):
     code, shown = shell(command, "--help")
     assert code == 0
     assert f"usage: lightning-kd {command} " in shown
-
-
-def test_module_is_executable(monkeypatch, capsys):
-    import runpy
-
-    monkeypatch.setattr(sys, "argv", ["lightning-kd", "--version"])
-    with pytest.raises(SystemExit, match="0"):
-        runpy.run_module("lightning_kd", run_name="__main__")
-    assert capsys.readouterr().out.startswith("lightning-kd ")

@@ -3,7 +3,6 @@
 import json
 
 import pytest
-from transformers import AutoTokenizer
 
 from lightning_kd.cli import probe as probe_module
 from tests.helpers import (
@@ -87,19 +86,18 @@ def test_invalid_arguments(root, probe, arguments, message):
     assert message in probe(root / "teacher", "--top_k", 3, *arguments)[0]
 
 
-@pytest.mark.parametrize("command", ["probe", "report"])
-def test_output_dir_is_checked_before_models_are_loaded(root, data_args, shell, command):
-    models = ["--teacher", "no/where"] if command == "probe" else ["--models", "no/where"]
-    arguments = [*models, "--task", "SequenceClassification", *data_args, "--data.tokenizer", TINY_BERT]
+@pytest.mark.parametrize(("command", "models"), [("probe", "--teacher"), ("report", "--models")])
+def test_arguments_are_checked_before_models_are_loaded(data_args, shell, command, models):
+    arguments = [models, "no/where", "--task", "SequenceClassification", *data_args, "--data.tokenizer", TINY_BERT]
     code, _ = shell(command, *arguments, "--output_dir", f"{__file__}/x")
     assert "output_dir: " in code
     assert __file__ in code
+    assert shell(command, *arguments, "--split", "dev")[0] == 2
 
 
 def test_unsupported_datamodule(root, shell):
-    code, _ = shell(
-        "probe", "--teacher", root / "teacher", "--data", "lightning.pytorch.demos.boring_classes.BoringDataModule"
-    )
+    boring = "lightning.pytorch.demos.boring_classes.BoringDataModule"
+    code, _ = shell("probe", "--teacher", root / "teacher", "--data", boring)
     assert "probe: " in code
     assert "BoringDataModule" in code
     assert "--data" in code
@@ -112,12 +110,7 @@ def test_tables_are_printed_before_plotting(root, probe, tmp_path, monkeypatch, 
     assert {file.name for file in (tmp_path / "probe").iterdir()} == {"probe.md", "probe.json"}
 
 
-def test_unknown_split(root, probe):
-    assert probe(root / "teacher", "--split", "dev")[0] == 2
-
-
-def test_incompatible_models(root, probe, tmp_path):
-    tokenizer = AutoTokenizer.from_pretrained(TINY_BERT)
+def test_incompatible_models(root, probe, tokenizer, tmp_path):
     tokenizer.add_tokens(["lightning"])
     other_labels = save_model(tiny_bert(labels=["greet", "leave", "stay"]), tmp_path / "labels")
     other_count = save_model(tiny_bert(labels=None, num_labels=4), tmp_path / "count")

@@ -3,9 +3,8 @@
 import json
 
 import pytest
-from transformers import AutoTokenizer
 
-from tests.helpers import TINY_BERT, save_model, tiny_bert
+from tests.helpers import save_model, tiny_bert
 
 
 @pytest.fixture
@@ -22,8 +21,7 @@ def test_missing_model(root, report):
     assert str(root / "studnet") in report(root / "teacher", root / "studnet")[0]
 
 
-def test_models_with_different_tokenizers(root, report, tmp_path):
-    tokenizer = AutoTokenizer.from_pretrained(TINY_BERT)
+def test_models_with_different_tokenizers(root, report, tokenizer, tmp_path):
     tokenizer.add_tokens(["lightning"])
     other = save_model(tiny_bert(), tmp_path / "other", tokenizer)
     assert f"models: tokenizer of {other!r}" in report(root / "teacher", other)[0]
@@ -36,10 +34,6 @@ def test_model_of_unknown_task(report, tmp_path):
     assert "BertModel" in report(model)[0]
     code, last = report(model, options=["--task", "SequenceClassification"])
     assert code == 0, last
-
-
-def test_unknown_split(root, report):
-    assert report(root / "teacher", options=["--split", "dev"])[0] == 2
 
 
 def test_models_of_equal_name_and_duplicates(report, tmp_path):
@@ -57,8 +51,3 @@ def test_home_directory_is_expanded(root, report, monkeypatch):
     monkeypatch.setenv("HOME", str(root))
     code, last = report("~/student")
     assert code == 0, last
-
-
-def test_output_dir_is_a_file(root, report, tmp_path):
-    (tmp_path / "report").touch()
-    assert "output_dir: " in report(root / "student")[0]

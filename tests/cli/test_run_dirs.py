@@ -1,28 +1,20 @@
 """Each run gets a new folder, which is removed if the run keeps nothing."""
 
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from threading import Barrier
 
 import pytest
 
-from lightning_kd.cli.resume import resume_arguments
-from lightning_kd.cli.run_dirs import create_run_dir, create_run_logger, remove_if_empty
-
-
-def test_versions_increment(tmp_path):
-    folders = [create_run_dir(tmp_path / "not yet there") for _ in range(3)]
-    assert [f.relative_to(tmp_path) for f in folders] == [
-        Path("not yet there", "lightning_logs", f"version_{n}") for n in range(3)
-    ]
-    assert all(f.is_dir() for f in folders)
+from lightning_kd.cli.run_dirs import create_run_dir, remove_if_empty
 
 
 def test_first_free_version_is_used(tmp_path):
-    create_run_dir(tmp_path)
-    (tmp_path / "lightning_logs" / "version_2").mkdir()
-    (tmp_path / "lightning_logs" / "version_1").touch()  # a file blocks the name, too
-    assert create_run_dir(tmp_path).name == "version_3"
+    root = tmp_path / "not yet there" / "lightning_logs"
+    assert create_run_dir(root.parent) == root / "version_0"
+    (root / "version_2").mkdir()
+    (root / "version_1").touch()  # a file blocks the name, too
+    assert create_run_dir(root.parent) == root / "version_3"
+    assert (root / "version_3").is_dir()
 
 
 def test_concurrent_runs_get_different_dirs(tmp_path):
@@ -64,21 +56,3 @@ def test_logs_dir_is_never_removed(tmp_path):
     kept.mkdir()
     remove_if_empty(tmp_path / "lightning_logs")
     assert kept.is_dir()
-
-
-def test_logger_writes_into_the_run_dir(tmp_path):
-    folder = create_run_dir(tmp_path)
-    logger = create_run_logger(folder)
-    logger.log_metrics({"a": 1.0}, 0)
-    logger.finalize("success")
-    assert Path(logger.log_dir) == folder
-    assert list(folder.glob("events.out.tfevents.*"))
-
-
-def test_resume_arguments(tmp_path):
-    run = tmp_path / "my runs" / "version_0"
-    (run / "checkpoints").mkdir(parents=True)
-    (run / "config.yaml").touch()
-    (run / "checkpoints" / "last.ckpt").touch()
-    expected = ["--config", str(run / "config.yaml"), "--ckpt_path", str(run / "checkpoints" / "last.ckpt")]
-    assert resume_arguments(run) == expected
