@@ -6,6 +6,7 @@ from tempfile import TemporaryDirectory
 
 from lightning_kd.cli.errors import exit_on_error
 from lightning_kd.cli.main import suppress_noise
+from lightning_kd.cli.sagemaker.arguments import find_config, fit_arguments
 from lightning_kd.cli.sagemaker.environment import ScriptMode, write_failure_file
 
 
@@ -19,13 +20,14 @@ def train() -> None:
 
     Ignores ``sys.argv``: SageMaker also passes the hyperparameters there, but less precisely.
     """
-    from lightning_kd.cli.sagemaker.fit import fit_arguments, run_fit  # slow to import, and may fail
+    from lightning_kd.cli.sagemaker.fit import run_fit  # slow to import, and may fail
 
     suppress_noise()
     job = ScriptMode.from_environment(os.environ)
     os.environ.update(job.rendezvous_variables(os.environ))
+    config = find_config(job.hyperparameters, os.environ)
     with TemporaryDirectory() as folder:
-        run_fit(job, fit_arguments(job, os.environ, Path(folder)))
+        run_fit(job, fit_arguments(config, job.hyperparameters, os.environ, Path(folder)))
 
 
 if __name__ == "__main__":

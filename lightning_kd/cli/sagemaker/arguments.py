@@ -45,6 +45,26 @@ def substitute_env(text: str, variables: Mapping[str, str], source: str) -> str:
     return PLACEHOLDER.sub(value, text)
 
 
+def fit_arguments(
+    config: Path, hyperparameters: Mapping[str, Any], variables: Mapping[str, str], folder: Path
+) -> list[str]:
+    """Return a YAML file and hyperparameters as arguments of ``fit``.
+
+    Args:
+        config: The YAML file.
+        hyperparameters: Values by name.
+        variables: Variables for placeholders.
+        folder: Folder for a copy of the YAML file with placeholders replaced.
+
+    Raises:
+        ValueError: If a placeholder has no value.
+    """
+    resolved = folder / config.name
+    text = substitute_env(config.read_text(encoding="utf-8"), variables, config.name)
+    resolved.write_text(text, encoding="utf-8")
+    return ["--config", str(resolved), *config_overrides(hyperparameters, variables)]
+
+
 def config_overrides(hyperparameters: Mapping[str, Any], variables: Mapping[str, str]) -> list[str]:
     """Return hyperparameters, named by config keys, as arguments of ``fit``.
 
@@ -80,7 +100,9 @@ def find_config(hyperparameters: Mapping[str, Any], variables: Mapping[str, str]
         ValueError: If it is in neither.
     """
     name = str(hyperparameters.get(CONFIG, DEFAULT_CONFIG))
-    folders = [Path.cwd(), *(Path(variables[v]) for v in (f"SM_CHANNEL_{CONFIG.upper()}",) if v in variables)]
+    folders = [Path.cwd()]
+    if channel := variables.get(f"SM_CHANNEL_{CONFIG.upper()}"):
+        folders.append(Path(channel))
     for folder in folders:
         if (folder / name).is_file():
             return folder / name

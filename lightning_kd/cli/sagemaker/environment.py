@@ -23,7 +23,6 @@ class ScriptMode:
 
     Attributes:
         model_dir: Folder that becomes the job's ``model.tar.gz``.
-        output_dir: Folder of the file ``failure``, which SageMaker shows as the job's failure reason.
         output_data_dir: Folder that becomes the job's ``output.tar.gz``.
         checkpoint_dir: Folder that SageMaker syncs to S3, and restores when a job is restarted.
         hyperparameters: Values by name.
@@ -33,7 +32,6 @@ class ScriptMode:
     """
 
     model_dir: Path
-    output_dir: Path
     output_data_dir: Path
     checkpoint_dir: Path
     hyperparameters: dict[str, Any]
@@ -54,7 +52,6 @@ class ScriptMode:
             raise ValueError(f"SM_CURRENT_HOST: {host!r} is not in SM_HOSTS, {hosts}; SageMaker sets both")
         return cls(
             _read_folder(variables, "SM_MODEL_DIR"),
-            _read_folder(variables, "SM_OUTPUT_DIR"),
             _read_folder(variables, "SM_OUTPUT_DATA_DIR"),
             Path(variables.get(CHECKPOINT_DIR_VARIABLE) or DEFAULT_CHECKPOINT_DIR),
             _read_json(variables, "SM_HPS", {}, dict),
@@ -82,7 +79,7 @@ class ScriptMode:
 
 
 def write_failure_file(message: str) -> None:
-    """Write the failure reason for SageMaker, unless another process of this host already did."""
+    """Write the job's failure reason, which SageMaker shows, unless another process of this host already did."""
     if folder := os.environ.get("SM_OUTPUT_DIR"):
         with suppress(OSError), (Path(folder) / "failure").open("x", encoding="utf-8") as file:
             file.write(message)
@@ -98,10 +95,9 @@ def _read_folder(variables: Mapping[str, str], name: str) -> Path:
 
 
 def _read_json(variables: Mapping[str, str], name: str, default: Any, kind: type) -> Any:
-    try:
+    value = None
+    with suppress(json.JSONDecodeError):
         value = json.loads(variables[name]) if name in variables else default
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{name}: not JSON ({error}), got {variables[name]!r}; SageMaker sets it") from error
     if not isinstance(value, kind):
         raise ValueError(f"{name}: expected a JSON {kind.__name__}, got {variables[name]!r}; SageMaker sets it")
     return value

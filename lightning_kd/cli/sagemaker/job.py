@@ -1,7 +1,6 @@
 """A training job, and the CreateTrainingJob request that starts it."""
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -135,33 +134,27 @@ class Job:
         Raises:
             ValueError: If ``request`` has a field that follows from other arguments.
         """
-        definitions = [{"Name": name, "Regex": f"{name}=([-+.0-9e]+)"} for name in metrics]  # see progress.py
+        definitions = [{"Name": name, "Regex": f"{name}=([-+.0-9e]+)"} for name in metrics]  # see ProgressLines
         algorithm = {"TrainingImage": self.image_uri, "TrainingInputMode": "File", "MetricDefinitions": definitions}
         limits = {"MaxRuntimeInSeconds": self.max_run}
         if self.use_spot_instances:
             limits["MaxWaitTimeInSeconds"] = min(self.max_run + SPOT_WAIT, MAX_RUN)
-        prefix = self.s3_prefix(job_name)
+        checkpoints = self.checkpoint_s3_uri or f"{self.s3_prefix(job_name)}/checkpoints"
+        size = {"InstanceCount": self.instance_count, "VolumeSizeInGB": self.volume_size}
         toolkit = {"sagemaker_program": ENTRY_POINT, "sagemaker_submit_directory": source_uri}
-        channels = [_channel(name, uri) for name, uri in self.channels.items()]
         request = {
             "TrainingJobName": job_name,
             "RoleArn": self.role,
             "AlgorithmSpecification": algorithm,
             "HyperParameters": {**self.parse_hyperparameters(), **toolkit},
             "OutputDataConfig": {"S3OutputPath": self.output_path},
-            "ResourceConfig": {
-                "InstanceType": self.instance_type,
-                "InstanceCount": self.instance_count,
-                "VolumeSizeInGB": self.volume_size,
-            },
+            "ResourceConfig": {"InstanceType": self.instance_type, **size},
             "StoppingCondition": limits,
             "EnableManagedSpotTraining": self.use_spot_instances,
-            "CheckpointConfig": {
-                "S3Uri": self.checkpoint_s3_uri or f"{prefix}/checkpoints",
-                "LocalPath": DEFAULT_CHECKPOINT_DIR,
-            },
-            **({"InputDataConfig": channels} if channels else {}),
+            "CheckpointConfig": {"S3Uri": checkpoints, "LocalPath": DEFAULT_CHECKPOINT_DIR},
         }
+        if self.channels:
+            request["InputDataConfig"] = [_channel(name, uri) for name, uri in self.channels.items()]
         if conflicts := sorted(request.keys() & self.request.keys()):
             raise ValueError(
                 f"request: {', '.join(conflicts)} follows from other arguments; use those, or edit the output of "
@@ -174,6 +167,6 @@ def _first_duplicate(names: list[str]) -> str | None:
     return next((name for index, name in enumerate(names) if name in names[:index]), None)
 
 
-def _channel(name: str, uri: str) -> Mapping[str, Any]:
+def _channel(name: str, uri: str) -> dict[str, Any]:
     source = {"S3DataType": "S3Prefix", "S3Uri": uri, "S3DataDistributionType": "FullyReplicated"}
     return {"ChannelName": name, "DataSource": {"S3DataSource": source}}

@@ -13,10 +13,11 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from lightning_kd.cli.sagemaker.arguments import config_overrides, substitute_env
+from lightning_kd.cli.sagemaker.arguments import fit_arguments
 from lightning_kd.cli.sagemaker.job import Job
 from lightning_kd.cli.sagemaker.remote_paths import check_remote_paths
 from lightning_kd.cli.sagemaker.source import pack
+from lightning_kd.export.requirements import require_packages
 
 
 def main(args: list[str]) -> None:
@@ -45,8 +46,8 @@ def main(args: list[str]) -> None:
     source = Path(options.source).expanduser() if options.source is not None else None
     settings = vars(options)
     job = Job(**{name: settings[name] for name in Job.__dataclass_fields__})
-    if not options.dry_run and find_spec("boto3") is None:
-        raise ValueError("boto3 is not installed; run pip install 'lightning-kd[sagemaker]', or use --dry_run")
+    if not options.dry_run:
+        require_packages("sagemaker without --dry_run", "sagemaker", "boto3")
     for name, path, exists in (("config", config, config.is_file()), ("source", source, not source or source.is_dir())):
         if not exists:
             raise ValueError(f"{name}: {str(path)!r} does not exist; check the path")
@@ -81,18 +82,11 @@ def check_config(config: Path, job: Job, source: Path | None) -> str:
     """
     from lightning_kd.cli.fit import ParseOnlyCLI, run  # takes seconds
 
-    variables = job.environment()
     with TemporaryDirectory() as folder, importable_from(source):
-        resolved = Path(folder) / config.name
-        resolved.write_text(
-            substitute_env(config.read_text(encoding="utf-8"), variables, config.name), encoding="utf-8"
-        )
-        cli = run(
-            ["fit", "--config", str(resolved), *config_overrides(job.parse_hyperparameters(), variables)],
-            cli_class=ParseOnlyCLI,
-        )
-        check_remote_paths(cli.config["fit"], source)
-        task: Any = locate(cli.config["fit"].model.task.class_path)
+        arguments = fit_arguments(config, job.parse_hyperparameters(), job.environment(), Path(folder))
+        fit_config = run(["fit", *arguments], cli_class=ParseOnlyCLI).config["fit"]
+        check_remote_paths(fit_config, source)
+        task: Any = locate(fit_config.model.task.class_path)
     return f"val/{task.monitor}"
 
 

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import torch
 
-from tests.helpers import TINY_BERT
+from tests.helpers import ROOT, TINY_BERT
 
-ROOT = Path(__file__).parents[3]
 FOLDERS = ("model", "output/data", "output/intermediate", "input/config", "input/data", "checkpoints", "code")
 
 CONFIG = f"""
@@ -54,66 +53,19 @@ class Host:
         for folder in FOLDERS:
             (self.root / folder).mkdir(parents=True, exist_ok=True)
 
-    def files(self, hyperparameters: dict) -> dict[str, object]:
-        """What the service writes into input/config, by name of the file."""
-        group = {"instance_group_name": "homogeneousCluster", "instance_type": "ml.m5.large", "hosts": self.hosts}
-        resources = {
-            "current_host": self.name,
-            "current_instance_type": "ml.m5.large",
-            "current_group_name": "homogeneousCluster",
-            "hosts": self.hosts,
-            "instance_groups": [group],
-            "network_interface_name": "lo",
-        }
-        copied = {"TrainingInputMode": "File", "S3DistributionType": "FullyReplicated", "RecordWrapperType": "None"}
-        channels = {folder.name: copied for folder in sorted((self.root / "input" / "data").iterdir())}
-        texts = {name: v if isinstance(v, str) else json.dumps(v) for name, v in hyperparameters.items()}
-        return {"resourceconfig": resources, "inputdataconfig": channels, "hyperparameters": texts}
-
     def variables(self, **hyperparameters: object) -> dict[str, str]:
-        """What the training toolkit sets for a script, see test_toolkit.py."""
-        files = self.files(hyperparameters)
-
-        def line(value: object) -> str:
-            return value if isinstance(value, str) else json.dumps(value, sort_keys=True, separators=(",", ":"))
-
-        resources, channels = files["resourceconfig"], files["inputdataconfig"]
-        group = resources["instance_groups"][0]
-        values = {
-            "CHANNELS": sorted(channels),
-            "CURRENT_HOST": self.name,
-            "CURRENT_INSTANCE_GROUP": "homogeneousCluster",
-            "CURRENT_INSTANCE_GROUP_HOSTS": self.hosts,
-            "CURRENT_INSTANCE_TYPE": "ml.m5.large",
-            "DISTRIBUTION_INSTANCE_GROUPS": [],
-            "FRAMEWORK_MODULE": "",
-            "FRAMEWORK_PARAMS": {},
-            "HOSTS": self.hosts,
-            "HPS": hyperparameters,
-            "INPUT_CONFIG_DIR": f"{self.root}/input/config",
-            "INPUT_DATA_CONFIG": channels,
-            "INPUT_DIR": f"{self.root}/input",
-            "INSTANCE_GROUPS": ["homogeneousCluster"],
-            "INSTANCE_GROUPS_DICT": {"homogeneousCluster": group},
-            "IS_HETERO": False,
-            "LOG_LEVEL": 20,
-            "MODEL_DIR": f"{self.root}/model",
-            "MODULE_DIR": f"{self.root}/code",
-            "MODULE_NAME": "train",
-            "NETWORK_INTERFACE_NAME": "lo",
-            "OUTPUT_DATA_DIR": f"{self.root}/output/data",
-            "OUTPUT_DIR": f"{self.root}/output",
-            "OUTPUT_INTERMEDIATE_DIR": f"{self.root}/output/intermediate",
-            "NUM_CPUS": os.cpu_count(),
-            "NUM_GPUS": 0,
-            "NUM_NEURONS": 0,
-            "RESOURCE_CONFIG": resources,
-            "USER_ARGS": [part for n, v in sorted(hyperparameters.items()) for part in (f"--{n}", str(v))],
-            "USER_ENTRY_POINT": "train.py",
-            **{f"CHANNEL_{name.upper()}": f"{self.root}/input/data/{name}" for name in channels},
-            **{f"HP_{name.upper()}": value for name, value in hyperparameters.items()},
+        """What the training toolkit sets for a script, as far as it is read; see test_toolkit.py."""
+        arguments = [part for name, value in sorted(hyperparameters.items()) for part in (f"--{name}", str(value))]
+        values = {"SM_HOSTS": self.hosts, "SM_HPS": hyperparameters, "SM_USER_ARGS": arguments}
+        return {
+            "SM_CURRENT_HOST": self.name,
+            "SM_NETWORK_INTERFACE_NAME": "lo",
+            "SM_MODEL_DIR": f"{self.root}/model",
+            "SM_OUTPUT_DIR": f"{self.root}/output",
+            "SM_OUTPUT_DATA_DIR": f"{self.root}/output/data",
+            **{f"SM_CHANNEL_{path.name.upper()}": str(path) for path in (self.root / "input" / "data").iterdir()},
+            **{name: json.dumps(value, sort_keys=True, separators=(",", ":")) for name, value in values.items()},
         }
-        return {f"SM_{name}": line(value) for name, value in values.items()}
 
     def start(self, hyperparameters: dict | None = None, python: tuple[str, ...] = (), **more: str) -> subprocess.Popen:
         """The entry in a process of its own, in the folder of the source, with the arguments that it gets there.
@@ -144,13 +96,11 @@ class Host:
     def steps(self) -> int:
         return torch.load(self.last, weights_only=True)["global_step"] if self.last.exists() else 0
 
+    def weights(self) -> dict[str, torch.Tensor]:
+        return torch.load(self.last, weights_only=True)["state_dict"]
+
 
 def wait_for_steps(host: Host, steps: int, *processes: subprocess.Popen) -> None:
     while all(process.poll() is None for process in processes) and host.steps() < steps:
         time.sleep(0.05)
     assert all(process.poll() is None for process in processes), host.log()[-2000:]
-
-
-def same_weights(first: Path, second: Path) -> bool:
-    one, other = (torch.load(path, weights_only=True)["state_dict"] for path in (first, second))
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)

@@ -10,8 +10,8 @@ from transformers import pipeline
 
 from lightning_kd.cli.sagemaker.__main__ import main
 from lightning_kd.cli.sagemaker.job import Job
-from tests.cli.sagemaker.host import same_weights, wait_for_steps
-from tests.helpers import LABELS, save_model, tiny_bert
+from tests.cli.sagemaker.host import wait_for_steps
+from tests.helpers import LABELS, assert_same_weights, save_model, tiny_bert
 
 LONG = {"trainer.max_epochs": 8, "last_checkpoint.every_minutes": 0}
 
@@ -86,7 +86,7 @@ def test_interrupted_twice_ends_in_the_same_weights(host, make_host, entry, caps
     assert host.log().count("Resuming from") == 1
     assert "Resuming from" in capsys.readouterr().out
     assert host.steps() == whole.steps()
-    assert same_weights(host.last, whole.last)
+    assert_same_weights(host.weights(), whole.weights())
     student = "model/model.safetensors"
     assert (host.root / student).read_bytes() == (whole.root / student).read_bytes()
     assert len(list((host.root / "output/data").glob("events.out.tfevents.*"))) == 3  # the logs of all three attempts
@@ -100,47 +100,31 @@ def test_interrupted_after_training_writes_the_model_again(host, entry):
     assert (host.root / "model" / "model.safetensors").read_bytes() == first
 
 
-def test_settings_for_this_machine_give_way_to_the_job(host, entry):
+def test_config_in_a_channel_whose_settings_for_this_machine_give_way_to_the_job(host, entry):
     """Number of machines and place of the student; the rest of the file holds."""
-    changes = {"trainer.num_nodes": 4, "export.output_dir": "/no/where"}
-    assert entry(changes) == (0, None)
+    (host.root / "code" / "config.yaml").rename(host.channel("config") / "run.yaml")
+    assert entry({"config": "run.yaml", "trainer.num_nodes": 4, "export.output_dir": "/no/where"}) == (0, None)
     assert (host.root / "model" / "model.safetensors").is_file()
 
 
-def test_config_in_a_channel(host, entry):
-    (host.root / "code" / "config.yaml").rename(host.channel("config") / "run.yaml")
-    assert entry({"config": "run.yaml"}) == (0, None)
-
-
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("hyperparameters", "changes", "message"),
     [
-        ({"SM_MODEL_DIR": None}, "SM_MODEL_DIR: not set"),
-        ({"SM_HOSTS": "algo-1"}, "SM_HOSTS: not JSON (Expecting value: line 1 column 1 (char 0)), got 'algo-1'"),
-        ({"SM_HPS": "[]"}, "SM_HPS: expected a JSON dict, got '[]'"),
-        ({"SM_CURRENT_HOST": "algo-7"}, "SM_CURRENT_HOST: 'algo-7' is not in SM_HOSTS, ['algo-1']"),
-        ({"SM_CHANNEL_TRAINING": None}, "config.yaml: ${SM_CHANNEL_TRAINING} is not set, the channels of this job are"),
+        ({}, {"SM_MODEL_DIR": None}, "SM_MODEL_DIR: not set"),
+        ({}, {"SM_HOSTS": "algo-1"}, "SM_HOSTS: expected a JSON list, got 'algo-1'"),
+        ({}, {"SM_HPS": "[]"}, "SM_HPS: expected a JSON dict, got '[]'"),
+        ({}, {"SM_CURRENT_HOST": "algo-7"}, "SM_CURRENT_HOST: 'algo-7' is not in SM_HOSTS, ['algo-1']"),
+        ({}, {"SM_CHANNEL_TRAINING": None}, "config.yaml: ${SM_CHANNEL_TRAINING} is not set, the channels of this job"),
+        ({"model.teacher": "${SM_CHANNEL_X}"}, {}, "hyperparameter model.teacher: ${SM_CHANNEL_X} is not set"),
+        ({"config": "gone.yaml"}, {}, "hyperparameter config: no 'gone.yaml' in "),
+        ({"model.warm_up": 1}, {}, "model.warm_up"),
+        ({"model.losses.hard.init_args.weigth": 1}, {}, "'weigth' is not accepted"),
+        ({"data.init_args.path": "no/where"}, {}, "data.path: 'no/where' is neither a local file or folder"),
+        ({"model.teacher": "${SM_CHANNEL_TRAINING}"}, {}, "teacher "),
     ],
 )
-def test_variables_that_the_service_would_not_set(entry, changes, message):
-    code, failure = entry(**changes)
-    assert failure.startswith(message)
-    assert failure in code
-
-
-@pytest.mark.parametrize(
-    ("hyperparameters", "message"),
-    [
-        ({"model.teacher": "${SM_CHANNEL_TEACHR}"}, "hyperparameter model.teacher: ${SM_CHANNEL_TEACHR} is not set"),
-        ({"config": "gone.yaml"}, "hyperparameter config: no 'gone.yaml' in "),
-        ({"model.warm_up": 1}, "model.warm_up"),
-        ({"model.losses.hard.init_args.weigth": 1}, "'weigth' is not accepted"),
-        ({"data.init_args.path": "no/where"}, "data.path: 'no/where' is neither a local file or folder"),
-        ({"model.teacher": "${SM_CHANNEL_TRAINING}"}, "teacher "),
-    ],
-)
-def test_failure_is_one_line_that_the_service_shows(host, entry, hyperparameters, message):
-    code, failure = entry(hyperparameters)
+def test_failure_is_one_line_that_the_service_shows(host, entry, hyperparameters, changes, message):
+    code, failure = entry(hyperparameters, **changes)
     assert message in failure
     assert "\n" not in failure
     assert failure in code

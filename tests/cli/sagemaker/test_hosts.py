@@ -8,10 +8,12 @@ import pytest
 from transformers import AutoModelForSequenceClassification
 
 from lightning_kd.cli.sagemaker.environment import ScriptMode
-from tests.cli.sagemaker.host import same_weights, wait_for_steps
+from tests.cli.sagemaker.host import wait_for_steps
+from tests.helpers import assert_same_weights
 
 HOSTS = ("127.0.0.1", "localhost")  # names that resolve, as algo-1 and algo-2 do in a job
 LONG = {"trainer.max_epochs": 8, "last_checkpoint.every_minutes": 0}
+NCCL, GLOO = {"NCCL_SOCKET_IFNAME": "lo"}, {"GLOO_SOCKET_IFNAME": "lo"}
 TWO = {"trainer.devices": 2, "trainer.strategy": "ddp"}
 
 
@@ -60,7 +62,7 @@ def test_interrupted_twice_two_hosts_end_in_the_weights_of_one_with_two_processe
         places = [one.root / "checkpoints" for one in job]
         shutil.copytree(*places, dirs_exist_ok=True)  # the service does
     assert ended(start(job, LONG)) == [0, 0], job[0].log()[-2000:] + job[1].log()[-2000:]
-    assert same_weights(job[0].last, host.last)
+    assert_same_weights(job[0].weights(), host.weights())
     student = "model/model.safetensors"
     assert (job[0].root / student).read_bytes() == (host.root / student).read_bytes()
     assert len(AutoModelForSequenceClassification.from_pretrained(job[0].root / "model").config.id2label) == 3
@@ -76,28 +78,18 @@ def test_two_processes_that_lightning_starts(host):
     assert host.failure() is None
 
 
-def rendezvous(make_host, name="algo-2", hosts=("algo-2", "algo-1", "algo-3"), **set_already):
-    return ScriptMode.from_environment(make_host(hosts=hosts, name=name).variables()).rendezvous_variables(set_already)
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, {"MASTER_ADDR": "algo-1", "MASTER_PORT": "7777", "NODE_RANK": "1", **NCCL, **GLOO}),
+        ({"MASTER_ADDR": "a", "MASTER_PORT": "1", "NCCL_SOCKET_IFNAME": "eth0"}, {"NODE_RANK": "1", **GLOO}),
+        ({"TORCHELASTIC_RUN_ID": "none"}, {}),
+    ],
+)
+def test_rendezvous_keeps_variables_that_a_toolkit_has_set(make_host, variables, expected):
+    job = ScriptMode.from_environment(make_host(hosts=("algo-2", "algo-1", "algo-3"), name="algo-2").variables())
+    assert job.rendezvous_variables(variables) == expected
 
 
-def test_hosts_meet_at_the_first(make_host):
-    assert rendezvous(make_host) == {
-        "MASTER_ADDR": "algo-1",
-        "MASTER_PORT": "7777",
-        "NODE_RANK": "1",
-        "NCCL_SOCKET_IFNAME": "lo",
-        "GLOO_SOCKET_IFNAME": "lo",
-    }
-
-
-def test_what_a_toolkit_has_set_is_left(make_host):
-    set_already = {"MASTER_ADDR": "algo-1", "MASTER_PORT": "7778", "NCCL_SOCKET_IFNAME": "eth0"}
-    assert rendezvous(make_host, **set_already) == {"NODE_RANK": "1", "GLOO_SOCKET_IFNAME": "lo"}
-
-
-def test_torchrun_knows_where_its_processes_meet(make_host):
-    assert rendezvous(make_host, TORCHELASTIC_RUN_ID="none") == {}
-
-
-def test_one_host_meets_nobody(make_host):
-    assert rendezvous(make_host, "algo-1", ("algo-1",)) == {}
+def test_one_host_needs_no_rendezvous(host):
+    assert ScriptMode.from_environment(host.variables()).rendezvous_variables({}) == {}

@@ -33,44 +33,56 @@ def arguments(tmp_path):
 
 
 @pytest.fixture
-def launch(shell, capsys):
-    def run(arguments, *more):
-        code, last = shell("sagemaker", *(f"--{name}={value}" for name, value in arguments.items()), *more)
-        assert code == 0, (code, last)
-        return capsys.readouterr().out
+def source(tmp_path):
+    """A folder for ``--source``."""
+    folder = tmp_path / "own"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def command(shell, arguments, capsys):
+    """Function that runs the command with other arguments; returns exit code or message, and what it printed."""
+
+    def run(changes, *more):
+        options = [f"--{name}={value}" for name, value in {**arguments, **changes}.items()]
+        code, _ = shell("sagemaker", *options, *more)
+        return code, capsys.readouterr().out
 
     return run
 
 
-def violations(model, shape, value, at):
-    """What a value breaks of SageMaker's own description: keys, types, lengths, numbers, patterns, enumerations."""
+@pytest.fixture
+def dry_run(command):
+    """Function that returns the request."""
+
+    def run(changes, *more):
+        code, printed = command(changes, "--dry_run", *more)
+        assert code == 0
+        return json.loads(printed)
+
+    return run
+
+
+def violations(shape, value, at):
+    """What a value breaks of SageMaker's description and botocore does not check: limits, patterns, enumerations."""
     rules = shape.metadata
-    kinds = {"structure": dict, "map": dict, "list": list, "string": str, "integer": int, "boolean": bool}
-    if not isinstance(value, kinds[shape.type_name]) or (shape.type_name == "integer" and isinstance(value, bool)):
-        return [f"{at}: {value!r} is no {shape.type_name}"]
-    size = value if shape.type_name == "integer" else len(value) if shape.type_name != "boolean" else None
-    found = []
-    if size is not None and not rules.get("min", size) <= size <= rules.get("max", size):
-        found.append(f"{at}: {size} is out of range")
+    size = value if shape.type_name == "integer" else len(value) if shape.type_name != "boolean" else 0
+    found = [f"{at}: {size} is too much"] if size > rules.get("max", size) else []
     if shape.type_name == "string":
         if "pattern" in rules and not re.fullmatch(rules["pattern"], value):
             found.append(f"{at}: {value!r} is not like {rules['pattern']}")
         if shape.enum and value not in shape.enum:
             found.append(f"{at}: {value!r} is none of {shape.enum}")
-    elif shape.type_name == "structure":
-        found += [f"{at}: no {name}" for name in shape.required_members if name not in value]
-        for name, part in value.items():
-            if name not in shape.members:
-                found.append(f"{at}: unknown {name}")
-            else:
-                found += violations(model, shape.members[name], part, f"{at}.{name}")
+        return found
+    parts = []
+    if shape.type_name == "structure":
+        parts = [(shape.members[name], part, name) for name, part in value.items()]
     elif shape.type_name == "list":
-        found += [v for n, part in enumerate(value) for v in violations(model, shape.member, part, f"{at}[{n}]")]
+        parts = [(shape.member, part, number) for number, part in enumerate(value)]
     elif shape.type_name == "map":
-        for name, part in value.items():
-            found += violations(model, shape.key, name, f"{at} key")
-            found += violations(model, shape.value, part, f"{at}.{name}")
-    return found
+        parts = [pair for name, part in value.items() for pair in ((shape.key, name, "key"), (shape.value, part, name))]
+    return found + [v for part_shape, part, name in parts for v in violations(part_shape, part, f"{at}.{name}")]
 
 
 @pytest.fixture(scope="module")
@@ -83,15 +95,14 @@ def refused():
 
     def check(request):
         report = validate.ParamValidator().validate(request, shape)
-        return violations(model, shape, request, "request") + ([report.generate_report()] * report.has_errors())
+        return [report.generate_report()] if report.has_errors() else violations(shape, request, "request")
 
     return check
 
 
-def test_request_is_what_the_service_describes(launch, arguments, refused):
+def test_request_is_what_the_service_describes(dry_run, refused):
     changes = ["model.losses.hard.init_args.weight=0.25", "data.init_args.path=${SM_CHANNEL_TRAINING}"]
-    given = ["--dry_run", "--use_spot_instances", "--instance_count=2", "--hyperparameters", *changes]
-    request = json.loads(launch(arguments, *given))
+    request = dry_run({"instance_count": 2}, "--use_spot_instances", "--hyperparameters", *changes)
     assert refused(request) == []
     name = request["TrainingJobName"]
     assert request["ResourceConfig"] == {"InstanceType": "ml.g5.xlarge", "InstanceCount": 2, "VolumeSizeInGB": 30}
@@ -109,47 +120,48 @@ def test_request_is_what_the_service_describes(launch, arguments, refused):
     assert request["CheckpointConfig"]["S3Uri"] == f"s3://bucket/kd/{name}/checkpoints"
 
 
-def test_the_smallest_request(launch, arguments, refused):
+def test_the_smallest_request(dry_run, arguments, refused):
     del arguments["channels.training"]
     arguments["config"].write_text(PACKED.replace("${SM_CHANNEL_TRAINING}", "clinc/clinc_oos"), encoding="utf-8")
-    request = json.loads(launch(arguments, "--dry_run"))
+    request = dry_run({})
     assert refused(request) == []
     assert "InputDataConfig" not in request
     assert "MaxWaitTimeInSeconds" not in request["StoppingCondition"]
 
 
-def test_further_fields(launch, arguments, refused):
+def test_further_fields(dry_run, refused):
     subnets = {"SecurityGroupIds": ["sg-1"], "Subnets": ["subnet-1"]}
     more = {"Environment": {"HF_HUB_OFFLINE": "1"}, "VpcConfig": subnets}
-    request = json.loads(
-        launch(arguments, "--dry_run", f"--request={json.dumps(more)}", "--checkpoint_s3_uri=s3://bucket/old")
-    )
+    request = dry_run({"request": json.dumps(more), "checkpoint_s3_uri": "s3://bucket/old"})
     assert refused(request) == []
     assert {name: request[name] for name in more} == more
     assert request["CheckpointConfig"]["S3Uri"] == "s3://bucket/old"
 
 
-def test_the_check_itself_finds_what_is_wrong(launch, arguments, refused):
-    request = json.loads(launch(arguments, "--dry_run"))
-    request["RoleArn"] = "nobody-in-particular-at-all"
-    request["ResourceConfig"]["InstanceType"] = "ml.abacus"
-    request["ResourceConfig"]["InstanceCount"] = "2"
-    request["Extra"] = 1
-    assert len(refused(request)) >= 4
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"RoleArn": "nobody-in-particular-at-all"},
+        {"ResourceConfig": {"InstanceType": "ml.abacus", "VolumeSizeInGB": 30}},
+        {"ResourceConfig": {"InstanceCount": "2", "VolumeSizeInGB": 30}},
+        {"Extra": 1},
+    ],
+)
+def test_the_check_itself_finds_what_is_wrong(dry_run, refused, changes):
+    assert refused({**dry_run({}), **changes})
 
 
-def test_submits_what_the_dry_run_prints(launch, arguments, monkeypatch, tmp_path):
+def test_submits_what_the_dry_run_prints(command, dry_run, source, monkeypatch):
     pytest.importorskip("boto3")
     service = Service()
     for name, value in service.variables().items():
         monkeypatch.setenv(name, value)
-    (tmp_path / "own").mkdir()
-    (tmp_path / "own" / "labels.txt").write_text("greet\n", encoding="utf-8")
-    (tmp_path / "own" / "requirements.txt").write_text("unidecode\n", encoding="utf-8")
-    out = launch(arguments, f"--source={tmp_path / 'own'}")
+    (source / "labels.txt").write_text("greet\n", encoding="utf-8")
+    (source / "requirements.txt").write_text("unidecode\n", encoding="utf-8")
+    _, out = command({"source": source})
     (job,) = service.jobs
     assert f"training-job/{job['TrainingJobName']}" in out
-    printed = json.loads(launch(arguments, "--dry_run"))
+    printed = dry_run({})
     assert json.dumps(job).replace(job["TrainingJobName"], printed["TrainingJobName"]) == json.dumps(printed)
     ((place, packed),) = service.objects.items()
     assert f"s3:/{place}" == job["HyperParameters"]["sagemaker_submit_directory"]
@@ -189,37 +201,26 @@ def test_submits_what_the_dry_run_prints(launch, arguments, monkeypatch, tmp_pat
         ({"channels.Training": "s3://b/c"}, "channels: two names become SM_CHANNEL_TRAINING"),
         ({"request": '{"RoleArn": "x", "VpcConfig": {}}'}, "request: RoleArn follows from other arguments"),
         ({"request": '{"InputDataConfig": []}'}, "request: InputDataConfig follows from other arguments"),
+        ({"request": '{"VpcConfg": {}}'}, 'request: Unknown parameter in input: "VpcConfg"'),
+        ({"request": '{"Environment": {"A": 1}}'}, "request: Invalid type for parameter Environment.A"),
     ],
 )
-def test_what_would_fail_there_is_refused_here(shell, arguments, changes, message):
-    given = [f"--{name}={value}" for name, value in {**arguments, **changes}.items()]
-    code, _ = shell("sagemaker", "--dry_run", *given)
+def test_what_would_fail_there_is_refused_here(command, changes, message):
+    code, _ = command(changes, "--dry_run")
     assert message in str(code)
     assert "\n" not in str(code)
 
 
-@pytest.mark.parametrize("again", ["model.warmup_ratio=0.2", "model__warmup_ratio=0.1"])
-def test_hyperparameter_given_twice(shell, arguments, again):
-    given = (f"--{name}={value}" for name, value in arguments.items())
-    code, _ = shell("sagemaker", "--dry_run", *given, "--hyperparameters", "model.warmup_ratio=0.1", again)
-    assert "hyperparameters: model.warmup_ratio is given twice" in code
+@pytest.mark.parametrize("again", ["a.b=2", "a__b=1"])
+def test_hyperparameter_given_twice(command, again):
+    assert "hyperparameters: a.b is given twice" in command({}, "--dry_run", "--hyperparameters", "a.b=1", again)[0]
 
 
-@pytest.mark.parametrize("field", ['{"VpcConfg": {}}', '{"Environment": {"LIGHTNING_KD_DEBUG": 1}}'])
-def test_further_field_that_the_service_does_not_describe(shell, arguments, field):
-    pytest.importorskip("botocore")
-    code, _ = shell("sagemaker", "--dry_run", *(f"--{n}={v}" for n, v in {**arguments, "request": field}.items()))
-    assert "request: Parameter validation failed" in code or "nknown parameter" in code or "Invalid type" in code
-
-
-def test_classes_of_the_users_source(launch, arguments, tmp_path):
-    own = tmp_path / "own"
-    own.mkdir()
+def test_classes_of_the_users_source(dry_run, source):
     code = "from lightning_kd.losses import HardLabelLoss\n\n\nclass Own(HardLabelLoss):\n    pass\n"
-    (own / "my_losses_there.py").write_text(code, encoding="utf-8")
+    (source / "my_losses_there.py").write_text(code, encoding="utf-8")
     path = list(sys.path)
-    change = "model.losses.own=my_losses_there.Own"
-    request = json.loads(launch({**arguments, "source": own, "hyperparameters": change}, "--dry_run"))
+    request = dry_run({"source": source, "hyperparameters": "model.losses.own=my_losses_there.Own"})
     assert request["HyperParameters"]["model.losses.own"] == "my_losses_there.Own"
     assert sys.path == path
 
@@ -228,37 +229,30 @@ def test_classes_of_the_users_source(launch, arguments, tmp_path):
 @pytest.mark.parametrize(
     "field", ["model.teacher", "model.student.config", "model.student.pretrained", "data.init_args.tokenizer"]
 )
-def test_what_is_only_on_this_machine(arguments, tmp_path, monkeypatch, field):
+def test_what_is_only_on_this_machine(arguments, source, tmp_path, monkeypatch, field):
     monkeypatch.chdir(tmp_path)
-    own = tmp_path / "own"
-    save_model(tiny_bert(), own / "net" / "work")
+    save_model(tiny_bert(), source / "net" / "work")
     settings = {"channels": {"training": "s3://bucket/texts"}, "output_path": arguments["output_path"]}
 
-    def look(place, source=None):
-        job = Job(ROLE, IMAGE, "ml.g5.xlarge", hyperparameters=[f"{field}={place}"], **settings)
-        return check_config(arguments["config"], job, source)
+    def check(path, packed):
+        job = Job(ROLE, IMAGE, "ml.g5.xlarge", hyperparameters=[f"{field}={path}"], **settings)
+        return check_config(arguments["config"], job, packed)
 
-    only_here = [("own/net", None), (own / "net" / "work", own), ("runs/not/yet", None), ("../own/net", own)]
-    for place, source in only_here:
-        message = (
-            f"^{field.replace('.init_args', '')}.*: '{re.escape(str(place))}' does not exist in the job; copy it to S3"
-        )
-        with pytest.raises(ValueError, match=message):
-            look(place, source)
-    for place, source in (("net/work", own), ("org/name", None), ("/opt/in-the-image", None)):
-        assert look(place, source) == "val/accuracy"
+    only_here = [("own/net", None), (source / "net" / "work", source), ("runs/not/yet", None), ("../own/net", source)]
+    for path, packed in only_here:
+        named = f"^{field.replace('.init_args', '')}.*: '{re.escape(str(path))}'"
+        with pytest.raises(ValueError, match=f"{named} does not exist in the job; copy it to S3"):
+            check(path, packed)
+    for path, packed in (("net/work", source), ("org/name", None), ("/opt/in-the-image", None)):
+        assert check(path, packed) == "val/accuracy"
 
 
-def test_file_of_the_users_in_the_way_of_ours(shell, arguments, tmp_path):
-    (tmp_path / "own").mkdir()
-    (tmp_path / "own" / "train.py").touch()
-    code, _ = shell(
-        "sagemaker", "--dry_run", *(f"--{n}={v}" for n, v in {**arguments, "source": tmp_path / "own"}.items())
-    )
-    assert "has a reserved name" in code
+def test_reserved_name_in_the_users_source(command, source):
+    (source / "train.py").touch()
+    code, _ = command({"source": source}, "--dry_run")
+    assert f"source: '{source / 'train.py'}' has a reserved name" in code
 
 
-def test_boto3_is_missed_before_anything_else(shell, arguments, monkeypatch):
+def test_boto3_is_missed_before_anything_else(command, monkeypatch):
     monkeypatch.setitem(sys.modules, "boto3", None)
-    code, _ = shell("sagemaker", *(f"--{name}={value}" for name, value in {**arguments, "config": "gone"}.items()))
-    assert "pip install 'lightning-kd[sagemaker]'" in code
+    assert "pip install 'lightning-kd[sagemaker]'" in command({"config": "gone"})[0]
