@@ -10,7 +10,7 @@ import torch
 from huggingface_hub import hf_hub_download
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from transformers.utils import extract_commit_hash
+from transformers.utils.hub import extract_commit_hash
 
 from lightning_kd import models
 from lightning_kd.models.loading import NO_OPTIONS
