@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -242,6 +243,16 @@ def trainer(folder: Any, **settings: Any) -> Trainer:
 def mlm_data(corpus, **settings):
     defaults = {"tokenizer": str(TINY_BERT), "batch_size": 4, "max_length": 16, "line_by_line": True}
     return MaskedLMDataModule(str(corpus), **{**defaults, **settings})
+
+
+class MaliciousObject:
+    """Creates a directory when unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.mark),)
 
 
 class KilledError(Exception):

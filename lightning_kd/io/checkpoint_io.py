@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +22,7 @@ def checked_checkpoint(path: Any) -> Iterator[None]:
     PyTorch ignores the checksums that it saves, and would load a file with zeros in its middle.
 
     Args:
-        path: The checkpoint; the checksums of a URL or stream are not verified.
+        path: The checkpoint; the checksums of a folder, URL or stream are not verified.
 
     Raises:
         ValueError: If it is damaged, or holds objects other than tensors and plain data.
@@ -37,7 +38,8 @@ def checked_checkpoint(path: Any) -> Iterator[None]:
     except BadZipFile as error:
         raise ValueError(f"checkpoint {str(path)!r} is damaged ({error}); {remedy}") from error
     except pickle.UnpicklingError as error:
-        objects = torch.serialization.get_unsafe_globals_in_checkpoint(file) if file.is_file() else []
+        unsafe_globals = torch.serialization.get_unsafe_globals_in_checkpoint
+        objects = unsafe_globals(file) if file.is_file() else re.findall(r"GLOBAL (\S+)", str(error))
         raise ValueError(
             f"checkpoint {str(path)!r} holds objects other than tensors and plain data ({', '.join(objects) or '?'}), "
             f"which could execute code when loaded; {remedy}"

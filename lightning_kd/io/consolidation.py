@@ -1,5 +1,7 @@
 """Read single-file and sharded checkpoints, and convert the latter to the former."""
 
+import io
+import pickle
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,6 +20,60 @@ def is_sharded_checkpoint(path: Path) -> bool:
     return (path / METADATA_FILENAME).is_file()
 
 
+TENSOR_INDEX_FILENAME = ".metadata"
+"""File of a sharded checkpoint that says where each tensor lies; a pickle, which PyTorch (2.13) loads unchecked."""
+
+_INDEX_CLASSES = {
+    "torch": {"Size"},
+    "torch.serialization": {"_get_layout"},
+    "torch.distributed.checkpoint.metadata": {
+        "BytesStorageMetadata",
+        "ChunkStorageMetadata",
+        "Metadata",
+        "MetadataIndex",
+        "StorageMeta",
+        "TensorProperties",
+        "TensorStorageMetadata",
+        "_MEM_FORMAT_ENCODING",
+    },
+    "torch.distributed.checkpoint.filesystem": {"_StorageInfo"},
+    "pathlib": {"PosixPath"},
+    "pathlib._local": {"PosixPath"},  # Python 3.13
+}
+"""What PyTorch pickles into ``.metadata``, by module."""
+
+
+class _IndexUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if name in _INDEX_CLASSES.get(module, ()):
+            return super().find_class(module, name)
+        if module == "torch" and isinstance(dtype := getattr(torch, name, None), torch.dtype):
+            return dtype
+        raise pickle.UnpicklingError(f"GLOBAL {module}.{name}")
+
+
+def check_sharded_checkpoint(path: Path) -> None:
+    """Check that loading a sharded checkpoint with PyTorch executes no code.
+
+    PyTorch (2.13) unpickles ``.metadata`` and all values that are not tensors without restrictions.
+
+    Args:
+        path: Folder of the checkpoint.
+
+    Raises:
+        ValueError: If it holds objects other than tensors and plain data, or is damaged.
+    """
+    with checked_checkpoint(path):
+        with (path / TENSOR_INDEX_FILENAME).open("rb") as file:
+            index = _IndexUnpickler(file).load()
+        for key, place in index.storage_data.items():
+            if type(index.state_dict_metadata[key.fqn]).__name__ == "BytesStorageMetadata":
+                with (path / place.relative_path).open("rb") as file:
+                    file.seek(place.offset)
+                    value = io.BytesIO(file.read(place.length))
+                torch.load(value, weights_only=True)
+
+
 def read_metadata(path: Path) -> dict[str, Any]:
     """Return a sharded checkpoint without its tensors, or a single-file one with memory-mapped tensors."""
     file = path / METADATA_FILENAME if is_sharded_checkpoint(path) else path
@@ -33,6 +89,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         return checkpoint
     from torch.distributed.checkpoint.format_utils import dcp_to_torch_save  # slow to import
 
+    check_sharded_checkpoint(path)
     with TemporaryDirectory(dir=path.parent) as folder:
         file = Path(folder) / "weights.pt"
         dcp_to_torch_save(path, file)

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -18,6 +19,7 @@ from torchmetrics import MeanMetric, MetricCollection
 from lightning_kd import models
 from lightning_kd.data.interface import DataModuleInterface, get_datamodule
 from lightning_kd.io.checkpoint_io import checked_checkpoint
+from lightning_kd.io.consolidation import check_sharded_checkpoint, is_sharded_checkpoint
 from lightning_kd.io.serialization import (
     check_restorable,
     class_from_config,
@@ -524,6 +526,25 @@ class DistillationModule(LightningModule):
             "teacher_scores": self.teacher_scores,
             "scores": self.validation_scores(),
         }
+
+    @property
+    def strict_loading(self) -> bool:
+        """Whether a checkpoint must have exactly the module's weights; reading it checks a sharded checkpoint.
+
+        ``ModelParallelStrategy`` (Lightning 2.6) reads it immediately before PyTorch unpickles parts of the checkpoint
+        without restrictions, and offers no hook there.
+
+        Raises:
+            ValueError: If the sharded checkpoint to load holds objects other than tensors and plain data.
+        """
+        path = self._trainer.ckpt_path if self._trainer is not None else None
+        if path is not None and is_sharded_checkpoint(Path(path)):
+            check_sharded_checkpoint(Path(path))
+        return super().strict_loading
+
+    @strict_loading.setter
+    def strict_loading(self, strict_loading: bool) -> None:
+        self._strict_loading = strict_loading
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the batch seed and, if the teacher is the same, its scores.

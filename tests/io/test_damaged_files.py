@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_kd import DistillationModule
 from lightning_kd.callbacks import LastCheckpoint, StudentExport
-from tests.helpers import data, module, save_model, tiny_bert, trainer, version_dir
+from tests.helpers import MaliciousObject, data, module, save_model, tiny_bert, trainer, version_dir
 
 
 def truncate(file):
@@ -29,16 +29,6 @@ def flip_bytes(file):
         there = stream.read(4096)
         stream.seek(-len(there), os.SEEK_CUR)
         stream.write(bytes(byte ^ 255 for byte in there))
-
-
-class MaliciousObject:
-    """Creates a directory when unpickled."""
-
-    def __init__(self, mark):
-        self.mark = mark
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.mark),)
 
 
 def inject_malicious_object(file):

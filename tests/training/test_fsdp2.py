@@ -1,6 +1,9 @@
 """FSDP2 with one process; for two processes see test_scale.py."""
 
 import json
+import os
+import pickle
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -8,11 +11,12 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EMAWeightAveraging
+from torch.distributed.checkpoint import BytesStorageMetadata, FileSystemReader
 
 from lightning_kd import FSDP2Strategy, LazyAdamW
 from lightning_kd.callbacks import StudentPruning
 from lightning_kd.models.sharding import full_state_dict, shard
-from tests.helpers import STUDENT, data, module, tiny_bert, trainer, version_dir
+from tests.helpers import STUDENT, MaliciousObject, data, module, tiny_bert, trainer, version_dir
 
 pytestmark = pytest.mark.usefixtures("process_group")
 
@@ -45,6 +49,41 @@ def test_checkpoints_are_folders_on_request(tmp_path, config, shell):
     assert "ckpt_path: " in message
     assert "lightning-kd consolidate" in message
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+
+
+def poison_index(folder):
+    (folder / ".metadata").write_bytes(pickle.dumps(MaliciousObject(folder / "mark")))
+
+
+def poison_value(folder):
+    """Replace a value that is not a tensor, which PyTorch unpickles when it loads the optimizer."""
+    index = FileSystemReader(folder).read_metadata()
+    key = next(k for k in index.storage_data if isinstance(index.state_dict_metadata[k.fqn], BytesStorageMetadata))
+    place = index.storage_data[key]
+    with (folder / place.relative_path).open("ab") as file:
+        start = file.tell()
+        torch.save(MaliciousObject(folder / "mark"), file)
+        index.storage_data[key] = replace(place, offset=start, length=file.tell() - start)
+    (folder / ".metadata").write_bytes(pickle.dumps(index))
+
+
+@pytest.mark.parametrize("poison", [poison_index, poison_value])
+def test_sharded_checkpoint_that_would_run_code(tmp_path, config, shell, poison):
+    strategy = strategy_argument(save_distributed_checkpoint=True)
+    assert shell("fit", "--config", config, "--trainer.devices=1", strategy)[0] == 0
+    run = version_dir(tmp_path)
+    last = run / "checkpoints" / "last.ckpt"
+    poison(last)
+    for command in (
+        ["fit", "--resume", run, "--trainer.max_epochs=3"],
+        ["test", "--config", run / "config.yaml", f"--ckpt_path={last}"],
+        ["consolidate", last, "--output", tmp_path / "whole.ckpt"],
+    ):
+        code, message = shell(*command)
+        assert code
+        assert f"checkpoint '{last}' holds objects other than tensors and plain data ({os.name}.mkdir)" in message
+        assert not (last / "mark").exists()
+    assert not (tmp_path / "whole.ckpt").exists()
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
