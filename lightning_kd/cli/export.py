@@ -1,7 +1,9 @@
 """``lightning-kd export``."""
 
 import argparse
+import pkgutil
 from pathlib import Path
+from typing import Any
 
 from lightning_kd.callbacks import NeuronTrace, ONNXExport
 from lightning_kd.callbacks.export_base import Export
@@ -9,7 +11,6 @@ from lightning_kd.cli.arguments import create_parser, parse_and_instantiate
 from lightning_kd.cli.main import unknown_name
 from lightning_kd.export.model_card import source_model_card
 from lightning_kd.export.student import TrainedStudent
-from lightning_kd.io.serialization import class_from_config
 from lightning_kd.models import load_model
 from lightning_kd.training.checks import check_lengths
 
@@ -46,5 +47,10 @@ def _export_class(name: str) -> type[Export]:
         return FORMATS[name]
     if "." not in name:
         raise ValueError(unknown_name("format", name, list(FORMATS)))
-    export_class: type[Export] = class_from_config({"class_path": name}, Export, "format").func
+    try:
+        export_class: Any = pkgutil.resolve_name(name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"format: cannot import {name!r} ({error}); check the class path") from error
+    if not (isinstance(export_class, type) and issubclass(export_class, Export)):
+        raise ValueError(f"format: {name!r} is not an Export (lightning_kd.callbacks.export_base)")
     return export_class

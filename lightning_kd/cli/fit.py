@@ -20,8 +20,11 @@ from lightning_kd.cli.main import COMMANDS
 from lightning_kd.cli.resume import last_checkpoint_path, resolve_resume
 from lightning_kd.cli.run_dirs import LOGS_DIR, create_run_dir, create_run_logger, remove_if_empty
 from lightning_kd.io.atomic import disk_full_errors
-from lightning_kd.io.checkpoint_io import checked_checkpoint
-from lightning_kd.io.consolidation import is_sharded_checkpoint
+from lightning_kd.io.consolidation import is_sharded_checkpoint, read_metadata
+from lightning_kd.io.serialization import from_config
+from lightning_kd.losses.base import DistillationLoss
+from lightning_kd.models import is_saved_config
+from lightning_kd.tasks.base import Task
 from lightning_kd.training.module import DistillationModule
 
 
@@ -52,7 +55,7 @@ class DistillationCLI(LightningCLI):
             # the module saves its hyperparameters as plain data itself
             load_from_checkpoint_support=False,
             # a resumed run keeps its first config
-            save_config_callback=None if is_resumed else SaveConfigCallback,
+            save_config_callback=None if is_resumed or args[0] != "fit" else SaveConfigCallback,
             save_config_kwargs={"overwrite": True},
             seed_everything_default=42,
             parser_kwargs={
@@ -71,9 +74,24 @@ class DistillationCLI(LightningCLI):
         parser.set_defaults({"model.optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 5e-5}}})
 
     def _parse_ckpt_path(self) -> None:
-        path = self.config[self.config.subcommand].get("ckpt_path") if self.config.get("subcommand") else None
-        with checked_checkpoint(path or ""):  # Lightning reads its hyperparameters first
-            super()._parse_ckpt_path()
+        """Take from a checkpoint what the config need not know: the student's configuration and the label names.
+
+        Lightning takes all hyperparameters and lets jsonargparse import what they name, before it checks the type.
+        """
+        if not self.config.get("subcommand"):
+            return
+        config = self.config[self.config.subcommand]
+        path = Path(config.get("ckpt_path") or "")
+        if not (path.is_file() or is_sharded_checkpoint(path)):
+            return  # none, or one that Lightning finds, such as "last"
+        saved = read_metadata(path).get(DistillationModule.CHECKPOINT_HYPER_PARAMS_KEY) or {}
+        if is_saved_config(saved.get("student")):
+            config.model.student = saved["student"]
+        config.model.label_names = saved.get("label_names") or config.model.label_names
+        if self.config.subcommand != "fit":
+            config.model.task = from_config(saved.get("task", config.model.task), Task, "task")
+            losses = saved.get("losses", config.model.losses)
+            config.model.losses = {n: from_config(loss, DistillationLoss, f"losses.{n}") for n, loss in losses.items()}
 
     def before_instantiate_classes(self) -> None:
         """Set the data's tokenizer to the student's, unless one is given."""

@@ -14,6 +14,9 @@ import numpy as np
 
 T = TypeVar("T")
 
+TRUSTED_PACKAGES = ("lightning_kd", "torch.optim")
+"""Packages of which a checkpoint may name classes that are not imported yet."""
+
 UNSERIALIZABLE_KEY = "unserializable"
 """Key for the class name of an object that cannot be serialized and must be passed again."""
 
@@ -113,21 +116,30 @@ def check_restorable(value: Any, argument: str) -> None:
         )
 
 
-def _import_object(path: str) -> Any:
-    """Import the longest prefix that is a module, and look up the other names as attributes (for nested classes)."""
-    module, _, name = path.rpartition(".")
-    try:
-        found = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        # report a missing dependency of the module as such
-        if "." not in module or not f"{module}.".startswith(f"{error.name}."):
-            raise
-        found = _import_object(module)
-    return getattr(found, name)
+def _is_trusted(module: str) -> bool:
+    return any(module == package or module.startswith(f"{package}.") for package in TRUSTED_PACKAGES)
+
+
+def _find_class(path: str) -> Any:
+    """Look up a class in the longest prefix that is a module, importing modules of ``TRUSTED_PACKAGES`` only.
+
+    Raises:
+        LookupError: If no prefix is imported or trusted.
+    """
+    for names in range(path.count("."), 0, -1):
+        parts = path.split(".")
+        module, attributes = ".".join(parts[:names]), ".".join(parts[names:])
+        with suppress(ModuleNotFoundError):
+            if module in sys.modules or _is_trusted(module):
+                return attrgetter(attributes)(importlib.import_module(module))
+    raise LookupError(path)
 
 
 def class_from_config(value: Any, base: type[T], argument: str) -> Any:
     """Return the class of a ``to_config`` mapping as a partial with its arguments, and any other value unchanged.
+
+    The mapping may come from a file of somebody else, so that only modules of ``TRUSTED_PACKAGES`` are imported; a
+    class of another package is used if its module is imported already.
 
     Args:
         value: Mapping from ``to_config``, or any other value.
@@ -135,17 +147,24 @@ def class_from_config(value: Any, base: type[T], argument: str) -> Any:
         argument: Name of the argument, for error messages.
 
     Raises:
-        ValueError: If the object was not saved, or its class cannot be imported or is not a subclass of ``base``.
+        ValueError: If the object was not saved, or its class is not imported, missing or not a subclass of ``base``.
     """
     check_restorable(value, argument)
     if not _is_class_config(value):
         return value
+    path = str(value["class_path"])
     try:
-        cls = _import_object(str(value["class_path"]))
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"{argument}: cannot import {value['class_path']!r} ({error}); pass it again") from error
+        cls = _find_class(path)
+    except LookupError as error:
+        name = argument.partition(".")[0]
+        raise ValueError(
+            f"{argument}: the checkpoint names {path!r}, which is not imported; import {path.rpartition('.')[0]!r} "
+            f"first, name the class in the config, or pass {name}=..."
+        ) from error
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"{argument}: cannot import {path!r} ({error}); pass it again") from error
     if not (inspect.isclass(cls) and issubclass(cls, base)):
-        raise ValueError(f"{argument}: {value['class_path']!r} is not a {base.__name__}")
+        raise ValueError(f"{argument}: {path!r} is not a {base.__name__}")
     return partial(cls, **value.get("init_args") or {})
 
 

@@ -56,6 +56,23 @@ def is_saved_config(student: Any) -> bool:
     return isinstance(student, Mapping) and isinstance(student.get("config"), Mapping)
 
 
+def check_saved_config(fields: Any) -> None:
+    """Check that building a model from a saved configuration loads no code from elsewhere.
+
+    Raises:
+        ValueError: If it names code, kernels of a repository or quantization; names the field.
+    """
+    if isinstance(fields, Mapping):
+        for field, value in fields.items():
+            is_kernel = "attn_implementation" in str(field) and "/" in str(value)
+            if value and (field in ("auto_map", "quantization_config") or is_kernel):
+                raise ValueError(
+                    f"student.config.{field}: {value!r:.60} of a checkpoint would load code; pass the student again, "
+                    "as a module"
+                )
+            check_saved_config(value)
+
+
 def _is_pretrained(student: Any) -> bool:
     return isinstance(student, str) or (isinstance(student, Mapping) and "pretrained" in student)
 
@@ -71,6 +88,7 @@ def student_config(student: Mapping[str, Any]) -> PretrainedConfig:
         ValueError: If it does not have one of the fields.
     """
     if is_saved_config(student):
+        check_saved_config(student["config"])
         fields = dict(student["config"])
         return AutoConfig.for_model(fields.pop("model_type"), **fields)
     fields = dict(student)
