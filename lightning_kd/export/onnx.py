@@ -129,7 +129,7 @@ class ONNXModel(GraphModel):
             options.intra_op_num_threads = num_threads
             # spinning threads would slow down other models that are timed in turn
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self.config = AutoConfig.from_pretrained(folder)
+        self.config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         self.max_length = max_positions(self.config)
         self.session = onnxruntime.InferenceSession(
             folder / ONNX_WEIGHTS_NAME, options, providers=["CPUExecutionProvider"]

@@ -132,7 +132,7 @@ def configure_tokenizer(folder: Path, length: int, model_input_names: list[str])
     """
     if not (folder / "tokenizer_config.json").is_file():
         return
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     tokenizer.model_max_length = length
     tokenizer.model_input_names = model_input_names
     tokenizer.init_kwargs["model_input_names"] = model_input_names  # save_pretrained writes these
@@ -191,7 +191,7 @@ class TracedModel(GraphModel):
         compiler().check_installed()
         if compiler.runtime_module is not None:
             importlib.import_module(compiler.runtime_module)  # registers the graph's operators
-        self.config = AutoConfig.from_pretrained(folder)
+        self.config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         section = self.config.neuron
         self.shape = (section["static_batch_size"], section["static_sequence_length"])
         self.max_length = self.shape[1]

@@ -10,6 +10,8 @@ from typing import Any
 from zipfile import BadZipFile, ZipFile
 
 import torch
+from lightning.fabric.utilities.cloud_io import _load  # private (2.6), but what load_from_checkpoint reads URLs with
+from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from lightning_kd.io.atomic import atomic_write
@@ -44,6 +46,15 @@ def checked_checkpoint(path: Any) -> Iterator[None]:
             f"checkpoint {str(path)!r} holds objects other than tensors and plain data ({', '.join(objects) or '?'}), "
             f"which could execute code when loaded; {remedy}"
         ) from error
+
+
+def read_hyperparameters(path: Any) -> dict[str, Any]:
+    """Return the hyperparameters in a checkpoint without its tensors; the path may be a URL, or a stream."""
+    checkpoint = _load(path, map_location="meta", weights_only=True)
+    if hasattr(path, "seek"):
+        path.seek(0)
+    hyperparameters: dict[str, Any] = checkpoint.get(LightningModule.CHECKPOINT_HYPER_PARAMS_KEY) or {}
+    return hyperparameters
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

@@ -136,13 +136,13 @@ def _find_class(path: str) -> Any:
 
 
 def class_from_config(value: Any, base: type[T], argument: str) -> Any:
-    """Return the class of a ``to_config`` mapping as a partial with its arguments, and any other value unchanged.
+    """Return the class of a ``to_config`` mapping or a class path as a partial, and any other value unchanged.
 
     The mapping may come from a file of somebody else, so that only modules of ``TRUSTED_PACKAGES`` are imported; a
     class of another package is used if its module is imported already.
 
     Args:
-        value: Mapping from ``to_config``, or any other value.
+        value: Mapping from ``to_config``, class path, or any other value.
         base: Required base class.
         argument: Name of the argument, for error messages.
 
@@ -150,6 +150,8 @@ def class_from_config(value: Any, base: type[T], argument: str) -> Any:
         ValueError: If the object was not saved, or its class is not imported, missing or not a subclass of ``base``.
     """
     check_restorable(value, argument)
+    if isinstance(value, str):
+        value = {"class_path": value}
     if not _is_class_config(value):
         return value
     path = str(value["class_path"])
@@ -169,9 +171,9 @@ def class_from_config(value: Any, base: type[T], argument: str) -> Any:
 
 
 def from_config(value: Any, base: type[T], argument: str) -> Any:
-    """Return the object of a ``to_config`` mapping, and any other value unchanged.
+    """Return the object of a ``to_config`` mapping or a class path, and any other value unchanged.
 
     See ``class_from_config`` for arguments and errors.
     """
     factory = class_from_config(value, base, argument)
-    return factory() if _is_class_config(value) else value
+    return value if factory is value else factory()

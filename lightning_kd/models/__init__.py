@@ -15,6 +15,7 @@ from lightning_kd.models.inspection import (
 from lightning_kd.models.labels import check_num_labels, get_id2label, set_label_names
 from lightning_kd.models.loading import (
     Model,
+    find_code_option,
     load_config,
     load_model,
     load_tokenizer,
@@ -39,6 +40,7 @@ __all__ = [
     "config_to_dict",
     "count_parameters",
     "encoder_layers",
+    "find_code_option",
     "get_attn_implementation",
     "get_config",
     "get_id2label",

@@ -68,10 +68,10 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def build_on_meta(config: PretrainedConfig, auto_class: str) -> nn.Module:
+def build_on_meta(config: PretrainedConfig, auto_class: str, trust_remote_code: bool = False) -> nn.Module:
     """Build a model from its configuration on the meta device, without allocating its weights."""
     with torch.device("meta"):
-        model: nn.Module = getattr(transformers, auto_class).from_config(config)
+        model: nn.Module = getattr(transformers, auto_class).from_config(config, trust_remote_code=trust_remote_code)
     return model
 
 

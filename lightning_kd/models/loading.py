@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
@@ -25,6 +26,9 @@ else:
 
 HUB_KWARGS = ("revision", "subfolder", "trust_remote_code", "cache_dir")
 """Options of ``from_pretrained`` that also locate the configuration and the tokenizer."""
+
+CODE_OPTIONS = ("trust_remote_code", "use_kernels", "allow_all_kernels", "auto_map")
+"""Fields of a configuration, and options of ``from_pretrained``, that let a repository's code run."""
 
 NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 
@@ -77,6 +81,21 @@ def _to_plain_data(value: Any, field: str) -> Any:
     return plain
 
 
+def find_code_option(value: Any) -> str | None:
+    """Return the first option, or field of a configuration, by which downloaded code would run; None if there is none.
+
+    Args:
+        value: Plain data, searched at all depths.
+    """
+    if isinstance(value, Mapping):
+        for name, part in value.items():
+            names_repository = "attn_implementation" in str(name) and "/" in str(part)
+            if part and (name in CODE_OPTIONS or names_repository):
+                return f"{name}: {part!r:.60}"
+    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    return next((found for part in parts if (found := find_code_option(part)) is not None), None)
+
+
 @contextmanager
 def _loading_errors(role: str, source: str, options: Mapping[str, Any] = NO_OPTIONS) -> Iterator[None]:
     """Re-raise any loading error in one line that names the model, its source and a remedy.
@@ -108,7 +127,8 @@ def _loading_errors(role: str, source: str, options: Mapping[str, Any] = NO_OPTI
 
 
 def _hub_kwargs(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: options[name] for name in HUB_KWARGS if name in options}
+    # False, not None: transformers would ask on the terminal whether to run the code of a repository
+    return {"trust_remote_code": False} | {name: options[name] for name in HUB_KWARGS if name in options}
 
 
 def load_config(source: str, role: str, options: Mapping[str, Any] = NO_OPTIONS) -> PretrainedConfig:
@@ -185,10 +205,16 @@ def load_model(
         OSError: If it cannot be loaded.
         ValueError: If ``from_pretrained`` does not know one of the options.
     """
+    if (option := find_code_option(options)) is not None:
+        rank_zero_warn(f"{role}: {option} runs code of {source!r}")
     config = load_config(source, role, options)
     if labels is not None:
         set_config_labels(config, labels)
-    kwargs = {"dtype": "float32", **copy.deepcopy(dict(options))}  # transformers empties nested mappings
+    kwargs = {
+        "dtype": "float32",
+        "trust_remote_code": False,
+        **copy.deepcopy(dict(options)),
+    }  # transformers empties nested mappings
     with _loading_errors(role, source, options):
         model: transformers.PreTrainedModel = getattr(transformers, auto_class).from_pretrained(
             source, config=config, ignore_mismatched_sizes=labels is not None, **kwargs

@@ -10,7 +10,7 @@ from transformers import AutoConfig, PretrainedConfig
 
 from lightning_kd.models.inspection import get_attn_implementation, get_config
 from lightning_kd.models.labels import set_config_labels
-from lightning_kd.models.loading import load_config, load_model, parse_pretrained
+from lightning_kd.models.loading import find_code_option, load_config, load_model, parse_pretrained
 
 TEACHER_OPTIONS = {
     "device_map": "Lightning places the student",
@@ -56,23 +56,6 @@ def is_saved_config(student: Any) -> bool:
     return isinstance(student, Mapping) and isinstance(student.get("config"), Mapping)
 
 
-def check_saved_config(fields: Any) -> None:
-    """Check that building a model from a saved configuration loads no code from elsewhere.
-
-    Raises:
-        ValueError: If it names code, kernels of a repository or quantization; names the field.
-    """
-    if isinstance(fields, Mapping):
-        for field, value in fields.items():
-            is_kernel = "attn_implementation" in str(field) and "/" in str(value)
-            if value and (field in ("auto_map", "quantization_config") or is_kernel):
-                raise ValueError(
-                    f"student.config.{field}: {value!r:.60} of a checkpoint would load code; pass the student again, "
-                    "as a module"
-                )
-            check_saved_config(value)
-
-
 def _is_pretrained(student: Any) -> bool:
     return isinstance(student, str) or (isinstance(student, Mapping) and "pretrained" in student)
 
@@ -85,11 +68,15 @@ def student_config(student: Mapping[str, Any]) -> PretrainedConfig:
 
     Raises:
         OSError: If the configuration cannot be loaded.
-        ValueError: If it does not have one of the fields.
+        ValueError: If it does not have one of the fields, or a saved configuration would load code.
     """
     if is_saved_config(student):
-        check_saved_config(student["config"])
         fields = dict(student["config"])
+        option = find_code_option(fields) or ("quantization_config" if fields.get("quantization_config") else None)
+        if option is not None:
+            raise ValueError(
+                f"student.config.{option}: not taken from a checkpoint, since it may load code; pass student="
+            )
         return AutoConfig.for_model(fields.pop("model_type"), **fields)
     fields = dict(student)
     config = load_config(str(fields.pop("config")), "student config")
@@ -134,7 +121,7 @@ def build_student(
         set_config_labels(config, labels)
     dtype = config.dtype if is_saved_config(student) else None
     model: transformers.PreTrainedModel = getattr(transformers, auto_class).from_config(
-        config, dtype=dtype or torch.float32
+        config, dtype=dtype or torch.float32, trust_remote_code=False
     )
     return model
 
@@ -145,6 +132,7 @@ def config_to_dict(model: nn.Module) -> dict[str, Any] | None:
     if not isinstance(config, PretrainedConfig):
         return None
     fields: dict[str, Any] = config.to_dict()
+    fields.pop("auto_map", None)  # remote code, which students do not run
     # to_dict leaves it out (transformers 5.24), and a resumed run must use the same kernels
     if (attention := get_attn_implementation(config)) not in (None, "sdpa"):
         fields["attn_implementation"] = attention

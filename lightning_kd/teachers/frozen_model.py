@@ -119,7 +119,8 @@ class FrozenModel:
         """Return the number of parameters without loading weights."""
         if self._model is not None or isinstance(self.source, nn.Module):
             return models.count_parameters(self.load())
-        return models.count_parameters(models.build_on_meta(self.config(), self._auto_class))
+        trust_remote_code = self.options.get("trust_remote_code", False)
+        return models.count_parameters(models.build_on_meta(self.config(), self._auto_class, trust_remote_code))
 
     def permute_classes(self, logits: Tensor) -> Tensor:
         """Return the logits (N, C) with the classes in the student's order."""

@@ -18,7 +18,7 @@ from torchmetrics import MeanMetric, MetricCollection
 
 from lightning_kd import models
 from lightning_kd.data.interface import DataModuleInterface, get_datamodule
-from lightning_kd.io.checkpoint_io import checked_checkpoint
+from lightning_kd.io.checkpoint_io import checked_checkpoint, read_hyperparameters
 from lightning_kd.io.consolidation import check_sharded_checkpoint, is_sharded_checkpoint
 from lightning_kd.io.serialization import (
     check_restorable,
@@ -577,9 +577,16 @@ class DistillationModule(LightningModule):
         """Load a checkpoint as Lightning does, but unpickle objects only if ``weights_only=False``.
 
         Raises:
-            ValueError: If the checkpoint is damaged, or holds objects other than tensors and plain data.
+            ValueError: If the checkpoint is damaged, holds objects other than tensors and plain data, or names a
+                teacher with options that run code, such as ``trust_remote_code``, and no ``teacher`` is passed.
         """
         with checked_checkpoint(checkpoint_path):
+            if weights_only is not False and "teacher" not in kwargs:
+                saved = read_hyperparameters(checkpoint_path)
+                if (option := models.find_code_option(saved.get("teacher"))) is not None:
+                    raise ValueError(
+                        f"teacher.{option} is not taken from a checkpoint, since it runs code; pass teacher=..."
+                    )
             return super().load_from_checkpoint(
                 checkpoint_path, map_location, hparams_file, strict, weights_only is not False, **kwargs
             )

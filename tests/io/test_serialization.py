@@ -130,8 +130,9 @@ def test_lazy_export_is_found_without_other_imports(package):
     "path", ["lazy_package.UserLoss", "lazy_package.heavy.Loss", "no_such_module.Loss", "Loss", ""]
 )
 def test_class_that_is_not_imported(package, path):
-    with pytest.raises(ValueError, match=rf"^losses\.soft: .*'{path}'.* not imported.* losses=\.\.\."):
-        from_config({"class_path": path}, DistillationLoss, "losses.soft")
+    for value in (path, {"class_path": path}):
+        with pytest.raises(ValueError, match=rf"^losses\.soft: .*'{path}'.* not imported.* losses=\.\.\."):
+            from_config(value, DistillationLoss, "losses.soft")
     assert "lazy_package" not in sys.modules
 
 
@@ -168,7 +169,7 @@ def test_unserializable_objects_are_marked(value, kind, tmp_path):
         class_from_config(saved, Optimizer, "optimizer")
 
 
-@pytest.mark.parametrize("value", [None, "folder", {"config": "folder"}, ["a", "b"], SoftTargetLoss()])
+@pytest.mark.parametrize("value", [None, 1, {"config": "folder"}, ["a", "b"], SoftTargetLoss()])
 def test_other_values_are_returned(value):
     assert from_config(value, DistillationLoss, "losses.soft") is value
 
