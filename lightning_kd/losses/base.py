@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 from lightning_kd.outputs import Batch, Head, ModelDims, Outputs, Requirement
 
+MAX_TEMPERATURE = 1000
+"""With it, the loss of float32 logits of ordinary size is exact to 3 digits; at 10,000 it is not exact to one."""
+
 
 class DistillationLoss(nn.Module):
     """Base class of all losses.
@@ -50,11 +53,7 @@ class DistillationLoss(nn.Module):
                 raise ValueError(f"{type(self).__name__}: {name} must be a finite number >= 0, got {value}")
 
     def _check_temperature(self, temperature: float) -> None:
-        if not (math.isfinite(temperature) and temperature > 0):
-            raise ValueError(
-                f"{type(self).__name__}: temperature must be > 0, got {temperature}; "
-                "1 keeps the teacher's probabilities, 2 to 20 soften them"
-            )
+        check_temperature(type(self).__name__, temperature)
 
     def setup(self, student: ModelDims, teacher: ModelDims) -> None:
         """Check the dimensions of the models before the first step; called for losses with ``requires``.
@@ -114,6 +113,25 @@ class DistillationLoss(nn.Module):
         """Iterate over the heads of student and teacher."""
         assert teacher is not None  # guaranteed by requires_teacher
         return Outputs(self._heads(student)).zip_heads(Outputs(self._heads(teacher)))
+
+
+def check_temperature(name: str, temperature: float) -> None:
+    """Raise a ``ValueError`` that names the loss if a temperature is out of range."""
+    if not 0 < temperature <= MAX_TEMPERATURE:
+        raise ValueError(
+            f"{name}: temperature must be > 0 and <= {MAX_TEMPERATURE}, got {temperature}; 1 keeps the teacher's "
+            "probabilities, 2 to 20 soften them, and above the maximum rounding errors times T² exceed the loss"
+        )
+
+
+def check_logits(name: str, student_logits: Tensor, teacher_logits: Tensor, mask: Tensor | None = None) -> None:
+    """Raise a ``ValueError`` that names the function if logits and mask are not all of one shape (N, C)."""
+    shapes = [tuple(tensor.shape) for tensor in (student_logits, teacher_logits, mask) if tensor is not None]
+    if len(shapes[0]) != 2 or len(set(shapes)) > 1:
+        raise ValueError(
+            f"{name}: logits and mask must have one shape (N, C), got {', '.join(map(str, shapes))}; flatten batch and "
+            "positions into N first, as in logits.flatten(0, -2), or logits.movedim(1, -1).flatten(0, -2) for images"
+        )
 
 
 def mean_or_zero(values: Tensor) -> Tensor:

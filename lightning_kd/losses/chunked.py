@@ -16,6 +16,16 @@ RowSumFn = Callable[[Tensor, slice], Tensor]
 """Maps rows of the student's logits, and their slice, to a scalar."""
 
 
+def refuse_second_derivative() -> None:
+    """Raise in a ``backward`` with a closed form if ``create_graph=True``, which would silently lose a part.
+
+    Raises:
+        RuntimeError: If autograd records the backward pass.
+    """
+    if torch.is_grad_enabled():
+        raise RuntimeError("this loss has no second derivative; call backward() or grad() without create_graph=True")
+
+
 class _ChunkedSum(torch.autograd.Function):
     """Computes the gradient together with the value, chunk by chunk, and keeps only the gradient for all rows."""
 
@@ -36,6 +46,7 @@ class _ChunkedSum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
+        refuse_second_derivative()
         # in place, because a copy would double the memory; so backward can run only once
         gradient, ctx.gradient = ctx.gradient, None
         if gradient is None:

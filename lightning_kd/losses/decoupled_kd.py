@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from lightning_kd.losses.base import DistillationLoss, mean_of_losses
+from lightning_kd.losses.base import DistillationLoss, check_logits, check_temperature, mean_of_losses
 from lightning_kd.losses.logit_transforms import masked_logsumexp
 from lightning_kd.losses.soft_target import divergence, mean_over_targets
 from lightning_kd.outputs import IGNORE_INDEX, Head, Outputs
@@ -39,11 +39,16 @@ def decoupled_kd_loss(
     Returns:
         Float32 scalar; 0 with zero gradient if there is no labeled target.
 
+    Raises:
+        ValueError: If a shape or the temperature is wrong.
+
     Example:
         >>> student, teacher = torch.tensor([[1.0, 1.0, 0.0]]), torch.tensor([[5.0, 1.0, 0.0]])  # equal for the others
         >>> decoupled_kd_loss(student, teacher, torch.tensor([0]), target_weight=0.0, nontarget_weight=1.0)
         tensor(0.)
     """
+    check_logits("decoupled_kd_loss", student_logits, teacher_logits, mask)
+    check_temperature("decoupled_kd_loss", temperature)
     keep = labels != IGNORE_INDEX if mask is None else (labels != IGNORE_INDEX) & mask.any(dim=-1)
     student_logits, teacher_logits, target = (z[keep] for z in (student_logits, teacher_logits, labels.unsqueeze(-1)))
     class_mask = torch.ones_like(student_logits, dtype=torch.bool) if mask is None else mask[keep]

@@ -2,7 +2,14 @@
 
 from torch import Tensor
 
-from lightning_kd.losses.base import DistillationLoss, drop_masked_targets, masked_log_softmax, mean_of_losses
+from lightning_kd.losses.base import (
+    DistillationLoss,
+    check_logits,
+    check_temperature,
+    drop_masked_targets,
+    masked_log_softmax,
+    mean_of_losses,
+)
 from lightning_kd.losses.logit_transforms import standardize_logits
 from lightning_kd.outputs import Outputs
 
@@ -46,7 +53,8 @@ def dist_loss(
         no correlation: they contribute 1, with the gradient of the covariance.
 
     Raises:
-        ValueError: If there is a mask and ``intra_weight`` is not 0, because a class would lack some targets.
+        ValueError: If a shape or the temperature is wrong; if there is a mask and ``intra_weight`` is not 0, because a
+            class would lack some targets.
 
     Example:
         >>> import torch
@@ -54,6 +62,8 @@ def dist_loss(
         >>> bool(dist_loss(logits, logits) < 1e-6)
         True
     """
+    check_logits("dist_loss", student_logits, teacher_logits, mask)
+    check_temperature("dist_loss", temperature)
     if mask is not None and intra_weight:
         raise ValueError(
             f"dist_loss: intra_weight must be 0 with masked classes, got {intra_weight}; classes that are positions "

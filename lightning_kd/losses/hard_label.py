@@ -6,6 +6,7 @@ from torch.nn.functional import cross_entropy
 
 from lightning_kd.losses.base import (
     DistillationLoss,
+    check_logits,
     drop_masked_targets,
     masked_log_softmax,
     mean_of_losses,
@@ -32,10 +33,16 @@ def hard_label_loss(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0
     Returns:
         Float32 scalar; 0 with zero gradient if there is no labeled target.
 
+    Raises:
+        ValueError: If a shape is wrong.
+
     Example:
         >>> hard_label_loss(torch.tensor([[0.0, 0.0]]), torch.tensor([1]))
         tensor(0.6931)
     """
+    check_logits("hard_label_loss", logits, logits, mask)
+    if labels.shape != logits.shape[:1]:
+        raise ValueError(f"hard_label_loss: labels must have the shape {(len(logits),)}, got {tuple(labels.shape)}")
     labeled = labels != IGNORE_INDEX
     if mask is None:  # selecting the labeled targets instead of summing would synchronize with the GPU
 

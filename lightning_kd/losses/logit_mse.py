@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from lightning_kd.losses.base import DistillationLoss, drop_masked_targets, mean_of_losses, mean_or_zero
+from lightning_kd.losses.base import DistillationLoss, check_logits, drop_masked_targets, mean_of_losses, mean_or_zero
 from lightning_kd.outputs import Outputs
 
 
@@ -21,11 +21,15 @@ def logit_mse_loss(student_logits: Tensor, teacher_logits: Tensor, mask: Tensor 
     Returns:
         Float32 scalar; 0 with zero gradient if there is no target.
 
+    Raises:
+        ValueError: If a shape is wrong.
+
     Example:
         >>> import torch
         >>> logit_mse_loss(torch.tensor([[1.0, 3.0]]), torch.tensor([[0.0, 0.0]]))
         tensor(5.)
     """
+    check_logits("logit_mse_loss", student_logits, teacher_logits, mask)
     if mask is None:
         return mean_or_zero((student_logits.float() - teacher_logits.float()).square().mean(dim=-1))
     mask, student_logits, teacher_logits = drop_masked_targets(mask, student_logits, teacher_logits)

@@ -6,8 +6,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_kd.losses.base import DistillationLoss, drop_masked_targets, masked_log_softmax, mean_of_losses
-from lightning_kd.losses.chunked import RowSumFn, chunked_sum
+from lightning_kd.losses.base import (
+    DistillationLoss,
+    check_logits,
+    check_temperature,
+    drop_masked_targets,
+    masked_log_softmax,
+    mean_of_losses,
+)
+from lightning_kd.losses.chunked import RowSumFn, chunked_sum, refuse_second_derivative
 from lightning_kd.losses.logit_transforms import merge_tail_classes, standardize_logits
 from lightning_kd.outputs import Outputs
 
@@ -44,6 +51,7 @@ class _ForwardKL(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
+        refuse_second_derivative()
         return (ctx.slope * (grad_outputs[0] / ctx.temperature).unsqueeze(-1)).to(ctx.dtype), None, None, None
 
 
@@ -83,11 +91,16 @@ def soft_target_loss(
     Returns:
         Float32 scalar; 0 with zero gradient if there is no target.
 
+    Raises:
+        ValueError: If a shape or the temperature is wrong.
+
     Example:
         >>> student, teacher = torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 0.0]])
         >>> soft_target_loss(student, teacher, temperature=2.0)
         tensor(0.)
     """
+    check_logits("soft_target_loss", student_logits, teacher_logits, mask)
+    check_temperature("soft_target_loss", temperature)
     if mask is not None:
         mask, student_logits, teacher_logits = drop_masked_targets(mask, student_logits, teacher_logits)
 

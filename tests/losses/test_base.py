@@ -24,7 +24,7 @@ INVALID = [
     (HardLabelLoss, "weight", (-1.0, -1e-9, math.nan, math.inf, -math.inf)),
     (HardLabelLoss, "label_smoothing", (-0.1, 1.0, math.nan)),
     (HardLabelLoss, "tsa_threshold", (-0.1, 1.5, math.nan)),
-    (SoftTargetLoss, "temperature", (0, -1, math.nan, math.inf)),
+    (SoftTargetLoss, "temperature", (0, -1, 1001, math.nan, math.inf)),
     (SoftTargetLoss, "beta", (-0.1, 1.1, math.nan)),
     (SoftTargetLoss, "top_k", (0, -1)),
     (LogitMSELoss, "weight", (-1.0,)),

@@ -121,3 +121,28 @@ def test_large_logits_are_finite(unmasked_loss, size):
     value.backward()
     assert value.isfinite()
     assert student.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("shapes", [[(2, 3, 4)] * 2, [(2, 4, 8, 8)] * 2, [(8, 4), (1, 4)], [(4,)] * 2])
+def test_other_shapes_raise(loss, shapes):
+    student, teacher = map(torch.randn, shapes)
+    with pytest.raises(ValueError, match=r"_loss: (logits and mask|labels) must have"):
+        loss(student, teacher, torch.zeros(len(teacher)).long())
+
+
+def test_second_derivative_is_right_or_refused(loss):
+    """With closed-form gradients autograd cannot differentiate again, and would silently drop a part."""
+    student, teacher = logits()
+    direction, step = torch.randn_like(student), 1e-2
+    forward, backward = (
+        value_and_gradient(loss, student + sign * step * direction, teacher, LABELS)[1] for sign in (1, -1)
+    )
+    student.requires_grad_()
+    try:
+        (gradient,) = torch.autograd.grad(loss(student, teacher, LABELS), student, create_graph=True)
+    except RuntimeError as error:
+        if "no second derivative" not in str(error):
+            raise
+    else:
+        (second,) = torch.autograd.grad((gradient * direction).sum(), student)
+        torch.testing.assert_close(second, (forward - backward) / (2 * step), atol=2e-3, rtol=0.02)

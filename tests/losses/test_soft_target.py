@@ -88,3 +88,13 @@ def test_beta_next_to_an_end_is_finite(beta):
     student, teacher = logits(scale=30)
     assert soft_target_loss(student, teacher, 1.0, beta).isfinite()
     assert gradient(student, teacher, 1.0, beta).isfinite().all()
+
+
+def test_largest_temperature_against_float64():
+    student, teacher = (torch.randn(64, 50, dtype=torch.float64) for _ in range(2))
+    log_q, log_p = ((z / 1000).log_softmax(-1) for z in (student, teacher))
+    exact = 1000**2 * (log_p.exp() * (log_p - log_q)).sum(-1).mean()
+    assert float(soft_target_loss(student.float(), teacher.float(), 1000)) == pytest.approx(float(exact), rel=2e-3)
+    for temperature in (1001, 0, float("nan")):
+        with pytest.raises(ValueError, match=r"^soft_target_loss: temperature must be > 0 and <= 1000, got"):
+            soft_target_loss(student, teacher, temperature)
