@@ -15,12 +15,15 @@ DEFAULT_OPTIMIZER: OptimizerFactory = partial(AdamW, lr=5e-5)
 def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
     """Return the trainable parameters as two groups, the second one without weight decay.
 
-    The second group has the biases and the weights of norms, which are the parameters with fewer than two dimensions.
+    The second group has the biases and the weights of norms: parameters with fewer than two dimensions, and those of
+    modules named as a bias, such as MPNet's and T5's ``relative_attention_bias``.
     """
-    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    trainable = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
+    decayed = [p for name, p in trainable if p.ndim >= 2 and "bias" not in name.rpartition(".")[0].rpartition(".")[2]]
+    kept = {id(parameter) for parameter in decayed}
     groups: list[dict[str, Any]] = [
-        {"params": [parameter for parameter in trainable if parameter.ndim >= 2]},
-        {"params": [parameter for parameter in trainable if parameter.ndim < 2], "weight_decay": 0.0},
+        {"params": decayed},
+        {"params": [parameter for _, parameter in trainable if id(parameter) not in kept], "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
 

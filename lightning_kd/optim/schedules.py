@@ -1,5 +1,7 @@
 """Learning rate schedules."""
 
+import math
+
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import get_scheduler
@@ -66,6 +68,6 @@ def build_lr_scheduler(name: str, optimizer: Optimizer, warmup_ratio: float, tot
     """
     steps = require_total_steps(total_steps, f"lr_scheduler: {name!r}", "lr_scheduler to null")
     # at least one step after the warmup: transformers' polynomial schedule divides by their number
-    warmup_steps = min(round(warmup_ratio * steps), steps - 1)
+    warmup_steps = min(math.ceil(warmup_ratio * steps), steps - 1)  # rounded up, as by transformers' Trainer
     scheduler: LRScheduler = get_scheduler(name, optimizer, warmup_steps, steps)
     return scheduler

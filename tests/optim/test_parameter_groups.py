@@ -5,15 +5,15 @@ from torch import nn
 from torch.optim import AdamW
 
 from lightning_kd.optim.parameter_groups import parameter_groups
-from tests.helpers import tiny_bert
+from tests.helpers import random_model, tiny_bert
 
 
-def test_no_weight_decay_on_biases_and_norms():
-    model = tiny_bert()
+@pytest.mark.parametrize("model", [tiny_bert(), random_model("mpnet", 1, seed=0)], ids=["bert", "mpnet"])
+def test_no_weight_decay_on_biases_and_norms(model):
     optimizer = AdamW(parameter_groups(model), lr=1e-3, weight_decay=0.1)
     decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     without = {name for name, parameter in model.named_parameters() if decay[id(parameter)] == 0}
-    expected = {name for name, _ in model.named_parameters() if name.endswith("bias") or "LayerNorm" in name}
+    expected = {name for name, _ in model.named_parameters() if "bias" in name or "norm" in name.lower()}
     assert without == expected
     assert set(decay.values()) == {0.0, 0.1}
 
