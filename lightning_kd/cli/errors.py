@@ -10,9 +10,12 @@ from lightning_kd.io.atomic import DISK_FULL_ERRNOS
 
 DEBUG_VARIABLE = "LIGHTNING_KD_DEBUG"
 
+INTERRUPT_EXIT_CODE = 130
+"""Exit status after Ctrl-C, as of a shell."""
+
 
 def exit_on_error(main: Callable[[], object], on_error: Callable[[str], object] = lambda message: None) -> None:
-    """Run a program and, if it raises, end the process with a one-line message.
+    """Run a program and, if it raises or is interrupted, end the process with a one-line message.
 
     Args:
         main: The program.
@@ -32,6 +35,12 @@ def exit_on_error(main: Callable[[], object], on_error: Callable[[str], object] 
         main()
         if thread_errors:
             raise thread_errors[0]
+    except (KeyboardInterrupt, SystemExit) as error:
+        by_lightning = isinstance(error, SystemExit) and error.code == 1  # its exit after Ctrl-C
+        if isinstance(error, SystemExit) and not (by_lightning and isinstance(error.__context__, KeyboardInterrupt)):
+            raise
+        print("lightning-kd: interrupted", file=sys.stderr)
+        sys.exit(INTERRUPT_EXIT_CODE)
     except Exception as error:
         message = describe_error(error)
         on_error(message)

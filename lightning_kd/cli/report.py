@@ -50,6 +50,6 @@ def main(args: list[str]) -> None:
         check_lengths(datamodule, artifact.model, None)
         check_prompt(artifact.model, datamodule.prompt, artifact.name, "prompt")
     result = build_report(artifacts, task, datamodule, config.split)
+    write_report(result, output_dir)  # before printing, which fails if the output is closed, as by "| head"
     Console(emoji=False).print(result.table())
-    write_report(result, output_dir)
     print(f"Report written to {output_dir / 'report.md'}")

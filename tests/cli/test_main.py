@@ -1,5 +1,7 @@
 """``lightning-kd`` itself: its help, its version, and the table of commands."""
 
+import signal
+
 import pytest
 
 import lightning_kd
@@ -39,3 +41,37 @@ def test_help_of_a_command(command, shell):
     code, shown = shell(command, "--help")
     assert code == 0
     assert f"usage: lightning-kd {command} " in shown
+
+
+@pytest.mark.parametrize(
+    ("command", "function"),
+    [
+        ("predict", "lightning_kd.DistillationModule.predict_step"),
+        ("fit", "lightning_kd.DistillationModule.training_step"),
+        ("report", "lightning_kd.cli.report.build_report"),
+        ("probe", "lightning_kd.cli.probe.probe_models"),
+        ("export", "lightning_kd.cli.export.load_model"),
+    ],
+)
+def test_interrupt(tmp_path, config, clinc_file, teacher_folder, shell, monkeypatch, command, function):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    texts, output = tmp_path / "texts.txt", tmp_path / "output"
+    texts.write_text("hello\n")
+    monkeypatch.setattr(function, interrupt)
+    handler = signal.getsignal(signal.SIGINT)
+    data_args = ["--output_dir", output, "--data=CLINC150DataModule", f"--data.path={clinc_file}"]
+    arguments = {
+        "predict": ["--config", config, f"--data.init_args.predict_path={texts}", f"--predictions.path={output}"],
+        "fit": ["--config", config],
+        "report": ["--models", teacher_folder, *data_args],
+        "probe": ["--teacher", teacher_folder, *data_args],
+        "export": ["onnx", "--model", teacher_folder, *data_args],
+    }[command]
+    code, message = shell(command, *arguments)
+    signal.signal(signal.SIGINT, handler)  # Lightning ignores further signals
+    assert code == 130
+    assert message.splitlines()[-1] == "lightning-kd: interrupted"
+    assert "Traceback" not in message
+    assert not output.exists()

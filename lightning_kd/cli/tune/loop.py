@@ -13,6 +13,7 @@ from optuna.trial import FixedTrial, FrozenTrial
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from lightning_kd.cli.errors import INTERRUPT_EXIT_CODE
 from lightning_kd.cli.tune import results
 from lightning_kd.cli.tune.objective import Objective, TrialFailedError
 from lightning_kd.cli.tune.plots import write_plots
@@ -21,8 +22,6 @@ from lightning_kd.cli.tune.trial import StudyError
 
 MAX_FAILURES_AT_START, MAX_FAILURES = 3, 10
 """Failures in a row after which the study stops, before and after the first success."""
-
-INTERRUPT_EXIT_CODE = 130
 
 
 class TuningLoop:
