@@ -142,3 +142,24 @@ def test_own_classes_that_the_config_names(tmp_path, config, shell, monkeypatch)
     monkeypatch.delitem(sys.modules, "own_classes")
     with pytest.raises(ValueError, match=r"task: the checkpoint names 'own_classes\.Task', which is not imported"):
         DistillationModule.load_from_checkpoint(best)
+
+
+TOKEN = {"pretrained": "some/model", "token": "hf_secret"}
+
+
+@pytest.mark.parametrize(
+    ("key", "source"),
+    [
+        ("model.student", TOKEN),
+        ("model.student", {"config": "some/model", "use_auth_token": "hf_secret"}),
+        ("model.teacher", TOKEN),
+        ("model.teacher", [TOKEN, TOKEN]),
+        ("model.teacher", {"ensemble": [TOKEN, TOKEN], "combine": "probabilities"}),
+    ],
+)
+def test_tokens_are_not_written(tmp_path, config, shell, key, source):
+    code, message = shell("fit", "--config", config, f"--{key}={json.dumps(source)}")
+    assert code
+    assert "HF_TOKEN" in message
+    assert "hf_secret" not in message
+    assert not any(b"hf_secret" in file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())

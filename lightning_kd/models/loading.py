@@ -44,10 +44,11 @@ def parse_pretrained(source: Any, role: str) -> tuple[Any, dict[str, Any]]:
         The Hub id or folder as text, or the module; and the options as plain data.
 
     Raises:
-        ValueError: If a mapping lacks ``pretrained`` or also has ``config``, if a module is combined with options, or
-            if an option cannot be saved in a checkpoint.
+        ValueError: If a mapping lacks ``pretrained``, or has ``config`` or a token, if a module is combined with
+            options, or if an option cannot be saved in a checkpoint.
     """
     options = dict(source) if isinstance(source, Mapping) else {"pretrained": source}
+    check_no_token(options, role)
     pretrained = options.pop("pretrained", None)
     if pretrained is None:
         raise ValueError(
@@ -67,6 +68,19 @@ def parse_pretrained(source: Any, role: str) -> tuple[Any, dict[str, Any]]:
             "without options"
         )
     return pretrained, {name: _to_plain_data(value, f"{role}.{name}") for name, value in options.items()}
+
+
+def check_no_token(options: Mapping[str, Any], role: str) -> None:
+    """Check that no secret would be written to config.yaml, logs and checkpoints.
+
+    Raises:
+        ValueError: If there is a token; the message does not repeat it.
+    """
+    for name in options.keys() & {"token", "use_auth_token"}:
+        raise ValueError(
+            f"{role}.{name}: would be saved in config.yaml, logs and checkpoints; remove it, and set the environment "
+            "variable HF_TOKEN or run hf auth login"
+        )
 
 
 def _to_plain_data(value: Any, field: str) -> Any:

@@ -10,7 +10,7 @@ from transformers import AutoConfig, PretrainedConfig
 
 from lightning_kd.models.inspection import get_attn_implementation, get_config
 from lightning_kd.models.labels import set_config_labels
-from lightning_kd.models.loading import find_code_option, load_config, load_model, parse_pretrained
+from lightning_kd.models.loading import check_no_token, find_code_option, load_config, load_model, parse_pretrained
 
 TEACHER_OPTIONS = {
     "device_map": "Lightning places the student",
@@ -34,6 +34,7 @@ def parse_student(student: Any) -> str | dict[str, Any] | nn.Module:
             configuration, or an option that only teachers can have.
     """
     if isinstance(student, Mapping) and "pretrained" not in student:
+        check_no_token(student, "student")
         if "config" not in student:
             raise ValueError(
                 f"student: a mapping needs the key 'pretrained' (a Hub id or folder, to load weights) or 'config' (to "

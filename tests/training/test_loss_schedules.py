@@ -74,8 +74,8 @@ class WithoutAttributes(DistillationLoss):
 @pytest.mark.parametrize(
     ("loss", "argument", "schedule", "message"),
     [
-        (SoftTargetLoss(), "temperature", Schedule(8, 0), "temperature must be > 0, got 0"),
-        (DecoupledKDLoss(), "temperature", Schedule(-1, 1), "temperature must be > 0, got -1"),
+        (SoftTargetLoss(), "temperature", Schedule(8, 0), "temperature must be > 0 and <= 1000, got 0"),
+        (DecoupledKDLoss(), "temperature", Schedule(-1, 1), "temperature must be > 0 and <= 1000, got -1"),
         (HardLabelLoss(), "weight", Schedule(1, -0.1), r"weight must be a finite number >= 0, got -0\.1"),
         (SoftTargetLoss(top_k=3), "top_k", Schedule(3, 1), ".*temperature"),
         (HardLabelLoss(), "temperature", Schedule(8, 1), ".*tsa_threshold"),
