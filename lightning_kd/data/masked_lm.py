@@ -143,7 +143,8 @@ class MaskedLMDataModule(TextDataModule):
         """
         holds_out = self.validation_fraction > 0 and not self._source.has_split("validation")
         if holds_out and split in ("train", "validation") and self._source.has_split("train"):
-            return hold_out_validation(self._source.load_split("train"), self.validation_fraction, self.path)[split]
+            parts = hold_out_validation(self._source.load_split("train"), self.validation_fraction, self.path)
+            return parts[split].flatten_indices()
         return self._source.load_split(split) if self._source.has_split(split) else None
 
     def _missing_split_hint(self, split: str) -> str:

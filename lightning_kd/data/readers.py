@@ -47,7 +47,7 @@ def _utf8_error(path: Path) -> ValueError:
         matches = ((number, INVALID_BYTES.search(line)) for number, line in enumerate(stream, 1))
         number, invalid = next((number, match[0]) for number, match in matches if match)
     invalid_bytes = invalid.encode("utf-8", errors="surrogateescape")
-    encoding = "utf-16" if number == 1 and invalid_bytes in (b"\xff\xfe", b"\xfe\xff") else "latin1"
+    encoding = "utf-16" if number == 1 and invalid_bytes.startswith((b"\xff\xfe", b"\xfe\xff")) else "latin1"
     return ValueError(
         f"{path}, line {number}: not UTF-8 (byte 0x{invalid_bytes[0]:02x}); convert the file, "
         f"for instance with iconv -f {encoding} -t utf-8"

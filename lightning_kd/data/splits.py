@@ -90,7 +90,7 @@ def hold_out_validation(rows: datasets.Dataset, fraction: float, path: str) -> d
         path: Path of the dataset, for the message.
 
     Returns:
-        The splits ``train`` and ``validation``.
+        The splits ``train`` and ``validation``, as indices into the examples; ``flatten_indices`` copies them.
 
     Raises:
         ValueError: If there are fewer than two examples.
@@ -98,4 +98,4 @@ def hold_out_validation(rows: datasets.Dataset, fraction: float, path: str) -> d
     if len(rows) < 2:
         raise ValueError(f"data.validation_fraction: {path!r} has only {len(rows)} texts to split; add more texts")
     parts = rows.train_test_split(fraction, seed=0)
-    return {"train": parts["train"].flatten_indices(), "validation": parts["test"].flatten_indices()}
+    return {"train": parts["train"], "validation": parts["test"]}

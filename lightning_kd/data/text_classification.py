@@ -116,7 +116,8 @@ class TextClassificationDataModule(TextDataModule):
         tables, names = self._read_files(local) if local.exists() else self._read_hub()
         splits = {split: self._to_dataset(split, columns, names) for split, columns in tables.items()}
         if self.validation_fraction and "train" in splits and "validation" not in splits:
-            splits |= hold_out_validation(splits["train"], self.validation_fraction, self.path)
+            parts = hold_out_validation(splits["train"], self.validation_fraction, self.path)
+            splits |= {split: part.flatten_indices() for split, part in parts.items()}
         return splits, names
 
     def _read_files(self, path: Path) -> tuple[dict[str, Columns], list[str]]:

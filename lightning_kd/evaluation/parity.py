@@ -48,9 +48,8 @@ def measure_parity(task: Task, original: nn.Module, exported: nn.Module, batches
             valid = torch.isfinite(logits) if head.mask is None else torch.isfinite(logits) & head.mask
             if valid.any():
                 # a logit that became NaN counts as an infinite difference
-                max_difference = max(
-                    max_difference, (logits - exported_logits)[valid].nan_to_num(nan=torch.inf).abs().max().item()
-                )
+                difference = (logits - exported_logits)[valid].abs().nan_to_num(nan=torch.inf, posinf=torch.inf)
+                max_difference = max(max_difference, difference.max().item())
             num_predictions += head.prediction.numel()
             num_changed += int((~predictions_agree(head.prediction, exported_head.prediction)).sum())
     return Parity(num_predictions, max_difference, num_changed)

@@ -10,7 +10,6 @@ import torch
 from huggingface_hub import hf_hub_download
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from transformers.utils.hub import extract_commit_hash
 
 from lightning_kd import models
 from lightning_kd.models.loading import NO_OPTIONS
@@ -44,7 +43,9 @@ def fingerprint(source: str | nn.Module, options: Mapping[str, Any] = NO_OPTIONS
     folder = Path(source)
     if not folder.is_dir():
         hub_kwargs = {name: options[name] for name in ("revision", "subfolder", "cache_dir") if name in options}
-        commit = extract_commit_hash(hf_hub_download(source, "config.json", **hub_kwargs), None)
+        parts = Path(hf_hub_download(source, "config.json", **hub_kwargs)).parts
+        # the last one: transformers' extract_commit_hash takes the first, which may belong to the cache's own path
+        commit = parts[len(parts) - parts[::-1].index("snapshots")]  # .../snapshots/<commit>/config.json
         digest.update(f"{source} {commit}".encode())
         return digest.hexdigest()
     folder /= options.get("subfolder", "")

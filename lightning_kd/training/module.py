@@ -202,7 +202,7 @@ class DistillationModule(LightningModule):
         if isinstance(source, nn.Module):
             if names:
                 models.set_label_names(source, names)
-            elif self.task.num_labels is not None:
+            if self.task.num_labels is not None:
                 models.check_num_labels(source, self.task.num_labels, "student")
         else:
             self.student = models.build_student(source, self.task.auto_class, names or self.task.num_labels)
@@ -303,11 +303,11 @@ class DistillationModule(LightningModule):
         if teacher is not None:
             ignore_tokenizer_mismatch = "tokenizer_mismatch" in self.ignore_checks
             teacher_checks.check_teacher_inputs(teacher, datamodule, self.losses, ignore_tokenizer_mismatch)
+            if self.task.num_labels is not None:
+                teacher.check_num_labels(self.task.num_labels)
             if self.task.named_labels:
                 teacher.align_classes(self.label_names, self._ignore_label_mismatch)
-            elif self.task.num_labels is not None:
-                teacher.check_num_labels(self.task.num_labels)
-            else:  # the classes are the tokens
+            elif self.task.num_labels is None:  # the classes are the tokens
                 checks.check_vocab_sizes(self.student, teacher)
 
     def on_fit_start(self) -> None:

@@ -52,8 +52,6 @@ class TuningLoop:
         """
         try:
             self._run_trials()
-            self.write_results()
-            self._check_any_complete()
         except KeyboardInterrupt:
             self._retry_current_trial()
             self.write_results()
@@ -65,6 +63,8 @@ class TuningLoop:
         except StudyError:
             self._delete_if_all_failed()
             raise
+        self.write_results()
+        self._check_any_complete()
 
     def _run_trials(self) -> None:
         failures, total = 0, self.objective.n_trials

@@ -100,7 +100,8 @@ def _read_bounds(kind: str, bounds: Any, options: dict[str, Any]) -> list[Any]:
     """Return the bounds; Optuna checks their order, ``log`` and ``step``."""
     if not isinstance(bounds, list) or len(bounds) != 2:
         raise ValueError(f"{kind} must be two numbers, [low, high], got {bounds!r}")
-    for number in (*bounds, options.get("step", 1)):
+    step = options.get("step")
+    for number in bounds if step is None else (*bounds, step):
         is_number = type(number) is int or (kind == "float" and type(number) is float and math.isfinite(number))
         if not is_number:
             raise ValueError(f"{number!r} is not {'an integer' if kind == 'int' else 'a finite number'}")

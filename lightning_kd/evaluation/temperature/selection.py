@@ -47,8 +47,8 @@ class Selection:
                 f"{CALLBACK_NAME}.sentences: at most {MAX_SENTENCES}, got {len(sentences)}; probe the others separately"
             )
         for number, sentence in enumerate(sentences, 1):
-            if not sentence.strip():
-                raise ValueError(f"{CALLBACK_NAME}.sentences: number {number} is empty, got {sentence!r}; remove it")
+            if not isinstance(sentence, str) or not sentence.strip():
+                raise ValueError(f"{CALLBACK_NAME}.sentences: number {number} has no text, got {sentence!r}; remove it")
         if not self.temperatures:
             raise ValueError(f"{CALLBACK_NAME}.temperatures: is empty; add some, for instance 1, 4, 19")
         for temperature in self.temperatures:

@@ -145,7 +145,8 @@ def test_plot(tmp_path, num_models, top_k):
     [
         ({"sentences": "one"}, r"sentences: must be a list of texts, got 'one'"),
         ({"sentences": []}, r"sentences: must be a list of texts, got \[\]"),
-        ({"sentences": ["one", " "]}, r"sentences: number 2 is empty, got ' '"),
+        ({"sentences": ["one", " "]}, r"sentences: number 2 has no text, got ' '"),
+        ({"sentences": ["hello", 5]}, "sentences: number 2 has no text, got 5"),
         ({"temperatures": []}, r"temperatures: is empty"),
         ({"temperatures": [1, 0]}, r"temperatures: must be > 0, got 0"),
         ({"temperatures": [float("nan")]}, r"temperatures: must be > 0, got nan"),
