@@ -178,6 +178,7 @@ class TuningLoop:
         trials = results.current_trials(self.study)
         if any(trial.state.name in ("COMPLETE", "RUNNING") for trial in trials):
             return
+        self._delete_if_all_failed()
         errors = [results.error_message(trial) for trial in trials if trial.state.name == "FAIL"]
         last = f"; the last failure: {errors[-1]}" if errors else ""
         raise StudyError(f"no trial completed, so there is no best config{last}")
