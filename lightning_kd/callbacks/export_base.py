@@ -187,7 +187,7 @@ class GraphExport(Export):
         if tolerance is not None and parity.max_difference >= tolerance:
             raise ValueError(
                 f"{self.config_key}: the graph differs from the student ({parity}); please report this with the "
-                "versions of torch, transformers and the packages of the export"
+                "versions of torch, transformers, and onnxscript and onnxruntime or the Neuron compiler"
             )
         return parity
 

@@ -122,7 +122,7 @@ class NeuronTrace(GraphExport):
         batch_size, length = tracer.shape
         compiler = self.compiler
         input_names = ", ".join(tracer.positional_model.input_names)
-        flags = " ".join(getattr(compiler, "flags", []))
+        flags = " ".join(compiler.flags)
         auto_class = student.task.auto_class.replace("AutoModel", "NeuronModel")
         if compiler.runtime_module is None:
             usage = "from pathlib import Path\n\nfrom lightning_kd.export.tracing import TracedModel\n\n"

@@ -74,9 +74,9 @@ class DistillationCLI(LightningCLI):
         parser.set_defaults({"model.optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 5e-5}}})
 
     def _parse_ckpt_path(self) -> None:
-        """Take from a checkpoint what the config need not know: the student's configuration and the label names.
+        """Use the checkpoint's student and label names, and for all commands but ``fit`` its task and losses.
 
-        Lightning takes all hyperparameters and lets jsonargparse import what they name, before it checks the type.
+        Lightning uses all hyperparameters, and jsonargparse imports the classes that they name.
         """
         if not self.config.get("subcommand"):
             return

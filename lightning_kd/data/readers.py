@@ -72,8 +72,7 @@ def read_json(path: Path) -> Any:
 
 
 def _iter_json(path: Path) -> Iterator[tuple[str, Row]]:
-    first = next(filter(str.strip, _iter_lines(path)), "")
-    if path.suffix == ".json" and first.lstrip().startswith("["):
+    if path.suffix == ".json" and next(filter(str.strip, _iter_lines(path)), "").lstrip().startswith("["):
         yield from ((f"{path}, row {number}", row) for number, row in enumerate(read_json(path), 1))
         return
     for number, line in enumerate(_iter_lines(path), 1):

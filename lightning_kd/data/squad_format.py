@@ -64,7 +64,7 @@ def questions_from_hub(rows: datasets.Dataset, path: str, split: str) -> dataset
 
 
 def _first_answer_start(question: Question) -> int:
-    """Return the start of the first answer, 0 if there is no answer, -1 if the context does not contain it there."""
+    """Return where the first answer starts in the context; 0 if there is none, -1 if the context differs there."""
     if not question["answers"]:
         return 0
     start, text = question["starts"][0], question["answers"][0]

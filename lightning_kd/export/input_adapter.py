@@ -1,6 +1,6 @@
 """Adapters between named and positional inputs, for exporters and graphs that do not support names."""
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -61,7 +61,7 @@ class PositionalModel(nn.Module):
         return tuple(result[name] for name in self.output_names)
 
 
-class GraphModel(nn.Module):
+class GraphModel(nn.Module, ABC):
     """Base class of the models that run an exported graph on CPU tensors given by name.
 
     A subclass sets the attributes and implements ``run_graph``.

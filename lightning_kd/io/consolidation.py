@@ -15,11 +15,6 @@ METADATA_FILENAME = "meta.pt"
 """File of a sharded checkpoint with everything but tensors: loops, hyperparameters, scores."""
 
 
-def is_sharded_checkpoint(path: Path) -> bool:
-    """Return True if a path is the folder of a sharded checkpoint."""
-    return (path / METADATA_FILENAME).is_file()
-
-
 TENSOR_INDEX_FILENAME = ".metadata"
 """File of a sharded checkpoint that says where each tensor lies; a pickle, which PyTorch (2.13) loads unchecked."""
 
@@ -41,6 +36,11 @@ _INDEX_CLASSES = {
     "pathlib._local": {"PosixPath"},  # Python 3.13
 }
 """What PyTorch pickles into ``.metadata``, by module."""
+
+
+def is_sharded_checkpoint(path: Path) -> bool:
+    """Return True if a path is the folder of a sharded checkpoint."""
+    return (path / METADATA_FILENAME).is_file()
 
 
 class _IndexUnpickler(pickle.Unpickler):

@@ -126,8 +126,8 @@ def _find_class(path: str) -> Any:
     Raises:
         LookupError: If no prefix is imported or trusted.
     """
-    for names in range(path.count("."), 0, -1):
-        parts = path.split(".")
+    parts = path.split(".")
+    for names in range(len(parts) - 1, 0, -1):
         module, attributes = ".".join(parts[:names]), ".".join(parts[names:])
         with suppress(ModuleNotFoundError):
             if module in sys.modules or _is_trusted(module):

@@ -63,7 +63,7 @@ class DistillationLoss(nn.Module):
         """
 
     def check_data(self, datamodule: Any, field: str) -> None:
-        """Check before the first step that batches hold what the loss needs.
+        """Check before the first step that the data have what the loss needs.
 
         Args:
             datamodule: Has the attributes of ``lightning_kd.data.interface.DataModuleInterface``.
@@ -124,9 +124,9 @@ def check_temperature(name: str, temperature: float) -> None:
         )
 
 
-def check_logits(name: str, student_logits: Tensor, teacher_logits: Tensor, mask: Tensor | None = None) -> None:
-    """Raise a ``ValueError`` that names the function if logits and mask are not all of one shape (N, C)."""
-    shapes = [tuple(tensor.shape) for tensor in (student_logits, teacher_logits, mask) if tensor is not None]
+def check_logits(name: str, *tensors: Tensor | None) -> None:
+    """Raise a ``ValueError`` that names the function if logits and mask, if any, are not all of one shape (N, C)."""
+    shapes = [tuple(tensor.shape) for tensor in tensors if tensor is not None]
     if len(shapes[0]) != 2 or len(set(shapes)) > 1:
         raise ValueError(
             f"{name}: logits and mask must have one shape (N, C), got {', '.join(map(str, shapes))}; flatten batch and "

@@ -40,7 +40,7 @@ def hard_label_loss(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0
         >>> hard_label_loss(torch.tensor([[0.0, 0.0]]), torch.tensor([1]))
         tensor(0.6931)
     """
-    check_logits("hard_label_loss", logits, logits, mask)
+    check_logits("hard_label_loss", logits, mask)
     if labels.shape != logits.shape[:1]:
         raise ValueError(f"hard_label_loss: labels must have the shape {(len(logits),)}, got {tuple(labels.shape)}")
     labeled = labels != IGNORE_INDEX

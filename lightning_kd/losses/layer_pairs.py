@@ -60,9 +60,8 @@ class LayerPairLoss(DistillationLoss, ABC):
                 if not (first <= index <= last or first - last - 1 <= index < 0):
                     embeddings = " (0 = the embeddings)" if first == 0 else ""
                     raise ValueError(
-                        f"{type(self).__name__}.layer_map: {student_layer}: {teacher_layer} names layer {index} of the "
-                        f"{role}, which has layers {first} to {last}{embeddings}; negative indices count from the "
-                        "last"
+                        f"{type(self).__name__}: the pair {student_layer}: {teacher_layer} names layer {index} of the "
+                        f"{role}, which has layers {first} to {last}{embeddings}; negative indices count from the last"
                     )
 
     def forward(self, student: Outputs, teacher: Outputs | None) -> Tensor:

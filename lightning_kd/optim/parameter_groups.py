@@ -18,13 +18,11 @@ def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
     The second group has the biases and the weights of norms: parameters with fewer than two dimensions, and those of
     modules named as a bias, such as MPNet's and T5's ``relative_attention_bias``.
     """
-    trainable = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
-    decayed = [p for name, p in trainable if p.ndim >= 2 and "bias" not in name.rpartition(".")[0].rpartition(".")[2]]
-    kept = {id(parameter) for parameter in decayed}
-    groups: list[dict[str, Any]] = [
-        {"params": decayed},
-        {"params": [parameter for _, parameter in trainable if id(parameter) not in kept], "weight_decay": 0.0},
-    ]
+    groups: list[dict[str, Any]] = [{"params": []}, {"params": [], "weight_decay": 0.0}]
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            has_decay = parameter.ndim >= 2 and not name.removesuffix(".weight").endswith("bias")
+            groups[0 if has_decay else 1]["params"].append(parameter)
     return [group for group in groups if group["params"]]
 
 

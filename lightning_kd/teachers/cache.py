@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,7 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True)
 class TeacherCache:
-    """Where and how to store a teacher's logits.
+    """Settings of the cache of a teacher's logits.
 
     Each combination of teacher, examples and precision has its own subfolder, named after a hash of all three, so
     logits are never mixed up. Any number of runs and processes can share ``folder``.
@@ -101,8 +101,7 @@ class TeacherCache:
                 "split": split,
                 "rows": datamodule.cache_key(split),
                 "precision": precision,
-                "dtype": self.dtype,
-                "top_k": self.top_k,
+                **{name: value for name, value in asdict(self).items() if name != "folder"},
             }
             folder = Path(self.folder).expanduser() / hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
             lengths = np.asarray(datamodule.row_lengths(split), dtype=np.float64)

@@ -152,8 +152,12 @@ def check_sparse_gradients(trainer: Trainer, is_sharded: bool) -> None:
     Raises:
         ValueError: If the embeddings are sharded, or gradients are reduced across GPUs.
     """
-    if is_sharded or (trainer.world_size > 1 and trainer.strategy.root_device.type != "cpu"):
-        raise ValueError("optimizer: LazyAdamW needs whole embeddings, and at most one GPU; use AdamW")
+    if is_sharded:
+        raise ValueError("optimizer: LazyAdamW needs whole embeddings, and the strategy shards them; use AdamW")
+    if trainer.world_size > 1 and trainer.strategy.root_device.type != "cpu":
+        raise ValueError(
+            "optimizer: GPUs reduce no sparse gradients, which LazyAdamW needs; use AdamW, or trainer.devices=1"
+        )
 
 
 def check_callbacks(trainer: Trainer, student: nn.Module, is_sharded: bool) -> None:

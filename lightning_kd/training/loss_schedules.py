@@ -124,7 +124,7 @@ def _check_ends(loss: DistillationLoss, argument: str, schedule: Schedule) -> No
         )
     with torch.random.fork_rng(devices=[]):  # building a loss may initialize weights
         ends = [type(loss)(**{**arguments, argument: value}) for value in (schedule.start, schedule.end)]
-    # check_heads reads it once, before the first step
+    # check_losses reads it once, before the first step
     loss.compares_examples = loss.compares_examples or any(end.compares_examples for end in ends)
 
 

@@ -346,7 +346,11 @@ class DistillationModule(LightningModule):
             get_datamodule(self.trainer).teacher_cache_lookup = self._add_teacher_logits
 
     def score_teacher(self) -> None:
-        """Score the teacher on the validation split, once per run, and raise if it is no better than chance."""
+        """Score the teacher on the validation split, once per run.
+
+        Raises:
+            ValueError: If it is no better than chance, and ``ignore_checks`` does not allow it.
+        """
         teacher = self.active_teacher
         if teacher is None or self.teacher_scores:
             return
@@ -529,7 +533,7 @@ class DistillationModule(LightningModule):
 
     @property
     def strict_loading(self) -> bool:
-        """Whether a checkpoint must have exactly the module's weights; reading it checks a sharded checkpoint.
+        """True if a checkpoint must have exactly the module's weights; checks a sharded checkpoint when it is read.
 
         ``ModelParallelStrategy`` (Lightning 2.6) reads it immediately before PyTorch unpickles parts of the checkpoint
         without restrictions, and offers no hook there.

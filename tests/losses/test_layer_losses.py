@@ -214,11 +214,11 @@ def test_mean_over_pairs_of_layers(loss, function, pairs):
 @pytest.mark.parametrize(
     ("loss", "teacher", "message"),
     [
-        (HiddenStateCosineLoss(layer_map={3: 0}), LARGE, r"\.layer_map: 3: 0 .* layer 3 of the student"),
-        (HiddenStateMSELoss(layer_map={1: 5}), LARGE, r"\.layer_map: 1: 5 .* teacher.* 0 to 4"),
-        (HiddenStateMSELoss(layer_map={-4: 1}), LARGE, r"\.layer_map: -4: 1 .* student"),
-        (AttentionScoreLoss(layer_map={0: 1}), LARGE, r"\.layer_map: 0: 1 .* student.* 1 to 2"),
-        (SelfAttentionRelationLoss(teacher_layer=-5), LARGE, r"\.layer_map: -1: -5 .* layer -5 of the teacher"),
+        (HiddenStateCosineLoss(layer_map={3: 0}), LARGE, r": the pair 3: 0 .* layer 3 of the student"),
+        (HiddenStateMSELoss(layer_map={1: 5}), LARGE, r": the pair 1: 5 .* teacher.* 0 to 4"),
+        (HiddenStateMSELoss(layer_map={-4: 1}), LARGE, r": the pair -4: 1 .* student"),
+        (AttentionScoreLoss(layer_map={0: 1}), LARGE, r": the pair 0: 1 .* student.* 1 to 2"),
+        (SelfAttentionRelationLoss(teacher_layer=-5), LARGE, r": the pair -1: -5 .* layer -5 of the teacher"),
         (SelfAttentionRelationLoss(num_relation_heads=5), LARGE, ": num_relation_heads 5 .* student.* 12"),
         (HiddenStateCosineLoss(), WIDE, ": .* 12 .* 18"),
         (AttentionScoreLoss(), WIDE, ": .* 3 .* 2"),

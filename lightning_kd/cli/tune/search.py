@@ -115,13 +115,18 @@ def _can_cache(built: list[Any], config: dict[str, Any]) -> bool:
 def reduced_output(verbose: bool) -> Iterator[None]:
     """Hide messages that every trial repeats; show each warning once."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    disabled, were_disabled = logging.root.manager.disable, datasets.are_progress_bars_disabled()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-        if not verbose:
-            warnings.simplefilter("once", append=True)
-            datasets.disable_progress_bars()
-            logging.disable(logging.INFO)
+        if verbose:
+            yield
+            return
+        warnings.simplefilter("once", append=True)
+        datasets.disable_progress_bars()
+        logging.disable(max(disabled, logging.INFO))
         try:
             yield
         finally:
-            logging.disable(logging.NOTSET)
+            logging.disable(disabled)
+            if not were_disabled:
+                datasets.enable_progress_bars()
