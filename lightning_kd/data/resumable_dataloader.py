@@ -42,8 +42,9 @@ Position = dict[str, int]
 
 
 class ResumableSampler(Protocol):
-    """A sampler or stream that can skip the first batches of an epoch."""
+    """A sampler or stream that can skip the first batches of an epoch, and advances by one epoch at each ``iter``."""
 
+    epoch: int
     skip_batches: int
 
     def set_state(self, epoch: int, skip_batches: int) -> None:
@@ -56,6 +57,9 @@ class ResumableDataLoader(DataLoader[Any]):
     The position is derived from the trainer's count of batches, because workers prefetch. The loader counts epochs
     itself: if a run with ``max_steps`` is resumed at the end of an epoch, Lightning (2.6) starts an epoch twice, first
     without a batch, and counts both.
+
+    Without a trainer, in a plain PyTorch loop, each ``iter`` is the next epoch in another order, unless the loop calls
+    ``sampler.set_epoch``; the position is then right between epochs only.
 
     Args:
         trainer: The trainer that iterates over the loader; None if there is none.
@@ -70,15 +74,11 @@ class ResumableDataLoader(DataLoader[Any]):
         super().__init__(**kwargs)
         self._trainer = trainer
         self._resumable_sampler = resumable_sampler
-        self._position = position
-        self._batches_at_start: int | None = None
+        self.load_state_dict(position)
 
     def __iter__(self) -> Any:
         """Start the next epoch, or the same one again if no batch of it was used."""
-        if self._trainer is None:  # a user's training loop, which sets the sampler's epoch itself
-            self._resumable_sampler.skip_batches = self._position["batches"]
-            self._position = {**self._position, "batches": 0}
-        else:
+        if self._trainer is not None:
             is_unused = self._batches_at_start is None or self._num_started_batches() == 0
             self._position = self.state_dict() if is_unused else self._next_epoch()
             self._batches_at_start = self._trainer.fit_loop.epoch_loop.batch_progress.total.ready
@@ -96,11 +96,16 @@ class ResumableDataLoader(DataLoader[Any]):
 
     def state_dict(self) -> Position:
         """Return the epoch and the number of its finished batches."""
-        used = 0 if self._trainer is None else self._num_started_batches()
-        if used and self._trainer is not None and self._trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+        if self._trainer is None:
+            return {"epoch": self._resumable_sampler.epoch, "batches": self._resumable_sampler.skip_batches}
+        used = self._num_started_batches()
+        if used and self._trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             return self._next_epoch()
         return {"epoch": self._position["epoch"], "batches": self._position["batches"] + used}
 
     def load_state_dict(self, state: Position) -> None:
         """Set the position. Lightning calls this before ``iter``, but only within an epoch."""
-        self._position, self._batches_at_start = dict(state), None
+        self._position: Position = dict(state)
+        self._batches_at_start: int | None = None
+        if self._trainer is None:
+            self._resumable_sampler.epoch, self._resumable_sampler.skip_batches = state["epoch"], state["batches"]

@@ -13,7 +13,7 @@ class LengthGroupedSampler(DistributedSampler[int]):
     """Random order in which the examples of a batch, and of a step across all devices, have similar lengths.
 
     Each epoch shuffles all examples, sorts pools of ``POOL_BATCHES`` batches by length, and shuffles the batches. The
-    order depends on seed and epoch only. The base class is ``DistributedSampler`` because Lightning does not replace
+    order depends on seed and epoch only, and each ``iter`` advances to the next epoch. The base class is ``DistributedSampler`` because Lightning does not replace
     such samplers and calls ``set_epoch``.
 
     Args:
@@ -53,9 +53,10 @@ class LengthGroupedSampler(DistributedSampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         # not a generator: with workers the iterator may be created before the next set_epoch and read after it
-        indices = self._epoch_indices(self.epoch)[self.skip_batches * self.batch_size :]
-        self.skip_batches = 0
-        return iter([row_id + self.epoch * self.epoch_stride for row_id in indices] if self.epoch_stride else indices)
+        epoch, skip = self.epoch, self.skip_batches
+        indices = self._epoch_indices(epoch)[skip * self.batch_size :]
+        self.epoch, self.skip_batches = epoch + 1, 0
+        return iter([row_id + epoch * self.epoch_stride for row_id in indices] if self.epoch_stride else indices)
 
     def _epoch_indices(self, epoch: int) -> list[int]:
         generator = torch.Generator().manual_seed(self.seed + epoch)

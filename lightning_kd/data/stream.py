@@ -18,7 +18,7 @@ class StreamingTextDataset(IterableDataset[Columns]):
     """Batches of examples from a source of texts, shuffled within a buffer.
 
     Each device takes every n-th example. The order depends on seed and epoch only, so a resumed run reads the texts
-    again up to its position.
+    again up to its position. Each ``iter`` advances to the next epoch.
 
     Args:
         texts: Returns a new iterator over the texts.
@@ -51,7 +51,7 @@ class StreamingTextDataset(IterableDataset[Columns]):
             ValueError: If there are fewer examples than one batch on each device.
         """
         epoch, skip = self.epoch, self.skip_batches
-        self.skip_batches = 0
+        self.epoch, self.skip_batches = epoch + 1, 0
         step = self.batch_size * self.num_replicas
         examples = enumerate(self._iter_shuffled(epoch))
         empty = True
