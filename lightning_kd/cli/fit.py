@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -17,15 +17,16 @@ from lightning_kd import data, losses, tasks  # noqa: F401  their classes can be
 from lightning_kd.callbacks import LastCheckpoint, PredictionWriter, RunSummary, StudentExport
 from lightning_kd.cli.arguments import set_data_title
 from lightning_kd.cli.main import COMMANDS
-from lightning_kd.cli.resume import last_checkpoint_path, resolve_resume
+from lightning_kd.cli.resume import SaveRunConfig, last_checkpoint_path, resolve_resume
 from lightning_kd.cli.run_dirs import LOGS_DIR, create_run_dir, create_run_logger, remove_if_empty
 from lightning_kd.io.atomic import disk_full_errors
 from lightning_kd.io.consolidation import is_sharded_checkpoint, read_metadata
 from lightning_kd.io.serialization import from_config
 from lightning_kd.losses.base import DistillationLoss
-from lightning_kd.models import is_saved_config
+from lightning_kd.models import is_saved_config, student_fields
 from lightning_kd.tasks.base import Task
 from lightning_kd.training.module import DistillationModule
+from lightning_kd.training.resume_checks import check_student
 
 
 class DistillationCLI(LightningCLI):
@@ -54,9 +55,8 @@ class DistillationCLI(LightningCLI):
             auto_configure_optimizers=False,
             # the module saves its hyperparameters as plain data itself
             load_from_checkpoint_support=False,
-            # a resumed run keeps its first config
-            save_config_callback=None if is_resumed or args[0] != "fit" else SaveConfigCallback,
-            save_config_kwargs={"overwrite": True},
+            save_config_callback=SaveRunConfig if args[0] == "fit" else None,
+            save_config_kwargs={"overwrite": True, "is_resumed": is_resumed},
             seed_everything_default=42,
             parser_kwargs={
                 "prog": "lightning-kd",
@@ -85,9 +85,13 @@ class DistillationCLI(LightningCLI):
         if not (path.is_file() or is_sharded_checkpoint(path)):
             return  # none, or one that Lightning finds, such as "last"
         saved = read_metadata(path).get(DistillationModule.CHECKPOINT_HYPER_PARAMS_KEY) or {}
+        student, names = config.model.student, config.model.label_names
+        self.save_config_kwargs["given"] = {"student": student, "label_names": names}
         if is_saved_config(saved.get("student")):
+            if self.config.subcommand == "fit":
+                check_student(saved["student"], student_fields(student))
             config.model.student = saved["student"]
-        config.model.label_names = saved.get("label_names") or config.model.label_names
+        config.model.label_names = saved.get("label_names") or names
         if self.config.subcommand != "fit":
             config.model.task = from_config(saved.get("task", config.model.task), Task, "task")
             losses = saved.get("losses", config.model.losses)

@@ -5,7 +5,18 @@ Four other parts make the resumed run exact: ``data/resumable_dataloader.py`` co
 ``callbacks/last_checkpoint.py`` saves between optimizer steps only.
 """
 
+import filecmp
+import shutil
+from itertools import count
 from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
+
+from lightning_kd.io.atomic import atomic_write
+from lightning_kd.training.resume_checks import IGNORABLE_CHANGES
 
 
 def resolve_resume(args: list[str], run_dir: Path | None) -> tuple[list[str], Path | None]:
@@ -53,3 +64,52 @@ def resume_arguments(run_dir: Path) -> list[str]:
             f"epoch); start a new run with --config {str(config)!r}"
         )
     return ["--config", str(config), "--ckpt_path", str(checkpoint)]
+
+
+class SaveRunConfig(SaveConfigCallback):
+    """Writes ``config.yaml``; of a resumed run only once its checks have passed, and keeps the former one.
+
+    A former config that differs is kept as ``config.1.yaml``, ``config.2.yaml``, ...
+
+    Args:
+        parser: The parser of the config.
+        config: The config.
+        is_resumed: True if the run folder has a config already.
+        given: Arguments of the module in the config of this call, where a checkpoint has replaced them.
+        kwargs: Further arguments of ``SaveConfigCallback``.
+    """
+
+    def __init__(
+        self,
+        parser: LightningArgumentParser,
+        config: Namespace,
+        is_resumed: bool,
+        given: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        config = config.clone()
+        for name, value in (given or {}).items():
+            config.model[name] = value
+        config.model.ignore_checks = [n for n in config.model.ignore_checks or [] if n not in IGNORABLE_CHANGES] or None
+        if is_resumed:
+            config.ckpt_path = None
+        super().__init__(parser, config, **kwargs)
+        self.is_resumed = is_resumed
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write the config of a new run."""
+        if not self.is_resumed:
+            super().setup(trainer, pl_module, stage)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the config of a resumed run."""
+        folder = trainer.log_dir
+        if not self.is_resumed or folder is None or not trainer.is_global_zero:
+            return
+        file = Path(folder) / "config.yaml"
+        with atomic_write(file) as new:
+            self.parser.save(self.config, str(new), skip_none=False, overwrite=True, multifile=False)
+            if not filecmp.cmp(file, new, shallow=False):
+                former = (file.with_name(f"config.{number}.yaml") for number in count(1))
+                with atomic_write(next(path for path in former if not path.exists())) as copy:
+                    shutil.copyfile(file, copy)

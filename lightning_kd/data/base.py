@@ -1,6 +1,7 @@
 """Base class of the DataModules: loads and tokenizes splits, and builds their DataLoaders."""
 
 import hashlib
+import inspect
 import json
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -15,16 +16,27 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
 from lightning_kd.data.collators import Collator, collate, is_text_feature
-from lightning_kd.data.encoding_cache import encode_dataset, encoder_state, get_fingerprint, tokenizer_state
+from lightning_kd.data.encoding_cache import (
+    encode_dataset,
+    encoder_state,
+    get_fingerprint,
+    load_encoded,
+    tokenizer_state,
+)
 from lightning_kd.data.interface import DataModuleInterface
 from lightning_kd.data.readers import Columns
 from lightning_kd.data.resumable_dataloader import Position, ResumableDataLoader, ResumableSampler, TokenizedDataset
 from lightning_kd.data.samplers import EvaluationSampler, LengthGroupedSampler
+from lightning_kd.io.serialization import is_serializable, to_config
 from lightning_kd.models import load_tokenizer, load_tokenizers
 from lightning_kd.outputs import Batch
 
 SPLITS = {"fit": ("train", "validation"), "validate": ("validation",), "test": ("test",), "predict": ("predict",)}
 """Splits of each stage."""
+
+RESUMABLE_ARGUMENTS = frozenset({"path", "predict_path", "tokenizer", "teacher_tokenizer", "batch_size",
+                                 "eval_batch_size", "num_workers"})  # fmt: skip
+"""Arguments that may change when a run is resumed, or are compared by content."""
 
 
 class TextDataModule(LightningDataModule, DataModuleInterface):
@@ -188,6 +200,29 @@ class TextDataModule(LightningDataModule, DataModuleInterface):
                 "never be used again; remove teacher_cache"
             )
         return get_fingerprint(self._splits[split])
+
+    def describe_train_data(self) -> dict[str, Any]:
+        """Return what identifies the training data by content, for checkpoints."""
+        tokenizers = [tokenizer_state(tokenizer) for tokenizer in (self.tokenizer, *self.teacher_tokenizers)]
+        names = {name for cls in type(self).__mro__ for name in inspect.signature(cls.__init__).parameters}  # type: ignore[misc]
+        settings = {name: value for name, value in vars(self).items() if name in names - RESUMABLE_ARGUMENTS}
+        return {
+            **self._describe_examples(),
+            "tokenizers": hashlib.sha256(json.dumps(tokenizers).encode()).hexdigest()[:12],
+            "settings": {n: v if is_serializable(v) else to_config(v) for n, v in settings.items()},
+        }
+
+    def _describe_examples(self) -> dict[str, Any]:
+        rows = self._splits["train"]
+        return {"fingerprint": get_fingerprint(rows), "num_examples": len(rows)}
+
+    def num_common_examples(self, fingerprint: str) -> int | None:
+        """Return how many of the first training examples are those of a split in the cache of ``datasets``."""
+        former, rows = load_encoded(fingerprint), self._splits.get("train")
+        if former is None or rows is None:
+            return None
+        pairs = enumerate(zip(former, rows, strict=False))
+        return next((index for index, (old, new) in pairs if old != new), min(len(former), len(rows)))
 
     def row_lengths(self, split: str) -> list[int]:
         """Return the number of tokens of each example of a loaded split, ordered by ``row_id``."""

@@ -61,6 +61,16 @@ def _source(cls: type[Any]) -> str:
         return repr((code.co_code, code.co_names, [c for c in code.co_consts if isinstance(c, str | int)]))
 
 
+def _cache_file(key: str) -> Path:
+    return Path(datasets.config.HF_DATASETS_CACHE) / "lightning_kd" / f"{key}.arrow"
+
+
+def load_encoded(key: str) -> datasets.Dataset | None:
+    """Return a dataset that ``encode_dataset`` has encoded earlier; None if it is no longer in the cache."""
+    file = _cache_file(key)
+    return datasets.Dataset.from_file(str(file)) if file.exists() else None
+
+
 def encode_dataset(
     raw: datasets.Dataset, encode: Callable[[Columns], Columns], key: str, description: str
 ) -> datasets.Dataset:
@@ -75,11 +85,10 @@ def encode_dataset(
     Raises:
         OSError: If the cache cannot be written.
     """
-    cache = Path(datasets.config.HF_DATASETS_CACHE) / "lightning_kd"
-    file = cache / f"{key}.arrow"
+    file = _cache_file(key)
     if not file.exists():  # a filled cache may be read-only
-        check_writable(cache, "HF_DATASETS_CACHE")
-        cache.mkdir(parents=True, exist_ok=True)
+        check_writable(file.parent, "HF_DATASETS_CACHE")
+        file.parent.mkdir(parents=True, exist_ok=True)
     with disk_full_errors(file):
         return raw.map(
             encode,

@@ -85,6 +85,26 @@ class DataModuleInterface:
         """
         raise self._not_cacheable("cache_key")
 
+    def describe_train_data(self) -> dict[str, Any]:
+        """Return what identifies the training data by content, for checkpoints; empty if unknown.
+
+        Returns:
+            Plain data: ``fingerprint``, ``num_examples`` (None for a stream), ``tokenizers`` (their fingerprint), and
+            ``settings``, the arguments that say neither where the data lie nor how fast they are read.
+        """
+        return {}
+
+    def num_common_examples(self, fingerprint: str) -> int | None:
+        """Return how many of the first training examples are those of former training data.
+
+        Args:
+            fingerprint: Fingerprint of the former data.
+
+        Returns:
+            The number; None if the former data are not available.
+        """
+        return None
+
     def row_lengths(self, split: str) -> list[int]:
         """Return the number of tokens of each example of a loaded split, ordered by ``row_id``.
 

@@ -1,5 +1,6 @@
 """Plain text for masked language models."""
 
+import hashlib
 from functools import cached_property, partial
 from typing import Any
 
@@ -224,6 +225,12 @@ class MaskedLMDataModule(TextDataModule):
             settings += [self.mlm_smoothing, self._seed]
         tokens = [self.tokenizer.mask_token_id, sorted(self.tokenizer.all_special_ids), len(self.tokenizer)]
         return f"{super().cache_key(split)} {settings} {tokens} {self.teacher_prompt}"
+
+    def _describe_examples(self) -> dict[str, Any]:
+        if not self.streaming:
+            return super()._describe_examples()
+        key = f"{self._source.fingerprint('train')} {self._encoding_key()}"
+        return {"fingerprint": hashlib.sha256(key.encode()).hexdigest()[:32], "num_examples": None}
 
     @cached_property
     def token_weights(self) -> NDArray[np.float64]:

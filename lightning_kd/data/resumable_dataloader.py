@@ -74,6 +74,7 @@ class ResumableDataLoader(DataLoader[Any]):
         super().__init__(**kwargs)
         self._trainer = trainer
         self._resumable_sampler = resumable_sampler
+        self._batches_at_start: int | None = None
         self.load_state_dict(position)
 
     def __iter__(self) -> Any:
@@ -105,7 +106,6 @@ class ResumableDataLoader(DataLoader[Any]):
 
     def load_state_dict(self, state: Position) -> None:
         """Set the position. Lightning calls this before ``iter``, but only within an epoch."""
-        self._position: Position = dict(state)
-        self._batches_at_start: int | None = None
+        self._position, self._batches_at_start = dict(state), None
         if self._trainer is None:
             self._resumable_sampler.epoch, self._resumable_sampler.skip_batches = state["epoch"], state["batches"]

@@ -13,8 +13,8 @@ class LengthGroupedSampler(DistributedSampler[int]):
     """Random order in which the examples of a batch, and of a step across all devices, have similar lengths.
 
     Each epoch shuffles all examples, sorts pools of ``POOL_BATCHES`` batches by length, and shuffles the batches. The
-    order depends on seed and epoch only, and each ``iter`` advances to the next epoch. The base class is ``DistributedSampler`` because Lightning does not replace
-    such samplers and calls ``set_epoch``.
+    order depends on seed and epoch only, and each ``iter`` advances to the next epoch. The base class is
+    ``DistributedSampler`` because Lightning does not replace such samplers and calls ``set_epoch``.
 
     Args:
         lengths: Number of tokens of each example.

@@ -1,7 +1,6 @@
 """The texts of a corpus, from the Hub or from local files."""
 
 import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,7 +8,7 @@ from pathlib import Path
 
 import datasets
 
-from lightning_kd.data.encoding_cache import set_fingerprint
+from lightning_kd.data.encoding_cache import get_fingerprint, set_fingerprint
 from lightning_kd.data.readers import CORPUS_SUFFIXES, read_texts
 from lightning_kd.data.splits import find_split_files, load_hub_splits
 
@@ -60,6 +59,16 @@ class TextSource:
         """Return True if there is a split ``train``, ``validation`` or ``test``."""
         return split in (self._hub_splits if self._split_files is None else self._split_files)
 
+    def fingerprint(self, split: str) -> str:
+        """Return a key of the texts of a split: name, size and date of a file, or the fingerprint of ``datasets``."""
+        if self._split_files is None:
+            return get_fingerprint(self._hub_splits[split])
+        file = self._split_files[split]
+        return f"{file.name} {self._version(file)}"
+
+    def _version(self, file: Path) -> str:
+        return f"{file.stat().st_size} {file.stat().st_mtime_ns} {self.version}"
+
     def iter_texts(self, split: str) -> Iterator[str]:
         """Yield the texts of a split one by one, for streaming."""
         if self._split_files is not None:
@@ -78,8 +87,7 @@ class TextSource:
         file = self._split_files[split]
         if next(read_texts(file, self.column), None) is None:
             return datasets.Dataset.from_dict({"text": []})  # from_generator raises without examples
-        version = f"{file.stat().st_size} {file.stat().st_mtime_ns} {self.version}"
-        arguments = {"file": str(file.resolve()), "column": self.column, "version": version}
+        arguments = {"file": str(file.resolve()), "column": self.column, "version": self._version(file)}
         try:
             table: datasets.Dataset = datasets.Dataset.from_generator(
                 _generate_examples,
@@ -89,6 +97,7 @@ class TextSource:
             )
         except datasets.exceptions.DatasetGenerationError as error:
             raise (error.__cause__ or error) from None
-        # the fingerprint of datasets (4.0) names the generator's module and function, which may move
-        set_fingerprint(table, hashlib.sha256(json.dumps(arguments).encode()).hexdigest()[:16])
+        # the fingerprint of datasets (4.0) names the file's folder, and the generator's module and function, which may
+        # move
+        set_fingerprint(table, hashlib.sha256(f"{self.fingerprint(split)} {self.column}".encode()).hexdigest()[:16])
         return table

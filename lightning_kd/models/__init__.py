@@ -29,6 +29,7 @@ from lightning_kd.models.student import (
     parse_student,
     pretrained_config,
     student_config,
+    student_fields,
 )
 
 __all__ = [
@@ -58,5 +59,6 @@ __all__ = [
     "pretrained_config",
     "set_label_names",
     "student_config",
+    "student_fields",
     "unwrap_compiled",
 ]

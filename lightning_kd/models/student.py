@@ -99,6 +99,17 @@ def pretrained_config(student: str | Mapping[str, Any] | nn.Module) -> Pretraine
     return get_config(student) if isinstance(student, nn.Module) else None
 
 
+def student_fields(student: Any) -> dict[str, Any] | None:
+    """Return the fields of a student's configuration without building it; None if its source is not available."""
+    student = parse_student(student)
+    try:
+        config = pretrained_config(student) or student_config(student)
+    except OSError:
+        return None
+    fields: dict[str, Any] = config.to_dict()
+    return fields
+
+
 def build_student(
     student: str | Mapping[str, Any], auto_class: str, labels: list[str] | int | None
 ) -> "transformers.PreTrainedModel":

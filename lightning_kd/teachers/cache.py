@@ -19,7 +19,6 @@ from lightning_kd.io.serialization import class_path
 from lightning_kd.tasks.base import Task
 from lightning_kd.teachers.cache_store import RowStore, folder_lock
 from lightning_kd.teachers.cached_teacher import CachedTeacher
-from lightning_kd.teachers.fingerprint import fingerprint
 from lightning_kd.teachers.logit_codec import LogitCodec, StorageDtype
 from lightning_kd.teachers.teacher import Teacher
 
@@ -86,7 +85,7 @@ class TeacherCache:
             raise ValueError(
                 f"teacher_cache.top_k: not for {type(task).__name__}, which has no fixed set of classes; set it to null"
             )
-        fingerprints = [fingerprint(model.source, model.options) for model in teacher.models]
+        fingerprints = teacher.fingerprints()
         vocab_size = getattr(teacher.models[0].config(), "vocab_size", 0)
         num_classes: int = len(label_names) or task.num_labels or vocab_size
         codec = LogitCodec(self.dtype, self.top_k)

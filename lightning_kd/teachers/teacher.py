@@ -12,6 +12,7 @@ from lightning_kd import models
 from lightning_kd.models.labels import align_labels
 from lightning_kd.outputs import TEACHER_INPUTS, Batch, Outputs, Requirement, with_inputs
 from lightning_kd.teachers.ensemble import combine_heads, parse_ensemble
+from lightning_kd.teachers.fingerprint import fingerprint
 from lightning_kd.teachers.frozen_model import FrozenModel, Source
 
 
@@ -90,6 +91,10 @@ class Teacher:
     def source_repr(self) -> str:
         """Text that identifies the sources; a module is represented by its class name only."""
         return repr((self.source_config or self.names, self.combine))
+
+    def fingerprints(self) -> list[str]:
+        """Return what identifies the weights and configuration of each model, see ``fingerprint``."""
+        return [fingerprint(model.source, model.options) for model in self.models]
 
     def load(self) -> list[nn.Module]:
         """Return the models, and load them first if necessary."""

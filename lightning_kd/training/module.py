@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.model_helpers import _restricted_classmethod
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
@@ -45,7 +45,7 @@ from lightning_kd.teachers import checks as teacher_checks
 from lightning_kd.teachers.cache import TeacherCache
 from lightning_kd.teachers.cached_teacher import CachedTeacher
 from lightning_kd.teachers.teacher import Teacher
-from lightning_kd.training import checks
+from lightning_kd.training import checks, resume_checks
 from lightning_kd.training.accumulation import is_accumulating
 from lightning_kd.training.gradient_clipping import clip_special_gradients
 from lightning_kd.training.loss_schedules import Schedule, apply_schedules, resolve_schedules
@@ -81,7 +81,8 @@ class DistillationModule(LightningModule):
         warmup_ratio: Fraction of the steps over which the learning rate rises from 0, in [0, 1].
         label_names: Names of the classes in index order; needed only if the data does not define them.
         ignore_checks: Checks that do not stop the run if they fail: ``tokenizer_mismatch``, ``label_mismatch``,
-            ``weak_teacher``.
+            ``weak_teacher``; when a run is resumed, ``changed_teacher``, ``changed_data``, ``changed_batches``, which
+            hold for that call only.
         teacher_cache: Folder for the teacher's logits, so that the teacher runs once per example across all runs;
             or a ``TeacherCache``, which also sets their precision.
         loss_schedules: Loss arguments that change over the optimizer steps, by loss and argument, such as
@@ -106,7 +107,7 @@ class DistillationModule(LightningModule):
         lr_scheduler: str | None = "linear",
         warmup_ratio: float = 0.0,
         label_names: list[str] | None = None,
-        ignore_checks: list[checks.IgnorableCheck] | None = None,
+        ignore_checks: list[checks.IgnorableCheck | resume_checks.IgnorableChange] | None = None,
         teacher_cache: str | TeacherCache | None = None,
         loss_schedules: dict[str, dict[str, Schedule]] | None = None,
     ) -> None:
@@ -147,6 +148,9 @@ class DistillationModule(LightningModule):
         self._metric_names: list[str] = []
         self._seed: int | None = None
         self._total_steps = 0
+        self._run: dict[str, Any] = {}
+        self._changes: resume_checks.Changes = {}
+        self._parameter_group_settings: list[dict[str, Any]] = []
         self.save_hyperparameters(self._serialize_arguments())
         apply_schedules(self.loss_schedules, terms, progress=0)
 
@@ -162,7 +166,7 @@ class DistillationModule(LightningModule):
             "lr_scheduler": self.lr_scheduler,
             "warmup_ratio": self.warmup_ratio,
             "label_names": self.label_names or None,
-            "ignore_checks": self.ignore_checks,
+            "ignore_checks": [name for name in self.ignore_checks if name not in resume_checks.IGNORABLE_CHANGES],
             "teacher_cache": None if self.teacher_cache is None else to_config(self.teacher_cache),
             "loss_schedules": {
                 name: {argument: to_builtins(schedule) for argument, schedule in arguments.items()}
@@ -309,6 +313,13 @@ class DistillationModule(LightningModule):
                 teacher.align_classes(self.label_names, self._ignore_label_mismatch)
             elif self.task.num_labels is None:  # the classes are the tokens
                 checks.check_vocab_sizes(self.student, teacher)
+        self._changes = {}
+        self._run = {
+            "trainer": resume_checks.trainer_settings(self.trainer),
+            "data": datamodule.describe_train_data(),
+            "global_batch_size": datamodule.batch_size * self.trainer.world_size,
+            "teacher": None if teacher is None else teacher.fingerprints(),
+        }
 
     def on_fit_start(self) -> None:
         """Set the batch seed unless a checkpoint restored it, move the teacher to the device, and open its cache."""
@@ -341,9 +352,20 @@ class DistillationModule(LightningModule):
         if self.loss_schedules:  # not earlier: Lightning would set up the loader for it, see configure_optimizers
             steps = self.trainer.estimated_stepping_batches
             self._total_steps = require_total_steps(steps, "loss_schedules:", "leave loss_schedules out")
+        self._apply_changes()
         self.score_teacher()
         if self.cached_teachers:
             get_datamodule(self.trainer).teacher_cache_lookup = self._add_teacher_logits
+
+    def _apply_changes(self) -> None:
+        """Log what changed since the checkpoint, and undo what Lightning restored of it."""
+        step = self.trainer.global_step
+        for key, (old, new) in self._changes.items():
+            rank_zero_info(f"{key}: {old} → {new} from step {step:,} on")
+        if any(key.startswith(resume_checks.LR_KEYS) for key in self._changes):
+            schedule = next((config.scheduler for config in self.trainer.lr_scheduler_configs), None)
+            optimizer = self.trainer.optimizers[0]
+            resume_checks.apply_optimizer_settings(optimizer, self._parameter_group_settings, schedule, step)
 
     def score_teacher(self) -> None:
         """Score the teacher on the validation split, once per run.
@@ -490,6 +512,9 @@ class DistillationModule(LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return the optimizer and its learning rate schedule, which advances after each optimizer step."""
         optimizer = self._build_optimizer()
+        self._parameter_group_settings = [
+            {name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups
+        ]
         if self.lr_scheduler is None:
             return optimizer
         steps = self.trainer.estimated_stepping_batches
@@ -529,6 +554,7 @@ class DistillationModule(LightningModule):
             "teacher": self.teacher.source_repr if self.teacher is not None else None,
             "teacher_scores": self.teacher_scores,
             "scores": self.validation_scores(),
+            "run": self._run,
         }
 
     @property
@@ -551,10 +577,11 @@ class DistillationModule(LightningModule):
         self._strict_loading = strict_loading
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the batch seed and, if the teacher is the same, its scores.
+        """Restore the batch seed and, if the teacher is the same, its scores; to resume, compare the run as well.
 
         Raises:
-            ValueError: If the checkpoint's student has a different label order.
+            ValueError: If the checkpoint's student has a different label order, or something differs in a resumed run
+                that cannot be changed, see ``training.resume_checks``.
         """
         saved = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {}).get("student")
         names = labels.get_label_names(saved["config"].get("id2label")) if models.is_saved_config(saved) else None
@@ -564,9 +591,34 @@ class DistillationModule(LightningModule):
                 f"{', '.join(self.label_names[:3])}, ...; use DistillationModule.load_from_checkpoint"
             )
         state = checkpoint.get(STATE_KEY, {})
+        if self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING:
+            self._check_changes(checkpoint, state.get("run") or {})
         self._seed = state.get("seed")
-        if self.teacher is not None and self.teacher.source_repr == state.get("teacher"):
+        is_changed = self._run and state.get("run") and self._run["teacher"] != state["run"]["teacher"]
+        if self.teacher is not None and self.teacher.source_repr == state.get("teacher") and not is_changed:
             self.teacher_scores = state["teacher_scores"]
+
+    def _check_changes(self, checkpoint: dict[str, Any], saved_run: dict[str, Any]) -> None:
+        saved, run = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {}), self._run
+        changes = resume_checks.compare_settings(saved, self.hparams, saved_run, run)
+        if models.is_saved_config(student := self.hparams["student"]):
+            resume_checks.check_student(saved.get("student"), student["config"])
+        parameterized = {name for name, loss in self.named_losses.items() if any(True for _ in loss.parameters())}
+        parameterized |= {key.split(".")[1] for key in checkpoint.get("state_dict", {}) if key.startswith("losses.")}
+        resume_checks.check_settings(changes, parameterized)
+        if saved_run:
+            datamodule, ignored = get_datamodule(self.trainer), self.ignore_checks
+            resume_checks.check_teacher(saved_run["teacher"], run["teacher"], ignored)
+            if saved_data := saved_run["data"]:
+                common = datamodule.num_common_examples(saved_data["fingerprint"])
+                resume_checks.check_data(saved_data, run["data"], changes, common, ignored)
+                sizes = saved_run["global_batch_size"], run["global_batch_size"]
+                resume_checks.check_batches(checkpoint, type(datamodule).__qualname__, *sizes, ignored)
+        else:
+            rank_zero_warn(
+                "ckpt_path: written by an earlier version; teacher and training data are not compared with it"
+            )
+        self._changes = changes
 
     @_restricted_classmethod
     def load_from_checkpoint(
