@@ -2,14 +2,14 @@
 
 import inspect
 from collections.abc import Collection, Mapping
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NoReturn, get_args
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from lightning_kd.io.serialization import class_from_config
+from lightning_kd.io.serialization import UNSERIALIZABLE_KEY, class_from_config
 from lightning_kd.models import is_saved_config
 from lightning_kd.training.loss_schedules import Schedule
 
@@ -48,6 +48,8 @@ def _flatten(key: str, value: Any) -> dict[str, Any]:
     """Return the values of a config by dotted key; a class is the value of its own key."""
     if not isinstance(value, Mapping):
         return {key: value}
+    if UNSERIALIZABLE_KEY in value:
+        return {key: f"a {value[UNSERIALIZABLE_KEY]} object"}
     if "class_path" in value:
         return {key: value["class_path"], **{f"{key}.{n}": v for n, v in (value.get("init_args") or {}).items()}}
     return {k: v for name, part in value.items() for k, v in _flatten(f"{key}.{name}", part).items()}
@@ -61,7 +63,7 @@ def _settings(hparams: Mapping[str, Any], run: Mapping[str, Any]) -> dict[str, A
     configs = {name: hparams.get(name) for name in ("task", "optimizer", "lr_scheduler", "warmup_ratio", "losses")}
     configs["loss_schedules"] = {
         loss: {argument: str(Schedule(**schedule)) for argument, schedule in schedules.items()}
-        for loss, schedules in hparams.get("loss_schedules", {}).items()
+        for loss, schedules in (hparams.get("loss_schedules") or {}).items()
     }
     configs |= {"trainer": run.get("trainer", {}), "data": run.get("data", {}).get("settings", {})}
     return {key: _plain(value) for name, config in configs.items() for key, value in _flatten(name, config).items()}
@@ -79,7 +81,7 @@ def compare_settings(
         run: The same for this call.
     """
     old, new = _settings(saved, saved_run), _settings(current, run)
-    if old.get("optimizer") == new.get("optimizer") is not None:
+    if old.get("optimizer") == new.get("optimizer") and "class_path" in current["optimizer"]:
         optimizer = class_from_config(current["optimizer"], Optimizer, "optimizer").func
         parameters = inspect.signature(optimizer).parameters.items()
         defaults = {f"optimizer.{name}": _plain(p.default) for name, p in parameters if p.default is not p.empty}
@@ -92,7 +94,7 @@ def compare_settings(
     return {key: pair for key, pair in changes.items() if key.rpartition(".")[0] not in changes}
 
 
-def _refuse(key: str, old: Any, new: Any, remedy: str = NEW_RUN) -> None:
+def _refuse(key: str, old: Any, new: Any, remedy: str = NEW_RUN) -> NoReturn:
     raise ValueError(f"{key}: {old} in the checkpoint, {new} in this call; {remedy}")
 
 

@@ -130,6 +130,27 @@ def test_resume_after_sigkill(tmp_path, config, shell):
     assert not version_dir(tmp_path, 2).exists()
 
 
+def test_a_resumed_run_keeps_its_overrides(tmp_path, config, shell, caplog):
+    caplog.set_level("INFO")
+    run_dir = version_dir(tmp_path)
+    assert shell("fit", "--config", config)[0] == 0
+    first = (run_dir / "config.yaml").read_text()
+    refused = shell("fit", "--resume", run_dir, "--model.student.num_hidden_layers=2", "--trainer.max_epochs=3")[0]
+    assert "error: student.num_hidden_layers: 1 in the checkpoint, 2 in this call; " in refused
+    assert (run_dir / "config.yaml").read_text() == first
+    longer = "--trainer.max_epochs=3", "--model.optimizer.lr=0.02", "--model.ignore_checks+=changed_data"
+    assert shell("fit", "--resume", run_dir, *longer)[0] == 0
+    assert "optimizer.lr: 0.01 → 0.02 from step 18 on" in caplog.messages
+    assert (run_dir / "config.1.yaml").read_text() == first
+    saved = yaml.safe_load((run_dir / "config.yaml").read_text())
+    assert saved["trainer"]["max_epochs"] == 3
+    assert saved["model"]["student"]["config"] == str(TINY_BERT)
+    assert saved["model"]["ignore_checks"] is saved["ckpt_path"] is None
+    assert shell("fit", "--resume", run_dir)[0] == 0
+    assert sorted(file.name for file in run_dir.glob("config*")) == ["config.1.yaml", "config.yaml"]
+    assert torch.load(run_dir / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 27
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
