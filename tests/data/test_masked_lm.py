@@ -1,5 +1,7 @@
 """Texts for masked language models: joined or line by line, dynamic masks, streams."""
 
+import shutil
+
 import datasets
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ import torch
 from lightning.pytorch import seed_everything
 
 from lightning_kd import MaskedLMDataModule
-from tests.helpers import TINY_BERT, WORDS
+from tests.helpers import TINY_BERT, WORDS, mlm_data
 
 LINES = [" ".join(np.random.default_rng(i).choice(WORDS, 3 + i % 12)) for i in range(60)]
 TEXT = "\n".join(LINES) + "\n"
@@ -230,3 +232,19 @@ def test_hub(monkeypatch, tokenizer):
     loaded["train"] = datasets.Dataset.from_dict({"page": [1, 2]})
     with pytest.raises(ValueError, match=r"has no column 'page' of texts; it has 'page'"):
         load("page")
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_training_data_are_known_by_content(tmp_path, corpus, streaming):
+    def describe(path, **settings):
+        module = mlm_data(path, streaming=streaming, **settings)
+        module.setup("fit")
+        return module.describe_train_data()
+
+    first = describe(corpus)
+    moved = shutil.copytree(corpus, tmp_path / "moved corpus")  # keeps the dates
+    assert describe(moved) == first
+    assert describe(moved, max_length=8)["fingerprint"] != first["fingerprint"]
+    with (moved / "train.txt").open("a", encoding="utf-8") as file:
+        file.write("one more text")
+    assert describe(moved)["fingerprint"] != first["fingerprint"]
