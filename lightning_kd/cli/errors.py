@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import sys
 import threading
 from collections.abc import Callable
@@ -12,6 +13,14 @@ DEBUG_VARIABLE = "LIGHTNING_KD_DEBUG"
 
 INTERRUPT_EXIT_CODE = 130
 """Exit status after Ctrl-C, as of a shell."""
+
+PASSWORD = re.compile(
+    r"(:(?!//))\S+(?=@)"  # user:password@host, also with an unescaped / or @
+    r"|(//[^\s:@/?\[]*:)(?!\d+\b|\S*@)[^\s/?'\"]+"  # the host is missing
+    r"|(\b\w*(?:password|passwd|passphrase|pwd|secret|token|odbc_connect)=)[^\s&'\"]+",
+    re.IGNORECASE,
+)
+"""Passwords in the address of a database; the group is what precedes one."""
 
 
 def exit_on_error(main: Callable[[], object], on_error: Callable[[str], object] = lambda message: None) -> None:
@@ -52,8 +61,8 @@ def exit_on_error(main: Callable[[], object], on_error: Callable[[str], object] 
 
 
 def describe_error(error: Exception) -> str:
-    """Return the message of an error in one line, with the class of an unexpected one."""
-    message = " ".join(str(error).split()) or type(error).__name__
+    """Return the message of an error in one line without passwords, with the class of an unexpected one."""
+    message = hide_passwords(" ".join(str(error).split())) or type(error).__name__
     if isinstance(error, OSError) and error.errno in DISK_FULL_ERRNOS:
         remedy = "try again, or continue with fit --resume <run folder>" if sys.argv[1:2] == ["fit"] else "try again"
         message += f"; the disk is full: free space, then {remedy}"
@@ -61,6 +70,20 @@ def describe_error(error: Exception) -> str:
         message = f"another process of this run has ended; its log shows the cause ({message:.100}...)"
     expected = isinstance(error, (ValueError, OSError, FloatingPointError, argparse.ArgumentError))
     return message if expected else f"{type(error).__name__}: {message}"
+
+
+def find_passwords(text: str) -> list[str]:
+    """Return the passwords of the database addresses in a text."""
+    return [match[0].removeprefix(match[match.lastindex or 0]) for match in PASSWORD.finditer(text)]
+
+
+def hide_passwords(text: str) -> str:
+    """Replace the passwords of the database addresses in a text.
+
+    >>> hide_passwords("postgresql://me:s3cret@host/base?sslpassword=t0o")
+    'postgresql://me:***@host/base?sslpassword=***'
+    """
+    return PASSWORD.sub(lambda match: match[match.lastindex or 0] + "***", text)
 
 
 def _exit_process(message: str) -> None:

@@ -10,6 +10,7 @@ import time
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import optuna
 from optuna import Study
@@ -21,6 +22,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import DatabaseError
 
+from lightning_kd.cli.errors import find_passwords, hide_passwords
 from lightning_kd.cli.tune.trial import Metric
 from lightning_kd.io.atomic import pid_alive
 
@@ -50,8 +52,8 @@ def open_storage(address: str | None, folder: Path) -> BaseStorage:
     if address is not None and "://" not in address:
         if not address.endswith(".log"):
             raise ValueError(
-                f"--storage: {address!r} is neither a URL such as sqlite:///study.db or postgresql://user@host/base "
-                "nor a journal file that ends in .log"
+                f"--storage: {hide_passwords(address)!r} is neither a URL such as sqlite:///study.db or "
+                "postgresql://user@host/base nor a journal file that ends in .log"
             )
         file = Path(address).expanduser()
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -74,11 +76,13 @@ def open_storage(address: str | None, folder: Path) -> BaseStorage:
             time.sleep(2)
             return connect()
     except Exception as error:  # each database driver has its own; ImportError without one
-        shown = re.sub("//.*@", "//", url)  # without the password
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        address = url.replace(" ", "%20")  # of a password
+        parts = {p for password in find_passwords(address) for p in (unquote(password), *re.split("[:/@]", password))}
+        shown = type(error).__name__ if any(part in reason for part in parts - {""}) else reason
         raise ValueError(
-            f"--storage: {shown!r} cannot be opened ({reason}); check address, login and driver"
-        ) from error
+            f"--storage: {hide_passwords(address)!r} cannot be opened ({shown}); check address, login and driver"
+        ) from (error if shown == reason else None)
 
 
 def open_study(
