@@ -58,7 +58,9 @@ def main(args: list[str]) -> None:
     check_request(request)
     with TemporaryDirectory() as folder:
         archive = Path(folder) / "sourcedir.tar.gz"
-        pack(archive, config, source)
+        summary = pack(archive, config, source)
+        if source is not None:
+            print(summary, file=sys.stderr)
         if options.dry_run:
             print(json.dumps(request, indent=2))
         else:

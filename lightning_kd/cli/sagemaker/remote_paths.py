@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_kd.cli.sagemaker.job import CHANNEL_DIR
-from lightning_kd.cli.sagemaker.source import PACKAGE
+from lightning_kd.cli.sagemaker.source import PACKAGE, is_left_out
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -28,10 +28,11 @@ def check_remote_paths(config: Any, source: Path | None) -> None:
         if "://" in value or value.startswith(CHANNEL_DIR) or _is_packed(value, source):
             continue
         path = Path(value).expanduser()
-        if path.exists() or not (path.is_absolute() or HUB_ID.fullmatch(value)):
+        exists = path.exists() or (source is not None and (source / path).exists())
+        if exists or not (path.is_absolute() or HUB_ID.fullmatch(value)):
             raise ValueError(
                 f"{field}: {value!r} does not exist in the job; copy it to S3, add --channels.<name> s3://... and use "
-                "${SM_CHANNEL_<NAME>}, or put it into the folder of --source"
+                "${SM_CHANNEL_<NAME>}, or copy it into the folder of --source, outside of lightning_logs"
             )
 
 
@@ -42,6 +43,8 @@ def _is_packed(value: str, source: Path | None) -> bool:
     if folder is None or ".." in parts or Path(value).is_absolute():
         return False
     path = folder / value
+    if any(is_left_out(folder.joinpath(*parts[: i + 1])) for i in range(len(parts))):
+        return False
     return path.exists() and path.resolve().is_relative_to(folder.resolve())  # not a link out of the folder
 
 

@@ -3,6 +3,7 @@
 import io
 import re
 import tarfile
+from fnmatch import fnmatchcase
 from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 
@@ -14,6 +15,20 @@ PACKAGE = Path(lightning_kd.__file__).resolve().parent
 
 REQUIREMENTS = "requirements.txt"
 
+GENERATED = (".*", "__pycache__", "node_modules", "lightning_logs", "*.ckpt")
+"""Names of hidden files and of what programs write."""
+
+CREDENTIALS = (
+    *("*credentials*", "secrets.*", "client_secret*", "id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*"),
+    *("*.env", "*.pem", "*.key", "*.p12", "*.pfx", "*.ppk"),
+)
+"""Names of credentials, in lower case, unless they are Python code."""
+
+MARKERS = ("pyvenv.cfg", "conda-meta", "values.bin")
+"""What a virtual environment, a conda environment or a teacher cache contains."""
+
+MAX_NAMES_SHOWN = 10
+
 SCRIPT = '''"""Started by SageMaker's training toolkit on each host."""
 
 from lightning_kd.cli.sagemaker.__main__ import main
@@ -23,13 +38,17 @@ if __name__ == "__main__":
 '''
 
 
-def pack(target: Path, config: Path, source: Path | None) -> None:
+def pack(target: Path, config: Path, source: Path | None) -> str:
     """Write the archive that SageMaker's training toolkit unpacks and runs.
 
     Args:
         target: The ``.tar.gz`` to write.
         config: The YAML file, which becomes ``config.yaml``.
-        source: Folder whose files are added, and whose ``requirements.txt`` is installed as well.
+        source: Folder whose files are added, without those of ``is_left_out``, and whose ``requirements.txt`` is
+            installed as well.
+
+    Returns:
+        How much of the folder is packed, and what is left out.
 
     Raises:
         ValueError: If a file of the folder has a reserved name.
@@ -39,8 +58,15 @@ def pack(target: Path, config: Path, source: Path | None) -> None:
         DEFAULT_CONFIG: config.read_text(encoding="utf-8"),
         REQUIREMENTS: _requirements(source),
     }
+    left_out: list[str] = []
+
+    def select(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
+        if source is not None and is_left_out(source / member.name):
+            left_out.append(member.name)
+            return None
+        return member
+
     with tarfile.open(target, "w:gz") as archive:
-        archive.add(PACKAGE, PACKAGE.name, filter=_exclude_caches)
         for path in sorted(source.iterdir()) if source is not None else []:
             if path.name in (ENTRY_POINT, DEFAULT_CONFIG, PACKAGE.name) and path.resolve() not in (
                 config.resolve(),
@@ -48,15 +74,25 @@ def pack(target: Path, config: Path, source: Path | None) -> None:
             ):
                 raise ValueError(f"source: {str(path)!r} has a reserved name; rename it")
             if path.name not in (*files, PACKAGE.name):
-                archive.add(path, path.name, filter=_exclude_caches)
+                archive.add(path, path.name, filter=select)
+        sizes = [member.size for member in archive.getmembers() if member.isfile()]
+        archive.add(PACKAGE, PACKAGE.name, filter=lambda m: None if is_left_out(PACKAGE.parent / m.name) else m)
         for name, text in files.items():
             member = tarfile.TarInfo(name)
             member.size = len(text.encode())
             archive.addfile(member, io.BytesIO(text.encode()))
+    more = [f"and {len(left_out) - MAX_NAMES_SHOWN} more"] if len(left_out) > MAX_NAMES_SHOWN else []
+    names = ": " * bool(left_out) + ", ".join([*left_out[:MAX_NAMES_SHOWN], *more])
+    return f"source: {len(sizes)} files of {sum(sizes) / 1e6:.1f} MB packed, {len(left_out)} left out{names}"
 
 
-def _exclude_caches(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
-    return None if Path(member.name).name in ("__pycache__", ".git") else member
+def is_left_out(path: Path) -> bool:
+    """Return True for a file or folder that is hidden, a credential, an environment, a cache or written by a run."""
+    is_code = path.suffix == ".py" or (path / "__init__.py").is_file()
+    patterns = GENERATED if is_code else GENERATED + CREDENTIALS
+    return any(fnmatchcase(path.name.lower(), pattern) for pattern in patterns) or any(
+        (path / name).exists() for name in MARKERS
+    )
 
 
 def _requirements(source: Path | None) -> str:

@@ -232,6 +232,7 @@ def test_classes_of_the_users_source(dry_run, source):
 def test_what_is_only_on_this_machine(arguments, source, tmp_path, monkeypatch, field):
     monkeypatch.chdir(tmp_path)
     save_model(tiny_bert(), source / "net" / "work")
+    save_model(tiny_bert(), source / "lightning_logs" / "student")
     settings = {"channels": {"training": "s3://bucket/texts"}, "output_path": arguments["output_path"]}
 
     def check(path, packed):
@@ -239,6 +240,7 @@ def test_what_is_only_on_this_machine(arguments, source, tmp_path, monkeypatch, 
         return check_config(arguments["config"], job, packed)
 
     only_here = [("own/net", None), (source / "net" / "work", source), ("runs/not/yet", None), ("../own/net", source)]
+    only_here.append(("lightning_logs/student", source))  # which is left out
     for path, packed in only_here:
         named = f"^{field.replace('.init_args', '')}.*: '{re.escape(str(path))}'"
         with pytest.raises(ValueError, match=f"{named} does not exist in the job; copy it to S3"):
