@@ -1,4 +1,4 @@
-"""Score a prediction file by SQuAD's official rules, independently of lightning_kd and torchmetrics.
+"""Score a prediction file by SQuAD's official rules, independently of lightning_kd.
 
 The rules are those of Rajpurkar et al. 2016, section 6.1, and, for questions without an answer, Rajpurkar et al. 2018.
 Texts are lowercased; punctuation, the articles a, an and the, and extra spaces are removed. An answer is an exact match
@@ -6,8 +6,7 @@ if it equals a reference. Its F1 is computed on bags of words and is the best ov
 all questions, in %; a question missing from the file counts as 0.
 
 The versions differ if no word remains: v1.1 gives an F1 of 0; v2.0 drops such references, and if none remains, the
-correct answer is the empty one. torchmetrics, and therefore lightning_kd, gives 100 if neither side has a word. The
-dev split of SQuAD v1.1 has three such references, the answer ".".
+correct answer is the empty one. The dev split of SQuAD v1.1 has three such references, the answer ".".
 
     python benchmarks/squad_rules.py <SQuAD folder>/dev-v1.1.json predictions.json
 """

@@ -1,22 +1,44 @@
 """Exact match and F1 of answers to questions that span several windows."""
 
+import re
+import string
+from collections import Counter
+
 import torch
 from torch import Tensor
 from torchmetrics import Metric
-from torchmetrics.functional.text import squad
 from torchmetrics.utilities import dim_zero_cat
 
+PUNCTUATION = str.maketrans("", "", string.punctuation)
 
-def score_answer(answer: str, references: list[str]) -> tuple[float, float]:
-    """Return exact match and F1 of an answer by SQuAD's rules, in %, the maximum over the references.
+
+def score_answer(answer: str, references: list[str], allow_no_answer: bool) -> tuple[float, float]:
+    """Return exact match and F1 of an answer, in %, as SQuAD's official scripts compute them.
+
+    Texts are compared by their words in lower case, without punctuation and articles. If no word remains, F1 is 0 in
+    v1.1; v2.0 drops such references and, if none remains, accepts only an answer without words.
 
     Args:
         answer: The predicted text; empty = no answer.
-        references: The correct answers; empty = the question is unanswerable.
+        references: The correct answers, of which the best match counts; empty = the question is unanswerable.
+        allow_no_answer: If True, score as v2.0, which has unanswerable questions; otherwise as v1.1.
     """
-    target = {"id": "", "answers": {"text": references or [""], "answer_start": []}}
-    scores = squad([{"id": "", "prediction_text": answer}], [target])  # type: ignore[list-item]
-    return float(scores["exact_match"]), float(scores["f1"])
+    words, correct = _words(answer), [_words(reference) for reference in references]
+    if allow_no_answer:
+        correct = [reference for reference in correct if reference]
+        if not correct:
+            return (0.0, 0.0) if words else (100.0, 100.0)
+    return 100.0 * (words in correct), 100.0 * max(_word_f1(words, reference) for reference in correct)
+
+
+def _words(text: str) -> list[str]:
+    return re.sub(r"\b(a|an|the)\b", " ", text.lower().translate(PUNCTUATION)).split()
+
+
+def _word_f1(answer: list[str], reference: list[str]) -> float:
+    """Return the harmonic mean of precision and recall of the words; 0 without a common word."""
+    num_common = (Counter(answer) & Counter(reference)).total()
+    return 2 * num_common / (len(answer) + len(reference)) if num_common else 0.0
 
 
 def argmax_per_group(groups: Tensor, scores: Tensor, ranks: Tensor) -> Tensor:
@@ -38,7 +60,7 @@ class AnswerScores(Metric):
     """Exact match and F1, averaged over questions, each with several windows in any order.
 
     The answer to a question is that of the window with the best span, the first among equal ones. The states are
-    numbers, not texts, so that devices can exchange them; torchmetrics scores the answer of each window.
+    numbers, not texts, so that devices can exchange them; ``score_answer`` scores the answer of each window.
 
     Args:
         no_answer_threshold: See ``QuestionAnswering``.

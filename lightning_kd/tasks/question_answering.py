@@ -23,8 +23,8 @@ class QuestionAnswering(Task):
 
     An example is a window: a question with a part of its context. Only the context and the first position, ``[CLS]``,
     are classes; question and padding are masked. The labels of a window without the answer are ``[CLS]`` (Devlin et al.
-    2019, BERT, section 4.3). Scored by ``exact_match`` and ``f1`` by SQuAD's rules (Rajpurkar et al. 2016), in %, over
-    questions.
+    2019, BERT, section 4.3). Scored by ``exact_match`` and ``f1`` as in the official scripts (Rajpurkar et al. 2016,
+    2018), in %, over questions.
 
     Batch keys:
 
@@ -38,8 +38,8 @@ class QuestionAnswering(Task):
     Args:
         max_answer_length: Maximum number of tokens of an answer, >= 1.
         no_answer_threshold: For data with unanswerable questions (SQuAD v2.0): predict no answer if the score of
-            ``[CLS]``, the lowest over the windows, exceeds that of the best span by more than this. None = always
-            predict an answer (v1.1).
+            ``[CLS]``, the lowest over the windows, exceeds that of the best span by more than this; score as v2.0.
+            None = always predict an answer; score as v1.1.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -142,7 +142,11 @@ class QuestionAnswering(Task):
                     "for instance to 0.0, or use data in which each question has an answer"
                 )
             indices.append(index)
-            values.append((score, *score_answer(answer, references), no_answer_score, 0.0 if references else 100.0))
+            allow_no_answer = self.no_answer_threshold is not None
+            no_answer_is_correct, _ = score_answer("", references, allow_no_answer)
+            values.append(
+                (score, *score_answer(answer, references, allow_no_answer), no_answer_score, no_answer_is_correct)
+            )
         device = outputs.heads["start"].logits.device
         table = torch.tensor(values, dtype=torch.float32, device=device).reshape(-1, len(AnswerScores.COLUMNS))
         row_ids = batch.get("row_id", torch.arange(len(batch["question_index"]), device=device))

@@ -66,12 +66,27 @@ def predict(task, model_output, batch):
         ("", ["cat"]),
         ("1,000 km²", ["1000 km²"]),
         ("state-of-the-art", ["state of the art"]),
+        ("the", ["."]),  # both without words: F1 is 0 in v1.1 and 100 in v2.0
+        ("", ["."]),
+        ("the", ["a", "cat"]),
+        ("the", []),
+        ("cat", ["."]),
     ],
 )
 def test_scores_follow_the_official_rules(answer, references):
     official = runpy.run_path(str(RULES))["score"]
-    version = "1.1" if references and answer else "2.0"
-    assert score_answer(answer, references) == pytest.approx(official(answer, references, version), abs=1e-3)
+    for version in ("1.1", "2.0") if references else ("2.0",):
+        expected = pytest.approx(official(answer, references, version), abs=1e-9)
+        assert score_answer(answer, references, version == "2.0") == expected
+
+
+@pytest.mark.parametrize(("threshold", "f1"), [(None, 0.0), (0.0, 100.0)])
+def test_answer_and_reference_without_words(threshold, f1):
+    batch = make_batch([0], [["a"]])  # the answer is "a", too
+    assert compute_scores(QuestionAnswering(no_answer_threshold=threshold), (span_logits((7, 7, 1.0)), batch)) == {
+        "exact_match": 100.0,
+        "f1": f1,
+    }
 
 
 def test_classes_are_context_and_cls():

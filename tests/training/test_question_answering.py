@@ -46,7 +46,7 @@ def test_scores_of_a_run_are_those_of_its_prediction_file(tmp_path, squad_folder
     answers = json.loads((tmp_path / "predictions.json").read_text(encoding="utf-8"))
     questions = squad_questions("d", 3)[:-2]
     assert list(answers) == [question["id"] for question in questions]
-    expected = torch.tensor([score_answer(answers[q["id"]], q["answers"]) for q in questions]).mean(dim=0)
+    expected = torch.tensor([score_answer(answers[q["id"]], q["answers"], False) for q in questions]).mean(dim=0)
     assert [scores["val/exact_match"], scores["val/f1"]] == pytest.approx(expected.tolist(), abs=1e-3)
     assert all(answers[question["id"]] in question["context"] for question in questions)
     assert {"val/hard", "val/f1"} <= scores.keys()
