@@ -19,6 +19,7 @@ from lightning_kd.evaluation.parity import Parity, measure_parity
 from lightning_kd.export.model_card import EXPORT_TAG
 from lightning_kd.export.student import TrainedStudent, best_weights, load_best_student
 from lightning_kd.io.atomic import atomic_directory, check_writable
+from lightning_kd.outputs import Batch
 from lightning_kd.training.module import DistillationModule
 
 
@@ -170,19 +171,25 @@ class GraphExport(Export):
             datamodule = as_text_datamodule(get_datamodule(trainer), self.config_key)
             self.dry_run(type(student)(student.config).eval(), datamodule)
 
-    def compare(self, student: TrainedStudent, graph: nn.Module, tolerance: float | None) -> Parity:
+    def compare(
+        self, student: TrainedStudent, graph: nn.Module, tolerance: float | None, batch_size: int | None = None
+    ) -> Parity:
         """Compare a graph with the student on examples of the validation split.
 
         Args:
             student: The best student.
             graph: The exported graph.
             tolerance: Difference of a logit that is an error; infinity = any finite one is accepted, None = any.
+            batch_size: Examples per batch; None = the DataModule's.
 
         Raises:
             ValueError: If a logit differs by the tolerance or more.
         """
         datamodule = as_text_datamodule(student.datamodule, self.config_key)
-        batches = validation_batches(datamodule, self.num_check_examples)
+        batches: Iterable[Batch] = validation_batches(datamodule, self.num_check_examples)
+        if batch_size is not None:
+            row_ids = [row_id for batch in batches for row_id in batch["row_id"].tolist()]
+            batches = datamodule.subset_dataloader("validation", row_ids, batch_size)
         parity = measure_parity(student.task, student.model, graph, batches)
         if tolerance is not None and parity.max_difference >= tolerance:
             raise ValueError(
