@@ -4,6 +4,9 @@ from typing import Any
 
 from lightning_kd.outputs import IGNORE_INDEX
 
+MAX_CLASSES = 1_000_000
+"""Number of classes above which a column of numbers is taken for ids."""
+
 
 def _as_index(label: Any) -> int | None:
     try:
@@ -23,6 +26,9 @@ def infer_label_names(columns: list[list[Any]]) -> list[str]:
 
     Args:
         columns: Label column of each split.
+
+    Raises:
+        ValueError: If an index is ``MAX_CLASSES`` or larger.
     """
     # other types are not labels: index_labels reports them with their row
     labels = {
@@ -33,8 +39,13 @@ def infer_label_names(columns: list[list[Any]]) -> list[str]:
     }
     indices = [index for label in labels if (index := _as_index(label)) is not None and index >= 0]
     if labels and len(indices) == len(labels):
+        if max(indices) >= MAX_CLASSES:
+            raise ValueError(
+                f"data.label_column: class indices must be less than {MAX_CLASSES:,}, got {max(indices)!r:.30}; "
+                "is this the column of the labels?"
+            )
         return [str(index) for index in range(max(indices) + 1)]
-    return sorted(str(label) for label in labels)
+    return sorted({str(label) for label in labels})
 
 
 def index_labels(labels: list[Any], names: list[str], where: str, allow_unlabeled: bool = False) -> list[int]:
@@ -62,7 +73,7 @@ def index_labels(labels: list[Any], names: list[str], where: str, allow_unlabele
             continue
         index = name_to_index.get(str(label), _as_index(label))
         if index is None or not 0 <= index < len(names):
-            known = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-            raise ValueError(f"{where}, row {row}: unknown label {label!r}; known are {known}")
+            known = ", ".join(map(repr, names[:5])) + (", ..." if len(names) > 5 else "")
+            raise ValueError(f"{where}, row {row}: unknown label {label!r:.60}; known are {known}")
         result.append(index)
     return result

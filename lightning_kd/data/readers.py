@@ -55,11 +55,20 @@ def _utf8_error(path: Path) -> ValueError:
 
 
 def _parse_json(text: str, path: Path, first_line: int = 1) -> Any:
+    where = str(path) if "\n" in text else f"{path}, line {first_line}"
     try:
-        return json.loads(text)
+        value = json.loads(text)
+        if "\\ud" in text.lower():  # an escaped half of a surrogate pair is JSON, but no text
+            json.dumps(value, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
         line = error.lineno + first_line - 1
         raise ValueError(f"{path}, line {line}, column {error.colno}: not JSON ({error.msg})") from error
+    except UnicodeEncodeError as error:
+        half, before = error.object[error.start], error.object[max(error.start - 20, 0) : error.start]
+        raise ValueError(f"{where}: half a character ({half!a}) after {before!r}; remove it") from error
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where}: a number is too long or lists are nested too deeply; shorten it") from error
+    return value
 
 
 def read_json(path: Path) -> Any:
@@ -102,7 +111,7 @@ def _iter_csv(path: Path) -> Iterator[tuple[str, Row]]:
                 raise ValueError(f"{where}: two columns have the name {duplicates[0]!r}; rename one")
             continue
         if len(record) != len(names):
-            header = ", ".join(names)
+            header = ", ".join(map(repr, names))
             raise ValueError(f"{where}: {len(record)} fields where the header has {len(names)} ({header})")
         yield where, dict(zip(names, record, strict=True))
 

@@ -35,7 +35,12 @@ def test_missing_label(label):
 
 @pytest.mark.parametrize("label", ["h", 7, -2, ["a", "b"]])
 def test_unknown_label(label):
-    message = f"here, row 2: unknown label {label!r}; known are a, b, c, d, e, ..."
+    message = f"here, row 2: unknown label {label!r}; known are 'a', 'b', 'c', 'd', 'e', ..."
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         index_labels(["a", label], list("abcdefg"), "here")
     assert infer_label_names([["a", ["a", "b"]]]) == ["a"]
+
+
+def test_a_column_of_ids():
+    with pytest.raises(ValueError, match=r"^data\.label_column: class indices must be less .*, got 10{12};"):
+        infer_label_names([[0, "1000000000000"]])
