@@ -1,5 +1,6 @@
-"""Every YAML in configs/ runs ``fit`` and ``test`` with tiny models and data, set on the command line."""
+"""Every YAML in configs/ runs ``fit``, ``test`` and, for SQuAD, ``predict`` with tiny models and data."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from transformers import (
     DistilBertForMaskedLM,
 )
 
-from tests.helpers import LABELS, ROOT, save_model, tiny_bert
+from tests.helpers import LABELS, ROOT, save_model, squad_questions, tiny_bert
 
 # those in tune/ are search spaces, see tests/cli/tune
 CONFIGS = sorted(path for path in (ROOT / "configs").rglob("*.yaml") if path.parent.name != "tune")
@@ -121,6 +122,10 @@ def test_config(path, overrides, shell, tmp_path):
     assert (tmp_path / "export" / "model.safetensors").is_file()
     best = tmp_path / "lightning_logs" / "version_0" / "checkpoints" / "best.ckpt"
     assert shell("test", *args, f"--ckpt_path={best}") == (0, "")
+    if config["model"]["task"] == "QuestionAnswering":
+        assert shell("predict", *args, f"--ckpt_path={best}") == (0, "")
+        (file,) = tmp_path.glob("lightning_logs/*/predictions.json")
+        assert json.loads(file.read_bytes()).keys() == {row["id"] for row in squad_questions("d", 3)[:-2]}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.stem}")

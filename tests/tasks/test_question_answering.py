@@ -97,6 +97,12 @@ def test_classes_are_context_and_cls():
     assert heads["start"].labels is None
 
 
+def test_labels_are_those_of_the_head():
+    batch = {**make_batch([0]), "start_positions": torch.tensor([3]), "end_positions": torch.tensor([4])}
+    heads = QuestionAnswering().outputs(span_logits((3, 4, 1.0)), batch).heads
+    assert {name: head.labels.tolist() for name, head in heads.items()} == {"start": [3], "end": [4]}
+
+
 def test_answer_is_cut_from_the_context():
     rows = predict(QuestionAnswering(), span_logits((4, 6, 3.0), (8, 8, 1.0)), make_batch([0, 1]))
     assert [(row["id"], row["answer"], row["score"]) for row in rows] == [("q0", "cat sat on", 6.0), ("q1", "mat", 2.0)]
