@@ -210,6 +210,16 @@ def test_labels_in_another_order(tmp_path, clinc_file):
     assert own["sentences"][0]["classes"] == other["sentences"][0]["classes"]
 
 
+def test_callback_in_several_fits(tmp_path, clinc_file):
+    shown = probe()
+    for name, callback, seed in (("first", shown, 1), ("second", shown, 2), ("fresh", probe(), 2)):
+        fit(tmp_path / name, clinc_file, callback, teacher=tiny_bert(layers=3, seed=seed))
+    assert result(tmp_path / "second") == result(tmp_path / "fresh") != result(tmp_path / "first")
+    run = trainer(tmp_path / "no step", callbacks=[shown], max_steps=0)
+    run.fit(module(tiny_bert(), lr_scheduler=None), data(clinc_file))
+    assert not (tmp_path / "no step" / "probe.json").exists()
+
+
 def test_failing_student_warns(tmp_path, clinc_file, monkeypatch):
     monkeypatch.setattr(TemperatureProbe, "_collect_student_logits", lambda *args: 1 / 0)
     with pytest.warns(UserWarning, match=r"only the teacher is shown \(ZeroDivisionError"):
