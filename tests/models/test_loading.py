@@ -66,6 +66,42 @@ def test_folder_with_damaged_tokenizer(tmp_path, content):
         models.load_tokenizer(folder, "teacher tokenizer")
 
 
+OPTIONS = {
+    "trust_remote_code": True,
+    "use_kernels": True,
+    "allow_all_kernels": True,
+    "auto_map": {"AutoConfig": "code.Config"},
+    "attn_implementation": "some/kernel",
+    "_attn_implementation_internal": {"text_config": "some/kernel"},
+}
+
+
+@pytest.mark.parametrize(
+    "nest",
+    [
+        lambda options: options,
+        lambda options: {"pretrained": "some/model", **options},
+        lambda options: ["some/model", {"pretrained": "some/model", **options}],
+        lambda options: {"ensemble": ("some/model", {"pretrained": "some/model", **options}), "combine": "logits"},
+        lambda options: {"config": {"model_type": "bert", "text_config": options}},
+    ],
+    ids=["options", "pretrained", "list", "ensemble", "configuration"],
+)
+@pytest.mark.parametrize("name", OPTIONS)
+def test_option_by_which_code_would_run_is_found(name, nest):
+    assert models.find_code_option(nest({"revision": "main", name: OPTIONS[name]})) == f"{name}: {OPTIONS[name]!r}"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"attn_implementation": "sdpa"}, {"revision": "main"}, {"trust_remote_code": False}, {"auto_map": None}],
+    ids=str,
+)
+def test_option_by_which_no_code_runs(options):
+    for value in ("some/model", {"pretrained": "some/model", **options}, [{"pretrained": "some/model", **options}]):
+        assert models.find_code_option(value) is None
+
+
 def test_model_is_float32_and_in_eval_mode(tmp_path):
     folder = save_model(tiny_bert().half(), tmp_path)
     model = models.load_model(folder, CLASSIFIER, "teacher")

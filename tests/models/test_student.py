@@ -82,6 +82,20 @@ def test_saved_configuration_comes_back_through_json():
     assert rebuilt.config.id2label == dict(enumerate(LABELS))
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"auto_map": {CLASSIFIER: "some/model--code.Model"}},
+        {"attn_implementation": "some/kernel"},
+        {"quantization_config": {"quant_method": "bitsandbytes"}},
+    ],
+)
+def test_saved_configuration_that_would_load_code(fields):
+    (name,) = fields
+    with pytest.raises(ValueError, match=rf"^student\.config\.{name}.*: not taken from a checkpoint.*pass student="):
+        models.student_config({"config": {"model_type": "bert", **fields}})
+
+
 def test_pretrained_student_in_runs(tmp_path, config, shell):
     folder = save_model(tiny_bert(), tmp_path / "model")
     student = f"--model.student={{pretrained: {folder}, attn_implementation: eager}}"
