@@ -58,7 +58,6 @@ def mapping(name):
         {"losses": {"hard": mapping("Loss")}},
         {"losses": {"hard": "untrusted.Loss"}},
         {"optimizer": mapping("Optimizer")},
-        {"optimizer": "untrusted.Optimizer"},
         {"teacher_cache": mapping("Cache")},
         {"student": "model with code"},
         {"losses": SOFT, "teacher": "model with code"},
