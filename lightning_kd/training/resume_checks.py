@@ -80,6 +80,8 @@ def compare_settings(
         saved_run: Further settings in the checkpoint: ``trainer``, ``data``.
         run: The same for this call.
     """
+    if not saved:  # not written by this library
+        return {}
     old, new = _settings(saved, saved_run), _settings(current, run)
     if old.get("optimizer") == new.get("optimizer") and "class_path" in current["optimizer"]:
         optimizer = class_from_config(current["optimizer"], Optimizer, "optimizer").func
@@ -217,8 +219,8 @@ def check_batches(
         _refuse(
             "data.batch_size",
             f"{saved} examples over all devices",
-            f"{current}, in the middle of an epoch",
-            f"keep batch_size x devices, or begin the epoch again: {_accept('changed_batches')}",
+            current,
+            f"keep batch_size x devices until the end of the epoch, or begin it again: {_accept('changed_batches')}",
         )
     rank_zero_info(f"data.batch_size: {saved} -> {current} over all devices; epoch {position['epoch']} begins again")
     position["batches"] = 0
