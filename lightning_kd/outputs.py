@@ -86,6 +86,12 @@ class Head:
         logits = self.logits if self.mask is None else self.logits.masked_fill(~self.mask, -math.inf)
         return logits.argmax(dim=-1)
 
+    @property
+    def is_finite(self) -> Tensor:
+        """Targets whose logits are finite, (N,); logits of masked classes may be infinite."""
+        finite = self.logits.isfinite()
+        return (finite if self.mask is None else finite | ~self.mask).all(dim=-1)
+
     def as_categorical(self) -> "Head":
         """Return the head as distributions over classes.
 
@@ -173,6 +179,12 @@ class Outputs:
     def num_targets(self) -> int:
         """Number of targets of the first head."""
         return len(next(iter(self.heads.values())).logits)
+
+    @property
+    def is_finite(self) -> bool:
+        """True if all logits and hidden states are finite; logits of masked classes may be infinite."""
+        logits_finite = all(bool(head.is_finite.all()) for head in self.heads.values())
+        return logits_finite and all(bool(states.isfinite().all()) for states in self.hidden_states or ())
 
     def as_categorical(self, loss_name: str) -> "Outputs":
         """Return the outputs with ``Head.as_categorical`` of each head.

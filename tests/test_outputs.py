@@ -102,6 +102,14 @@ def test_losses_on_classes_reject_heads_without_classes(kind):
     torch.testing.assert_close(LogitMSELoss()(student, teacher), (LOGITS - TEACHER).square().mean())
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("kind", ["categorical", "binary"])
+def test_logits_of_masked_classes_may_be_infinite(value, kind):
+    logits = torch.tensor([[1.0, value], [value, 1.0], [1.0, 2.0]])
+    assert Head(logits, kind=kind).is_finite.tolist() == [False, False, True]
+    assert Head(logits, mask=torch.tensor([[True, False]] * 3), kind=kind).is_finite.tolist() == [True, False, True]
+
+
 def test_predictions_of_each_kind():
     mask = torch.tensor([[False, True, True], [True, True, True]])
     assert Head(LOGITS, mask=mask).prediction.tolist() == [2, 1]

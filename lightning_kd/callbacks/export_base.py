@@ -172,17 +172,24 @@ class GraphExport(Export):
             self.dry_run(type(student)(student.config).eval(), datamodule)
 
     def compare(
-        self, student: TrainedStudent, graph: nn.Module, tolerance: float | None, batch_size: int | None = None
+        self,
+        student: TrainedStudent,
+        graph: nn.Module,
+        tolerance: float | None,
+        name: str = "the graph",
+        batch_size: int | None = None,
     ) -> Parity:
         """Compare a graph with the student on examples of the validation split.
 
         Args:
             student: The best student.
             graph: The exported graph.
-            tolerance: Difference of a logit that is an error; infinity = any finite one is accepted, None = any.
+            tolerance: Difference of a logit that is an error; None = any is accepted.
+            name: The graph, for the message.
             batch_size: Examples per batch; None = the DataModule's.
 
         Raises:
+            FloatingPointError: If a logit of either is NaN or infinite.
             ValueError: If a logit differs by the tolerance or more.
         """
         datamodule = as_text_datamodule(student.datamodule, self.config_key)
@@ -190,7 +197,7 @@ class GraphExport(Export):
         if batch_size is not None:
             row_ids = [row_id for batch in batches for row_id in batch["row_id"].tolist()]
             batches = datamodule.subset_dataloader("validation", row_ids, batch_size)
-        parity = measure_parity(student.task, student.model, graph, batches)
+        parity = measure_parity(student.task, student.model, graph, batches, name)
         if tolerance is not None and parity.max_difference >= tolerance:
             raise ValueError(
                 f"{self.config_key}: the graph differs from the student ({parity}); please report this with the "

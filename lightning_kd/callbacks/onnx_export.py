@@ -59,16 +59,19 @@ class ONNXExport(GraphExport):
         onnx.to_onnx(model, next(validation_batches(datamodule, 1)))
 
     def write(self, target: Path, student: TrainedStudent) -> None:
-        """Write the float32 graph, then its int8 version."""
+        """Write the float32 graph and its int8 version, both or neither."""
         student = replace(student, model=student.model.float())
-        super().write(target, student)
-        if not self.int8 and (int8_dir := self._int8_dir(target)).exists():
-            rank_zero_warn(f"ONNXExport: {str(int8_dir)!r} is from an earlier export and was not updated")
-        if self.int8:
-            with atomic_directory(self._int8_dir(target)) as folder:
-                onnx.quantize(target / onnx.ONNX_WEIGHTS_NAME, folder / onnx.ONNX_WEIGHTS_NAME)
-                self._compare_and_describe(folder, student, "int8", None)
-            rank_zero_info(f"ONNX graph, int8, written to {self._int8_dir(target)}")
+        int8_dir = self._int8_dir(target)
+        if not self.int8:
+            super().write(target, student)
+            if int8_dir.exists():
+                rank_zero_warn(f"ONNXExport: {str(int8_dir)!r} is from an earlier export and was not updated")
+            return
+        with atomic_directory(int8_dir) as int8_folder, atomic_directory(target) as folder:
+            self.write_files(folder, student)
+            onnx.quantize(folder / onnx.ONNX_WEIGHTS_NAME, int8_folder / onnx.ONNX_WEIGHTS_NAME)
+            self._compare_and_describe(int8_folder, student, "int8", None)
+        rank_zero_info(f"{self.description} written to {target}, int8 to {int8_dir}")
 
     def write_files(self, folder: Path, student: TrainedStudent) -> None:
         """Write the float32 graph, configuration, tokenizer and model card.
@@ -84,11 +87,11 @@ class ONNXExport(GraphExport):
         self, folder: Path, student: TrainedStudent, precision: str, tolerance: float | None
     ) -> None:
         student.save_config_and_tokenizer(folder)
-        graph = onnx.ONNXModel(folder)
-        parity = str(self.compare(student, graph, tolerance))
+        graph, name = onnx.ONNXModel(folder), f"the {precision} graph"
+        parity = str(self.compare(student, graph, tolerance, name))
         note = ""
         if precision == "int8":
-            parity += f"; at batch size 1: {self.compare(student, graph, tolerance, batch_size=1)}"
+            parity += f"; at batch size 1: {self.compare(student, graph, tolerance, name, batch_size=1)}"
             note = (
                 "\nActivations are scaled over the whole batch, so predictions depend slightly on its other examples.\n"
             )

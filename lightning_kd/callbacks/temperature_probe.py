@@ -118,7 +118,9 @@ class TemperatureProbe(DistillationModuleCallback):
             split_logits = SplitLogits().to(module.device)
             sentences = self._encode_sentences(trainer)
             sentences = None if sentences is None else module.to_device(sentences)
-            self._teacher_logits = collect_logits("teacher", logits_fn, batches, split_logits, teacher, sentences)
+            self._teacher_logits = collect_logits(
+                "teacher", module.task, logits_fn, batches, split_logits, teacher, sentences
+            )
         if cache is not None:
             teacher.unload()  # training may read only the cache
         self._show(trainer, module, output_path(trainer, self.output_dir), [self._teacher_logits[0]])
@@ -160,7 +162,8 @@ class TemperatureProbe(DistillationModuleCallback):
             sentences = None if sentences is None else to_device(sentences)
             split_logits = SplitLogits(single_process=True).to(pl_module.device)
             batches = map(to_device, split_dataloader(datamodule, self.split))
-            return collect_logits("student", logits_fn, batches, split_logits, logits_fn, sentences)[0]
+            task = pl_module.task
+            return collect_logits("student", task, logits_fn, batches, split_logits, logits_fn, sentences)[0]
 
     def _show(self, trainer: Trainer, pl_module: DistillationModule, target: Path, logits: list[ModelLogits]) -> None:
         if not trainer.is_global_zero or is_fast_dev_run(trainer):

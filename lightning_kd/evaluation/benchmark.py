@@ -60,7 +60,9 @@ def bootstrap_interval(statistics: Tensor, score: Callable[[Tensor], float], see
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, task: Task, label_names: list[str], batches: Iterable[Batch]) -> EvalResult:
+def evaluate(
+    model: nn.Module, task: Task, label_names: list[str], batches: Iterable[Batch], name: str = "the model"
+) -> EvalResult:
     """Score a model on labeled batches.
 
     Args:
@@ -68,6 +70,10 @@ def evaluate(model: nn.Module, task: Task, label_names: list[str], batches: Iter
         task: Its task.
         label_names: Its label names, in the order of the batches' label indices.
         batches: Batches on its device.
+        name: Its name, for the message.
+
+    Raises:
+        FloatingPointError: If one of its logits is NaN or infinite, see ``Task.check_finite``.
     """
     scores, units = task.metrics(label_names), task.per_example_metric()
     for metric in (*scores.values(), units):
@@ -75,6 +81,7 @@ def evaluate(model: nn.Module, task: Task, label_names: list[str], batches: Iter
     predictions = []
     for batch in batches:
         outputs = task.run(model, batch)
+        task.check_finite(outputs, batch, name)
         task.update(scores, outputs, batch)
         task.update(MetricCollection({"units": units}), outputs, batch)
         predictions += [head.prediction for head in outputs.heads.values()]
@@ -150,6 +157,7 @@ def build_report(
         enable_progress_bar: If True, show progress bars.
 
     Raises:
+        FloatingPointError: If a logit of a model is NaN or infinite.
         ValueError: If the labels of a model differ from those of the data.
     """
     results = []
@@ -182,15 +190,15 @@ def _evaluate_aligned(
 ) -> EvalResult:
     """Score a model in its label order, and return its predictions in the label order of the data."""
     if not task.named_labels:
-        return evaluate(artifact.model, task, [], batches)
+        return evaluate(artifact.model, task, [], batches, artifact.name)
     model_names = get_label_names(get_id2label(artifact.model)) or data_names
     parties, remedy = f"data and {artifact.name}", "use the data it was trained on"
     index = align_labels(data_names, model_names, parties, remedy, ignore_label_mismatch, subset=True)
     if index is None:
-        return evaluate(artifact.model, task, model_names, batches)
+        return evaluate(artifact.model, task, model_names, batches, artifact.name)
     num_labels = len(model_names)
     remapped_batches = (task.remap_labels(batch, index, num_labels) for batch in batches)
-    result = evaluate(artifact.model, task, model_names, remapped_batches)
+    result = evaluate(artifact.model, task, model_names, remapped_batches, artifact.name)
     return replace(result, predictions=task.remap_predictions(result.predictions, index, num_labels))
 
 

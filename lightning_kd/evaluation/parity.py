@@ -16,7 +16,7 @@ class Parity:
 
     Attributes:
         num_predictions: Number of predictions: one per example and head, in masked LM one per masked token.
-        max_difference: Largest difference between two logits; infinite if only one of them is finite.
+        max_difference: Largest difference between two logits.
         num_changed: Number of predictions that differ.
     """
 
@@ -30,7 +30,9 @@ class Parity:
 
 
 @torch.no_grad()
-def measure_parity(task: Task, original: nn.Module, exported: nn.Module, batches: Iterable[Batch]) -> Parity:
+def measure_parity(
+    task: Task, original: nn.Module, exported: nn.Module, batches: Iterable[Batch], name: str = "the graph"
+) -> Parity:
     """Run two models on the same batches and compare their outputs.
 
     Args:
@@ -38,17 +40,23 @@ def measure_parity(task: Task, original: nn.Module, exported: nn.Module, batches
         original: The original model, in eval mode on the CPU.
         exported: The exported model, in eval mode on the CPU.
         batches: Batches on the CPU.
+        name: The exported model, for the message.
+
+    Raises:
+        FloatingPointError: If a logit of either is NaN or infinite, see ``Task.check_finite``.
     """
     num_predictions = num_changed = 0
     max_difference = 0.0
     for batch in batches:
         outputs, exported_outputs = task.run(original, batch), task.run(exported, batch)
+        task.check_finite(outputs, batch, "the student")
+        task.check_finite(exported_outputs, batch, name)
         for head, exported_head in outputs.zip_heads(exported_outputs):
             logits, exported_logits = head.logits.float(), exported_head.logits.float()
-            valid = torch.isfinite(logits) if head.mask is None else torch.isfinite(logits) & head.mask
-            if valid.any():
-                # a logit that became NaN counts as an infinite difference
-                difference = (logits - exported_logits)[valid].abs().nan_to_num(nan=torch.inf, posinf=torch.inf)
+            difference = (logits - exported_logits).abs()
+            if head.mask is not None:
+                difference = difference.masked_fill(~head.mask, 0.0)
+            if difference.numel():
                 max_difference = max(max_difference, difference.max().item())
             num_predictions += head.prediction.numel()
             num_changed += int((~predictions_agree(head.prediction, exported_head.prediction)).sum())

@@ -14,6 +14,9 @@ from lightning_kd.models import labels
 from lightning_kd.models.qkv_hooks import capture_qkv
 from lightning_kd.outputs import Batch, Head, HeadKind, Outputs, Requirement
 
+MAX_NAMED_EXAMPLES = 10
+"""Maximum number of examples that a message names."""
+
 
 class Task(ABC):
     """Heads of a model, with their targets, metrics and predictions.
@@ -144,6 +147,29 @@ class Task(ABC):
             for name, key in zip(self.heads, self.label_keys, strict=True)
         }
         return Outputs(heads)
+
+    def check_finite(self, outputs: Outputs, batch: Batch, name: str) -> None:
+        """Check that a model's logits are numbers; the score of any others would mean nothing.
+
+        Args:
+            outputs: The model's outputs for the batch.
+            batch: The batch.
+            name: The model, for the message.
+
+        Raises:
+            FloatingPointError: If a logit of an included class is NaN or infinite; names the model and the examples.
+        """
+        finite = torch.stack([head.is_finite for head in outputs.heads.values()]).all(dim=0)
+        if finite.all():
+            return
+        mask = self.target_mask(batch)
+        examples = torch.arange(len(finite), device=finite.device) if mask is None else mask.nonzero()[:, 0]
+        rows = (batch["row_id"][examples] if "row_id" in batch else examples)[~finite].unique().tolist()
+        named = ", ".join(map(str, rows[:MAX_NAMED_EXAMPLES])) + ", ..." * (len(rows) > MAX_NAMED_EXAMPLES)
+        raise FloatingPointError(
+            f"{name} returned NaN or infinite logits for the examples [{named}]; use another precision, or inspect its "
+            "weights and these examples"
+        )
 
     def num_distributions(self, batch: Batch) -> Tensor:
         """Return the number of targets per head of each example that is not padding, (examples,)."""

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 from tests.helpers import clinc_rows, save_model, tiny_bert
 
@@ -20,3 +21,12 @@ def root(tmp_path_factory):
 @pytest.fixture(scope="session")
 def data_args(root):
     return ["--data", "CLINC150DataModule", "--data.path", root / "data_oos_plus.json"]
+
+
+@pytest.fixture(scope="session")
+def nan_model(tmp_path_factory):
+    """Folder of a model that returns NaN for the texts about a room."""
+    model = tiny_bert(layers=1, seed=1)
+    with torch.no_grad():
+        model.bert.embeddings.word_embeddings.weight[123] = torch.nan
+    return save_model(model, tmp_path_factory.mktemp("nan") / "model")

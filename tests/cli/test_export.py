@@ -2,8 +2,11 @@
 
 import json
 
+import numpy as np
+import onnx
 import pytest
 
+from lightning_kd.callbacks import onnx_export
 from tests.helpers import save_model, tiny_bert
 
 STUDENT_EXPORT = "lightning_kd.StudentExport"
@@ -114,3 +117,19 @@ def test_second_export_keeps_and_extends_the_card(export, tmp_path, card):
     assert "lightning_kd" in written
     assert "old" not in written
     assert not card or ("license: mit" in written and "# Mine" in written)
+
+
+def write_graph_of_nan(source, target):
+    model = onnx.load(source)
+    weight = next(weight for weight in model.graph.initializer if weight.name.endswith("classifier.weight"))
+    weight.CopyFrom(onnx.numpy_helper.from_array(np.full(weight.dims, np.nan, "f4"), weight.name))
+    onnx.save(model, target)
+
+
+@pytest.mark.parametrize("fails", ["student", "int8 graph"])
+def test_graphs_are_written_together_or_not_at_all(root, export, nan_model, tmp_path, monkeypatch, fails):
+    if fails == "int8 graph":
+        monkeypatch.setattr(onnx_export.onnx, "quantize", write_graph_of_nan)
+    code, _ = export("onnx", nan_model if fails == "student" else root / "student", tmp_path / "exported")
+    assert f"error: the {fails} returned NaN or infinite logits for the examples [" in code
+    assert not list(tmp_path.glob("*exported*"))

@@ -142,3 +142,11 @@ def test_teacher_tokenizer(root, probe, content, tmp_path):
     assert both["split_stats"][0]["off_target_mass"] == pytest.approx(alone["split_stats"][0]["off_target_mass"])
     both, alone = (result["sentences"][0]["model_probabilities"][0]["second_probabilities"] for result in results)
     assert both == pytest.approx(alone)
+
+
+def test_teacher_of_nan(probe, nan_model, tmp_path):
+    code, _ = probe(nan_model)
+    assert (
+        "error: teacher returned NaN or infinite logits for the examples [5, 11, 17, 23, 29, 35]; use another" in code
+    )
+    assert not (tmp_path / "probe").exists()

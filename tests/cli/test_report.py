@@ -51,3 +51,9 @@ def test_home_directory_is_expanded(root, report, monkeypatch):
     monkeypatch.setenv("HOME", str(root))
     code, last = report("~/student")
     assert code == 0, last
+
+
+def test_model_of_nan(root, report, nan_model, tmp_path):
+    code, _ = report(root / "teacher", nan_model)
+    assert "error: model returned NaN or infinite logits for the examples [5, 11, 17, 23, 29, 35]; use another" in code
+    assert not (tmp_path / "report").exists()

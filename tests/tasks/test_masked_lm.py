@@ -74,6 +74,16 @@ def test_gradients_equal_those_of_a_full_forward_pass():
             torch.testing.assert_close(parameter.grad, expected[name], atol=1e-6, rtol=1e-4)
 
 
+def test_nan_names_the_model_and_the_example():
+    logits = torch.zeros(3, 50)
+    logits[2, 5] = torch.nan
+    batch = {**BATCH, "row_id": torch.tensor([7, 9])}
+    with pytest.raises(
+        FloatingPointError, match=r"^the student returned NaN or infinite logits for the examples \[9\]; "
+    ):
+        MaskedLM().check_finite(MaskedLM().outputs(logits, batch), batch, "the student")
+
+
 def test_padding_examples_are_dropped():
     batch = {**BATCH, "row_id": torch.tensor([-1, 1])}
     assert MaskedLM().run(random_model("bert", 1, seed=1), batch).heads["token"].labels.tolist() == [12, 13]

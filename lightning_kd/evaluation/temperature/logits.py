@@ -12,6 +12,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 from lightning_kd.data import TextDataModule
 from lightning_kd.outputs import IGNORE_INDEX, Batch, Outputs
+from lightning_kd.tasks.base import Task
 
 LogitsFn = Callable[[Batch], Outputs]
 """Function that runs a model on a batch."""
@@ -66,6 +67,7 @@ class SplitLogits(Metric):
 @torch.no_grad()
 def collect_logits(
     name: str,
+    task: Task,
     split_logits_fn: LogitsFn,
     batches: Iterable[Batch],
     metric: SplitLogits,
@@ -76,6 +78,7 @@ def collect_logits(
 
     Args:
         name: Name of the model.
+        task: Its task.
         split_logits_fn: Runs the model on the split.
         batches: Batches of the split, on its device.
         metric: Collects the logits, on its device.
@@ -84,13 +87,20 @@ def collect_logits(
 
     Returns:
         The logits, and the labels of the split, (N,).
+
+    Raises:
+        FloatingPointError: If a logit is NaN or infinite, see ``Task.check_finite``.
     """
     for batch in batches:
-        metric.update(split_logits_fn(batch), batch)
+        outputs = split_logits_fn(batch)
+        task.check_finite(outputs, batch, name)
+        metric.update(outputs, batch)
     logits, labels = metric.compute()
     sentence_logits = None
     if sentences is not None:
-        (head,) = sentence_logits_fn(sentences).heads.values()
+        outputs = sentence_logits_fn(sentences)
+        task.check_finite(outputs, sentences, f"{name} (sentences)")
+        (head,) = outputs.heads.values()
         sentence_logits = head.logits.float().cpu()
     return ModelLogits(name, logits, sentence_logits), labels
 

@@ -45,6 +45,7 @@ def probe_models(
         enable_progress_bar: If True, show progress bars.
 
     Raises:
+        FloatingPointError: If a logit is NaN or infinite.
         OSError: If a model cannot be loaded.
         ValueError: If labels or tokenizers differ, or there is only one class.
     """
@@ -69,7 +70,7 @@ def probe_models(
             loader = split_dataloader(datamodule, split)
             batches = with_progress_bar(loader, f"Running the {name}", enable_progress_bar)
             metric = SplitLogits(single_process=True)
-            collected, labels = collect_logits(name, logits_fn, batches, metric, logits_fn, sentences)
+            collected, labels = collect_logits(name, task, logits_fn, batches, metric, logits_fn, sentences)
             model_logits.append(collected)
     labels = labels if index is None else remap_labels(labels, index)
     return build_probe_result(selection, sources, names, split, raw, labels, model_logits)
