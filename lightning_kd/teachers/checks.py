@@ -149,11 +149,14 @@ def evaluate_teacher(
         The metrics by name, and the sum of the task's ``baseline_statistics``; both over all processes.
 
     Raises:
+        FloatingPointError: If a logit is NaN or infinite, see ``Task.check_finite``.
         ValueError: If there is no batch.
     """
     statistics: Tensor | None = None
+    role = teacher.teacher.role if isinstance(teacher, CachedTeacher) else teacher.role
     for batch in batches:
         outputs = teacher(batch)
+        task.check_finite(outputs, batch, role)
         task.update(metrics, outputs, batch)
         batch_statistics = task.baseline_statistics(outputs, batch)
         statistics = batch_statistics if statistics is None else statistics + batch_statistics

@@ -80,6 +80,11 @@ class Teacher:
         return [model.name for model in self.models]
 
     @property
+    def role(self) -> str:
+        """The teacher in messages, such as ``teacher 'bert-base + roberta-base'``."""
+        return f"teacher {' + '.join(self.names)!r}"
+
+    @property
     def source_config(self) -> list[Any] | dict[str, Any] | None:
         """The Hub ids, folders and mappings to save in checkpoints; None if one of them is a module."""
         sources = [model.source_config for model in self.models]

@@ -419,7 +419,7 @@ class DistillationModule(LightningModule):
         """Return the weighted sum of the losses.
 
         Raises:
-            FloatingPointError: If it is not finite; names the loss and the examples.
+            FloatingPointError: If it is not finite; names the teacher or else the loss, and the examples.
         """
         losses = self.named_losses
         if self.loss_schedules:
@@ -435,6 +435,8 @@ class DistillationModule(LightningModule):
         weighted = torch.stack([losses[name].weight * term for name, term in terms.items()])
         total = weighted.sum()
         if not torch.isfinite(total):
+            if teacher is not None and self.teacher is not None:
+                self.task.check_finite(teacher, batch, self.teacher.role)
             row_ids = batch["row_id"].tolist() if "row_id" in batch else f"of batch {batch_idx}"
             raise checks.nonfinite_loss_error(terms, f"epoch {self.current_epoch}, step {self.global_step}", row_ids)
         logged = {"train/loss": total, **{f"train/{name}": term for name, term in terms.items()}}

@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 import torch
 
+from lightning_kd import DistillationModule
 from lightning_kd.losses import HardLabelLoss
 from lightning_kd.models import max_positions
 from lightning_kd.training.checks import nonfinite_loss_error
@@ -136,6 +137,19 @@ def test_nan_names_the_first_such_loss_and_the_examples(tmp_path, clinc_file):
     losses = {"hard": HardLabelLoss(), "broken": Broken(), "later": Broken()}
     with pytest.raises(FloatingPointError, match=r"train/broken is nan in epoch 0, step 0, for the examples \[\d+, "):
         trainer(tmp_path, num_sanity_val_steps=0).fit(module(losses=losses), data(clinc_file))
+
+
+@pytest.mark.parametrize("is_scored", [True, False])
+def test_nan_of_the_teacher_names_the_teacher(tmp_path, clinc_file, monkeypatch, is_scored):
+    teacher = tiny_bert(initializer_range=1.0)
+    with torch.no_grad():
+        teacher.bert.embeddings.word_embeddings.weight[123] = torch.nan  # "room"
+    if not is_scored:
+        monkeypatch.setattr(DistillationModule, "score_teacher", lambda self: None)
+    run = trainer(tmp_path, num_sanity_val_steps=0)
+    message = r"^teacher 'BertForSequenceClassification' returned NaN or infinite logits for the examples \[\d+, "
+    with pytest.raises(FloatingPointError, match=message):
+        run.fit(module(teacher), data(clinc_file))
 
 
 def test_nonfinite_loss_error_where_only_the_sum_overflows():

@@ -107,7 +107,7 @@ class StepPatch:
         scheduled = self.terms.update_schedules(self.module.global_step)
         teacher = self._run_teacher({"call": call, "labels": labels}) if self.terms.require_teacher else None
         losses = self.terms(student, teacher)
-        total = loss + self._weighted_sum(losses, loss)
+        total = loss + self._weighted_sum(losses, loss, teacher)
         self._log({**losses, "task_loss": loss, "loss": total}, scheduled, self._batch_size(call))
         return {**result, "loss": total} if isinstance(result, Mapping) else total
 
@@ -156,14 +156,19 @@ class StepPatch:
                     "layers, or select another call"
                 )
 
-    def _weighted_sum(self, losses: dict[str, Tensor], task_loss: Tensor) -> Tensor:
+    def _weighted_sum(self, losses: dict[str, Tensor], task_loss: Tensor, teacher: Outputs | None) -> Tensor:
         total = sum((self.terms.weight(name) * loss for name, loss in losses.items()), torch.zeros_like(task_loss))
         if not torch.isfinite(total):
+            step = f"epoch {self.module.current_epoch}, step {self.module.global_step}"
+            if teacher is not None and not teacher.is_finite:
+                raise FloatingPointError(
+                    f"{self.teacher.role} returned NaN or infinite values in {step}; use another precision, or inspect "
+                    "its weights and this batch"
+                )
             name = next((name for name, loss in losses.items() if not torch.isfinite(loss)), "loss")
             raise FloatingPointError(
-                f"{self.log_prefix}/{name} is {losses.get(name, total).item()} in epoch {self.module.current_epoch}, "
-                f"step {self.module.global_step}; lower the learning rate, clip gradients "
-                "(trainer.gradient_clip_val), or inspect the teacher's outputs for this batch"
+                f"{self.log_prefix}/{name} is {losses.get(name, total).item()} in {step}; lower the learning rate, "
+                "clip gradients (trainer.gradient_clip_val), or inspect this batch"
             )
         return total
 

@@ -165,12 +165,17 @@ def test_validation_by_the_training_step_calls_no_teacher(tmp_path):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_non_finite_loss_is_named(tmp_path, value):
-    model = teacher()
+@pytest.mark.parametrize("broken", ["teacher", "student"])
+def test_model_that_is_not_finite_is_named(tmp_path, value, broken):
+    module, model = Classifier(), teacher()
     with torch.no_grad():
-        model[2].bias[0] = value
-    with pytest.raises(FloatingPointError, match=r"distillation/logits is (nan|inf) in epoch 0, step 0"):
-        fit(Classifier(), tmp_path, callback(teacher=model, losses={"logits": LogitMSELoss()}))
+        (model if broken == "teacher" else module.net)[2].bias[0] = value
+    names = {
+        "teacher": "teacher 'Sequential' returned NaN or infinite values",
+        "student": "distillation/logits is (nan|inf)",
+    }
+    with pytest.raises(FloatingPointError, match=rf"^({names[broken]}) in epoch 0, step 0; "):
+        fit(module, tmp_path, callback(teacher=model, losses={"logits": LogitMSELoss()}))
 
 
 def test_loss_that_reads_teacher_and_labels(tmp_path):
