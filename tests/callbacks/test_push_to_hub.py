@@ -178,7 +178,7 @@ def test_student_that_is_not_exported(hub, assert_rejected):
     assert not hub.requests
 
 
-def test_offline(hub, assert_rejected, monkeypatch):
+def test_offline(assert_rejected, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert_rejected("HF_HUB_OFFLINE is set", StudentExport())
 
@@ -274,7 +274,7 @@ def test_retry_command_excludes_uploaded_folders(tmp_path, hub, run):
     assert hub.repositories["me/small"].files.keys() == FILES
 
 
-def test_retry_command_completes_the_upload(tmp_path, hub, run):
+def test_retry_command_completes_the_upload(hub, run):
     hub.error_statuses = {"/commit/main": 403}
     commands = assert_upload_fails(run, "403", PushToHub("me/small"), StudentExport(), TwoFolderExport())
     hub.error_statuses = {}

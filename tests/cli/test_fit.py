@@ -197,6 +197,7 @@ def test_misspelled_keys_are_named(shell, config, override, named):
         ([SOFT], "losses.soft: needs a teacher"),
         (["--model.losses.hard.init_args.label_smoothing=1"], "label_smoothing must be in [0, 1), got 1.0"),
         (["--model.lr_scheduler=reduce_lr_on_plateau"], "lr_scheduler: unknown schedule 'reduce_lr_on_plateau'"),
+        (["--model.warmup_ratio=6"], "warmup_ratio: must be in [0, 1], got 6"),
         ([SOFT, "--model.teacher=no/body"], "teacher 'no/body' is neither"),
         ([SOFT, "--model.teacher=[]"], "teacher: the list is empty"),
         (["--last_checkpoint.every_minutes=-3"], "last_checkpoint.every_minutes: must be >= 0"),
@@ -269,3 +270,4 @@ def test_learning_rate_is_logged_once(tmp_path, config, shell, arguments):
 
 def test_run_without_a_logger(tmp_path, config, shell):
     assert shell("fit", "--config", config, "--trainer.logger=false", "--trainer.max_epochs=1") == (0, "")
+    assert (tmp_path / "student" / "model.safetensors").is_file()

@@ -230,7 +230,10 @@ def test_layers_and_sizes_that_do_not_fit_raise(loss, teacher, message):
 
 
 def test_relation_heads_may_divide_different_widths():
-    SelfAttentionRelationLoss(num_relation_heads=3).setup(SMALL, WIDE)
+    loss = SelfAttentionRelationLoss(num_relation_heads=HEADS)
+    loss.setup(SMALL, WIDE)
+    student, teacher = outputs(2, 1), outputs(4, 50, width=18)
+    torch.testing.assert_close(loss(student, teacher), relation(student, teacher, 1, 3))
 
 
 def test_projection_if_the_widths_differ():

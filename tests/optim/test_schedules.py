@@ -69,6 +69,7 @@ def test_warmup_ratio_out_of_range(warmup_ratio):
         check_lr_scheduler("linear", warmup_ratio)
 
 
-def test_endless_run():
+@pytest.mark.parametrize("total_steps", [math.inf, -1])  # Lightning returns -1 for a loader without length
+def test_run_without_a_known_end(total_steps):
     with pytest.raises(ValueError, match=r"lr_scheduler: 'linear' .*trainer\.max_steps"):
-        build_lr_scheduler("linear", SGD(nn.Linear(1, 1).parameters(), lr=0.1), 0.0, math.inf)
+        build_lr_scheduler("linear", SGD(nn.Linear(1, 1).parameters(), lr=0.1), 0.0, total_steps)

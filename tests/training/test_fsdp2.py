@@ -21,14 +21,14 @@ from tests.helpers import STUDENT, MaliciousObject, data, module, tiny_bert, tra
 pytestmark = pytest.mark.usefixtures("process_group")
 
 
-def strategy_argument(**init_args):
-    strategy = {"class_path": "FSDP2Strategy", "init_args": init_args}
+def strategy_argument(class_path="FSDP2Strategy", **init_args):
+    strategy = {"class_path": class_path, "init_args": init_args}
     return f"--trainer.strategy={json.dumps(strategy)}"
 
 
-@pytest.mark.parametrize("init_args", [{}, {"data_parallel_size": 1}])
-def test_checkpoints_are_files(tmp_path, config, shell, init_args):
-    arguments = ["--config", config, "--trainer.devices=1", strategy_argument(**init_args)]
+@pytest.mark.parametrize("strategy", [{}, {"class_path": "lightning_kd.FSDP2Strategy", "data_parallel_size": 1}])
+def test_checkpoints_are_files(tmp_path, config, shell, strategy):
+    arguments = ["--config", config, "--trainer.devices=1", strategy_argument(**strategy)]
     assert shell("fit", *arguments)[0] == 0
     checkpoints = version_dir(tmp_path) / "checkpoints"
     assert all((checkpoints / name).is_file() for name in ("last.ckpt", "best.ckpt"))

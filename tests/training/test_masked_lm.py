@@ -74,9 +74,14 @@ def test_resumed_run_ends_in_the_same_weights(tmp_path, corpus, teacher, setting
     assert_resumable(tmp_path, make_module, make_data, [5], [12], [17], max_steps=24, max_epochs=-1)
 
 
-def test_stream_needs_max_steps_or_no_lr_schedule(tmp_path, corpus, teacher):
-    with pytest.raises(ValueError, match=r"needs the number of steps, .* set trainer\.max_steps"):
-        trainer(tmp_path, max_epochs=1).fit(mlm_module(teacher), mlm_data(corpus, streaming=True))
+def test_stream_needs_max_steps_or_no_schedule(tmp_path, corpus, teacher):
+    schedules = {"hard": {"weight": {"start": 0, "end": 1}}}
+    for field, settings in (
+        ("lr_scheduler", {}),
+        ("loss_schedules", {"lr_scheduler": None, "loss_schedules": schedules}),
+    ):
+        with pytest.raises(ValueError, match=rf"^{field}: .*needs the number of steps, .* set trainer\.max_steps"):
+            trainer(tmp_path, max_epochs=1).fit(mlm_module(teacher, **settings), mlm_data(corpus, streaming=True))
     fitted = mlm_module(teacher, lr_scheduler=None)
     run = trainer(tmp_path, max_epochs=1)
     run.fit(fitted, mlm_data(corpus, streaming=True))

@@ -17,7 +17,7 @@ LONG = {"trainer.max_epochs": 8, "last_checkpoint.every_minutes": 0}
 
 
 @pytest.fixture
-def entry(host, monkeypatch, capsys):
+def entry(host, monkeypatch):
     """Run the entry in this process; returns its exit code and the failure that the service would show."""
 
     def run(hyperparameters=None, host=host, **changes):

@@ -96,7 +96,7 @@ def test_best_temperature(logits, labels):
     assert 1.5 < best.x < 2.5
 
 
-def test_best_temperature_is_none_if_all_correct_or_all_wrong(logits, labels):
+def test_best_temperature_is_none_if_all_correct_or_all_wrong(logits):
     assert calibration.best_temperature(logits, logits.argmax(dim=1)) is None
     assert calibration.best_temperature(logits, logits.argmin(dim=1)) is None
 
