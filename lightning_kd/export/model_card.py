@@ -107,7 +107,7 @@ def source_model_card(source: str) -> str:
         source: Hub id or folder; a short card is made if the folder has none.
     """
     file = Path(source) / "README.md"
-    card = ModelCard.load(file) if file.is_file() else ModelCard(f"---\n---\n\n# {source}\n")
+    card = ModelCard.load(file) if file.is_file() else ModelCard(f"---\ntags: []\n---\n\n# {source}\n")
     data: Any = card.data
     data.tags = list(dict.fromkeys([*(data.tags or []), EXPORT_TAG]))
     return _strip_report(str(card))
