@@ -9,6 +9,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
@@ -24,6 +25,9 @@ from lightning_kd.teachers.teacher import Teacher
 
 FORMAT_VERSION = 1
 """Part of the cache key; raise it when the format of the files changes."""
+
+METADATA_NAME = "metadata.json"
+"""File with the key and names for people."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,8 @@ class TeacherCache:
             The cached teacher of each split.
 
         Raises:
-            ValueError: If examples change from epoch to epoch or cannot be identified, or a folder is damaged.
+            ValueError: If examples change from epoch to epoch or cannot be identified, or a folder is damaged or holds
+                other logits than its name says.
             OSError: If the folder cannot be created.
         """
         if self.top_k is not None and (task.predicts_positions or task.head_kind != "categorical"):
@@ -103,12 +108,30 @@ class TeacherCache:
                 **{name: value for name, value in asdict(self).items() if name != "folder"},
             }
             folder = Path(self.folder).expanduser() / hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]
+            _check_metadata(folder, key)
             lengths = np.asarray(datamodule.row_lengths(split), dtype=np.float64)
             store = RowStore(folder, lengths if task.logits_per_token else np.ones(len(lengths)))
-            if not (folder / "metadata.json").exists():
+            if not (folder / METADATA_NAME).exists():
                 metadata = {"teacher_names": teacher.names, "num_rows": len(lengths), **key}
-                with folder_lock(folder), atomic_write(folder / "metadata.json") as file:
+                with folder_lock(folder), atomic_write(folder / METADATA_NAME) as file:
                     file.write_text(json.dumps(metadata, indent=2, ensure_ascii=False), encoding="utf-8")
             rank_zero_info(f"Teacher cache {folder}: {len(store):,} of {len(lengths):,} {split} examples cached")
             cached_teachers[split] = CachedTeacher(teacher, task, store, codec, split, num_classes, fingerprints)
         return cached_teachers
+
+
+def _check_metadata(folder: Path, key: dict[str, Any]) -> None:
+    """Raise if the logits in a folder are not those of the key, whose hash is its name, as after a wrong copy."""
+    try:
+        stored = json.loads((folder / METADATA_NAME).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return
+    except ValueError:
+        stored = {}
+    expected = json.loads(json.dumps(key))
+    different = [name for name in expected if name not in stored or stored[name] != expected[name]]
+    if different:
+        raise ValueError(
+            f"teacher_cache: {str(folder)!r} was filled with other logits (its {METADATA_NAME} differs in "
+            f"{', '.join(different)}); delete it to fill it again"
+        )

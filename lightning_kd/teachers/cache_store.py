@@ -1,14 +1,15 @@
 """A crash-safe store of one block of bytes per example, in a folder shared by any number of processes."""
 
 import os
+import sys
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 ENTRY_DTYPE = np.dtype(
@@ -16,6 +17,9 @@ ENTRY_DTYPE = np.dtype(
     + [(name, "<u4") for name in ("num_distributions", "num_classes", "size", "tag", "block_checksum", "checksum")]
 )
 """An entry of the index; ``checksum`` is the CRC-32 of the other fields."""
+
+LOCK_NOTICE_SECONDS = 10.0
+"""Time to wait for a lock before saying so."""
 
 RowIds = NDArray[np.int64]
 
@@ -29,12 +33,32 @@ def folder_lock(folder: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / "lock"):
+        lock = FileLock(folder / "lock")
+        try:
+            lock.acquire(timeout=LOCK_NOTICE_SECONDS)
+        except Timeout:
+            holder = f"another process{_lock_holder(folder / 'lock')}"
+            print(f"teacher_cache: waiting for {str(folder / 'lock')!r}, which {holder} holds", file=sys.stderr)
+            lock.acquire()
+        try:
             yield
+        finally:
+            lock.release()
     except OSError as error:
         raise OSError(
             error.errno, f"teacher_cache: cannot write to {str(folder)!r} ({error.strerror}); use another folder"
         ) from error
+
+
+def _lock_holder(file: Path) -> str:
+    """Return the process id of the holder of a lock in parentheses; empty if the system does not tell it."""
+    with suppress(OSError):
+        inode = file.stat().st_ino
+        for line in Path("/proc/locks").read_text(encoding="utf-8").splitlines():
+            _, kind, _, _, pid, place, *_ = line.split()
+            if kind == "FLOCK" and place.endswith(f":{inode}") and int(pid) > 0:  # 0 = in another container
+                return f" (pid {pid})"
+    return ""
 
 
 def _entry_checksums(entries: NDArray[np.void]) -> NDArray[np.uint32]:
@@ -62,7 +86,7 @@ class RowStore:
 
     Raises:
         ValueError: If ``values.bin`` is too short for the index, the index has rows out of range, or, later, the
-            folder was replaced.
+            folder was replaced or ``values.bin`` truncated.
     """
 
     def __init__(self, folder: Path, expected_sizes: NDArray[np.float64]) -> None:
@@ -113,11 +137,20 @@ class RowStore:
         self._index_end += entries.nbytes
         self._values_end = max(self._values_end, values_end)
 
+    def _check_not_truncated(self) -> None:
+        """Raise if ``values.bin`` became shorter, because reading a mapped page behind its end is a SIGBUS."""
+        with suppress(FileNotFoundError):  # deleted, which keeps the mapped pages
+            values = self._values.stat()
+            is_mapped = self._mapped_file is not None and os.path.samestat(self._mapped_file, values)
+            if is_mapped and values.st_size < len(self._buffer):
+                raise self._damage_error(f"values.bin has {values.st_size:,} of {len(self._buffer):,} bytes")
+
     def _damage_error(self, detail: str) -> ValueError:
         return ValueError(f"teacher_cache: {str(self.folder)!r} is damaged ({detail}); delete it to fill it again")
 
     def contains(self, rows: RowIds) -> NDArray[np.bool_]:
         """Return True for each row that can be read, (N,); verifies the checksum of a row the first time."""
+        self._check_not_truncated()
         for row in rows[~self._verified[rows]].tolist():
             entry = self._entries[row]
             if entry["offset"] < 0:
@@ -142,6 +175,7 @@ class RowStore:
         Returns:
             For each run, its blocks (n, size), contiguous, and their ``num_distributions`` and ``num_classes``.
         """
+        self._check_not_truncated()
         entries = self._entries[rows]
         shapes = entries[["num_distributions", "num_classes"]]
         starts = [0, *(np.flatnonzero(shapes[1:] != shapes[:-1]) + 1).tolist(), len(rows)]

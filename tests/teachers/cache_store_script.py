@@ -3,6 +3,7 @@
 Imports the module by path instead of the package, so that it starts fast and can fork.
 """
 
+import contextlib
 import importlib.util
 import io
 import json
@@ -135,7 +136,39 @@ def write_concurrently(folder):
     return {"rows": len(writers), "writers": len(set(writers.values())), "size": size}
 
 
+def use_truncated(folder, use):
+    """Use a store whose values another program truncates."""
+    store, rows = open_store(folder), np.arange(BATCH)
+    write(store, rows, 0)
+    if use == "contains":
+        store = open_store(folder)  # verifies the rows
+    size = (store.folder / "values.bin").stat().st_size
+    os.truncate(store.folder / "values.bin", 0)
+    try:
+        write(store, rows + 1, 0) if use == "write" else getattr(store, use)(rows)
+    except ValueError as error:
+        return {"message": str(error), "size": size}
+
+
+def hold_lock(folder, held):
+    with store_module.folder_lock(Path(folder)):
+        held.set()
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def wait_for_suspended(folder):
+    """Write while a suspended process holds the lock, which continues once the writer has printed something."""
+    store_module.LOCK_NOTICE_SECONDS = 0.1
+    held, printed = multiprocessing.get_context("fork").Event(), io.StringIO()
+    holder = start(hold_lock, folder, held)
+    held.wait()
+    printed.write = lambda text, write=printed.write: (write(text), os.kill(holder.pid, signal.SIGCONT))
+    with contextlib.redirect_stderr(printed):
+        write(open_store(folder), [0], 0)
+    return {"printed": printed.getvalue(), "pid": holder.pid, "rows": len(open_store(folder))}
+
+
 if __name__ == "__main__":
-    name, folder = sys.argv[1:]
-    functions = {function.__name__: function for function in (kill_at_random, kill_at_each_write, write_concurrently)}
-    print(json.dumps(functions[name](folder)))
+    name, *arguments = sys.argv[1:]
+    functions = (kill_at_random, kill_at_each_write, write_concurrently, use_truncated, wait_for_suspended)
+    print(json.dumps({function.__name__: function for function in functions}[name](*arguments)))

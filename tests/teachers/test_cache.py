@@ -337,6 +337,26 @@ def test_key_depends_on_dtypes_and_matmul_precision(tmp_path, setups, cache):
     assert num_folders(cache) == 8
 
 
+@pytest.mark.parametrize(("damage", "differs"), [("copied", "teacher"), ("unreadable", "format, teacher, .*")])
+def test_folder_with_the_logits_of_another_teacher(tmp_path, teachers, clinc_file, cache, damage, differs):
+    other = save_model(tiny_bert(LABELS, seed=6), tmp_path / "other")
+
+    def fill(teacher):
+        known = set(cache.glob("*"))
+        Run(tmp_path, module(teacher, teacher_cache=str(cache)), data(clinc_file), max_epochs=1)
+        new = sorted(set(cache.glob("*")) - known)
+        return next(folder for folder in new if '"split": "train"' in (folder / "metadata.json").read_text())
+
+    first, second = fill(teachers["classes"]), fill(other)
+    if damage == "copied":
+        shutil.copytree(first, second, dirs_exist_ok=True)
+    else:
+        (second / "metadata.json").write_text("{")
+    says = rf"'{second}' was filled with other logits \(its metadata.json differs in {differs}\); delete it"
+    with pytest.raises(ValueError, match=says):
+        fill(other)
+
+
 def test_teacher_replaced_during_the_run(tmp_path, teachers, clinc_file, cache):
     folder = shutil.copytree(teachers["classes"], tmp_path / "teacher")
     make = partial(module, str(folder), teacher_cache=str(cache))

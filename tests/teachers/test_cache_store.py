@@ -177,6 +177,13 @@ def test_values_file_too_short(folder, size):
         open_store(folder)
 
 
+@pytest.mark.parametrize("use", ["read", "contains", "write"])
+def test_values_file_truncated_while_in_use(folder, use):
+    """Reading a mapped page behind the end of the file would kill the process by SIGBUS."""
+    result = run_script("use_truncated", folder, use)
+    assert f"'{folder}' is damaged (values.bin has 0 of {result['size']:,} bytes); delete it" in result["message"]
+
+
 def test_index_with_more_rows_than_the_data(folder):
     write(open_store(folder), 5)
     with pytest.raises(ValueError, match=rf"'{folder}' is damaged \(its index has more rows"):
@@ -212,8 +219,8 @@ def test_threads(folder):
     assert read(open_store(folder), *range(ROWS)) == [block(row) for row in range(ROWS)]
 
 
-def run_script(function, folder):
-    command = [sys.executable, SCRIPT, function, folder]
+def run_script(*arguments):
+    command = [sys.executable, SCRIPT, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout)
@@ -234,6 +241,15 @@ def test_concurrent_writers_of_the_same_rows(folder):
     assert result["rows"] == 400
     assert result["writers"] > 1
     assert (folder / "values.bin").stat().st_size < 1.3 * result["size"]
+
+
+def test_suspended_lock_holder_is_named(folder):
+    """A process that waits for the lock says so once, and then goes on."""
+    result = run_script("wait_for_suspended", folder)
+    assert result["printed"] == (
+        f"teacher_cache: waiting for {str(folder / 'lock')!r}, which another process (pid {result['pid']}) holds\n"
+    )
+    assert result["rows"] == 1
 
 
 # ---- file systems
