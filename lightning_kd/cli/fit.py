@@ -38,6 +38,7 @@ class DistillationCLI(LightningCLI):
 
     Attributes:
         created_run_dir: The folder that this run created, removed if the run stops before it writes anything to keep.
+        created_parents: Parents of it that this run created, the innermost first; removed with it if they are empty.
     """
 
     fit_command: ClassVar[str] = "fit"
@@ -46,23 +47,29 @@ class DistillationCLI(LightningCLI):
     def __init__(self, args: list[str], run_dir: Path | None = None) -> None:
         self.run_dir = run_dir
         self.created_run_dir: Path | None = None
+        self.created_parents: list[Path] = []
         is_resumed = run_dir is not None and last_checkpoint_path(run_dir).exists()
-        super().__init__(
-            DistillationModule,
-            LightningDataModule,
-            subclass_mode_data=True,
-            args=args,
-            auto_configure_optimizers=False,
-            # the module saves its hyperparameters as plain data itself
-            load_from_checkpoint_support=False,
-            save_config_callback=SaveRunConfig if args[0] == "fit" else None,
-            save_config_kwargs={"overwrite": True, "is_resumed": is_resumed},
-            seed_everything_default=42,
-            parser_kwargs={
-                "prog": "lightning-kd",
-                **{name: _help_texts(self.fit_command if name == "fit" else name) for name in self.subcommands()},
-            },
-        )
+        try:
+            super().__init__(
+                DistillationModule,
+                LightningDataModule,
+                subclass_mode_data=True,
+                args=args,
+                auto_configure_optimizers=False,
+                # the module saves its hyperparameters as plain data itself
+                load_from_checkpoint_support=False,
+                save_config_callback=SaveRunConfig if args[0] == "fit" else None,
+                save_config_kwargs={"overwrite": True, "is_resumed": is_resumed},
+                seed_everything_default=42,
+                parser_kwargs={
+                    "prog": "lightning-kd",
+                    **{name: _help_texts(self.fit_command if name == "fit" else name) for name in self.subcommands()},
+                },
+            )
+        except BaseException:
+            if self.created_run_dir is not None:
+                remove_if_empty(self.created_run_dir, self.created_parents)
+            raise
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the callbacks of every run, each under its key."""
@@ -140,6 +147,9 @@ class DistillationCLI(LightningCLI):
             return self.run_dir
         if getattr(rank_zero_only, "rank", 0):
             return root / LOGS_DIR  # Lightning broadcasts the first process's folder
+        self.created_parents = [
+            folder for folder in (root / LOGS_DIR, *(root / LOGS_DIR).parents) if not folder.exists()
+        ]
         self.created_run_dir = self.run_dir = create_run_dir(root)
         return self.run_dir
 
@@ -155,14 +165,9 @@ class DistillationCLI(LightningCLI):
         )
 
     def _run_subcommand(self, subcommand: str) -> None:
-        try:
-            self._check_checkpoint()
-            with disk_full_errors(self.run_dir or Path.cwd()):  # TensorBoard's errors name no file
-                super()._run_subcommand(subcommand)
-        except BaseException:
-            if self.created_run_dir is not None:
-                remove_if_empty(self.created_run_dir)
-            raise
+        self._check_checkpoint()
+        with disk_full_errors(self.run_dir or Path.cwd()):  # TensorBoard's errors name no file
+            super()._run_subcommand(subcommand)
 
     def _check_checkpoint(self) -> None:
         path = self._get(self.config_init, "ckpt_path")

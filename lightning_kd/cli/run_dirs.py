@@ -2,6 +2,8 @@
 
 import re
 import shutil
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -18,25 +20,33 @@ def create_run_dir(parent: Path) -> Path:
     """
     root = parent / LOGS_DIR
     check_writable(root / "version_0", "trainer.default_root_dir")
-    root.mkdir(parents=True, exist_ok=True)
     number = 0
     while True:
         folder = root / f"version_{number}"
         try:
-            folder.mkdir()
+            folder.mkdir(parents=True)
             return folder
         except FileExistsError:
             number += 1
 
 
-def remove_if_empty(folder: Path) -> None:
-    """Remove a run folder without checkpoint, student and predictions."""
+def remove_if_empty(folder: Path, parents: Sequence[Path] = ()) -> None:
+    """Remove a run folder without checkpoint, student and predictions.
+
+    Args:
+        folder: The run folder.
+        parents: Parents to remove, too, if they are empty, the innermost first.
+    """
     if not re.fullmatch(r"version_\d+", folder.name):
         return
-    if not any(
-        file.is_file() for pattern in ("checkpoints/*", "student/*", "predictions.*") for file in folder.glob(pattern)
-    ):
-        shutil.rmtree(folder, ignore_errors=True)
+    # a sharded checkpoint is a folder
+    patterns = ("checkpoints/**/*", "student/**/*", "predictions.*")
+    if any(file.is_file() for pattern in patterns for file in folder.glob(pattern)):
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    for parent in parents:
+        with suppress(OSError):  # not empty
+            parent.rmdir()
 
 
 def create_run_logger(folder: Path) -> TensorBoardLogger:

@@ -202,14 +202,17 @@ def test_misspelled_keys_are_named(shell, config, override, named):
         ([SOFT, "--model.teacher=[]"], "teacher: the list is empty"),
         (["--last_checkpoint.every_minutes=-3"], "last_checkpoint.every_minutes: must be >= 0"),
         (["--ckpt_path=nothing.ckpt"], "nothing.ckpt"),
+        (["--trainer.max_epochs=-5"], "max_epochs"),  # while the trainer is built
     ],
 )  # fmt: skip
-def test_bad_input_is_a_one_line_error_and_leaves_no_run_dir(tmp_path, shell, config, overrides, message):
-    code, last = shell("fit", "--config", config, *overrides)
+def test_bad_input_is_a_one_line_error_and_leaves_no_folder(tmp_path, shell, config, overrides, message):
+    before = sorted(tmp_path.iterdir())
+    root = f"--trainer.default_root_dir={tmp_path / 'new' / 'runs'}"
+    code, last = shell("fit", "--config", config, root, *overrides)
     assert code
     assert message in last
     assert "\n" not in last
-    assert not version_dir(tmp_path).exists()
+    assert sorted(tmp_path.iterdir()) == before
 
 
 @pytest.mark.parametrize(

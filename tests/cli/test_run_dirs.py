@@ -41,10 +41,12 @@ def test_empty_run_dir_is_removed(tmp_path):
     remove_if_empty(unused)  # is missing already
 
 
-@pytest.mark.parametrize("kept", ["checkpoints/last.ckpt", "student/model.safetensors", "predictions.csv"])
+@pytest.mark.parametrize(
+    "kept", ["checkpoints/last.ckpt", "checkpoints/last.ckpt/.metadata", "student/model.safetensors", "predictions.csv"]
+)
 def test_run_dir_with_results_is_kept(tmp_path, kept):
     folder = create_run_dir(tmp_path)
-    (folder / kept).parent.mkdir(exist_ok=True)
+    (folder / kept).parent.mkdir(parents=True, exist_ok=True)
     (folder / kept).touch()
     remove_if_empty(folder)
     assert (folder / kept).is_file()

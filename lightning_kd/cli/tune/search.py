@@ -45,7 +45,6 @@ def search(options: argparse.Namespace, fit_args: list[str]) -> None:
     metric = _choose_metric(options, default_metric)
     folder = Path(options.output_dir or Path("tune") / Path(options.config[-1]).stem).expanduser()
     check_writable(folder / "study.db", "--output_dir")
-    folder.mkdir(parents=True, exist_ok=True)
     config = configuration.with_overrides({})
     seed = config.get("seed_everything", 42)
     if isinstance(seed, bool):

@@ -58,6 +58,8 @@ def open_storage(address: str | None, folder: Path) -> BaseStorage:
         file = Path(address).expanduser()
         file.parent.mkdir(parents=True, exist_ok=True)
         return JournalStorage(JournalFileBackend(str(file)))
+    if address is None:
+        folder.mkdir(parents=True, exist_ok=True)
     url = address or f"sqlite:///{(folder / 'study.db').absolute()}"
     # a second process waits while the first one writes, instead of failing after five seconds
     engine = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}

@@ -310,6 +310,12 @@ def test_storage_that_cannot_be_opened(tmp_path, given, says):
     assert "secret" not in "".join(traceback.format_exception(error.value))
 
 
+def test_no_folder_without_a_storage(base, shell, folder):
+    code, _ = shell(*base, "--storage=nosuch://host/x", "--n_trials", 1)
+    assert "cannot be opened" in code
+    assert not folder.exists()
+
+
 def test_password_of_a_misspelled_option(base, shell):
     code, _ = shell(*base, "--storge=mysql://u:secret@host/x")
     assert "--storge=mysql://u:***@host/x" in code
