@@ -1,6 +1,7 @@
 """One-line errors at the end of a program; ``LIGHTNING_KD_DEBUG=1`` shows the traceback."""
 
 import argparse
+import io
 import os
 import re
 import sys
@@ -26,10 +27,15 @@ PASSWORD = re.compile(
 def exit_on_error(main: Callable[[], object], on_error: Callable[[str], object] = lambda message: None) -> None:
     """Run a program and, if it raises or is interrupted, end the process with a one-line message.
 
+    Characters that the console cannot show are printed as escape sequences.
+
     Args:
         main: The program.
         on_error: Called with the message before exiting.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
     thread_errors: list[OSError] = []
 
     def record_thread_error(args: threading.ExceptHookArgs) -> None:

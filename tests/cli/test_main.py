@@ -1,6 +1,9 @@
 """``lightning-kd`` itself: its help, its version, and the table of commands."""
 
+import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -34,6 +37,18 @@ def test_unknown_command(args, problem, shell):
     code, last = shell(*args)
     assert code == 2
     assert problem in last
+
+
+def test_characters_that_the_console_cannot_show():
+    code = (
+        "from rich.console import Console; from rich.table import Table; from lightning_kd.cli import main; "
+        "main.run_command = lambda args: Console().print('größe •', Table('é')); main.main()"
+    )
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert r"gr\xf6\xdfe \u2022" in done.stdout
+    assert r"\xe9" in done.stdout
 
 
 @pytest.mark.parametrize("command", COMMANDS)
