@@ -45,13 +45,15 @@ class LayerInitialization(DistillationModuleCallback):
         name = self.source
         if name is None and pl_module.teacher is not None and pl_module.teacher.models[0].options:
             name = pl_module.teacher.names[0]  # load it again without options, which may quantize or place it
+        fresh: list[str] = []
         if name is not None:
-            source: nn.Module = models.load_model(name, pl_module.task.auto_class, "LayerInitialization.source")
+            source: nn.Module
+            source, fresh = models.load_for_training(name, pl_module.task.auto_class, "LayerInitialization.source")
         elif pl_module.teacher is not None:
             source = pl_module.teacher.load()[0]
         else:
             raise ValueError("LayerInitialization.source: not set, and there is no teacher; set a Hub id or folder")
-        _print_report(copy_layers(source, student, self.layers))
+        _print_report(copy_layers(source, student, self.layers, exclude=fresh))
 
 
 @rank_zero_only

@@ -13,10 +13,12 @@ from lightning_kd.models.inspection import (
     unwrap_compiled,
 )
 from lightning_kd.models.labels import check_num_labels, get_id2label, set_label_names
+from lightning_kd.models.loaded_weights import fresh_head_error
 from lightning_kd.models.loading import (
     Model,
     find_code_option,
     load_config,
+    load_for_training,
     load_model,
     load_tokenizer,
     load_tokenizers,
@@ -42,6 +44,7 @@ __all__ = [
     "count_parameters",
     "encoder_layers",
     "find_code_option",
+    "fresh_head_error",
     "get_attn_implementation",
     "get_config",
     "get_id2label",
@@ -49,6 +52,7 @@ __all__ = [
     "input_names",
     "is_saved_config",
     "load_config",
+    "load_for_training",
     "load_model",
     "load_tokenizer",
     "load_tokenizers",

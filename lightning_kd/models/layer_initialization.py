@@ -1,6 +1,6 @@
 """Initialize a student from the embeddings, selected layers and head of a deeper model."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -57,7 +57,12 @@ class CopyReport:
     skipped: list[str]
 
 
-def copy_layers(source: nn.Module, student: nn.Module, layers: Sequence[int] | LayerStrategy | None) -> CopyReport:
+def copy_layers(
+    source: nn.Module,
+    student: nn.Module,
+    layers: Sequence[int] | LayerStrategy | None,
+    exclude: Collection[str] = (),
+) -> CopyReport:
     """Copy the selected layers and all other weights with the same meaning and shape.
 
     Both models must have the same architecture, or the source is BERT, RoBERTa, XLM-R or CamemBERT and the student is
@@ -68,6 +73,7 @@ def copy_layers(source: nn.Module, student: nn.Module, layers: Sequence[int] | L
         source: Model of S layers.
         student: Model of N <= S layers with the same widths and vocabulary; changed in place.
         layers: See ``select_layers``.
+        exclude: Weights of the source outside of its layers that are not copied, such as those of a fresh head.
 
     Returns:
         A report of what was copied.
@@ -78,7 +84,11 @@ def copy_layers(source: nn.Module, student: nn.Module, layers: Sequence[int] | L
     to_distilbert = _check_compatible(source, student)
     (source_prefix, source_layers), (student_prefix, student_layers) = (_layer_stack(m) for m in (source, student))
     selected = select_layers(layers, len(student_layers), len(source_layers))
-    weights = {n: tensor for n, tensor in source.state_dict().items() if not n.startswith(f"{source_prefix}.")}
+    weights = {
+        name: tensor
+        for name, tensor in source.state_dict().items()
+        if not name.startswith(f"{source_prefix}.") and name not in exclude
+    }
     if get_label_names(get_id2label(source)) != get_label_names(get_id2label(student)):
         encoder = f"{getattr(source, 'base_model_prefix', '')}."
         weights = {name: tensor for name, tensor in weights.items() if name.startswith(encoder)}

@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrained
 
 from lightning_kd.io.serialization import is_serializable
 from lightning_kd.models.labels import set_config_labels
+from lightning_kd.models.loaded_weights import check_body, fresh_head_error
 
 if TYPE_CHECKING:
     Model = nn.Module
@@ -125,7 +126,8 @@ def _loading_errors(role: str, source: str, options: Mapping[str, Any] = NO_OPTI
         if unknown and unknown[1] in options:
             raise ValueError(
                 f"{role}.{unknown[1]}: from_pretrained has no such option; remove it (pretrained weights keep their "
-                "configuration)"
+                "configuration; for a student with fewer layers, use {config: ..., num_hidden_layers: ...} and "
+                "LayerInitialization)"
             ) from error
         if not Path(source).exists():
             raise OSError(
@@ -197,27 +199,53 @@ def load_tokenizers(tokenizers: str | PreTrainedTokenizerBase | list[str]) -> li
 
 
 def load_model(
+    source: str, auto_class: str, role: str, options: Mapping[str, Any] = NO_OPTIONS, requires_head: bool = True
+) -> "transformers.PreTrainedModel":
+    """Load a pretrained model that is used as it is, such as a teacher.
+
+    Args:
+        source: Hub id or folder.
+        auto_class: Name of the transformers class, such as ``AutoModelForSequenceClassification``.
+        role: Name of the model in error messages, such as ``teacher``.
+        options: Further arguments of ``from_pretrained``, as plain data.
+        requires_head: If True, the checkpoint must have the weights of the head.
+
+    Returns:
+        The model, see ``load_for_training``.
+
+    Raises:
+        OSError: If it cannot be loaded.
+        ValueError: If weights are missing, have another shape or are left over, or an option is unknown.
+    """
+    model, fresh = load_for_training(source, auto_class, role, None, options)
+    if requires_head and fresh:
+        raise fresh_head_error(fresh, role, source)
+    return model
+
+
+def load_for_training(
     source: str,
     auto_class: str,
     role: str,
     labels: list[str] | int | None = None,
     options: Mapping[str, Any] = NO_OPTIONS,
-) -> "transformers.PreTrainedModel":
-    """Load a pretrained model with the head of a task.
+) -> "tuple[transformers.PreTrainedModel, list[str]]":
+    """Load a pretrained model with the head of a task, which may be a fresh one.
 
     Args:
         source: Hub id or folder.
         auto_class: Name of the transformers class, such as ``AutoModelForSequenceClassification``.
-        role: Name of the model in error messages, such as ``student`` or ``teacher``.
+        role: Name of the model in error messages, such as ``student``.
         labels: Class names, or their number; a head of another size is replaced by a fresh one. None = as saved.
         options: Further arguments of ``from_pretrained``, as plain data.
 
     Returns:
-        The model, in float32 unless the options set a ``dtype``, and in eval mode (as from ``from_pretrained``).
+        The model, in float32 unless the options set a ``dtype``, and in eval mode (as from ``from_pretrained``); and
+        the names of its fresh weights, in the head (or the pooler) only.
 
     Raises:
         OSError: If it cannot be loaded.
-        ValueError: If ``from_pretrained`` does not know one of the options.
+        ValueError: If weights of the body are missing, have another shape or are left over, or an option is unknown.
     """
     if (option := find_code_option(options)) is not None:
         rank_zero_warn(f"{role}: {option} runs code of {source!r}")
@@ -230,7 +258,7 @@ def load_model(
         **copy.deepcopy(dict(options)),
     }  # transformers empties nested mappings
     with _loading_errors(role, source, options):
-        model: transformers.PreTrainedModel = getattr(transformers, auto_class).from_pretrained(
-            source, config=config, ignore_mismatched_sizes=labels is not None, **kwargs
+        model, loading_info = getattr(transformers, auto_class).from_pretrained(
+            source, config=config, ignore_mismatched_sizes=True, output_loading_info=True, **kwargs
         )
-    return model
+    return model, check_body(model, loading_info, auto_class == "AutoModel", f"{role} {source!r}")

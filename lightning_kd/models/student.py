@@ -10,7 +10,13 @@ from transformers import AutoConfig, PretrainedConfig
 
 from lightning_kd.models.inspection import get_attn_implementation, get_config
 from lightning_kd.models.labels import set_config_labels
-from lightning_kd.models.loading import check_no_token, find_code_option, load_config, load_model, parse_pretrained
+from lightning_kd.models.loading import (
+    check_no_token,
+    find_code_option,
+    load_config,
+    load_for_training,
+    parse_pretrained,
+)
 
 TEACHER_OPTIONS = {
     "device_map": "Lightning places the student",
@@ -112,7 +118,7 @@ def student_fields(student: Any) -> dict[str, Any] | None:
 
 def build_student(
     student: str | Mapping[str, Any], auto_class: str, labels: list[str] | int | None
-) -> "transformers.PreTrainedModel":
+) -> "tuple[transformers.PreTrainedModel, list[str]]":
     """Build a student.
 
     Args:
@@ -120,13 +126,16 @@ def build_student(
         auto_class: Name of the transformers class, such as ``AutoModelForSequenceClassification``.
         labels: Class names, or their number; None = as in the source.
 
+    Returns:
+        The student; and the names of the weights that its source lacks, none without pretrained weights.
+
     Raises:
         OSError: If the source cannot be loaded.
-        ValueError: If a field or option is unknown.
+        ValueError: If a field or option is unknown, or pretrained weights lack a part of the body.
     """
     if _is_pretrained(student):
         source, options = parse_pretrained(student, "student")
-        return load_model(source, auto_class, "student", labels, options)
+        return load_for_training(source, auto_class, "student", labels, options)
     assert isinstance(student, Mapping)
     config = student_config(student)
     if labels is not None:
@@ -135,7 +144,7 @@ def build_student(
     model: transformers.PreTrainedModel = getattr(transformers, auto_class).from_config(
         config, dtype=dtype or torch.float32, trust_remote_code=False
     )
-    return model
+    return model, []
 
 
 def config_to_dict(model: nn.Module) -> dict[str, Any] | None:

@@ -24,6 +24,7 @@ class FrozenModel:
         source: Hub id or folder; a mapping with the key ``pretrained`` (a Hub id or folder) and arguments of
             ``from_pretrained``; or a module.
         auto_class: Name of the transformers class that loads it.
+        requires_head: If True, a model from a Hub id or folder must have the weights of its head.
 
     Attributes:
         source: The Hub id or folder, or the module.
@@ -35,13 +36,14 @@ class FrozenModel:
         ValueError: If a mapping has no ``pretrained`` or has an option that cannot be serialized.
     """
 
-    def __init__(self, source: Source, auto_class: str) -> None:
+    def __init__(self, source: Source, auto_class: str, requires_head: bool = True) -> None:
         if isinstance(source, Mapping) and "combine" in source:
             raise ValueError("teacher.combine: only for an ensemble, but this is a single model; remove it")
         self.source: str | nn.Module
         self.source, self.options = models.parse_pretrained(source, "teacher")
         self.class_permutation: Tensor | None = None
         self._auto_class = auto_class
+        self._requires_head = requires_head
         self._model: nn.Module | None = None
         self._placement: Placement | None = None
 
@@ -70,7 +72,9 @@ class FrozenModel:
         """Return the model, and load it first if necessary."""
         if self._model is None:
             if isinstance(self.source, str):
-                self._model = models.load_model(self.source, self._auto_class, "teacher", options=self._load_kwargs())
+                self._model = models.load_model(
+                    self.source, self._auto_class, "teacher", self._load_kwargs(), self._requires_head
+                )
             else:
                 self._model = self.source
             self._freeze_and_move(self._model)

@@ -53,6 +53,7 @@ class Teacher:
             ``from_pretrained``; a module; a list of these (an ensemble, logits averaged); or ``{ensemble: [...],
             combine: ...}``, see ``ensemble.combine_logits``.
         task: Loads and runs the models, usually a ``Task``.
+        requires_head: If False, nothing reads the models' logits, so that their checkpoints may lack a head.
 
     Attributes:
         models: The models.
@@ -64,9 +65,9 @@ class Teacher:
             that cannot be serialized.
     """
 
-    def __init__(self, source: Source | list[Any], task: ModelRunner) -> None:
+    def __init__(self, source: Source | list[Any], task: ModelRunner, requires_head: bool = True) -> None:
         sources, self.combine = parse_ensemble(source)
-        self.models = [FrozenModel(item, task.auto_class) for item in sources]
+        self.models = [FrozenModel(item, task.auto_class, requires_head) for item in sources]
         self.task = task
         self._mesh: DeviceMesh | None = None
 

@@ -128,15 +128,18 @@ class DistillationModule(LightningModule):
 
         self._student_source = student
         self.student = student if isinstance(student, nn.Module) else None  # type: ignore[assignment]
-        self.teacher = None if teacher is None else Teacher(teacher, self.task)
+        self.ignore_checks: list[str] = list(ignore_checks or [])
+        is_scored = "weak_teacher" not in self.ignore_checks
+        requires_head = any(loss.requires_teacher and (is_scored or not loss.requires) for loss in terms.values())
+        self.teacher = None if teacher is None else Teacher(teacher, self.task, requires_head)
         self.losses = nn.ModuleDict(terms)
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.warmup_ratio = warmup_ratio
         self.label_names = label_names or []
-        self.ignore_checks: list[str] = list(ignore_checks or [])
         self._ignore_label_mismatch = "label_mismatch" in self.ignore_checks
         self._label_index: Tensor | None = None
+        self._fresh_weights: list[str] = []
         self._requires = frozenset(requirement for loss in terms.values() for requirement in loss.requires)
 
         self.teacher_scores: dict[str, float] = {}
@@ -209,7 +212,8 @@ class DistillationModule(LightningModule):
             if self.task.num_labels is not None:
                 models.check_num_labels(source, self.task.num_labels, "student")
         else:
-            self.student = models.build_student(source, self.task.auto_class, names or self.task.num_labels)
+            num_labels = names or self.task.num_labels
+            self.student, self._fresh_weights = models.build_student(source, self.task.auto_class, num_labels)
             self.hparams["student"] = {"config": models.config_to_dict(self.student)}
         if self.task.named_labels:
             self.label_names = names or list((models.get_id2label(self.student) or {}).values())
@@ -288,7 +292,7 @@ class DistillationModule(LightningModule):
 
     def _setup_fit(self, datamodule: DataModuleInterface) -> None:
         # reset the state of an earlier fit; a checkpoint is restored after this
-        self._seed, self.teacher_scores, self.cached_teachers = None, {}, {}
+        self._seed, self.teacher_scores, self.cached_teachers, self._fresh_weights = None, {}, {}, []
         datamodule.teacher_cache_lookup = None
         set_config_prompt(self.student, datamodule.prompt)
         if models.is_saved_config(self.hparams["student"]):
@@ -461,6 +465,18 @@ class DistillationModule(LightningModule):
 
     # ---- validation, test, predict
 
+    def on_test_start(self) -> None:
+        """Check that the student has all of its weights: those of a run, of a checkpoint, or of its own folder.
+
+        Raises:
+            ValueError: If its head was drawn at random.
+        """
+        if self._fresh_weights:
+            source, _ = models.parse_pretrained(self._student_source, "student")
+            raise models.fresh_head_error(self._fresh_weights, "student", source)
+
+    on_validation_start = on_predict_start = on_test_start
+
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Update the validation metrics and the losses that need no teacher."""
         outputs = self._update_metrics(batch, self.val_metrics)
@@ -592,6 +608,7 @@ class DistillationModule(LightningModule):
                 f"ckpt_path: the checkpoint's labels are in the order {', '.join(names[:3])}, ..., the student's "
                 f"{', '.join(self.label_names[:3])}, ...; use DistillationModule.load_from_checkpoint"
             )
+        self._fresh_weights = []
         state = checkpoint.get(STATE_KEY, {})
         if self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING:
             self._check_changes(checkpoint, state.get("run") or {})

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from transformers import BertModel
 
 from lightning_kd import LayerInitialization
 from tests.helpers import assert_same_weights, data, module, save_model, tiny_bert, trainer
@@ -33,6 +34,14 @@ def test_source_folder_without_a_teacher(tmp_path, clinc_file):
     fitted = module(student={"config": folder, "num_hidden_layers": 1}, lr_scheduler=None)
     trainer(tmp_path, callbacks=[LayerInitialization([2], folder)], max_steps=0).fit(fitted, data(clinc_file))
     assert_same_weights(layer(fitted.student, 0), layer(source, 2))
+
+
+def test_fresh_head_of_the_source_is_not_copied(tmp_path, clinc_file):
+    source = save_model(tiny_bert(layers=3, seed=1, model_class=BertModel), tmp_path / "source")
+    trained = tiny_bert(layers=1, seed=2)
+    fitted = module(student=save_model(trained, tmp_path / "student"), lr_scheduler=None)
+    trainer(tmp_path, callbacks=[LayerInitialization([2], source)], max_steps=0).fit(fitted, data(clinc_file))
+    assert_same_weights(fitted.student.classifier, trained.classifier)
 
 
 def test_missing_source_raises(tmp_path, clinc_file):

@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import pytest
 from huggingface_hub import ModelCard
+from transformers import BertModel
 
 from lightning_kd.callbacks import onnx_export
 from tests.helpers import save_model, tiny_bert
@@ -32,6 +33,12 @@ def test_export_then_report(root, data_args, export, shell, tmp_path):
     assert [row["name"] for row in content["rows"]] == ["teacher", "student", "x y", "x y-int8"]
     assert content["split"] == "test"
     assert {file.name for file in (tmp_path / "report").iterdir()} == {"report.md", "report.json", "report.png"}
+
+
+def test_model_without_a_head(export, tmp_path):
+    body = save_model(tiny_bert(model_class=BertModel), tmp_path / "body")
+    code, _ = export("onnx", body, tmp_path / "x", "--task", "SequenceClassification")
+    assert f"model {body!r}: the checkpoint has no trained head" in code
 
 
 def test_options_of_a_format(root, export, tmp_path):

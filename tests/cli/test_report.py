@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from transformers import BertModel
 
 from tests.helpers import save_model, tiny_bert
 
@@ -34,6 +35,11 @@ def test_model_of_unknown_task(report, tmp_path):
     assert "BertModel" in report(model)[0]
     code, last = report(model, options=["--task", "SequenceClassification"])
     assert code == 0, last
+
+
+def test_model_without_a_head(root, report, tmp_path):
+    body = save_model(tiny_bert(model_class=BertModel), tmp_path / "body")
+    assert f"model {body!r}: the checkpoint has no trained head" in report(root / "teacher", body)[0]
 
 
 def test_models_of_equal_name_and_duplicates(report, tmp_path):

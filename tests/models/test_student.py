@@ -30,16 +30,18 @@ def test_pretrained_with_options(tmp_path):
     )
     assert source == {"pretrained": str(tmp_path), "attn_implementation": "eager", "dtype": "bfloat16"}
     assert models.pretrained_config(source).id2label == dict(enumerate(LABELS))
-    student = models.build_student(source, CLASSIFIER, None)
+    student, _ = models.build_student(source, CLASSIFIER, None)
     assert torch.equal(student.bert.pooler.dense.weight, saved.bert.pooler.dense.weight.bfloat16())
-    rebuilt = models.build_student(json.loads(json.dumps({"config": models.config_to_dict(student)})), CLASSIFIER, None)
+    rebuilt, _ = models.build_student(
+        json.loads(json.dumps({"config": models.config_to_dict(student)})), CLASSIFIER, None
+    )
     for model in (student, rebuilt):
         assert (model.dtype, model.config._attn_implementation) == (torch.bfloat16, "eager")
 
 
 def test_subfolder(tmp_path):
     save_model(tiny_bert(), tmp_path / "inner")
-    student = models.build_student({"pretrained": str(tmp_path), "subfolder": "inner"}, CLASSIFIER, None)
+    student, _ = models.build_student({"pretrained": str(tmp_path), "subfolder": "inner"}, CLASSIFIER, None)
     assert student.config.id2label == dict(enumerate(LABELS))
 
 
@@ -77,7 +79,7 @@ def test_saved_configuration_comes_back_through_json():
     model = tiny_bert(hidden_dropout_prob=0.3)
     saved = json.loads(json.dumps({"config": models.config_to_dict(model)}))
     assert models.student_config(saved).to_dict() == model.config.to_dict()
-    rebuilt = models.build_student(saved, CLASSIFIER, None)
+    rebuilt, _ = models.build_student(saved, CLASSIFIER, None)
     rebuilt.load_state_dict(model.state_dict())
     assert rebuilt.config.id2label == dict(enumerate(LABELS))
 

@@ -8,9 +8,10 @@ import torch
 import yaml
 from lightning.pytorch import Callback
 from torch import nn
+from transformers import BertModel
 
 from lightning_kd import DistillationModule
-from lightning_kd.losses import HardLabelLoss, SoftTargetLoss
+from lightning_kd.losses import HardLabelLoss, HiddenStateMSELoss, SoftTargetLoss
 from lightning_kd.optim.parameter_groups import DEFAULT_OPTIMIZER
 from tests.helpers import (
     LABELS,
@@ -50,6 +51,29 @@ def test_student_trains_in_train_mode_and_teacher_stays_in_eval_mode(tmp_path, c
     assert set(spy.teacher_modes) == {False}
     fitted.train()
     assert not any(m.training for m in fitted.teacher.load()[0].modules())
+
+
+@pytest.mark.parametrize("stage", ["validate", "test", "predict"])
+def test_fresh_head_is_used_only_after_training(tmp_path, clinc_file, stage):
+    source = save_model(tiny_bert(model_class=BertModel), tmp_path / "body")
+    run, fitted = trainer(tmp_path), module(student=source)
+    with pytest.raises(ValueError, match=r"^student '.*body': the checkpoint has no trained head, 2 weights \(classif"):
+        getattr(trainer(tmp_path), stage)(module(student=source), data(clinc_file))
+    run.fit(fitted, data(clinc_file))
+    getattr(run, stage)(fitted, data(clinc_file))
+    run.save_checkpoint(tmp_path / "x.ckpt")
+    getattr(trainer(tmp_path), stage)(module(student=source), data(clinc_file), ckpt_path=tmp_path / "x.ckpt")
+
+
+def test_teacher_without_a_head(tmp_path, clinc_file):
+    """It can teach layers, but neither logits nor, with a head drawn at random, a score to compare with."""
+    source = save_model(tiny_bert(model_class=BertModel), tmp_path / "body")
+    layers = {"hidden": HiddenStateMSELoss()}
+    for losses, ignored in ((None, ["weak_teacher"]), (layers, [])):
+        settings = {"ignore_checks": ignored, **({} if losses is None else {"losses": losses})}
+        with pytest.raises(ValueError, match=r"^teacher '.*body': the checkpoint has no trained head, 2 weights"):
+            trainer(tmp_path).fit(module(source, **settings), data(clinc_file))
+    trainer(tmp_path).fit(module(source, losses=layers), data(clinc_file))
 
 
 def test_unlabeled_examples_train_on_soft_targets_only(tmp_path, clinc_file, teacher_folder):

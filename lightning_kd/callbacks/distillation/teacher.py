@@ -148,7 +148,7 @@ def build_teacher(source: Any, replay: CallReplay, pl_module: LightningModule, n
         raise ValueError(
             "DistillationCallback.teacher: null; set a Hub id, folder, checkpoint or module, or remove the callback"
         )
-    teacher = Teacher(_resolve_source(source, pl_module, name), replay)
+    teacher = Teacher(_resolve_source(source, pl_module, name), replay, requires_head=replay.logits is not None)
     student = unwrap_compiled(pl_module.get_submodule(name))
     modules = passed_modules(teacher)
     student_weights = {id(parameter) for parameter in pl_module.parameters()}
