@@ -2,10 +2,15 @@
 
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_warn
+
 from lightning_kd.outputs import IGNORE_INDEX
 
-MAX_CLASSES = 1_000_000
-"""Number of classes above which a column of numbers is taken for ids."""
+MAX_UNUSED_INDICES = 1000
+"""Integer labels up to this are class indices, even if most of them do not occur."""
+
+MAX_SCORES = 20
+"""Up to this number, different labels such as 0.5 and 1.0 may be classes."""
 
 
 def _as_index(label: Any) -> int | None:
@@ -21,6 +26,19 @@ def is_missing_label(label: Any) -> bool:
     return label is None or label == "" or _as_index(label) == -1
 
 
+def _is_class(label: Any) -> bool:
+    """Return True for a name or an integer; 1.0 is one, 1.5 and NaN are not."""
+    return isinstance(label, (str, int)) or (isinstance(label, float) and label.is_integer())
+
+
+def _is_number(name: str) -> bool:
+    try:
+        float(name)
+    except ValueError:
+        return False
+    return True
+
+
 def infer_label_names(columns: list[list[Any]]) -> list[str]:
     """Return the label names of a dataset: names in alphabetical order, or all indices from 0 to the largest.
 
@@ -28,24 +46,26 @@ def infer_label_names(columns: list[list[Any]]) -> list[str]:
         columns: Label column of each split.
 
     Raises:
-        ValueError: If an index is ``MAX_CLASSES`` or larger.
+        ValueError: If the labels are integers, but too large for indices of classes.
     """
     # other types are not labels: index_labels reports them with their row
-    labels = {
-        label
-        for column in columns
-        for label in column
-        if isinstance(label, (str, int, float)) and not is_missing_label(label)
-    }
+    labels = {label for column in columns for label in column if _is_class(label) and not is_missing_label(label)}
     indices = [index for label in labels if (index := _as_index(label)) is not None and index >= 0]
     if labels and len(indices) == len(labels):
-        if max(indices) >= MAX_CLASSES:
+        num_classes, num_found = max(indices) + 1, len(set(indices))
+        if num_classes > max(MAX_UNUSED_INDICES, 10 * num_found):
             raise ValueError(
-                f"data.label_column: class indices must be less than {MAX_CLASSES:,}, got {max(indices)!r:.30}; "
-                "is this the column of the labels?"
+                f"data.label_column: the largest label is {max(indices)!r:.30}, but only {num_found} different integers "
+                "occur, so they are no indices of classes; name a column of classes, or number them from 0"
             )
-        return [str(index) for index in range(max(indices) + 1)]
-    return sorted({str(label) for label in labels})
+        return [str(index) for index in range(num_classes)]
+    names = sorted({str(label) for label in labels})
+    if len(names) > MAX_SCORES and all(map(_is_number, names)):
+        rank_zero_warn(
+            f"data.label_column: all {len(names)} labels are numbers with a fraction ({', '.join(names[:3])}, ...) and "
+            "become classes; if they are scores, name another column"
+        )
+    return names
 
 
 def index_labels(labels: list[Any], names: list[str], where: str, allow_unlabeled: bool = False) -> list[int]:
@@ -58,7 +78,7 @@ def index_labels(labels: list[Any], names: list[str], where: str, allow_unlabele
         allow_unlabeled: If True, missing labels become -100, which losses and metrics ignore; otherwise they raise.
 
     Raises:
-        ValueError: If a label is missing or unknown; the message names the row.
+        ValueError: If a label is missing, unknown, or a number that is not an integer; the message names the row.
     """
     name_to_index = {name: index for index, name in enumerate(names)}
     result = []
@@ -72,6 +92,8 @@ def index_labels(labels: list[Any], names: list[str], where: str, allow_unlabele
             result.append(IGNORE_INDEX)
             continue
         index = name_to_index.get(str(label), _as_index(label))
+        if isinstance(label, float) and not _is_class(label):
+            raise ValueError(f"{where}, row {row}: label {label!r} is no class; write a name or an integer")
         if index is None or not 0 <= index < len(names):
             known = ", ".join(map(repr, names[:5])) + (", ..." if len(names) > 5 else "")
             raise ValueError(f"{where}, row {row}: unknown label {label!r:.60}; known are {known}")

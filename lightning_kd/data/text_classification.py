@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import datasets
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from transformers import PreTrainedTokenizerBase
 
 from lightning_kd.data.augmentation import Augmentation
@@ -170,6 +170,39 @@ class TextClassificationDataModule(TextDataModule):
     def _missing_split_hint(self, split: str) -> str:
         hold_out = "; or hold out examples with data.validation_fraction=0.1" if split == "validation" else ""
         return super()._missing_split_hint(split) + hold_out
+
+    def setup(self, stage: str) -> None:
+        """Load the tokenized splits of a stage; before training, check that their labels can be learned.
+
+        Raises:
+            ValueError: If there is only one class, or training and validation split have no label in common.
+        """
+        super().setup(stage)
+        if stage == "fit":
+            self._check_labels()
+
+    def _check_labels(self) -> None:
+        names, train, validation = self.label_names or [], set[int](), set[int]()
+        for split, labels in (("train", train), ("validation", validation)):
+            rows = self.load(split)
+            assert rows is not None  # else setup has raised
+            labels.update(rows.unique("label"))
+        found = sorted((train | validation) - {IGNORE_INDEX})
+        if len(found) == 1:
+            raise ValueError(
+                f"data.label_column: all examples in {self.path!r} have the label {names[found[0]]!r}, so there is "
+                "nothing to learn; name another column, or add examples of another class"
+            )
+        missing = [names[index] for index in sorted(validation - train)]
+        if not missing or IGNORE_INDEX in train:  # a teacher labels the others
+            return
+        listed = ", ".join(map(repr, missing[:5])) + ", ..." * (len(missing) > 5)
+        where = (
+            f"data.label_column: {len(missing)} of {len(validation)} labels of the validation split of {self.path!r}"
+        )
+        if len(missing) == len(validation):
+            raise ValueError(f"{where} are missing in the training split ({listed}); use splits with the same classes")
+        rank_zero_warn(f"{where} are missing in the training split ({listed}); the student cannot learn them from it")
 
     def load(self, split: str) -> datasets.Dataset | None:
         """Return the raw examples of a split: ``text``, ``text_pair`` for pairs, and ``label`` except to predict.

@@ -37,6 +37,38 @@ def test_folder_of_csv_files(module):
     assert load_split(data, "predict") == {"text": ["hi"]}
 
 
+def labeled_files(train, validation):
+    """Return tables of texts with labels of one letter."""
+    splits = {"train": train, "validation": validation}
+    return {f"{name}.csv": "text,label\n" + "".join(f"hi,{x}\n" for x in labels) for name, labels in splits.items()}
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "message"),
+    [
+        ("aa", "a", "all examples in '.*' have the label 'a', so there is nothing to learn; "),
+        (
+            "ab",
+            "cd",
+            r"2 of 2 labels of the validation split of '.*' are missing in the training split \('c', 'd'\); use",
+        ),
+    ],
+)
+def test_labels_from_which_nothing_can_be_learned(module, train, validation, message):
+    data = module(labeled_files(train, validation))
+    data.setup("validate")
+    with pytest.raises(ValueError, match=rf"^data\.label_column: {message}"):
+        data.setup("fit")
+
+
+def test_validation_label_that_the_training_split_lacks(module):
+    data = module(labeled_files("ab", "ac"))
+    with pytest.warns(
+        UserWarning, match=r"1 of 2 labels of the validation .* missing in the training split \('c'\); the"
+    ):
+        data.setup("fit")
+
+
 def test_label_of_the_test_split_only(module):
     data = module({**LABELED, "test.csv": "text,label\nwhat,ask\n"})
     assert data.label_names == ["ask", "greet", "leave"]
@@ -240,7 +272,7 @@ def hub(monkeypatch):
 
 
 def test_hub_data_set_is_loaded_once(hub):
-    requests = hub(["z", "a"], train=[("hello", 0)], validation=[("bye", 1)])
+    requests = hub(["z", "a"], train=[("hello", 0), ("bye", 1)], validation=[("bye", 1)])
     data = TextClassificationDataModule("someone/reviews", TINY_BERT, config_name="small")
     assert data.label_names == ["z", "a"]
     data.setup("fit")
@@ -255,11 +287,11 @@ def test_hub_data_set_is_loaded_once(hub):
     ],
 )
 def test_default_hub_ids(hub, module, column, label, request_):
-    requests = hub(["a", "b"], column, label, train=[("hello", 1)], validation=[("bye", 0)])
+    requests = hub(["a", "b"], column, label, train=[("hello", 1), ("hi", 0)], validation=[("bye", 0)])
     data = module(tokenizer=TINY_BERT)
     data.setup("fit")
     assert requests == [request_]
-    assert data.load("train").to_dict() == {"text": ["hello"], "label": [1]}
+    assert data.load("train").to_dict() == {"text": ["hello", "hi"], "label": [1, 0]}
 
 
 @pytest.mark.parametrize(
@@ -280,7 +312,8 @@ def test_label_order_of_the_hub(hub, classes, labels, names, indices):
 
 def test_unlabeled_test_split_of_the_hub(hub):
     # as in GLUE
-    hub(["negative", "positive"], "sentence", train=[("good", 1)], validation=[("bad", 0)], test=[("so so", -1)])
+    labeled = [("good", 1), ("bad", 0)]
+    hub(["negative", "positive"], "sentence", train=labeled, validation=labeled, test=[("so so", -1)])
     data = SST2DataModule(tokenizer=TINY_BERT)
     data.setup("fit")
     with pytest.raises(ValueError, match=r"test split .* no labels.*; .* `predict`"):
