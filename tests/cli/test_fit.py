@@ -218,6 +218,26 @@ def test_bad_input_is_a_one_line_error_and_leaves_no_folder(tmp_path, shell, con
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        (
+            "seed_everything: 1\nseed_everything: 2",
+            "'seed_everything' is given twice, the second time in line 2; remove one",
+        ),
+        (
+            "model:\n  losses: {hard: {}, soft: {}, hard: {}}",
+            "'hard' is given twice, the second time in line 2; remove one",
+        ),
+    ],
+)
+def test_key_given_twice(tmp_path, shell, config, text, message):
+    (tmp_path / "more.yaml").write_text(text, encoding="utf-8")
+    code, last = shell("fit", "--config", config, "--config", tmp_path / "more.yaml")
+    assert code == 2
+    assert message in last
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
         (json.dumps({**clinc_rows(), "val": [], "oos_val": []}), "the validation split of"),
         (json.dumps({**clinc_rows(), "train": [["  ", "greet"]]}), "(train), row 1: no text in column 'text'"),
         (json.dumps({**clinc_rows(), "train": [["hello"]]}), "row 1: expected [text, intent]"),

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import yaml
 
+from lightning_kd.cli.arguments import check_unique_keys
 from lightning_kd.cli.errors import describe_error
 from lightning_kd.cli.tune.parameter import read_parameter
 
@@ -23,14 +24,7 @@ FIXED_KEYS = {
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]
-    """Read ``1e-5`` as a number, as configs do and YAML 1.1 does not, and reject duplicate keys."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
-        if duplicates := [key for key in keys if keys.count(key) > 1]:
-            raise yaml.constructor.ConstructorError(None, None, f"{duplicates[0]!r} is given twice", node.start_mark)
-        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
-        return mapping
+    """Read ``1e-5`` as a number, as configs do and YAML 1.1 does not."""
 
 
 _Loader.add_implicit_resolver(
@@ -133,6 +127,7 @@ def read_space(source: str) -> SearchSpace:
         text = file.read_text(encoding="utf-8")
         if is_python:
             return SearchSpace(_load_function(file, function), {"function": function, "source": text})
+        check_unique_keys(text)
         return _yaml_space(yaml.load(text, _Loader))  # noqa: S506  a SafeLoader
     except OSError as error:
         raise ValueError(
