@@ -72,6 +72,8 @@ class CompressionReport(DistillationModuleCallback):
         if not trainer.is_global_zero:
             return
         folders = [folder for folder in folders if folder.is_dir() and not requires_missing_device(folder)]
+        if not folders:  # no step was taken
+            return
         folders.sort(key=lambda folder: not any(folder.glob("*.safetensors")))  # the PyTorch student first
         try:
             self._measure_and_write(trainer, self.distillation_module(pl_module), folders, target)

@@ -11,7 +11,9 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 from torch import nn
 
+from lightning_kd import models
 from lightning_kd.callbacks.base import DistillationModuleCallback, find_callbacks, is_fast_dev_run, output_path
+from lightning_kd.callbacks.layer_initialization import LayerInitialization
 from lightning_kd.data import TextDataModule
 from lightning_kd.data.interface import get_datamodule
 from lightning_kd.evaluation.batches import as_text_datamodule, validation_batches
@@ -110,6 +112,9 @@ class Export(DistillationModuleCallback, ABC):
         target = self.resolve_output_dir(trainer)
         if not isinstance(pl_module.student, transformers.PreTrainedModel):
             rank_zero_warn(f"{self.config_key}: the student is not a transformers model; only checkpoints are written")
+            return
+        if trainer.global_step == 0 and _has_fresh_weights(trainer, pl_module):
+            rank_zero_warn(f"{self.config_key}: nothing is exported, because the student's weights are random")
             return
         weights = best_weights(trainer, pl_module)
         if trainer.is_global_zero:
@@ -216,6 +221,13 @@ class GraphExport(Export):
         Raises:
             ValueError: If the model cannot be exported.
         """
+
+
+def _has_fresh_weights(trainer: Trainer, pl_module: DistillationModule) -> bool:
+    """Return True if the student starts from fresh weights, neither loaded nor copied from another model."""
+    source = pl_module._student_source
+    is_fresh = isinstance(source, dict) and "config" in source and not models.is_saved_config(source)
+    return is_fresh and not find_callbacks(trainer, LayerInitialization)
 
 
 def _model_source_dirs(trainer: Trainer, pl_module: DistillationModule) -> list[Path]:

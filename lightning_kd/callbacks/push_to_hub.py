@@ -138,8 +138,8 @@ class PushToHub(DistillationModuleCallback):
             OSError: If the upload fails; the message contains the command to retry it.
         """
         pending, self._pending_uploads = self._pending_uploads, {}
-        if stage != "fit" or not pending or not trainer.is_global_zero:
-            return
+        if stage != "fit" or not trainer.is_global_zero or not any(folder.is_dir() for folder in pending.values()):
+            return  # without a step, nothing may have been exported
         try:
             info = self._ensure_repo()
             student = _describe_student(trainer, self.distillation_module(pl_module))

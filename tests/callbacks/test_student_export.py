@@ -1,6 +1,7 @@
 """The exported folder is the best student, loadable by transformers alone."""
 
 import json
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from lightning_kd import DistillationModule
-from lightning_kd.callbacks import LastCheckpoint, StudentExport
+from lightning_kd.callbacks import CompressionReport, LastCheckpoint, StudentExport
 from lightning_kd.callbacks.export_base import Export
 from tests.helpers import (
     LABELS,
@@ -105,12 +106,11 @@ def test_student_given_as_a_module_gets_the_label_names(tmp_path, clinc_file):
     ("callbacks", "settings"),
     [
         ([StudentExport()], {"precision": "bf16-true"}),
-        ([StudentExport()], {"max_steps": 0}),
         ([StudentExport(), ModelCheckpoint(every_n_epochs=2)], {"max_epochs": 3, "enable_checkpointing": True}),
         ([StudentExport(), EMAWeightAveraging(use_buffers=False)], {"max_steps": 3}),
         ([EMAWeightAveraging(use_buffers=False), StudentExport()], {"max_steps": 3}),
     ],
-    ids=["bfloat16", "without training", "without a monitored checkpoint", "averaged", "averaged first"],
+    ids=["bfloat16", "without a monitored checkpoint", "averaged", "averaged first"],
 )
 def test_weights_are_those_at_the_end_without_a_best_checkpoint(tmp_path, clinc_file, callbacks, settings):
     fitted = module(lr_scheduler=None)
@@ -147,3 +147,14 @@ def test_student_is_written_before_other_exports_whatever_the_order(tmp_path, cl
         trainer(tmp_path, callbacks=callbacks, max_steps=1).fit(module(), data(clinc_file))
     assert (tmp_path / "student" / "model.safetensors").is_file()
     assert not (tmp_path / "failing").exists()
+
+
+@pytest.mark.parametrize("is_loaded", [True, False])
+def test_run_without_a_step_exports_only_a_student_with_weights(tmp_path, clinc_file, student_folder, is_loaded):
+    source = student_folder if is_loaded else {"config": str(TINY_BERT)}
+    callbacks = [StudentExport(str(tmp_path / "exported")), CompressionReport()]
+    run = trainer(tmp_path, max_epochs=0, callbacks=callbacks)
+    skips = nullcontext() if is_loaded else pytest.warns(UserWarning, match=r"^export: nothing is exported")
+    with pytest.warns(UserWarning, match=r"^trainer\.max_epochs: 0, so nothing is trained"), skips:
+        run.fit(module(student=source), data(clinc_file))
+    assert (tmp_path / "exported").exists() == is_loaded
