@@ -55,8 +55,8 @@ def infer_label_names(columns: list[list[Any]]) -> list[str]:
         num_classes, num_found = max(indices) + 1, len(set(indices))
         if num_classes > max(MAX_UNUSED_INDICES, 10 * num_found):
             raise ValueError(
-                f"data.label_column: the largest label is {max(indices)!r:.30}, but only {num_found} different integers "
-                "occur, so they are no indices of classes; name a column of classes, or number them from 0"
+                f"data.label_column: the largest label is {max(indices)!r:.30}, but only {num_found} different "
+                "integers occur, so they are no indices of classes; name a column of classes, or number them from 0"
             )
         return [str(index) for index in range(num_classes)]
     names = sorted({str(label) for label in labels})

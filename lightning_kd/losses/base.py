@@ -73,6 +73,21 @@ class DistillationLoss(nn.Module):
             ValueError: If the data lack it.
         """
 
+    def check_num_classes(self, num_classes: int, field: str) -> str | None:
+        """Check before the first step that there are enough classes.
+
+        Args:
+            num_classes: Number of classes, >= 2.
+            field: Name of this loss for messages, such as ``losses.soft``.
+
+        Returns:
+            A warning if a part of the loss does not depend on the student, else None.
+
+        Raises:
+            ValueError: If the whole loss does not.
+        """
+        return None
+
     def extend_outputs(self, student: Outputs, batch: Batch, run_student: Callable[[Batch], Outputs]) -> Outputs:
         """Return the student's outputs for a training batch with additional outputs that this loss needs.
 

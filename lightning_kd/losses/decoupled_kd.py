@@ -106,6 +106,12 @@ class DecoupledKDLoss(DistillationLoss):
         self.nontarget_weight = nontarget_weight
         self.pseudo_labels = pseudo_labels
 
+    def check_num_classes(self, num_classes: int, field: str) -> str | None:
+        """Warn if the part of the other classes is constant."""
+        if not self.nontarget_weight or num_classes != 2:
+            return None
+        return f"{field}.nontarget_weight: of two classes only one is no target, so this part is 0; set it to 0"
+
     def _num_targets(self, head: Head) -> Tensor | int:
         if self.pseudo_labels or head.labels is None:
             return super()._num_targets(head)

@@ -109,6 +109,12 @@ class DISTLoss(DistillationLoss):
         self.intra_weight = intra_weight
         self.compares_examples = intra_weight > 0
 
+    def check_num_classes(self, num_classes: int, field: str) -> str | None:
+        """Warn if the part within examples is constant."""
+        if not self.inter_weight or num_classes != 2:
+            return None
+        return f"{field}.inter_weight: two classes always correlate with 1 or -1, without a gradient; set it to 0"
+
     def forward(self, student: Outputs, teacher: Outputs | None) -> Tensor:
         """Return the mean of ``dist_loss`` over the heads."""
         arguments = (self.temperature, self.inter_weight, self.intra_weight)

@@ -194,6 +194,15 @@ class SoftTargetLoss(DistillationLoss):
         self.standardize = standardize
         self.top_k = top_k
 
+    def check_num_classes(self, num_classes: int, field: str) -> str | None:
+        """Check that standardized logits differ between students."""
+        if self.standardize and num_classes == 2:
+            raise ValueError(
+                f"{field}.standardize: two standardized logits are always 1 and -1, whatever the student predicts; set "
+                "it to false, or use it with more classes"
+            )
+        return None
+
     def forward(self, student: Outputs, teacher: Outputs | None) -> Tensor:
         """Return the mean of ``soft_target_loss`` over the heads."""
         return mean_of_losses(

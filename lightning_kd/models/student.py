@@ -75,7 +75,7 @@ def student_config(student: Mapping[str, Any]) -> PretrainedConfig:
 
     Raises:
         OSError: If the configuration cannot be loaded.
-        ValueError: If it does not have one of the fields, or a saved configuration would load code.
+        ValueError: If it does not have one of the fields, or no layer, or a saved configuration would load code.
     """
     if is_saved_config(student):
         fields = dict(student["config"])
@@ -94,6 +94,9 @@ def student_config(student: Mapping[str, Any]) -> PretrainedConfig:
                 f"it has {', '.join(sorted(name for name in config.to_dict() if not name.startswith('_')))}"
             )
         setattr(config, field, value)
+    num_layers = getattr(config, "num_hidden_layers", None)
+    if isinstance(num_layers, int) and num_layers < 1:
+        raise ValueError(f"student.num_hidden_layers: must be >= 1, got {num_layers}")
     return config
 
 

@@ -15,6 +15,7 @@ from lightning_kd.models import get_config, max_positions, model_dims
 from lightning_kd.models.qkv_hooks import qkv_layers
 from lightning_kd.tasks.base import Task
 from lightning_kd.teachers.teacher import Teacher
+from lightning_kd.training.loss_schedules import LossSchedules
 
 IgnorableCheck = Literal["tokenizer_mismatch", "label_mismatch", "weak_teacher"]
 """Checks that ``ignore_checks`` turns off."""
@@ -58,6 +59,52 @@ def check_losses(losses: Losses, task: Task, is_cached: bool) -> None:
                 f"losses.{name}: compares {' and '.join(sorted(loss.requires))}, but teacher_cache keeps only logits; "
                 "remove one of the two"
             )
+
+
+def check_trainer(trainer: Trainer) -> None:
+    """Check settings of the trainer that Lightning accepts, but that make no sense.
+
+    Warn if no step is taken.
+
+    Raises:
+        ValueError: If a setting is out of range.
+    """
+    clip_val = trainer.gradient_clip_val
+    if clip_val is not None and not clip_val >= 0:
+        raise ValueError(f"trainer.gradient_clip_val: must be >= 0, got {clip_val}; null turns clipping off")
+    if trainer.accumulate_grad_batches < 1:
+        raise ValueError(f"trainer.accumulate_grad_batches: must be >= 1, got {trainer.accumulate_grad_batches}")
+    if trainer.max_epochs == 0:
+        rank_zero_warn("trainer.max_epochs: 0, so nothing is trained; set it to at least 1")
+
+
+def check_num_classes(losses: Losses, task: Task, label_names: list[str]) -> None:
+    """Call ``check_num_classes`` of each loss that compares classes, if the task has a fixed number of them.
+
+    Raises:
+        ValueError: If there is only one class, or a loss needs more than there are.
+    """
+    if task.head_kind == "binary":
+        num_classes = 2
+    elif task.head_kind == "categorical" and task.named_labels:
+        num_classes = len(label_names)
+    else:
+        return
+    if num_classes < 2:
+        raise ValueError(f"label_names: only one class, {label_names[0]!r}, so there is nothing to learn; add another")
+    for name, loss in losses.items():
+        if (warning := loss.check_num_classes(num_classes, f"losses.{name}")) is not None:
+            rank_zero_warn(warning)
+
+
+def check_weights(losses: Losses, schedules: LossSchedules) -> None:
+    """Check that a loss has a weight.
+
+    Raises:
+        ValueError: If all weights are 0 in the whole run.
+    """
+    if not any(loss.weight or "weight" in schedules.get(name, {}) for name, loss in losses.items()):
+        raise ValueError(f"losses.{next(iter(losses))}.weight: 0, as of all losses, so nothing is learned; increase it")
 
 
 def check_losses_have_teacher(losses: Losses, teacher: Teacher | None) -> None:

@@ -300,6 +300,9 @@ class DistillationModule(LightningModule):
         # from_pretrained returns eval mode, and Lightning >= 2.2 leaves modes alone: dropout would be silently off
         self.student.train()
         losses, teacher = self.named_losses, self.active_teacher
+        checks.check_trainer(self.trainer)
+        checks.check_weights(losses, self.loss_schedules)
+        checks.check_num_classes(losses, self.task, self.label_names)
         checks.check_losses_have_teacher(losses, self.teacher)
         self.configure_model()
         is_lazy = isinstance(self._build_optimizer(), LazyAdamW)

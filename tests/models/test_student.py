@@ -23,6 +23,12 @@ def test_unknown_field():
         models.student_config({"config": str(TINY_BERT), "layers": 2})
 
 
+@pytest.mark.parametrize("num_layers", [0, -1])
+def test_no_layer(num_layers):
+    with pytest.raises(ValueError, match=rf"^student\.num_hidden_layers: must be >= 1, got {num_layers}$"):
+        models.student_config({"config": str(TINY_BERT), "num_hidden_layers": num_layers})
+
+
 def test_pretrained_with_options(tmp_path):
     saved = tiny_bert()
     source = models.parse_student(

@@ -120,7 +120,7 @@ class LabeledTexts(TextDataModule):
         return {**encoded, self.label_key: labels}
 
 
-CLASS_LOSSES = {"hard": HardLabelLoss(), "soft": SoftTargetLoss(1.0, 2.0), "dkd": DecoupledKDLoss()}
+CLASS_LOSSES = {"hard": HardLabelLoss(), "soft": SoftTargetLoss(1.0, 2.0), "dkd": DecoupledKDLoss(nontarget_weight=0.0)}
 CASES = {
     "binary": (MultiLabel(), TOPICS[::-1], {**CLASS_LOSSES, "mse": LogitMSELoss()}),
     "value": (Regression(), ["value"], {"mse": LogitMSELoss()}),

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from lightning_kd import DistillationModule
-from lightning_kd.losses import HardLabelLoss
+from lightning_kd.losses import DecoupledKDLoss, DISTLoss, HardLabelLoss, SoftTargetLoss
 from lightning_kd.models import max_positions
 from lightning_kd.training.checks import nonfinite_loss_error
-from tests.helpers import LABELS, data, module, random_model, save_model, tiny_bert, trainer
+from tests.helpers import LABELS, data, module, random_model, save_model, sst2_data, tiny_bert, trainer
 
 # ---- teachers
 
@@ -155,6 +155,42 @@ def test_nan_of_the_teacher_names_the_teacher(tmp_path, clinc_file, monkeypatch,
 def test_nonfinite_loss_error_where_only_the_sum_overflows():
     terms = {"hard": torch.tensor(3e38), "soft": torch.tensor(3e38)}
     assert str(nonfinite_loss_error(terms, "epoch 0, step 0", [1])).startswith("train/loss is inf in")
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"), [("gradient_clip_val", -1.0), ("accumulate_grad_batches", 0), ("accumulate_grad_batches", -1)]
+)
+def test_settings_of_the_trainer_out_of_range(tmp_path, clinc_file, setting, value):
+    run = trainer(tmp_path, **{setting: value})
+    with pytest.raises(ValueError, match=rf"^trainer\.{setting}: must be >= [01], got {value}"):
+        run.fit(module(), data(clinc_file))
+
+
+def test_all_weights_are_zero(tmp_path, clinc_file):
+    losses = {"hard": HardLabelLoss(0.0), "soft": SoftTargetLoss(0.0)}
+    with pytest.raises(ValueError, match=r"^losses\.hard\.weight: 0, as of all losses, so nothing is learned; "):
+        trainer(tmp_path).fit(module(tiny_bert(), losses=losses), data(clinc_file))
+    schedules = {"soft": {"weight": {"start": 0, "end": 1}}}
+    run = trainer(tmp_path, max_steps=1)
+    run.fit(module(tiny_bert(), losses=losses, loss_schedules=schedules), data(clinc_file))
+    assert run.global_step == 1
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (SoftTargetLoss(standardize=True), r"standardize: two standardized logits are always 1 and -1, "),
+        (DISTLoss(), "inter_weight: two classes always correlate with 1 or -1, "),
+        (DecoupledKDLoss(), "nontarget_weight: of two classes only one is no target, "),
+    ],
+)
+def test_losses_that_are_constant_for_two_classes(tmp_path, loss, message):
+    run = trainer(tmp_path, num_sanity_val_steps=0, max_steps=1)
+    teacher = tiny_bert(["negative", "positive"])
+    message = rf"^losses\.soft\.{message}"
+    is_error = isinstance(loss, SoftTargetLoss)
+    with pytest.raises(ValueError, match=message) if is_error else pytest.warns(UserWarning, match=message):
+        run.fit(module(teacher, losses={"soft": loss}), sst2_data(tmp_path / "sst2"))
 
 
 @pytest.mark.parametrize("field", ["lr_scheduler", "loss_schedules"])

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from lightning_kd.callbacks.distillation.outputs import Layer
@@ -52,6 +53,7 @@ class LossTerms:
             [f"{name}: {type(loss).__name__}" for name, loss in losses.items()]
             + [f"{a.path} (width {a.width}) with {b.path} (width {b.width})" for a, b in pairs]
         )
+        self._heads_checked = False
         self._modules = nn.ModuleList(loss for copies in self.copies.values() for loss in copies)
 
     @property
@@ -115,11 +117,14 @@ class LossTerms:
                 loss.load_state_dict(loss_state)
 
     def check_heads(self, student: Outputs) -> None:
-        """Raise if a loss applies a softmax to a single logit, which gives 1 whatever the logit.
+        """Check in the first step that the heads have enough classes; warn if a part of a loss is constant.
 
         Raises:
-            ValueError: If one does; the message names the loss and the head.
+            ValueError: If a loss is constant, as the softmax of a single logit; the message names the loss.
         """
+        if self._heads_checked:
+            return
+        self._heads_checked = True
         single_logit_head = next((name for name, head in student.heads.items() if head.logits.shape[-1] == 1), None)
         for name, copies in self.copies.items():
             if single_logit_head is not None and copies[0].requires_classes:
@@ -127,6 +132,9 @@ class LossTerms:
                     f"{FIELD}.{name}: {type(copies[0]).__name__} needs at least two classes, but {single_logit_head!r} "
                     "has one logit; use LogitMSELoss, or a model with two classes"
                 )
+            for head in student.heads.values():
+                if warning := copies[0].check_num_classes(head.logits.shape[-1], f"{FIELD}.{name}"):
+                    rank_zero_warn(warning)
 
     def __call__(self, student: Outputs, teacher: Outputs | None) -> dict[str, Tensor]:
         """Compute the active losses, not weighted; losses on hidden states are averaged over the pairs of layers.

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-from lightning_kd.losses import HardLabelLoss, HiddenStateMSELoss, LogitMSELoss, SoftTargetLoss
+from lightning_kd.losses import DISTLoss, HardLabelLoss, HiddenStateMSELoss, LogitMSELoss, SoftTargetLoss
 from tests.callbacks.distillation.helpers import (
     CLASSES,
     FEATURES,
@@ -203,6 +203,18 @@ def test_single_logit(tmp_path):
     found = fit_and_get_logs(tmp_path, Binary(lr=0.0, net=model), teacher=other, losses={"mse": LogitMSELoss()})
     inputs, _ = make_examples()
     assert found["mse"] == pytest.approx((model(inputs) - other(inputs)).square().mean().item())
+
+
+@pytest.mark.parametrize("loss", [SoftTargetLoss(standardize=True), DISTLoss()])
+def test_two_classes(tmp_path, loss):
+    class Binary(Classifier):
+        def training_step(self, batch, batch_idx):
+            return cross_entropy(self.net(batch[0]), (batch[1] > 0).long())
+
+    is_error, module = isinstance(loss, SoftTargetLoss), Binary(net=nn.Linear(FEATURES, 2))
+    message = r"^DistillationCallback\.losses\.loss\w*\.(standardize|inter_weight): "
+    with pytest.raises(ValueError, match=message) if is_error else pytest.warns(UserWarning, match=message):
+        fit_and_get_logs(tmp_path, module, teacher=nn.Linear(FEATURES, 2), losses={"loss_2": loss})
 
 
 class TakesKeep(nn.Module):
