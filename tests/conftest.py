@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ os.environ["JSONARGPARSE_DEPRECATION_WARNINGS"] = "off"
 import datasets
 import pytest
 import torch
+from huggingface_hub import constants
 from transformers import AutoTokenizer, BertForMaskedLM, BertForQuestionAnswering
 
 from lightning_kd import models
@@ -59,6 +61,20 @@ def teacher_folder(tmp_path: Path) -> str:
 @pytest.fixture
 def student_folder(tmp_path: Path) -> str:
     return save_model(tiny_bert(labels=None, seed=2), tmp_path / "student")
+
+
+@pytest.fixture
+def add_to_hub_cache(tmp_path, monkeypatch):
+    """Return a function that puts a folder into the cache of the Hub's client, as a commit of a repository."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+
+    def add(source: str | Path, repo_id: str, commit: str, branch: str = "main") -> None:
+        folder = tmp_path / "hub" / f"models--{repo_id.replace('/', '--')}"
+        (folder / "refs").mkdir(parents=True, exist_ok=True)
+        (folder / "refs" / branch).write_text(commit)
+        shutil.copytree(source, folder / "snapshots" / commit, dirs_exist_ok=True)
+
+    return add
 
 
 @pytest.fixture

@@ -42,13 +42,15 @@ class LayerInitialization(DistillationModuleCallback):
             ValueError: If there is nothing to copy from, or if source and student do not match.
         """
         student = pl_module.build_student()
-        name = self.source
-        if name is None and pl_module.teacher is not None and pl_module.teacher.models[0].options:
-            name = pl_module.teacher.names[0]  # load it again without options, which may quantize or place it
+        name, options = self.source, {}
+        if name is None and pl_module.teacher is not None and (teacher := pl_module.teacher.models[0]).options:
+            # load it again without the options that may quantize or place it
+            name, options = teacher.name, models.hub_kwargs(teacher.pinned_options)
         fresh: list[str] = []
         if name is not None:
             source: nn.Module
-            source, fresh = models.load_for_training(name, pl_module.task.auto_class, "LayerInitialization.source")
+            role = "LayerInitialization.source"
+            source, fresh = models.load_for_training(name, pl_module.task.auto_class, role, options=options)
         elif pl_module.teacher is not None:
             source = pl_module.teacher.load()[0]
         else:

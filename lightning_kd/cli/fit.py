@@ -4,6 +4,7 @@ Private methods of LightningCLI are overridden in this file only; Lightning 2.6 
 """
 
 import shlex
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,7 +24,7 @@ from lightning_kd.io.atomic import disk_full_errors
 from lightning_kd.io.consolidation import is_sharded_checkpoint, read_metadata
 from lightning_kd.io.serialization import from_config
 from lightning_kd.losses.base import DistillationLoss
-from lightning_kd.models import is_saved_config, student_fields
+from lightning_kd.models import is_hub_id, is_saved_config, pin_revisions, student_fields
 from lightning_kd.tasks.base import Task
 from lightning_kd.training.module import DistillationModule
 from lightning_kd.training.resume_checks import check_student
@@ -105,16 +106,28 @@ class DistillationCLI(LightningCLI):
             config.model.losses = {n: from_config(loss, DistillationLoss, f"losses.{n}") for n, loss in losses.items()}
 
     def before_instantiate_classes(self) -> None:
-        """Set the data's tokenizer to the student's, unless one is given."""
+        """Pin Hub models, and set the data's tokenizer to the student's, unless one is given."""
+        if self.subcommand == "fit":
+            self._pin_revisions()
         config = self.config[str(self.subcommand)]
         arguments = config.data.get("init_args")
         if arguments is None or "tokenizer" not in arguments or arguments.tokenizer is not None:
             return
-        student = config.model.student
+        student, revision = config.model.student, None
         if isinstance(student, dict):  # see models.parse_student; a whole configuration comes from a checkpoint
+            revision = student.get("revision")
             student = student.get("pretrained") or student.get("config")
             student = student if isinstance(student, str) else (student or {}).get("_name_or_path")
         arguments.tokenizer = student if isinstance(student, str) else None
+        if "tokenizer_revision" in arguments and arguments.tokenizer_revision is None and is_hub_id(student):
+            arguments.tokenizer_revision = revision
+
+    def _pin_revisions(self) -> None:
+        """Set the revision of each Hub model to its commit, so that config.yaml names what the run used."""
+        config = self.config["fit"].model
+        for role in ("student", "teacher"):
+            with suppress(OSError):  # raised when the model is loaded
+                config[role] = pin_revisions(config[role], role)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Return a trainer with a run folder that keeps the best checkpoint by the task's metric.
@@ -209,6 +222,8 @@ class ParseOnlyCLI(BuildOnlyCLI):
     """Parses a command line, and neither builds nor runs anything."""
 
     def _parse_ckpt_path(self) -> None: ...
+
+    def _pin_revisions(self) -> None: ...
 
     def _set_seed(self) -> None: ...
 

@@ -28,14 +28,16 @@ from lightning_kd.data.readers import Columns
 from lightning_kd.data.resumable_dataloader import Position, ResumableDataLoader, ResumableSampler, TokenizedDataset
 from lightning_kd.data.samplers import EvaluationSampler, LengthGroupedSampler
 from lightning_kd.io.serialization import is_serializable, to_config
-from lightning_kd.models import load_tokenizer, load_tokenizers
+from lightning_kd.models import is_hub_id, load_tokenizer, load_tokenizers
 from lightning_kd.outputs import Batch
 
 SPLITS = {"fit": ("train", "validation"), "validate": ("validation",), "test": ("test",), "predict": ("predict",)}
 """Splits of each stage."""
 
-RESUMABLE_ARGUMENTS = frozenset({"path", "predict_path", "tokenizer", "teacher_tokenizer", "batch_size",
-                                 "eval_batch_size", "num_workers"})  # fmt: skip
+RESUMABLE_ARGUMENTS = frozenset(
+    {"path", "revision", "predict_path", "tokenizer", "tokenizer_revision", "teacher_tokenizer"}
+    | {"batch_size", "eval_batch_size", "num_workers"}
+)
 """Arguments that may change when a run is resumed, or are compared by content."""
 
 
@@ -52,9 +54,12 @@ class TextDataModule(LightningDataModule, DataModuleInterface):
         max_length: Maximum number of tokens of an example, >= 1; longer texts are truncated. The tokenizer's limit
             applies too.
         num_workers: Worker processes of a DataLoader, >= 0.
+        revision: Branch, tag or commit of a dataset on the Hub.
+        tokenizer_revision: Branch, tag or commit of a tokenizer on the Hub. On the command line, defaults to that of a
+            student with pretrained weights.
 
     Raises:
-        ValueError: If an argument is out of range.
+        ValueError: If an argument is out of range, or a revision is given for something that is not on the Hub.
     """
 
     ENCODING_VERSION: ClassVar[int] = 1
@@ -71,6 +76,8 @@ class TextDataModule(LightningDataModule, DataModuleInterface):
         eval_batch_size: int | None = None,
         max_length: int = 128,
         num_workers: int = 0,
+        revision: str | None = None,
+        tokenizer_revision: str | None = None,
     ) -> None:
         super().__init__()
         self.path = path
@@ -81,6 +88,14 @@ class TextDataModule(LightningDataModule, DataModuleInterface):
         for name, minimum in (("batch_size", 1), ("eval_batch_size", 1), ("max_length", 1), ("num_workers", 0)):
             if getattr(self, name) < minimum:
                 raise ValueError(f"data.{name}: must be >= {minimum}, got {getattr(self, name)}")
+        for name, value, source in (
+            ("revision", revision, path),
+            ("tokenizer_revision", tokenizer_revision, tokenizer),
+        ):
+            if value is not None and source is not None and not is_hub_id(source):
+                raise ValueError(f"data.{name}: only for a Hub id, got {value!r} for {source!r:.80}; remove it")
+        self.revision = revision
+        self.tokenizer_revision = tokenizer_revision
         self._tokenizer = tokenizer
         self._splits: dict[str, datasets.Dataset] = {}
         self._seed: int | None = None
@@ -97,7 +112,8 @@ class TextDataModule(LightningDataModule, DataModuleInterface):
         if self._tokenizer is None:
             raise ValueError("data.tokenizer: not given; set it to the student's Hub id or folder")
         if isinstance(self._tokenizer, (str, Path)):
-            self._tokenizer = load_tokenizer(str(self._tokenizer), "data.tokenizer")
+            options = {} if self.tokenizer_revision is None else {"revision": self.tokenizer_revision}
+            self._tokenizer = load_tokenizer(str(self._tokenizer), "data.tokenizer", options)
         return self._tokenizer
 
     @cached_property

@@ -28,8 +28,8 @@ class CLINC150DataModule(TextClassificationDataModule):
         predict_path: File to predict: .txt with one text per line, or a table with a column ``text``; None for the test
             split.
         kwargs: ``validation_fraction``, ``allow_unlabeled``, ``prompt``, ``teacher_prompt``, ``teacher_tokenizer``,
-            ``augmentation``, ``batch_size``, ``eval_batch_size``, ``max_length``, ``num_workers``; see
-            ``TextClassificationDataModule`` and ``TextDataModule``.
+            ``augmentation``, ``batch_size``, ``eval_batch_size``, ``max_length``, ``num_workers``, ``revision``,
+            ``tokenizer_revision``; see ``TextClassificationDataModule`` and ``TextDataModule``.
     """
 
     canonical_label_names = files("lightning_kd.data").joinpath("clinc150_labels.txt").read_text("utf-8").split()

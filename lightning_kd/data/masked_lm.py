@@ -56,7 +56,8 @@ class MaskedLMDataModule(TextDataModule):
             internalization). Teacher and student are compared at the masked tokens. The template's tokens are added to
             ``max_length``.
         max_length: Maximum number of tokens of an example, special tokens included.
-        kwargs: ``batch_size``, ``eval_batch_size``, ``num_workers``; see ``TextDataModule``.
+        kwargs: ``batch_size``, ``eval_batch_size``, ``num_workers``, ``revision``,
+            ``tokenizer_revision``; see ``TextDataModule``.
 
     Raises:
         ValueError: If an argument is out of range or two are mutually exclusive.
@@ -134,7 +135,7 @@ class MaskedLMDataModule(TextDataModule):
 
     @cached_property
     def _source(self) -> TextSource:
-        return TextSource(self.path, self.text_column, self.config_name, self.ENCODING_VERSION)
+        return TextSource(self.path, self.text_column, self.config_name, self.ENCODING_VERSION, self.revision)
 
     def load(self, split: str) -> datasets.Dataset | None:
         """Return the texts of a split, in a column ``text``.

@@ -56,19 +56,22 @@ def read_splits(path: Path) -> dict[str, Columns]:
     return {split: read_columns(file) for split, file in find_split_files(path, TABLE_SUFFIXES).items()}
 
 
-def load_hub_splits(path: str, config_name: str | None = None) -> dict[str, datasets.Dataset]:
+def load_hub_splits(
+    path: str, config_name: str | None = None, revision: str | None = None
+) -> dict[str, datasets.Dataset]:
     """Load the splits of a Hub dataset, from the Hub or from the cache of ``datasets``.
 
     Args:
         path: Hub id.
         config_name: Configuration, if the dataset has several.
+        revision: Branch, tag or commit.
 
     Raises:
         OSError: If the dataset cannot be loaded.
         ValueError: If no split is a training, validation or test split.
     """
     try:
-        loaded: datasets.DatasetDict = datasets.load_dataset(path, config_name)
+        loaded: datasets.DatasetDict = datasets.load_dataset(path, config_name, revision=revision)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         cause = (str(error) or type(error).__name__).splitlines()[0]
         raise OSError(

@@ -47,7 +47,8 @@ class SQuADDataModule(TextDataModule):
         teacher_tokenizer: The teacher's tokenizer if it differs from the student's, or its Hub id or folder; a list for
             the models of an ensemble. The teacher reads the same text in its tokenization, and its predictions
             are aligned with the student's tokens.
-        kwargs: ``batch_size``, ``eval_batch_size``, ``num_workers``; see ``TextDataModule``.
+        kwargs: ``batch_size``, ``eval_batch_size``, ``num_workers``, ``revision``,
+            ``tokenizer_revision``; see ``TextDataModule``.
 
     Raises:
         ValueError: If ``version`` or ``stride`` is out of range.
@@ -155,7 +156,7 @@ class SQuADDataModule(TextDataModule):
 
     @cached_property
     def _hub_splits(self) -> dict[str, datasets.Dataset]:
-        return load_hub_splits(self.path)
+        return load_hub_splits(self.path, revision=self.revision)
 
     def encode(self, examples: Columns) -> Columns:
         """Tokenize questions with the windows of their contexts.

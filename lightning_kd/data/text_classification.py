@@ -46,7 +46,8 @@ class TextClassificationDataModule(TextDataModule):
         teacher_tokenizer: The teacher's tokenizer if it differs from the student's, or its Hub id or folder; a list for
             the models of an ensemble. Each model reads the same texts in its tokenization.
         augmentation: Augments the training texts for ``ConsistencyLoss``, differently in each epoch.
-        kwargs: ``batch_size``, ``eval_batch_size``, ``max_length``, ``num_workers``; see ``TextDataModule``.
+        kwargs: ``batch_size``, ``eval_batch_size``, ``max_length``, ``num_workers``, ``revision``,
+            ``tokenizer_revision``; see ``TextDataModule``.
 
     Raises:
         ValueError: If there are not one or two ``text_columns``, ``validation_fraction`` is out of range, or two
@@ -151,7 +152,7 @@ class TextClassificationDataModule(TextDataModule):
         return {key: columns[name] for key, name in zip(TEXT_KEYS, self.text_columns, strict=False)}
 
     def _read_hub(self) -> tuple[dict[str, Columns], list[str]]:
-        loaded = load_hub_splits(self.path, self.config_name)
+        loaded = load_hub_splits(self.path, self.config_name, self.revision)
         features = next(iter(loaded.values())).features
         check_columns(f"data.label_column: {self.path!r}", [self.label_column], features)
         check_columns(f"data.text_columns: {self.path!r}", self.text_columns, features)

@@ -27,6 +27,7 @@ class TextSource:
         column: Column of the texts, in tables and Hub datasets.
         config_name: Configuration of the Hub dataset, if it has several.
         version: Version of the reader; files are read again if it changes.
+        revision: Branch, tag or commit of a Hub dataset.
 
     Raises:
         OSError: On use, if there is no such dataset.
@@ -37,6 +38,7 @@ class TextSource:
     column: str
     config_name: str | None
     version: int
+    revision: str | None = None
 
     @cached_property
     def _split_files(self) -> dict[str, Path] | None:
@@ -46,7 +48,7 @@ class TextSource:
 
     @cached_property
     def _hub_splits(self) -> dict[str, datasets.Dataset]:
-        splits = load_hub_splits(self.path, self.config_name)
+        splits = load_hub_splits(self.path, self.config_name, self.revision)
         for rows in splits.values():
             if str(getattr(rows.features.get(self.column), "dtype", "")) != "string":
                 raise ValueError(

@@ -51,7 +51,10 @@ def model_card(trainer: Trainer, pl_module: DistillationModule, scores: dict[str
     """
     datamodule = get_datamodule(trainer)
     data_name = f"{datamodule.class_name}, `{datamodule.path}`" if datamodule.class_name else "custom DataLoaders"
-    teachers = [] if pl_module.active_teacher is None else pl_module.active_teacher.names
+    models = [] if pl_module.active_teacher is None else pl_module.active_teacher.models
+    teachers = [model.name for model in models]
+    commits = [("Student", *pl_module.student_commit)] if pl_module.student_commit else []
+    commits += [("Teacher", model.name, model.commit) for model in models if model.commit is not None]
     title = f"Distilled from {' + '.join(f'`{t}`' for t in teachers)}" if teachers else "Fine-tuned without a teacher"
     optimizer = pl_module.hparams["optimizer"]
     settings = ", ".join(f"{k} {v}" for k, v in optimizer.get("init_args", {}).items())
@@ -63,6 +66,7 @@ def model_card(trainer: Trainer, pl_module: DistillationModule, scores: dict[str
         "",
         f"# {title}",
         "",
+        *(f"- {role}: loaded from `{name}` at commit `{commit}`" for role, name, commit in commits),
         f"- Data: {data_name}",
         *([f"- Prompt: `{prompt.template}`"] if (prompt := datamodule.prompt) else []),
         f"- Parameters: {count_parameters(pl_module.student):,}",

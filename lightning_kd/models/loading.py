@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
+from huggingface_hub import hf_hub_download
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
@@ -142,9 +143,56 @@ def _loading_errors(role: str, source: str, options: Mapping[str, Any] = NO_OPTI
         ) from error
 
 
-def _hub_kwargs(options: Mapping[str, Any]) -> dict[str, Any]:
+def hub_kwargs(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those options of ``from_pretrained`` that also locate the configuration and the tokenizer."""
     # False, not None: transformers would ask on the terminal whether to run the code of a repository
     return {"trust_remote_code": False} | {name: options[name] for name in HUB_KWARGS if name in options}
+
+
+def is_hub_id(source: Any) -> bool:
+    """Return True if a source is the name of something that may be on the Hub, and of no local file or folder."""
+    return isinstance(source, str) and not Path(source).expanduser().exists()
+
+
+def find_commit(source: str, role: str, options: Mapping[str, Any] = NO_OPTIONS) -> str | None:
+    """Return the commit of a Hub id to which its revision points now; None for a folder.
+
+    Args:
+        source: Hub id or folder.
+        role: Name of the model in error messages.
+        options: Arguments of ``from_pretrained``, of which ``revision``, ``subfolder`` and ``cache_dir`` are used.
+
+    Raises:
+        OSError: If there is no such model.
+    """
+    if not is_hub_id(source):
+        return None
+    kwargs = {name: options[name] for name in ("revision", "subfolder", "cache_dir") if name in options}
+    with _loading_errors(role, source):
+        parts = Path(hf_hub_download(source, "config.json", **kwargs)).parts
+    # the last one: the cache's own path may have another
+    return parts[len(parts) - parts[::-1].index("snapshots")]  # .../snapshots/<commit>/config.json
+
+
+def pin_revisions(source: Any, role: str) -> Any:
+    """Return the source of models with the commit of each Hub id as its ``revision``.
+
+    Args:
+        source: See ``parse_pretrained``, or a list or an ensemble of these; any other value is returned as it is.
+        role: Name of the argument, for error messages.
+
+    Raises:
+        OSError: If there is no such model.
+    """
+    if isinstance(source, (list, tuple)):
+        return [pin_revisions(part, role) for part in source]
+    if isinstance(source, Mapping) and "ensemble" in source:
+        return {**source, "ensemble": pin_revisions(source["ensemble"], role)}
+    if not (isinstance(source, str) or (isinstance(source, Mapping) and "pretrained" in source)):
+        return source
+    pretrained, options = parse_pretrained(source, role)
+    commit = find_commit(pretrained, role, options) if isinstance(pretrained, str) else None
+    return source if commit is None else {"pretrained": pretrained, **options, "revision": commit}
 
 
 def load_config(source: str, role: str, options: Mapping[str, Any] = NO_OPTIONS) -> PretrainedConfig:
@@ -159,7 +207,7 @@ def load_config(source: str, role: str, options: Mapping[str, Any] = NO_OPTIONS)
         OSError: If it cannot be loaded.
     """
     with _loading_errors(role, source):
-        config: PretrainedConfig = AutoConfig.from_pretrained(source, **_hub_kwargs(options))
+        config: PretrainedConfig = AutoConfig.from_pretrained(source, **hub_kwargs(options))
     return config
 
 
@@ -175,7 +223,7 @@ def load_tokenizer(source: str, role: str, options: Mapping[str, Any] = NO_OPTIO
         OSError: If it cannot be loaded, or has no vocabulary.
     """
     with _loading_errors(role, source):
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, **_hub_kwargs(options))
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, **hub_kwargs(options))
         if len(tokenizer) <= len(set(tokenizer.all_special_tokens)):
             # from a folder without tokenizer files, transformers 5 builds one with special tokens only
             raise ValueError("it has no vocabulary, such as tokenizer.json")

@@ -116,7 +116,7 @@ class CachedTeacher:
     def _check_teacher_unchanged(self) -> None:
         """Compare the fingerprints once the models are loaded, possibly hours after the cache was opened."""
         for expected, model in zip(self.unchecked_fingerprints, self.teacher.models, strict=False):
-            if isinstance(model.source, str) and expected != fingerprint(model.source, model.options):
+            if isinstance(model.source, str) and expected != fingerprint(model.source, model.pinned_options):
                 raise ValueError(f"teacher: {model.name!r} was changed during the run; start again")
         self.unchecked_fingerprints = []
 

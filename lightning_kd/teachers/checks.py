@@ -67,7 +67,7 @@ def _check_tokenizer(model: FrozenModel, tokenizer: PreTrainedTokenizerBase, enc
     if not isinstance(model.source, str):
         return  # a module comes without a tokenizer
     try:
-        expected = load_tokenizer(model.source, "teacher tokenizer", model.options)
+        expected = load_tokenizer(model.source, "teacher tokenizer", model.pinned_options)
     except OSError as error:
         rank_zero_warn(f"tokenizers not compared: {error}")
         return

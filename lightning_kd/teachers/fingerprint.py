@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import hf_hub_download
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
@@ -35,20 +34,16 @@ def fingerprint(source: str | nn.Module, options: Mapping[str, Any] = NO_OPTIONS
     Raises:
         OSError: If there is no such model.
     """
-    digest = hashlib.sha256(json.dumps(dict(options), sort_keys=True).encode() if options else b"")
+    others = {name: value for name, value in options.items() if name != "revision"}  # the commit stands for it
+    digest = hashlib.sha256(json.dumps(others, sort_keys=True).encode() if others else b"")
     if isinstance(source, nn.Module):
         _update_with_module(digest, source)
         return digest.hexdigest()
     models.load_config(source, "teacher", options)  # raises if it cannot be loaded
-    folder = Path(source)
-    if not folder.is_dir():
-        hub_kwargs = {name: options[name] for name in ("revision", "subfolder", "cache_dir") if name in options}
-        parts = Path(hf_hub_download(source, "config.json", **hub_kwargs)).parts
-        # the last one: transformers' extract_commit_hash takes the first, which may belong to the cache's own path
-        commit = parts[len(parts) - parts[::-1].index("snapshots")]  # .../snapshots/<commit>/config.json
+    if (commit := models.find_commit(source, "teacher", options)) is not None:
         digest.update(f"{source} {commit}".encode())
         return digest.hexdigest()
-    folder /= options.get("subfolder", "")
+    folder = Path(source, options.get("subfolder", ""))
     for file in sorted({file for pattern in MODEL_FILE_PATTERNS for file in folder.glob(pattern)}):
         digest.update(file.name.encode())
         with file.open("rb") as stream:

@@ -1,6 +1,7 @@
 """A frozen model of a teacher."""
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -63,6 +64,16 @@ class FrozenModel:
             return None
         return {"pretrained": self.source, **self.options} if self.options else self.source
 
+    @cached_property
+    def commit(self) -> str | None:
+        """The commit of a Hub id from which everything is loaded; None for a folder or a module."""
+        return models.find_commit(self.source, "teacher", self.options) if isinstance(self.source, str) else None
+
+    @property
+    def pinned_options(self) -> dict[str, Any]:
+        """The options, with the commit as ``revision``."""
+        return self.options if self.commit is None else {**self.options, "revision": self.commit}
+
     @property
     def is_loaded(self) -> bool:
         """True if the weights are in memory."""
@@ -83,8 +94,8 @@ class FrozenModel:
     def _load_kwargs(self) -> dict[str, Any]:
         """Return the options, with the target device for a quantized model, which cannot be moved later."""
         if self._placement is None or self._placement[0].type == "cpu" or "quantization_config" not in self.options:
-            return self.options
-        return {"device_map": {"": self._placement[0]}, **self.options}
+            return self.pinned_options
+        return {"device_map": {"": self._placement[0]}, **self.pinned_options}
 
     def unload(self) -> None:
         """Release the model; the next ``load`` reads it again from its folder or Hub id."""
@@ -94,7 +105,7 @@ class FrozenModel:
         """Return the configuration without loading weights, or None if a module has none."""
         if not isinstance(self.source, str):
             return models.get_config(self.source)
-        return models.load_config(self.source, "teacher", self.options)
+        return models.load_config(self.source, "teacher", self.pinned_options)
 
     def label_names(self) -> list[str] | None:
         """Return the label names without loading weights, or None if they are only placeholders."""

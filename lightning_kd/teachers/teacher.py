@@ -100,7 +100,7 @@ class Teacher:
 
     def fingerprints(self) -> list[str]:
         """Return what identifies the weights and configuration of each model, see ``fingerprint``."""
-        return [fingerprint(model.source, model.options) for model in self.models]
+        return [fingerprint(model.source, model.pinned_options) for model in self.models]
 
     def load(self) -> list[nn.Module]:
         """Return the models, and load them first if necessary."""

@@ -94,6 +94,8 @@ class DistillationModule(LightningModule):
 
     student: nn.Module
     """The student; None until ``build_student``, unless it was passed as a module."""
+    student_commit: list[str] | None
+    """Hub id and commit of the pretrained weights; None if they are not from the Hub."""
     val_losses: Mapping[str, MeanMetric]
     """Mean of each loss that needs neither a teacher nor augmented examples, over the validation split."""
 
@@ -140,6 +142,7 @@ class DistillationModule(LightningModule):
         self._ignore_label_mismatch = "label_mismatch" in self.ignore_checks
         self._label_index: Tensor | None = None
         self._fresh_weights: list[str] = []
+        self.student_commit = None
         self._requires = frozenset(requirement for loss in terms.values() for requirement in loss.requires)
 
         self.teacher_scores: dict[str, float] = {}
@@ -204,7 +207,9 @@ class DistillationModule(LightningModule):
         """
         if hasattr(self, "val_metrics"):
             return self.student
-        source = self._student_source
+        source = models.pin_revisions(self._student_source, "student")
+        if source is not self._student_source:  # a Hub id
+            self._student_source, self.student_commit = source, [source["pretrained"], source["revision"]]
         names = self._resolve_label_names() if self.task.named_labels else None
         if isinstance(source, nn.Module):
             if names:
@@ -572,6 +577,7 @@ class DistillationModule(LightningModule):
             checkpoint["optimizer_states"] = [optimizer_state_by_name(opt, self) for opt in self.trainer.optimizers]
         checkpoint[STATE_KEY] = {
             "seed": self._seed,
+            "student_commit": self.student_commit,
             "teacher": self.teacher.source_repr if self.teacher is not None else None,
             "teacher_scores": self.teacher_scores,
             "scores": self.validation_scores(),
@@ -616,6 +622,7 @@ class DistillationModule(LightningModule):
         if self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING:
             self._check_changes(checkpoint, state.get("run") or {})
         self._seed = state.get("seed")
+        self.student_commit = state.get("student_commit")
         is_changed = self._run and state.get("run") and self._run["teacher"] != state["run"]["teacher"]
         if self.teacher is not None and self.teacher.source_repr == state.get("teacher") and not is_changed:
             self.teacher_scores = state["teacher_scores"]

@@ -36,6 +36,16 @@ def test_source_folder_without_a_teacher(tmp_path, clinc_file):
     assert_same_weights(layer(fitted.student, 0), layer(source, 2))
 
 
+def test_revision_of_a_teacher_with_options(tmp_path, clinc_file, add_to_hub_cache):
+    for seed, branch in enumerate(("main", "v2")):
+        folder = save_model(tiny_bert(layers=3, seed=seed), tmp_path / branch)
+        add_to_hub_cache(folder, "some/teacher", str(seed) * 40, branch)
+    teacher = {"pretrained": "some/teacher", "revision": "v2"}
+    fitted = module(teacher, student={"config": folder, "num_hidden_layers": 1}, lr_scheduler=None)
+    trainer(tmp_path, callbacks=[LayerInitialization([2])], max_steps=0).fit(fitted, data(clinc_file))
+    assert_same_weights(layer(fitted.student, 0), layer(tiny_bert(layers=3, seed=1), 2))
+
+
 def test_fresh_head_of_the_source_is_not_copied(tmp_path, clinc_file):
     source = save_model(tiny_bert(layers=3, seed=1, model_class=BertModel), tmp_path / "source")
     trained = tiny_bert(layers=1, seed=2)

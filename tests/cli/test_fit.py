@@ -86,6 +86,28 @@ def test_fit_teacher_distill_test_predict(tmp_path, config, shell, clinc_file):
     assert all(row["label"] in LABELS and 1 / 3 <= float(row["score"]) <= 1 for row in rows)
 
 
+def test_hub_models_are_pinned(tmp_path, config, shell, add_to_hub_cache):
+    """config.yaml and model card name the commits, also if the run is resumed and the branch has moved."""
+    commits = {"student": "a" * 40, "teacher": "b" * 40}
+    for seed, (name, commit) in enumerate(commits.items()):
+        folder = save_model(tiny_bert(seed=seed), tmp_path / name)
+        add_to_hub_cache(folder, f"some/{name}", commit)
+    args = ["--model.student=some/student", "--model.teacher=some/teacher", "--model.ignore_checks=[weak_teacher]"]
+    soft = "--model.losses.soft={class_path: SoftTargetLoss, init_args: {weight: 0.5, temperature: 2}}"
+    assert shell("fit", "--config", config, *args, soft)[0] == 0
+    run_dir = version_dir(tmp_path)
+    saved = yaml.safe_load((run_dir / "config.yaml").read_text())
+    assert saved["model"]["student"] == {"pretrained": "some/student", "revision": "a" * 40}
+    assert saved["model"]["teacher"] == {"pretrained": "some/teacher", "revision": "b" * 40}
+    assert saved["data"]["init_args"]["tokenizer_revision"] == "a" * 40
+    for name in commits:
+        add_to_hub_cache(folder, f"some/{name}", "c" * 40)
+    assert shell("fit", "--resume", run_dir, "--trainer.max_epochs=3")[0] == 0
+    card = (run_dir / "student" / "README.md").read_text(encoding="utf-8")
+    assert f"- Student: loaded from `some/student` at commit `{'a' * 40}`" in card
+    assert f"- Teacher: loaded from `some/teacher` at commit `{'b' * 40}`" in card
+
+
 def test_checkpoint_suffices_to_test_and_predict(tmp_path, config, shell, clinc_file):
     """The labels are in the teacher's order. The teacher is deleted and, for ``predict``, the data set as well."""
     teacher = save_model(tiny_bert(LABELS[::-1], seed=1), tmp_path / "teacher")

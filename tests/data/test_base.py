@@ -1,6 +1,7 @@
 """Arguments, batches and loaders of all DataModules."""
 
 import pickle
+import shutil
 
 import pytest
 import torch
@@ -59,6 +60,26 @@ def test_tokenizer_as_folder_or_object(module, tokenizer):
     by_object.setup("test")
     assert by_object.tokenizer is tokenizer
     assert as_lists(by_folder.test_dataloader()) == as_lists(by_object.test_dataloader())
+
+
+def test_tokenizer_revision(tokenizer, tmp_path, add_to_hub_cache):
+    for tokens, branch in enumerate(("main", "v2")):
+        tokenizer.add_tokens(["lightning"] * tokens)
+        tokenizer.save_pretrained(tmp_path / branch)
+        shutil.copy(TINY_BERT / "config.json", tmp_path / branch)
+        add_to_hub_cache(tmp_path / branch, "some/tokenizer", str(tokens) * 40, branch)
+    sizes = [
+        len(CLINC150DataModule("x", "some/tokenizer", tokenizer_revision=revision).tokenizer)
+        for revision in (None, "v2")
+    ]
+    assert sizes == [len(tokenizer) - 1, len(tokenizer)]
+
+
+@pytest.mark.parametrize("name", ["revision", "tokenizer_revision"])
+def test_revision_of_something_that_is_not_on_the_hub(name, clinc_file, tokenizer):
+    for source in (str(TINY_BERT), tokenizer):
+        with pytest.raises(ValueError, match=rf"^data\.{name}: only for a Hub id, got 'v2' for .*; remove it$"):
+            CLINC150DataModule(str(clinc_file), source, **{name: "v2"})
 
 
 def test_batch(module, tokenizer):

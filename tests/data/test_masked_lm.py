@@ -217,7 +217,7 @@ def test_stream_smaller_than_a_batch(module):
 def test_hub(monkeypatch, tokenizer):
     rows = datasets.Dataset.from_dict({"page": ["hello water", "", None, "good morning desk"]})
     loaded = datasets.DatasetDict(train=rows, validation=rows, other=rows)
-    monkeypatch.setattr(datasets, "load_dataset", lambda path, config_name: loaded)
+    monkeypatch.setattr(datasets, "load_dataset", lambda path, config_name, revision: loaded)
 
     def load(column):
         settings = {"tokenizer": tokenizer, "line_by_line": True, "max_length": 16}

@@ -221,7 +221,7 @@ def test_hub_layout(monkeypatch, tokenizer):
         "answers": [{"text": ["the water", "water"], "answer_start": [4, 8]}, {"text": [], "answer_start": []}],
     }
     hub = {"rajpurkar/squad_v2": datasets.DatasetDict(validation=datasets.Dataset.from_dict(rows))}
-    monkeypatch.setattr(datasets, "load_dataset", lambda path, config_name: hub[path])
+    monkeypatch.setattr(datasets, "load_dataset", lambda path, config_name, revision: hub[path])
 
     def make():
         return SQuADDataModule(tokenizer=tokenizer, version=2.0, max_length=32, stride=4)

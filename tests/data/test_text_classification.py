@@ -263,9 +263,12 @@ def hub(monkeypatch):
             for split, rows in splits.items()
         }
         requests = []
-        monkeypatch.setattr(
-            datasets, "load_dataset", lambda *arguments: requests.append(arguments) or datasets.DatasetDict(tables)
-        )
+
+        def load_dataset(*arguments, revision):
+            requests.append((*arguments, revision))
+            return datasets.DatasetDict(tables)
+
+        monkeypatch.setattr(datasets, "load_dataset", load_dataset)
         return requests
 
     return put
@@ -273,17 +276,17 @@ def hub(monkeypatch):
 
 def test_hub_data_set_is_loaded_once(hub):
     requests = hub(["z", "a"], train=[("hello", 0), ("bye", 1)], validation=[("bye", 1)])
-    data = TextClassificationDataModule("someone/reviews", TINY_BERT, config_name="small")
+    data = TextClassificationDataModule("someone/reviews", TINY_BERT, config_name="small", revision="v2")
     assert data.label_names == ["z", "a"]
     data.setup("fit")
-    assert requests == [("someone/reviews", "small")]
+    assert requests == [("someone/reviews", "small", "v2")]
 
 
 @pytest.mark.parametrize(
     ("module", "column", "label", "request_"),
     [
-        (CLINC150DataModule, "text", "intent", ("clinc/clinc_oos", "plus")),
-        (SST2DataModule, "sentence", "label", ("nyu-mll/glue", "sst2")),
+        (CLINC150DataModule, "text", "intent", ("clinc/clinc_oos", "plus", None)),
+        (SST2DataModule, "sentence", "label", ("nyu-mll/glue", "sst2", None)),
     ],
 )
 def test_default_hub_ids(hub, module, column, label, request_):
@@ -344,7 +347,7 @@ def test_hub_unavailable_or_misspelled_path(path):
 
 
 def test_hub_error_without_message(monkeypatch):
-    def unreachable(*_):
+    def unreachable(*_, **__):
         raise ConnectionError
 
     monkeypatch.setattr(datasets, "load_dataset", unreachable)

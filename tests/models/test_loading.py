@@ -50,6 +50,24 @@ def test_missing_source(source):
             load()
 
 
+def test_pin_revisions(tmp_path, add_to_hub_cache):
+    folder = save_model(tiny_bert(), tmp_path / "model")
+    for commit, branch in (("a" * 40, "main"), ("b" * 40, "v2")):
+        add_to_hub_cache(folder, "some/body", commit, branch)
+    main = {"pretrained": "some/body", "revision": "a" * 40}
+    old = {"pretrained": "some/body", "revision": "b" * 40, "dtype": "bfloat16"}
+    for source, expected in (
+        ("some/body", main),
+        (main, main),
+        ({**old, "revision": "v2"}, old),
+        (["some/body", folder], [main, folder]),
+        ({"ensemble": ["some/body"], "combine": "confidence"}, {"ensemble": [main], "combine": "confidence"}),
+    ):
+        assert models.pin_revisions(source, "teacher") == expected
+    for source in (folder, {"pretrained": folder}, {"config": "some/body"}, tiny_bert(), None):
+        assert models.pin_revisions(source, "student") is source
+
+
 def test_folder_without_tokenizer(tmp_path):
     """transformers 5 returns a tokenizer of five special tokens, for which every word is unknown."""
     tiny_bert().save_pretrained(tmp_path)

@@ -5,7 +5,6 @@ import shutil
 
 import pytest
 import torch
-from huggingface_hub import constants
 from torch import nn
 from transformers import BertForSequenceClassification
 
@@ -74,15 +73,12 @@ def test_missing_model():
         fingerprint("no/body")
 
 
-def test_hub_id_by_commit(teacher, tmp_path, monkeypatch):
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+def test_hub_id_by_commit(teacher, add_to_hub_cache):
     fingerprints = []
     for name, commit in (("some", "a" * 40), ("some", "b" * 40), ("any", "b" * 40), ("some", "a" * 40)):
-        folder = tmp_path / f"models--{name}--body"  # layout of huggingface_hub's cache
-        (folder / "refs").mkdir(parents=True, exist_ok=True)
-        (folder / "refs" / "main").write_text(commit)
-        shutil.copytree(teacher, folder / "snapshots" / commit, dirs_exist_ok=True)
+        add_to_hub_cache(teacher, f"{name}/body", commit)
         fingerprints.append(fingerprint(f"{name}/body"))
+        assert fingerprint(f"{name}/body", {"revision": commit}) == fingerprints[-1]
     assert len(set(fingerprints)) == 3
     assert fingerprints[0] == fingerprints[3]
 
