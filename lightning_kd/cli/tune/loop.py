@@ -3,11 +3,12 @@
 import shlex
 import shutil
 import sys
+from contextlib import suppress
 from typing import Any
 
 import optuna
 from optuna import Study
-from optuna.exceptions import UpdateFinishedTrialError
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import fail_stale_trials
 from optuna.trial import FixedTrial, FrozenTrial
 from rich.console import Console
@@ -48,6 +49,7 @@ class TuningLoop:
         Raises:
             StudyError: If no trial completes, or too many fail in a row.
             OSError: If the disk is full.
+            StorageInternalError: If the database fails.
             SystemExit: After Ctrl-C, with status 130.
         """
         try:
@@ -57,8 +59,9 @@ class TuningLoop:
             self.write_results()
             self._print("Interrupted; the same command continues the study.")
             sys.exit(INTERRUPT_EXIT_CODE)
-        except OSError:  # the disk is full; any other OSError only fails its trial
-            self._retry_current_trial()
+        except (OSError, StorageInternalError):  # the disk is full; any other OSError only fails its trial
+            with suppress(StorageInternalError):
+                self._retry_current_trial()
             raise
         except StudyError:
             self._delete_if_all_failed()
@@ -97,12 +100,15 @@ class TuningLoop:
         def objective(trial: Any) -> float:
             try:
                 return self.objective(trial)
-            except (StudyError, OSError, KeyboardInterrupt) as error:
+            except (StudyError, OSError, StorageInternalError, KeyboardInterrupt) as error:
                 fatal.append(error)
                 raise
 
         try:
             self.study.optimize(objective, n_trials=1, catch=(TrialFailedError,))
+        except UnboundLocalError as error:  # Optuna (5.0), if it cannot record the result
+            cause = error.__context__ or error
+            raise cause from cause.__cause__
         except (ValueError, UpdateFinishedTrialError):
             if fatal:
                 raise fatal[0] from None

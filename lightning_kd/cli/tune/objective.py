@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import fmean, median
 
 import optuna
-from optuna.exceptions import UpdateFinishedTrialError
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 
 from lightning_kd.cli.errors import describe_error
 from lightning_kd.cli.tune import results
@@ -61,6 +61,7 @@ class Objective:
             TrialPruned: If the trial is stopped early.
             StudyError: If every trial would fail the same way.
             OSError: If the disk is full.
+            StorageInternalError: If the database fails.
             KeyboardInterrupt: If the process was interrupted.
         """
         self.current_number = trial.number
@@ -70,7 +71,7 @@ class Objective:
             raise TrialFailedError
         try:
             return self._run(trial)
-        except (optuna.TrialPruned, StudyError):
+        except (optuna.TrialPruned, StudyError, StorageInternalError):
             raise
         except (KeyboardInterrupt, SystemExit) as interrupt:  # Lightning exits on Ctrl-C
             raise KeyboardInterrupt from interrupt

@@ -20,12 +20,13 @@ from lightning_kd.cli.tune.loop import TuningLoop
 from lightning_kd.cli.tune.objective import Objective
 from lightning_kd.cli.tune.results import trial_dir
 from lightning_kd.cli.tune.space import read_space
-from lightning_kd.cli.tune.study import dead_trials, open_storage, open_study, retry_dead_trials
+from lightning_kd.cli.tune.study import dead_trials, open_storage, open_study, retry_dead_trials, storage_errors
 from lightning_kd.cli.tune.trial import Metric
 from lightning_kd.data.interface import as_datamodule_interface
 from lightning_kd.io.atomic import check_writable
 
 
+@storage_errors()
 def search(options: argparse.Namespace, fit_args: list[str]) -> None:
     """Search the hyperparameters of a run.
 
@@ -35,6 +36,7 @@ def search(options: argparse.Namespace, fit_args: list[str]) -> None:
 
     Raises:
         ValueError: If an argument, the search space or the config is invalid.
+        OSError: If the disk is full, or the database fails.
     """
     console = Console(file=sys.stdout)  # also while the output of a trial is captured
     space = read_space(options.search_space)

@@ -7,6 +7,8 @@ import os
 import re
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,13 +16,15 @@ from urllib.parse import unquote
 
 import optuna
 from optuna import Study
+from optuna.exceptions import StorageInternalError
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
 from optuna.samplers import TPESampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.exc import DatabaseError
+from sqlalchemy import Engine, event
+from sqlalchemy.exc import DatabaseError, DBAPIError
 
 from lightning_kd.cli.errors import find_passwords, hide_passwords
 from lightning_kd.cli.tune.trial import Metric
@@ -35,8 +39,52 @@ PROCESS_ATTR = "process"
 HEARTBEAT_INTERVAL, GRACE_PERIOD = 60, 300
 """Seconds between heartbeats, and without one until a trial on another machine is considered dead."""
 
+RECONNECT_SECONDS = 120
+"""How long a study waits for a database server that restarts."""
+
 MAX_RETRIES = 2
 """Retries of a trial whose process dies; the trial itself may be the cause."""
+
+
+class _Database(RDBStorage):
+    """A database that may restart: a missed heartbeat is not an error."""
+
+    def record_heartbeat(self, trial_id: int) -> None:
+        with suppress(StorageInternalError):  # would end the thread, and print its traceback
+            super().record_heartbeat(trial_id)
+
+
+def _wait_for_restarts(engine: Engine) -> None:
+    """Let a connection that is refused try again, ``RECONNECT_SECONDS`` from the first refusal on."""
+    refused_at: list[float] = []
+
+    @event.listens_for(engine, "do_connect")
+    def connect(dialect: Any, record: Any, args: Any, kwargs: Any) -> Any:
+        while not refused_at or time.monotonic() - refused_at[0] < RECONNECT_SECONDS:
+            with suppress(dialect.loaded_dbapi.Error):
+                connection = dialect.connect(*args, **kwargs)
+                refused_at.clear()
+                return connection
+            refused_at.append(time.monotonic())
+            time.sleep(1)
+        return None  # SQLAlchemy connects, and raises
+
+
+@contextmanager
+def storage_errors() -> Iterator[None]:
+    """Describe a failure of the database.
+
+    Raises:
+        OSError: If the database fails.
+    """
+    try:
+        yield
+    except StorageInternalError as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, DBAPIError):
+            cause = cause.__cause__ or cause.__context__
+        reason = str(error if cause is None else cause.orig).splitlines()[0]
+        raise OSError(f"--storage: the database failed ({reason}); the same command continues the study") from error
 
 
 def open_storage(address: str | None, folder: Path) -> BaseStorage:
@@ -62,9 +110,10 @@ def open_storage(address: str | None, folder: Path) -> BaseStorage:
         folder.mkdir(parents=True, exist_ok=True)
     url = address or f"sqlite:///{(folder / 'study.db').absolute()}"
     # a second process waits while the first one writes, instead of failing after five seconds
-    engine = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {}
+    is_server = not url.startswith("sqlite")
+    engine = {"pool_pre_ping": True} if is_server else {"connect_args": {"timeout": 60}}
     connect = partial(
-        RDBStorage,
+        _Database,
         url,
         engine_kwargs=engine,
         heartbeat_interval=HEARTBEAT_INTERVAL,
@@ -73,10 +122,10 @@ def open_storage(address: str | None, folder: Path) -> BaseStorage:
     )
     try:
         try:
-            return connect()
+            storage = connect()
         except DatabaseError:  # two processes created the tables at the same moment
             time.sleep(2)
-            return connect()
+            storage = connect()
     except Exception as error:  # each database driver has its own; ImportError without one
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         address = url.replace(" ", "%20")  # of a password
@@ -85,6 +134,9 @@ def open_storage(address: str | None, folder: Path) -> BaseStorage:
         raise ValueError(
             f"--storage: {hide_passwords(address)!r} cannot be opened ({shown}); check address, login and driver"
         ) from (error if shown == reason else None)
+    if is_server:
+        _wait_for_restarts(storage.engine)
+    return storage
 
 
 def open_study(

@@ -10,13 +10,19 @@ import sys
 import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 import optuna
 import pytest
+import sqlalchemy
 import torch
 import yaml
 from lightning.pytorch import Callback
+from optuna.exceptions import StorageInternalError
+from optuna.storages import RDBStorage
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import NullPool
 
 from lightning_kd import DistillationModule
 from lightning_kd.cli.tune import study as tune_study
@@ -326,6 +332,51 @@ def test_storage_opened_for_the_first_time_by_several_at_once(tmp_path):
     with ThreadPoolExecutor(4) as pool:
         opened = list(pool.map(lambda _: tune_study.open_storage(None, tmp_path), range(4)))
     assert all(each.get_all_studies() == [] for each in opened)
+
+
+@pytest.mark.parametrize("also", [(), ("set_trial_state_values", "get_trial")], ids=["trial", "trial and result"])
+def test_database_that_fails_in_a_trial(base, shell, tune, folder, monkeypatch, also):
+    def fail(*_):
+        for name in also:
+            monkeypatch.setattr(RDBStorage, name, fail)
+        raise StorageInternalError("invalid data?") from DBAPIError("SELECT", {}, Exception("server closed\nit"))
+
+    monkeypatch.setattr(RDBStorage, "set_trial_intermediate_value", fail)
+    code, _ = shell(*base, "--n_trials", 1)
+    assert "--storage: the database failed (server closed); the same command continues" in code
+    monkeypatch.undo()
+    assert [trial.state.name for trial in load(folder).trials] == (["RUNNING"] if also else ["FAIL", "WAITING"])
+    if not also:  # else this process, which lives, has a running trial
+        tune(1)
+        assert [row["state"] for row in rows(folder)] == ["complete"]
+
+
+@pytest.mark.parametrize("seconds", [60, -1])
+def test_database_server_that_restarts(tmp_path, monkeypatch, seconds):
+    engine = sqlalchemy.create_engine(f"sqlite:///{tmp_path / 'study.db'}", poolclass=NullPool)
+    connect, refusals = engine.dialect.connect, [engine.dialect.loaded_dbapi.OperationalError("starting up")] * 3
+
+    def refuse_at_first(*args, **kwargs):
+        if refusals:
+            raise refusals.pop()
+        return connect(*args, **kwargs)
+
+    monkeypatch.setattr(tune_study, "RECONNECT_SECONDS", seconds)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    tune_study._wait_for_restarts(engine)
+    engine.connect().close()
+    monkeypatch.setattr(engine.dialect, "connect", refuse_at_first)
+    with nullcontext() if seconds > 0 else pytest.raises(DBAPIError, match="starting up"):
+        engine.connect().close()
+
+
+@pytest.mark.filterwarnings("ignore:Argument ``heartbeat")
+def test_missed_heartbeat(tmp_path, monkeypatch):
+    def fail(*_):
+        raise StorageInternalError
+
+    monkeypatch.setattr(RDBStorage, "record_heartbeat", fail)
+    tune_study.open_storage(None, tmp_path).record_heartbeat(0)
 
 
 @pytest.mark.parametrize("package", ["optuna", "matplotlib"])
