@@ -176,6 +176,41 @@ def test_submits_what_the_dry_run_prints(command, dry_run, source, monkeypatch):
     assert not {"torch", "pytest", "torchao", "boto3"} & set(required)
 
 
+@pytest.fixture
+def aws():
+    """S3, with a bucket, and SageMaker as moto imitates them."""
+    moto = pytest.importorskip("moto")
+    with moto.mock_aws():
+        session = pytest.importorskip("boto3").Session(region_name="eu-west-1")
+        location = {"LocationConstraint": "eu-west-1"}
+        session.client("s3").create_bucket(Bucket="bucket", CreateBucketConfiguration=location)
+        yield session
+
+
+def test_the_job_that_moto_creates(command, aws):
+    more = {"region": "eu-west-1", "checkpoint_s3_uri": "s3://bucket/old", "hyperparameters": "trainer.max_epochs=3"}
+    code, out = command(more, "--use_spot_instances")
+    assert code == 0
+    name = out.split("/")[-1].strip()
+    job = aws.client("sagemaker").describe_training_job(TrainingJobName=name)
+    _, printed = command(more, "--use_spot_instances", "--dry_run")
+    request = json.loads(re.sub(rf"{name[:-19]}[-\d]{{19}}", name, printed))
+    for description in (job, request):
+        description["AlgorithmSpecification"].pop("MetricDefinitions")  # moto (5.2) describes others
+    assert {key: job[key] for key in request} == request
+    bucket, _, key = job["HyperParameters"]["sagemaker_submit_directory"].removeprefix("s3://").partition("/")
+    packed = aws.client("s3").get_object(Bucket=bucket, Key=key)["Body"].read()
+    with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+        assert {"train.py", "config.yaml", "requirements.txt"} <= set(archive.getnames())
+
+
+def test_no_job_without_its_source(command, aws):
+    code, _ = command({"region": "eu-west-1", "output_path": "s3://another/kd"})
+    assert "NoSuchBucket" in code
+    assert "\n" not in code
+    assert aws.client("sagemaker").list_training_jobs()["TrainingJobSummaries"] == []
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
