@@ -224,10 +224,10 @@ class GraphExport(Export):
 
 
 def _has_fresh_weights(trainer: Trainer, pl_module: DistillationModule) -> bool:
-    """Return True if the student starts from fresh weights, neither loaded nor copied from another model."""
+    """Return True if the student or its head starts from fresh weights, neither loaded nor copied."""
     source = pl_module._student_source
     is_fresh = isinstance(source, dict) and "config" in source and not models.is_saved_config(source)
-    return is_fresh and not find_callbacks(trainer, LayerInitialization)
+    return (is_fresh or bool(pl_module._fresh_weights)) and not find_callbacks(trainer, LayerInitialization)
 
 
 def _model_source_dirs(trainer: Trainer, pl_module: DistillationModule) -> list[Path]:

@@ -1,5 +1,7 @@
 """Initializes the student from layers of a deeper model."""
 
+from typing import Any
+
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
@@ -42,10 +44,12 @@ class LayerInitialization(DistillationModuleCallback):
             ValueError: If there is nothing to copy from, or if source and student do not match.
         """
         student = pl_module.build_student()
-        name, options = self.source, {}
-        if name is None and pl_module.teacher is not None and (teacher := pl_module.teacher.models[0]).options:
-            # load it again without the options that may quantize or place it
-            name, options = teacher.name, models.hub_kwargs(teacher.pinned_options)
+        name, options = self.source, dict[str, Any]()
+        if name is None and pl_module.teacher is not None:
+            teacher = pl_module.teacher.models[0]
+            options = models.hub_kwargs(teacher.pinned_options)
+            if teacher.options.keys() - options.keys():  # load it again without those that may quantize or place it
+                name = teacher.name
         fresh: list[str] = []
         if name is not None:
             source: nn.Module

@@ -5,50 +5,14 @@ They do not use LightningCLI, whose subcommands must be methods of the Trainer.
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import yaml
-from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader
+from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import LightningDataModule
 
 from lightning_kd import data, tasks  # noqa: F401  makes their classes known by name
 from lightning_kd.evaluation.batches import as_text_datamodule
 from lightning_kd.export.artifacts import infer_task
 from lightning_kd.tasks.base import Task
-
-_load_yaml = get_loader("yaml")
-
-
-def check_unique_keys(text: str) -> None:
-    """Raise if a mapping in a YAML text has a key twice, of which YAML readers silently keep the last.
-
-    Raises:
-        yaml.YAMLError: If one has; the message names the key and the line.
-    """
-    nodes, checked = [yaml.compose(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))], set()
-    for node in nodes:  # grows
-        if id(node) in checked or not isinstance(node, yaml.CollectionNode):
-            continue
-        checked.add(id(node))  # an anchor may contain itself
-        if isinstance(node, yaml.SequenceNode):
-            nodes += node.value
-            continue
-        names = set()
-        for key, value in node.value:
-            name, line = str(key.value), key.start_mark.line + 1
-            if name in names:
-                raise yaml.YAMLError(f"{name!r} is given twice, the second time in line {line}; remove one")
-            names.add(name)
-            nodes.append(value)
-
-
-def _load_yaml_with_unique_keys(text: str) -> Any:
-    check_unique_keys(text)
-    return _load_yaml(text)
-
-
-# of the process: all commands read configs with it
-set_loader("yaml", _load_yaml_with_unique_keys, (yaml.YAMLError,))
 
 
 def create_parser(command: str, description: str) -> ArgumentParser:

@@ -67,8 +67,10 @@ def exit_on_error(main: Callable[[], object], on_error: Callable[[str], object] 
 
 
 def describe_error(error: Exception) -> str:
-    """Return the message of an error in one line without passwords, with the class of an unexpected one."""
-    message = hide_passwords(" ".join(str(error).split())) or type(error).__name__
+    """Return an error's message in one line, with the class of an unexpected one; in ``tune`` without passwords."""
+    message = " ".join(str(error).split()) or type(error).__name__
+    if sys.argv[1:2] == ["tune"]:  # an error of a driver may show the address of the database
+        message = hide_passwords(message)
     if isinstance(error, OSError) and error.errno in DISK_FULL_ERRNOS:
         remedy = "try again, or continue with fit --resume <run folder>" if sys.argv[1:2] == ["fit"] else "try again"
         message += f"; the disk is full: free space, then {remedy}"

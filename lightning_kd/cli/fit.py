@@ -60,7 +60,7 @@ class DistillationCLI(LightningCLI):
                 # the module saves its hyperparameters as plain data itself
                 load_from_checkpoint_support=False,
                 save_config_callback=SaveRunConfig if args[0] == "fit" else None,
-                save_config_kwargs={"overwrite": True, "is_resumed": is_resumed},
+                save_config_kwargs={"overwrite": True, "run_dir": run_dir if is_resumed else None},
                 seed_everything_default=42,
                 parser_kwargs={
                     "prog": "lightning-kd",

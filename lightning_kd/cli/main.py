@@ -45,7 +45,10 @@ def run_command(args: list[str]) -> None:
         SystemExit: After ``--help`` or ``--version``, or with code 2 if there is no such command.
     """
     if args and args[0] in COMMANDS:
+        from lightning_kd.cli.yaml_keys import refuse_duplicate_keys  # imported here: takes 0.3 s
+
         suppress_noise()
+        refuse_duplicate_keys()
         import_module(f"lightning_kd.cli.{COMMANDS[args[0]][0]}").main(args)
         return
     parser = _create_parser()

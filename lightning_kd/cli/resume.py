@@ -74,7 +74,7 @@ class SaveRunConfig(SaveConfigCallback):
     Args:
         parser: The parser of the config.
         config: The config.
-        is_resumed: True if the run folder has a config already.
+        run_dir: The run folder if it has a config already.
         given: Arguments of the module in the config of this call, where a checkpoint has replaced them.
         kwargs: Further arguments of ``SaveConfigCallback``.
     """
@@ -83,7 +83,7 @@ class SaveRunConfig(SaveConfigCallback):
         self,
         parser: LightningArgumentParser,
         config: Namespace,
-        is_resumed: bool,
+        run_dir: Path | None,
         given: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -91,22 +91,24 @@ class SaveRunConfig(SaveConfigCallback):
         for name, value in (given or {}).items():
             config.model[name] = value
         config.model.ignore_checks = [n for n in config.model.ignore_checks or [] if n not in IGNORABLE_CHANGES] or None
-        if is_resumed:
+        if run_dir is not None:
             config.ckpt_path = None
         super().__init__(parser, config, **kwargs)
-        self.is_resumed = is_resumed
+        self.run_dir = run_dir
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write the config of a new run."""
-        if not self.is_resumed:
+        if self.run_dir is None:
             super().setup(trainer, pl_module, stage)
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the config of a resumed run."""
-        folder = trainer.log_dir
-        if not self.is_resumed or folder is None or not trainer.is_global_zero:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Write the config of a resumed run, after the last check: the module's, when training starts."""
+        if self.run_dir is None or self.already_saved:
             return
-        file = Path(folder) / "config.yaml"
+        self.already_saved = True
+        if not trainer.is_global_zero:
+            return
+        file = self.run_dir / "config.yaml"
         with atomic_write(file) as new:
             self.parser.save(self.config, str(new), skip_none=False, overwrite=True, multifile=False)
             if not filecmp.cmp(file, new, shallow=False):

@@ -1,7 +1,6 @@
 """Base class of the DataModules: loads and tokenizes splits, and builds their DataLoaders."""
 
 import hashlib
-import inspect
 import json
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -27,7 +26,7 @@ from lightning_kd.data.interface import DataModuleInterface
 from lightning_kd.data.readers import Columns
 from lightning_kd.data.resumable_dataloader import Position, ResumableDataLoader, ResumableSampler, TokenizedDataset
 from lightning_kd.data.samplers import EvaluationSampler, LengthGroupedSampler
-from lightning_kd.io.serialization import is_serializable, to_config
+from lightning_kd.io.serialization import is_serializable, to_builtins
 from lightning_kd.models import is_hub_id, load_tokenizer, load_tokenizers
 from lightning_kd.outputs import Batch
 
@@ -220,21 +219,23 @@ class TextDataModule(LightningDataModule, DataModuleInterface):
     def describe_train_data(self) -> dict[str, Any]:
         """Return what identifies the training data by content, for checkpoints."""
         tokenizers = [tokenizer_state(tokenizer) for tokenizer in (self.tokenizer, *self.teacher_tokenizers)]
-        names = {name for cls in type(self).__mro__ for name in inspect.signature(cls.__init__).parameters}  # type: ignore[misc]
-        settings = {name: value for name, value in vars(self).items() if name in names - RESUMABLE_ARGUMENTS}
+        codes = [code for cls in type(self).__mro__ if (code := getattr(cls.__init__, "__code__", None)) is not None]  # type: ignore[misc]
+        names = {name for code in codes for name in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]}
+        settings = {n: to_builtins(v) for n, v in vars(self).items() if n in names - RESUMABLE_ARGUMENTS}
         return {
             **self._describe_examples(),
+            "global_batch_size": int(self.batch_size) * self._replica_kwargs()["num_replicas"],
             "tokenizers": hashlib.sha256(json.dumps(tokenizers).encode()).hexdigest()[:12],
-            "settings": {n: v if is_serializable(v) else to_config(v) for n, v in settings.items()},
+            "settings": {n: v if is_serializable(v) else type(v).__name__ for n, v in settings.items()},
         }
 
     def _describe_examples(self) -> dict[str, Any]:
         rows = self._splits["train"]
-        return {"fingerprint": get_fingerprint(rows), "num_examples": len(rows)}
+        return {"fingerprint": get_fingerprint(rows), "cached_as": get_fingerprint(rows), "num_examples": len(rows)}
 
-    def num_common_examples(self, fingerprint: str) -> int | None:
+    def num_common_examples(self, cached_as: str) -> int | None:
         """Return how many of the first training examples are those of a split in the cache of ``datasets``."""
-        former, rows = load_encoded(fingerprint), self._splits.get("train")
+        former, rows = load_encoded(cached_as), self._splits.get("train")
         if former is None or rows is None:
             return None
         pairs = enumerate(zip(former, rows, strict=False))

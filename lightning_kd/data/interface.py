@@ -89,16 +89,17 @@ class DataModuleInterface:
         """Return what identifies the training data by content, for checkpoints; empty if unknown.
 
         Returns:
-            Plain data: ``fingerprint``, ``num_examples`` (None for a stream), ``tokenizers`` (their fingerprint), and
-            ``settings``, the arguments that say neither where the data lie nor how fast they are read.
+            Plain data: ``fingerprint``, ``cached_as`` (key of ``num_common_examples``), ``num_examples`` (None for a
+            stream), ``global_batch_size`` over all devices, ``tokenizers`` (their fingerprint), and ``settings``, the
+            arguments that say neither where the data lie nor how fast they are read.
         """
         return {}
 
-    def num_common_examples(self, fingerprint: str) -> int | None:
+    def num_common_examples(self, cached_as: str) -> int | None:
         """Return how many of the first training examples are those of former training data.
 
         Args:
-            fingerprint: Fingerprint of the former data.
+            cached_as: From ``describe_train_data`` of the former data.
 
         Returns:
             The number; None if the former data are not available.

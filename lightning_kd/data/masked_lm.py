@@ -228,10 +228,9 @@ class MaskedLMDataModule(TextDataModule):
         return f"{super().cache_key(split)} {settings} {tokens} {self.teacher_prompt}"
 
     def _describe_examples(self) -> dict[str, Any]:
-        if not self.streaming:
-            return super()._describe_examples()
-        key = f"{self._source.fingerprint('train')} {self._encoding_key()}"
-        return {"fingerprint": hashlib.sha256(key.encode()).hexdigest()[:32], "num_examples": None}
+        described = {"num_examples": None} if self.streaming else super()._describe_examples()
+        key = f"{self._source.content_key('train', self.streaming)} {self.validation_fraction} {self._encoding_key()}"
+        return {**described, "fingerprint": hashlib.sha256(key.encode()).hexdigest()[:32]}
 
     @cached_property
     def token_weights(self) -> NDArray[np.float64]:

@@ -18,6 +18,10 @@ def _generate_examples(file: str, column: str, version: str) -> Iterator[dict[st
     yield from ({"text": text} for text in read_texts(Path(file), column))
 
 
+READ_BYTES = 2**20
+"""Number of bytes read at a time."""
+
+
 @dataclass
 class TextSource:
     """The splits of a corpus, read on first use.
@@ -61,12 +65,23 @@ class TextSource:
         """Return True if there is a split ``train``, ``validation`` or ``test``."""
         return split in (self._hub_splits if self._split_files is None else self._split_files)
 
-    def fingerprint(self, split: str) -> str:
-        """Return a key of the texts of a split: name, size and date of a file, or the fingerprint of ``datasets``."""
+    def content_key(self, split: str, only_ends: bool) -> str:
+        """Return a key of the content of a split, which stays the same when a file is copied or downloaded again.
+
+        Args:
+            split: Name of the split.
+            only_ends: If True, read only the first and the last MB of a file, and its size.
+        """
         if self._split_files is None:
             return get_fingerprint(self._hub_splits[split])
-        file = self._split_files[split]
-        return f"{file.name} {self._version(file)}"
+        file, digest = self._split_files[split], hashlib.sha256()
+        size = file.stat().st_size
+        with file.open("rb") as stream:
+            while part := stream.read(READ_BYTES):
+                digest.update(part)
+                if only_ends and stream.tell() < size - READ_BYTES:
+                    stream.seek(size - READ_BYTES)
+        return f"{size} {digest.hexdigest()}"
 
     def _version(self, file: Path) -> str:
         return f"{file.stat().st_size} {file.stat().st_mtime_ns} {self.version}"
@@ -101,5 +116,7 @@ class TextSource:
             raise (error.__cause__ or error) from None
         # the fingerprint of datasets (4.0) names the file's folder, and the generator's module and function, which may
         # move
-        set_fingerprint(table, hashlib.sha256(f"{self.fingerprint(split)} {self.column}".encode()).hexdigest()[:16])
+        set_fingerprint(
+            table, hashlib.sha256(f"{file.name} {self._version(file)} {self.column}".encode()).hexdigest()[:16]
+        )
         return table

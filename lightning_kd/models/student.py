@@ -25,6 +25,8 @@ TEACHER_OPTIONS = {
 }
 """Options of ``from_pretrained`` for teachers only, and why."""
 
+SIZE_FIELDS = ("model_type", "num_hidden_layers", "hidden_size")
+
 
 def parse_student(student: Any) -> str | dict[str, Any] | nn.Module:
     """Check the source of a student and return it as plain data.
@@ -109,14 +111,19 @@ def pretrained_config(student: str | Mapping[str, Any] | nn.Module) -> Pretraine
 
 
 def student_fields(student: Any) -> dict[str, Any] | None:
-    """Return the fields of a student's configuration without building it; None if its source is not available."""
+    """Return what a source says about a student's architecture, without building it; None if it is not available.
+
+    Fields that are neither given nor in ``SIZE_FIELDS`` are left out: they may come from another version of
+    transformers, or change later, as the size of the vocabulary.
+    """
     student = parse_student(student)
     try:
         config = pretrained_config(student) or student_config(student)
     except OSError:
         return None
-    fields: dict[str, Any] = config.to_dict()
-    return fields
+    given = student.get("config") if is_saved_config(student) else student
+    names = {*SIZE_FIELDS, *(given if isinstance(given, Mapping) else ())}
+    return {name: value for name, value in config.to_dict().items() if name in names}
 
 
 def build_student(

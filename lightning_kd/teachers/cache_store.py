@@ -52,7 +52,7 @@ def folder_lock(folder: Path) -> Iterator[None]:
 
 def _lock_holder(file: Path) -> str:
     """Return the process id of the holder of a lock in parentheses; empty if the system does not tell it."""
-    with suppress(OSError):
+    with suppress(OSError, ValueError):
         inode = file.stat().st_ino
         for line in Path("/proc/locks").read_text(encoding="utf-8").splitlines():
             _, kind, _, _, pid, place, *_ = line.split()

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,8 @@ def fingerprint(source: str | nn.Module, options: Mapping[str, Any] = NO_OPTIONS
         OSError: If there is no such model.
     """
     others = {name: value for name, value in options.items() if name != "revision"}  # the commit stands for it
-    digest = hashlib.sha256(json.dumps(others, sort_keys=True).encode() if others else b"")
+    prefix = json.dumps(others, sort_keys=True).encode() if others else b""
+    digest = hashlib.sha256(prefix)
     if isinstance(source, nn.Module):
         _update_with_module(digest, source)
         return digest.hexdigest()
@@ -44,7 +46,14 @@ def fingerprint(source: str | nn.Module, options: Mapping[str, Any] = NO_OPTIONS
         digest.update(f"{source} {commit}".encode())
         return digest.hexdigest()
     folder = Path(source, options.get("subfolder", ""))
-    for file in sorted({file for pattern in MODEL_FILE_PATTERNS for file in folder.glob(pattern)}):
+    files = sorted({file for pattern in MODEL_FILE_PATTERNS for file in folder.glob(pattern)})
+    return _hash_files(prefix, tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
+
+
+@lru_cache(maxsize=16)  # of the same files for the trials of a study, or for a run and its cache
+def _hash_files(prefix: bytes, files: tuple[tuple[Path, int, int], ...]) -> str:
+    digest = hashlib.sha256(prefix)
+    for file, _, _ in files:
         digest.update(file.name.encode())
         with file.open("rb") as stream:
             while part := stream.read(READ_CHUNK_BYTES):

@@ -64,7 +64,7 @@ def check_losses(losses: Losses, task: Task, is_cached: bool) -> None:
 def check_trainer(trainer: Trainer) -> None:
     """Check settings of the trainer that Lightning accepts, but that make no sense.
 
-    Warn if no step is taken.
+    Warn if ``max_epochs`` is 0.
 
     Raises:
         ValueError: If a setting is out of range.

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -157,6 +158,7 @@ class DistillationModule(LightningModule):
         self._run: dict[str, Any] = {}
         self._changes: resume_checks.Changes = {}
         self._parameter_group_settings: list[dict[str, Any]] = []
+        self.register_load_state_dict_post_hook(_forget_fresh_weights)  # type: ignore[no-untyped-call]
         self.save_hyperparameters(self._serialize_arguments())
         apply_schedules(self.loss_schedules, terms, progress=0)
 
@@ -297,7 +299,7 @@ class DistillationModule(LightningModule):
 
     def _setup_fit(self, datamodule: DataModuleInterface) -> None:
         # reset the state of an earlier fit; a checkpoint is restored after this
-        self._seed, self.teacher_scores, self.cached_teachers, self._fresh_weights = None, {}, {}, []
+        self._seed, self.teacher_scores, self.cached_teachers = None, {}, {}
         datamodule.teacher_cache_lookup = None
         set_config_prompt(self.student, datamodule.prompt)
         if models.is_saved_config(self.hparams["student"]):
@@ -329,9 +331,11 @@ class DistillationModule(LightningModule):
         self._run = {
             "trainer": resume_checks.trainer_settings(self.trainer),
             "data": datamodule.describe_train_data(),
-            "global_batch_size": datamodule.batch_size * self.trainer.world_size,
-            "teacher": None if teacher is None else teacher.fingerprints(),
+            "teacher": None,
         }
+        if teacher is not None:
+            with suppress(NotImplementedError, RuntimeError, TypeError):  # weights that are not in memory, or quantized
+                self._run["teacher"] = teacher.fingerprints()
 
     def on_fit_start(self) -> None:
         """Set the batch seed unless a checkpoint restored it, move the teacher to the device, and open its cache."""
@@ -375,9 +379,10 @@ class DistillationModule(LightningModule):
         for key, (old, new) in self._changes.items():
             rank_zero_info(f"{key}: {old} → {new} from step {step:,} on")
         if any(key.startswith(resume_checks.LR_KEYS) for key in self._changes):
-            schedule = next((config.scheduler for config in self.trainer.lr_scheduler_configs), None)
-            optimizer = self.trainer.optimizers[0]
-            resume_checks.apply_optimizer_settings(optimizer, self._parameter_group_settings, schedule, step)
+            schedules = [config.scheduler for config in self.trainer.lr_scheduler_configs]
+            resume_checks.apply_optimizer_settings(
+                self.trainer.optimizers, self._parameter_group_settings, schedules, step
+            )
 
     def score_teacher(self) -> None:
         """Score the teacher on the validation split, once per run.
@@ -464,6 +469,7 @@ class DistillationModule(LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Free the gradients after the optimizer's step; Lightning frees them after the next forward pass."""
+        self._fresh_weights = []
         if not is_accumulating(self.trainer):
             self.zero_grad()
 
@@ -479,7 +485,7 @@ class DistillationModule(LightningModule):
         Raises:
             ValueError: If its head was drawn at random.
         """
-        if self._fresh_weights:
+        if self._fresh_weights and self.trainer.state.fn != TrainerFn.FITTING:
             source, _ = models.parse_pretrained(self._student_source, "student")
             raise models.fresh_head_error(self._fresh_weights, "student", source)
 
@@ -617,7 +623,6 @@ class DistillationModule(LightningModule):
                 f"ckpt_path: the checkpoint's labels are in the order {', '.join(names[:3])}, ..., the student's "
                 f"{', '.join(self.label_names[:3])}, ...; use DistillationModule.load_from_checkpoint"
             )
-        self._fresh_weights = []
         state = checkpoint.get(STATE_KEY, {})
         if self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING:
             self._check_changes(checkpoint, state.get("run") or {})
@@ -638,15 +643,16 @@ class DistillationModule(LightningModule):
         if saved_run:
             datamodule, ignored = get_datamodule(self.trainer), self.ignore_checks
             resume_checks.check_teacher(saved_run["teacher"], run["teacher"], ignored)
-            if saved_data := saved_run["data"]:
-                common = datamodule.num_common_examples(saved_data["fingerprint"])
-                resume_checks.check_data(saved_data, run["data"], changes, common, ignored)
-                sizes = saved_run["global_batch_size"], run["global_batch_size"]
-                resume_checks.check_batches(checkpoint, type(datamodule).__qualname__, *sizes, ignored)
+            data, data_key = saved_run["data"], type(datamodule).__qualname__
+            if data:
+                is_same = resume_checks.check_data(data, datamodule, run["data"], changes, ignored)
+                if checkpoint[data_key]["position"]["batches"]:
+                    sizes = data["global_batch_size"], run["data"].get("global_batch_size", 0)
+                    resume_checks.check_batches(*sizes, ignored)
+                    if not is_same or sizes[0] != sizes[1]:
+                        resume_checks.restart_epoch(checkpoint, data_key)
         else:
-            rank_zero_warn(
-                "ckpt_path: written by an earlier version; teacher and training data are not compared with it"
-            )
+            rank_zero_warn("ckpt_path: has no record of teacher and training data, so they are not compared")
         self._changes = changes
 
     @_restricted_classmethod
@@ -675,3 +681,8 @@ class DistillationModule(LightningModule):
             return super().load_from_checkpoint(
                 checkpoint_path, map_location, hparams_file, strict, weights_only is not False, **kwargs
             )
+
+
+def _forget_fresh_weights(module: nn.Module, incompatible_keys: Any) -> None:
+    """Note that a module's weights have been loaded; a function, so that the module can be pickled."""
+    module._fresh_weights = []  # type: ignore[assignment]

@@ -1,14 +1,15 @@
 """Compare a run with the checkpoint that it resumes from."""
 
 import inspect
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, NoReturn, get_args
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from lightning_kd.data.interface import DataModuleInterface
 from lightning_kd.io.serialization import UNSERIALIZABLE_KEY, class_from_config
 from lightning_kd.models import is_saved_config
 from lightning_kd.training.loss_schedules import Schedule
@@ -41,7 +42,7 @@ def trainer_settings(trainer: Trainer) -> dict[str, Any]:
         "accumulate_grad_batches",
     )  # fmt: skip
     values = {name: getattr(trainer, name) for name in names}
-    return {name: value if isinstance(value, int | float | None) else str(value) for name, value in values.items()}
+    return {name: getattr(value, "value", value) for name, value in values.items()}  # an algorithm is an enum
 
 
 def _flatten(key: str, value: Any) -> dict[str, Any]:
@@ -92,8 +93,14 @@ def compare_settings(
         if not saved_run.get(part):
             new = {key: value for key, value in new.items() if not key.startswith(f"{part}.")}
     changes = {k: (old.get(k, ABSENT), new.get(k, ABSENT)) for k in {**new, **old} if old.get(k) != new.get(k)}
-    # an added or removed class is one change, not one for each argument
-    return {key: pair for key, pair in changes.items() if key.rpartition(".")[0] not in changes}
+    # an added or removed class is one change, not one for each argument; an argument that another version of a class
+    # does not have is none
+    parents = {key: key.rpartition(".")[0] for key in changes}
+    return {
+        key: pair
+        for key, pair in changes.items()
+        if parents[key] not in changes and not (parents[key] in old and parents[key] in new and ABSENT in pair)
+    }
 
 
 def _refuse(key: str, old: Any, new: Any, remedy: str = NEW_RUN) -> NoReturn:
@@ -161,29 +168,34 @@ def check_teacher(saved: list[str] | None, current: list[str] | None, ignored: C
 
 def check_data(
     saved: Mapping[str, Any],
+    datamodule: DataModuleInterface,
     current: Mapping[str, Any],
     changes: Changes,
-    num_common_examples: int | None,
     ignored: Collection[str],
-) -> None:
+) -> bool:
     """Check that the training data have the checkpoint's content, wherever they lie.
 
     Args:
         saved: ``DataModuleInterface.describe_train_data`` in the checkpoint.
+        datamodule: The data of this call.
         current: The same for this call.
         changes: The changed settings; the first one of the data is named as the cause.
-        num_common_examples: How many of the first examples are the same, if known.
         ignored: The accepted changes.
 
+    Returns:
+        True if they have.
+
     Raises:
-        ValueError: If they differ.
+        ValueError: If they have not, and the change is not accepted.
     """
+    if saved.get("fingerprint") == current.get("fingerprint"):
+        return True
     counts = [data.get("num_examples") for data in (saved, current)]
-    is_same = (
-        saved.get("fingerprint") == current.get("fingerprint") or counts == [num_common_examples] * 2 != [None] * 2
-    )
-    if is_same or "changed_data" in ignored:
-        return
+    common = datamodule.num_common_examples(str(saved.get("cached_as")))
+    if common is not None and counts == [common, common]:
+        return True
+    if "changed_data" in ignored:
+        return False
     remedy = f"use the same data, or accept the change: {_accept('changed_data')}"
     for key, pair in changes.items():
         if key.startswith("data."):
@@ -191,38 +203,39 @@ def check_data(
     if saved.get("tokenizers") != current.get("tokenizers"):
         _refuse("data.tokenizer", saved.get("tokenizers"), current.get("tokenizers"), remedy)
     old, new = ("a stream" if count is None else f"{count:,} training examples" for count in counts)
-    first = "" if num_common_examples is None else f"the first that differs is number {num_common_examples + 1:,}; "
+    first = "" if common is None else f"the first that differs is number {common + 1:,}; "
     _refuse("data.path", old, f"{new} with other content", first + remedy)
 
 
-def check_batches(
-    checkpoint: dict[str, Any], data_key: str, saved: int, current: int, ignored: Collection[str]
-) -> None:
-    """Check that the global batch has the checkpoint's size if the run stopped within an epoch.
-
-    If the change is accepted, change the checkpoint so that the epoch begins again.
+def check_batches(saved: int, current: int, ignored: Collection[str]) -> None:
+    """Check that a run that stopped within an epoch has the checkpoint's global batch.
 
     Args:
-        checkpoint: The checkpoint.
-        data_key: Key of the DataModule's state.
         saved: Examples per batch over all devices, in the checkpoint.
         current: The same for this call.
         ignored: The accepted changes.
 
     Raises:
-        ValueError: If they differ within an epoch.
+        ValueError: If it has not, and the change is not accepted.
     """
-    position = checkpoint.get(data_key, {}).get("position", {})
-    if saved == current or not position.get("batches"):
-        return
-    if "changed_batches" not in ignored:
+    if saved != current and "changed_batches" not in ignored:
         _refuse(
             "data.batch_size",
             f"{saved} examples over all devices",
             current,
             f"keep batch_size x devices until the end of the epoch, or begin it again: {_accept('changed_batches')}",
         )
-    rank_zero_info(f"data.batch_size: {saved} -> {current} over all devices; epoch {position['epoch']} begins again")
+
+
+def restart_epoch(checkpoint: dict[str, Any], data_key: str) -> None:
+    """Change a checkpoint so that its epoch begins again.
+
+    Args:
+        checkpoint: The checkpoint.
+        data_key: Key of the DataModule's state.
+    """
+    position = checkpoint[data_key]["position"]
+    rank_zero_info(f"Epoch {position['epoch']} begins again with other data or batches")
     position["batches"] = 0
     loop = checkpoint["loops"]["fit_loop"]
     progress = loop["epoch_loop.batch_progress"]
@@ -232,22 +245,30 @@ def check_batches(
     loop["state_dict"]["combined_loader"] = [position]
 
 
-def apply_optimizer_settings(optimizer: Optimizer, groups: list[dict[str, Any]], schedule: Any, step: int) -> None:
+def apply_optimizer_settings(
+    optimizers: Sequence[Optimizer], groups: list[dict[str, Any]], schedules: Sequence[Any], step: int
+) -> None:
     """Replace the numbers that a checkpoint has restored with those of this call.
 
+    Warn if that is not possible, because a subclass or a callback configures the optimizer.
+
     Args:
-        optimizer: The optimizer.
-        groups: The settings of its parameter groups before they were restored, without a schedule.
-        schedule: The learning rate schedule, a ``LambdaLR``; None = constant.
+        optimizers: The optimizers of the run.
+        groups: The settings of the parameter groups before they were restored, without a schedule.
+        schedules: The learning rate schedules; none = constant.
         step: Optimizer steps taken.
     """
-    for group, settings in zip(optimizer.param_groups, groups, strict=True):
+    schedule = schedules[0] if schedules else None
+    is_ours = len(optimizers) == 1 and len(optimizers[0].param_groups) == len(groups)
+    if not is_ours or not isinstance(schedule, LambdaLR | None):
+        rank_zero_warn("optimizer: configured outside of DistillationModule, so its numbers are the checkpoint's")
+        return
+    for group, settings in zip(optimizers[0].param_groups, groups, strict=True):
         group |= settings
     if schedule is None:
         return
-    assert isinstance(schedule, LambdaLR)
     schedule.base_lrs = [settings["lr"] for settings in groups]
     schedule.last_epoch = step
-    for group, base_lr, factor in zip(optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True):
+    for group, base_lr, factor in zip(optimizers[0].param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True):
         group["initial_lr"], group["lr"] = base_lr, base_lr * factor(step)
-    schedule._last_lr = [group["lr"] for group in optimizer.param_groups]
+    schedule._last_lr = [group["lr"] for group in optimizers[0].param_groups]

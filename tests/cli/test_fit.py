@@ -173,6 +173,15 @@ def test_a_resumed_run_keeps_its_overrides(tmp_path, config, shell, caplog):
     assert torch.load(run_dir / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 27
 
 
+@pytest.mark.parametrize("logger", [["CSVLogger", "--trainer.logger.save_dir=csv"], ["false"]])
+def test_a_resumed_run_with_another_logger(tmp_path, config, shell, logger, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run_dir = version_dir(tmp_path)
+    assert shell("fit", "--config", config)[0] == 0
+    assert shell("fit", "--resume", run_dir, "--trainer.max_epochs=3", "--trainer.logger", *logger)[0] == 0
+    assert yaml.safe_load((run_dir / "config.yaml").read_text())["trainer"]["max_epochs"] == 3
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [

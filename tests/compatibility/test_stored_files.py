@@ -23,6 +23,7 @@ def _folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.filterwarnings("ignore:ckpt_path. has no record of teacher")
 def test_checkpoint_loads_and_resumes():
     loaded = DistillationModule.load_from_checkpoint("last.ckpt")
     assert loaded.hparams["losses"]["soft"]["class_path"] == "lightning_kd.losses.SoftTargetLoss"

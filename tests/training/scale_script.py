@@ -82,7 +82,7 @@ def make_losses(name: str) -> dict[str, DistillationLoss]:
         return {
             "hard": HardLabelLoss(),
             "same": ConsistencyLoss(0.5, temperature=0.8, confidence=0.0),
-            "decoupled": DecoupledKDLoss(0.5, 2.0),
+            "decoupled": DecoupledKDLoss(0.5, 2.0, nontarget_weight=0.0),
         }
     return {"hard": HardLabelLoss(), "soft": SoftTargetLoss(1.0, 2.0)}
 

@@ -7,10 +7,11 @@ from functools import partial
 import pytest
 import torch
 
-from lightning_kd import Schedule, SequenceClassification
+from lightning_kd import DistillationModule, Schedule, SequenceClassification
 from lightning_kd.callbacks import LastCheckpoint
 from lightning_kd.losses import DISTLoss, HardLabelLoss, HiddenStateMSELoss, SoftTargetLoss
 from tests.helpers import (
+    STUDENT,
     TINY_BERT,
     KillAtBatch,
     KilledError,
@@ -190,3 +191,26 @@ def test_an_epoch_begins_again_with_other_batches(run):
     fitted = run({"ignore_checks": ["weak_teacher", "changed_batches"]}, {"batch_size": 4})
     assert fitted.global_step == 5 + 2 * 18
     assert fitted.trainer.current_epoch == 2
+
+
+class OwnOptimizer(DistillationModule):
+    def configure_optimizers(self):
+        optimizer = torch.optim.AdamW(self.parameters(), lr=1e-2)
+        return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1)]
+
+
+def test_own_optimizers_keep_the_numbers_of_the_checkpoint(tmp_path, clinc_file):
+    settings = {"task": SequenceClassification(), "student": STUDENT, "losses": {"hard": HardLabelLoss()}}
+    first = trainer(tmp_path)
+    first.fit(OwnOptimizer(**settings), data(clinc_file))
+    first.save_checkpoint(tmp_path / "x.ckpt")
+    resumed = trainer(tmp_path, max_epochs=2)
+    with pytest.warns(UserWarning, match=r"^optimizer: configured outside of DistillationModule"):
+        resumed.fit(OwnOptimizer(**settings), data(clinc_file), ckpt_path=tmp_path / "x.ckpt")
+    assert resumed.optimizers[0].param_groups[0]["lr"] == pytest.approx(1e-4)
+
+
+def test_other_data_begin_the_epoch_again(tmp_path, run):
+    changed = {"path": changed_rows(tmp_path, lambda rows: rows.__delitem__(slice(8, None)))}
+    fitted = run({"ignore_checks": ["weak_teacher", "changed_data"]}, changed, at=8)
+    assert fitted.global_step == 8 + 2 * 4  # 8 of 9 batches; then twice the 32 examples that are left

@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 
 import yaml
 
-from lightning_kd.cli.arguments import check_unique_keys
 from lightning_kd.cli.errors import describe_error
 from lightning_kd.cli.tune.parameter import read_parameter
+from lightning_kd.cli.yaml_keys import check_unique_keys
 
 T = TypeVar("T")
 
