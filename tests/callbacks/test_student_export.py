@@ -20,6 +20,7 @@ from tests.helpers import (
     data,
     module,
     run_with_degraded_last_epoch,
+    save_model,
     tiny_bert,
     trainer,
 )
@@ -149,9 +150,11 @@ def test_student_is_written_before_other_exports_whatever_the_order(tmp_path, cl
     assert not (tmp_path / "failing").exists()
 
 
-@pytest.mark.parametrize("is_loaded", [True, False])
-def test_run_without_a_step_exports_only_a_student_with_weights(tmp_path, clinc_file, student_folder, is_loaded):
-    source = student_folder if is_loaded else {"config": str(TINY_BERT)}
+@pytest.mark.parametrize("student", ["with a head", "without a head", "from a config"])
+def test_run_without_a_step_exports_only_a_student_with_weights(tmp_path, clinc_file, student_folder, student):
+    trained = save_model(tiny_bert(seed=2), tmp_path / "trained")
+    source = {"with a head": trained, "without a head": student_folder}.get(student, {"config": str(TINY_BERT)})
+    is_loaded = student == "with a head"
     callbacks = [StudentExport(str(tmp_path / "exported")), CompressionReport()]
     run = trainer(tmp_path, max_epochs=0, callbacks=callbacks)
     skips = nullcontext() if is_loaded else pytest.warns(UserWarning, match=r"^export: nothing is exported")
