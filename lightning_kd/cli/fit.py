@@ -123,7 +123,7 @@ class DistillationCLI(LightningCLI):
             arguments.tokenizer_revision = revision
 
     def _pin_revisions(self) -> None:
-        """Set the revision of each Hub model to its commit, so that config.yaml names what the run used."""
+        """Pin Hub models to their current commits, which config.yaml then records."""
         config = self.config["fit"].model
         for role in ("student", "teacher"):
             with suppress(OSError):  # raised when the model is loaded

@@ -1,4 +1,4 @@
-"""Refuse YAML in which a mapping has a key twice."""
+"""Reject duplicate keys in YAML mappings."""
 
 from typing import Any
 

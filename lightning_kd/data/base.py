@@ -188,9 +188,12 @@ class TextDataModule(LightningDataModule, DataModuleInterface):
     def _missing_split_hint(self, split: str) -> str:
         return f"add a file named {split}.csv (or .tsv, .jsonl) to a local folder"
 
+    @cached_property
+    def _tokenizer_states(self) -> list[Any]:
+        return [tokenizer_state(tokenizer) for tokenizer in (self.tokenizer, *self.teacher_tokenizers)]
+
     def _encoding_key(self) -> str:
-        tokenizers = [tokenizer_state(tokenizer) for tokenizer in (self.tokenizer, *self.teacher_tokenizers)]
-        return json.dumps([encoder_state(type(self), TextDataModule), self.max_length, tokenizers])
+        return json.dumps([encoder_state(type(self), TextDataModule), self.max_length, self._tokenizer_states])
 
     def _encode_with_length(self, examples: Columns) -> Columns:
         encoded = self.encode(examples)
@@ -218,14 +221,13 @@ class TextDataModule(LightningDataModule, DataModuleInterface):
 
     def describe_train_data(self) -> dict[str, Any]:
         """Return what identifies the training data by content, for checkpoints."""
-        tokenizers = [tokenizer_state(tokenizer) for tokenizer in (self.tokenizer, *self.teacher_tokenizers)]
         codes = [code for cls in type(self).__mro__ if (code := getattr(cls.__init__, "__code__", None)) is not None]  # type: ignore[misc]
         names = {name for code in codes for name in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]}
         settings = {n: to_builtins(v) for n, v in vars(self).items() if n in names - RESUMABLE_ARGUMENTS}
         return {
             **self._describe_examples(),
             "global_batch_size": int(self.batch_size) * self._replica_kwargs()["num_replicas"],
-            "tokenizers": hashlib.sha256(json.dumps(tokenizers).encode()).hexdigest()[:12],
+            "tokenizers": hashlib.sha256(json.dumps(self._tokenizer_states).encode()).hexdigest()[:12],
             "settings": {n: v if is_serializable(v) else type(v).__name__ for n, v in settings.items()},
         }
 

@@ -66,7 +66,7 @@ def _cache_file(key: str) -> Path:
 
 
 def load_encoded(key: str) -> datasets.Dataset | None:
-    """Return a dataset that ``encode_dataset`` has encoded earlier; None if it is no longer in the cache."""
+    """Return a dataset from the cache of ``encode_dataset``; None if it is not there."""
     file = _cache_file(key)
     return datasets.Dataset.from_file(str(file)) if file.exists() else None
 

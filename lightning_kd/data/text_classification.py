@@ -183,11 +183,8 @@ class TextClassificationDataModule(TextDataModule):
             self._check_labels()
 
     def _check_labels(self) -> None:
-        names, train, validation = self.label_names or [], set[int](), set[int]()
-        for split, labels in (("train", train), ("validation", validation)):
-            rows = self.load(split)
-            assert rows is not None  # else setup has raised
-            labels.update(rows.unique("label"))
+        names = self.label_names or []
+        train, validation = (set(self._splits[split].unique("labels")) for split in ("train", "validation"))
         found = sorted((train | validation) - {IGNORE_INDEX})
         if len(found) == 1:
             raise ValueError(

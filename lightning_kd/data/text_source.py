@@ -114,9 +114,7 @@ class TextSource:
             )
         except datasets.exceptions.DatasetGenerationError as error:
             raise (error.__cause__ or error) from None
-        # the fingerprint of datasets (4.0) names the file's folder, and the generator's module and function, which may
-        # move
-        set_fingerprint(
-            table, hashlib.sha256(f"{file.name} {self._version(file)} {self.column}".encode()).hexdigest()[:16]
-        )
+        # that of datasets (4.0) depends on the file's folder and the generator's module, which may move
+        key = f"{file.name} {self._version(file)} {self.column}"
+        set_fingerprint(table, hashlib.sha256(key.encode()).hexdigest()[:16])
         return table

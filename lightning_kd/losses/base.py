@@ -63,7 +63,7 @@ class DistillationLoss(nn.Module):
         """
 
     def check_data(self, datamodule: Any, field: str) -> None:
-        """Check before the first step that the data have what the loss needs.
+        """Check the data before the first step.
 
         Args:
             datamodule: Has the attributes of ``lightning_kd.data.interface.DataModuleInterface``.

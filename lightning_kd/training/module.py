@@ -480,7 +480,7 @@ class DistillationModule(LightningModule):
     # ---- validation, test, predict
 
     def on_test_start(self) -> None:
-        """Check that the student has all of its weights: those of a run, of a checkpoint, or of its own folder.
+        """Check that the student's head has trained weights, from a fit, a checkpoint or its source.
 
         Raises:
             ValueError: If its head was drawn at random.

@@ -46,7 +46,7 @@ def trainer_settings(trainer: Trainer) -> dict[str, Any]:
 
 
 def _flatten(key: str, value: Any) -> dict[str, Any]:
-    """Return the values of a config by dotted key; a class is the value of its own key."""
+    """Flatten a config to dotted keys; a class path is the value of the key of its class."""
     if not isinstance(value, Mapping):
         return {key: value}
     if UNSERIALIZABLE_KEY in value:

@@ -128,7 +128,8 @@ def test_tied_embeddings_are_not_missing(saved, tmp_path):
         first = next(name for name in names if name in weights)
         return {names[1 - names.index(first)] if name == first else name: weight for name, weight in weights.items()}
 
-    models.load_model(change_weights(saved / TOKENS, tmp_path / "moved", move), TOKENS, "teacher")
+    loaded = models.load_model(change_weights(saved / TOKENS, tmp_path / "moved", move), TOKENS, "teacher")
+    assert torch.equal(loaded.get_input_embeddings().weight, embeddings)
 
 
 def test_left_over_buffers_and_heads_are_ignored(saved, tmp_path):
@@ -138,4 +139,5 @@ def test_left_over_buffers_and_heads_are_ignored(saved, tmp_path):
     def add(weights):
         return {name: torch.zeros(2) for name in extra} | weights
 
-    models.load_model(change_weights(saved / SPANS, tmp_path / "old", add), SPANS, "teacher")
+    loaded = models.load_model(change_weights(saved / SPANS, tmp_path / "old", add), SPANS, "teacher")
+    assert not set(extra) & dict(loaded.named_parameters()).keys()
